@@ -1,0 +1,1 @@
+"""Keep a deployed language model's knowledge up to date, for years, without retraining it."""
