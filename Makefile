@@ -1,0 +1,45 @@
+# From a bare clone and Python >= 3.11: `make demo`, `make test`. Each makes .venv first, with the versions of constraints.txt.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Two threads are what the figures of this project are measured with; more change sums in their last bits, not results.
+export OMP_NUM_THREADS ?= 2
+export TOKENIZERS_PARALLELISM ?= false
+# Nothing here needs a hub: the demo's model comes with the package, the tests make theirs.
+export HF_HUB_OFFLINE ?= 1
+export PYTHON
+
+.PHONY: help venv demo test bench lint clean
+
+help:  ## what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1	/' | expand -t 14
+
+venv: $(STAMP)  ## the environment in .venv
+
+$(STAMP): pyproject.toml constraints.txt scripts/make-venv.sh
+	@bash scripts/make-venv.sh $(VENV)
+	@touch $@
+
+demo: $(STAMP)  ## edit a stream of news into the bundled model, look at the log, go back
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
+
+test: $(STAMP)  ## the whole test suite; PYTEST="tests/docs -k readme" for a part
+	@$(BIN)/python -m pytest $(PYTEST)
+
+bench: $(STAMP)  ## every benchmarks/bench_*.py; results as JSON in benchmarks/results
+	@$(BIN)/python -m benchmarks $(BENCH)
+
+lint: $(STAMP)  ## ruff, and mypy --strict against the built wheel
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m pytest -q tests/packaging
+
+clean:  ## everything that was made here, the environment included
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
