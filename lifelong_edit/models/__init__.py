@@ -1,0 +1,36 @@
+"""Language models to be edited: families, loading, tokens, generation."""
+
+from __future__ import annotations
+
+from lifelong_edit.models.encoding import Encoded, TokenBatch, encode, encode_prompt, pad, separator
+from lifelong_edit.models.families import FAMILIES, EditableModule, Family
+from lifelong_edit.models.fingerprint import fingerprint_of
+from lifelong_edit.models.forward import head_input, last_position, masked_positions
+from lifelong_edit.models.generation import Generation, end_ids, generate, generate_from_ids, generate_greedy
+from lifelong_edit.models.loaded import LoadedModel, compose, require_fingerprint
+from lifelong_edit.models.loading import load_model
+
+__all__ = [
+    "FAMILIES",
+    "EditableModule",
+    "Encoded",
+    "Family",
+    "Generation",
+    "LoadedModel",
+    "TokenBatch",
+    "compose",
+    "encode",
+    "encode_prompt",
+    "end_ids",
+    "fingerprint_of",
+    "generate",
+    "generate_from_ids",
+    "generate_greedy",
+    "head_input",
+    "last_position",
+    "load_model",
+    "masked_positions",
+    "pad",
+    "require_fingerprint",
+    "separator",
+]

@@ -1,0 +1,58 @@
+"""Where models, statistics and solves live, and in which number formats: decided here and nowhere else."""
+
+from __future__ import annotations
+
+import torch
+
+from lifelong_edit.errors import UsageError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device that a name stands for: "auto", "cpu", "cuda", "cuda:1", "mps".
+
+    "auto" is the first accelerator that PyTorch can use, else the CPU.
+    Raises UsageError for a name that PyTorch does not know and for a device that is not there.
+    """
+    name = str(device)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}: expected auto, cpu, cuda, cuda:N or mps") from None
+    if found.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"device {name!r} is not supported: expected auto, cpu, cuda, cuda:N or mps")
+    if found.type == "cuda":
+        _require_cuda(found, name)
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device 'mps' was asked for, but PyTorch finds none here; use --device cpu")
+    return found
+
+
+def _require_cuda(device: torch.device, name: str) -> None:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise UsageError(f"device {name!r} was asked for, but PyTorch finds no CUDA device here; use --device cpu")
+    if device.index is not None and device.index >= count:
+        raise UsageError(f"device {name!r} was asked for, but there are only {count} CUDA devices, from cuda:0")
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype that a model is loaded in: "float32", "bfloat16" or, on an accelerator, "float16".
+
+    Raises UsageError for others: no integer or eight-bit weights, and no float16 on a CPU, where
+    its range overflows in the backward pass and its kernels are slower than float32's.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UsageError(f"unknown dtype {name!r}: expected one of {', '.join(DTYPES)}")
+    if name == "float16" and device.type == "cpu":
+        raise UsageError("dtype float16 needs an accelerator; on a CPU use float32 or bfloat16")
+    return DTYPES[name]
+
+
+def solve_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of factorisations: float64 wherever the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,0 +1,126 @@
+"""Prompt and target as tokens: exactly those that generation has to produce after the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lifelong_edit.errors import BadInputError
+
+# Texts that stand before a continuation only to be cut off again: one of them merges with nothing after it.
+_ANCHORS = ("\n", ".", "a", "1", '"')
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokens of prompt and target; the target's begin at `answer_start`.
+
+    Editing positions, those whose next token is an answer token: range(answer_start - 1, len(ids) - 1).
+    """
+
+    ids: tuple[int, ...]
+    answer_start: int
+
+
+@dataclass
+class TokenBatch:
+    """Sequences padded on the right. ids, mask: (b, t) long. lengths, answer_starts: (b,) long."""
+
+    ids: Tensor
+    mask: Tensor
+    lengths: Tensor
+    answer_starts: Tensor
+
+
+def separator(prompt: str, target: str) -> str:
+    """What stands between prompt and target in running text: a space, unless one of them brings its own."""
+    return "" if not prompt or prompt[-1].isspace() or target[:1].isspace() else " "
+
+
+def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """Tokens of a prompt to be continued: with the special tokens that the tokenizer puts in front, none behind.
+
+    Raises BadInputError for a prompt without any token and for one longer than the model's context.
+    """
+    front, plain = _tokens(tokenizer, prompt)
+    ids = front + plain
+    if not ids:
+        raise BadInputError(f"the prompt {prompt!r} has no tokens; a model needs at least one to continue")
+    _check_length(tokenizer, ids, prompt)
+    return ids
+
+
+def encode(tokenizer: Any, prompt: str, target: str) -> Encoded:
+    """Tokens of `prompt` and of `target` as its continuation; those of the prompt equal `encode_prompt`'s.
+
+    The target's tokens are those that the tokenizer gives it within the whole text, wherever the prompt's
+    own tokens are a prefix of the text's. Where they are not (a merge across the boundary, as after a
+    prompt that ends in a space), they are tokens which decode to the same text after the prompt's.
+    Raises BadInputError for an empty target and for a text longer than the model's context.
+    """
+    if not target.strip():
+        raise BadInputError(f"the target of prompt {prompt!r} is empty; expected the answer to be taught")
+    prompt_ids = encode_prompt(tokenizer, prompt)
+    plain = _tokens(tokenizer, prompt)[1]
+    suffix = separator(prompt, target) + target
+    joint = _tokens(tokenizer, prompt + suffix)[1]
+    answer = joint[len(plain) :] if joint[: len(plain)] == plain else _continuation(tokenizer, plain, suffix, joint)
+    if not answer:
+        raise BadInputError(f"the target {target!r} has no tokens in this model's vocabulary")
+    ids = (*prompt_ids, *answer)
+    _check_length(tokenizer, ids, prompt)
+    return Encoded(ids, len(prompt_ids))
+
+
+def _check_length(tokenizer: Any, ids: Sequence[int], prompt: str) -> None:
+    # `load_model` sets model_max_length to the model's context.
+    if len(ids) > tokenizer.model_max_length:
+        raise BadInputError(
+            f"the text that begins {prompt[:40]!r} has {len(ids)} tokens, but the model takes "
+            f"at most {tokenizer.model_max_length}"
+        )
+
+
+def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts in front of a text, and those of the text itself."""
+    plain: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    full: list[int] = tokenizer(text, verbose=False)["input_ids"]
+    if plain:
+        fits = (k for k in range(len(full) - len(plain) + 1) if full[k : k + len(plain)] == plain)
+        return full[: next(fits, 0)], plain
+    # Without text of its own, the split between front and back shows only around a text that has some.
+    return (_tokens(tokenizer, "a")[0] if text != "a" else []), plain
+
+
+def _continuation(tokenizer: Any, plain: list[int], suffix: str, joint: list[int]) -> list[int]:
+    """Tokens which, after those of the prompt, decode to what `joint` decodes to."""
+    wanted = tokenizer.decode(joint, clean_up_tokenization_spaces=False)
+    candidates = list(_candidates(tokenizer, suffix))
+    for candidate in candidates:
+        if tokenizer.decode(plain + candidate, clean_up_tokenization_spaces=False) == wanted:
+            return candidate
+    return candidates[0]
+
+
+def _candidates(tokenizer: Any, suffix: str) -> Iterator[list[int]]:
+    """The suffix on its own, and as it is tokenised after each of the anchors."""
+    yield _tokens(tokenizer, suffix)[1]
+    for anchor in _ANCHORS:
+        alone = _tokens(tokenizer, anchor)[1]
+        after = _tokens(tokenizer, anchor + suffix)[1]
+        if after[: len(alone)] == alone:
+            yield after[len(alone) :]
+
+
+def pad(encoded: Sequence[Encoded], pad_id: int, device: torch.device | str) -> TokenBatch:
+    """Sequences as one batch, padded on the right with `pad_id`, which the mask hides."""
+    lengths = torch.tensor([len(e.ids) for e in encoded])
+    width = int(lengths.max()) if len(encoded) else 0
+    ids = torch.tensor([list(e.ids) + [pad_id] * (width - len(e.ids)) for e in encoded], dtype=torch.long)
+    mask = (torch.arange(width) < lengths[:, None]).long()
+    starts = torch.tensor([e.answer_start for e in encoded])
+    return TokenBatch(ids.to(device), mask.to(device), lengths.to(device), starts.to(device))

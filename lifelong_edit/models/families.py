@@ -1,0 +1,131 @@
+"""Model families, keyed by `config.model_type`: which weight matrices are edited by default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from lifelong_edit.errors import UnknownModelError
+
+Orientation = Literal["conv1d", "linear"]
+Kind = Literal["causal"]
+
+# MALMEN (arXiv 2311.04661, section 5.1) edits six layers; more cost time and memory in proportion.
+MOST_LAYERS = 6
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is specific to one `model_type`.
+
+    output: name of the MLP output projection with `{layer}` in it; None where only modules named
+    by hand are known. kind: how a prompt and its target become one input.
+    """
+
+    model_type: str
+    output: str | None
+    kind: Kind = "causal"
+
+
+@dataclass(frozen=True)
+class EditableModule:
+    """One weight matrix that may be edited: y = kW + b, with W of shape (d_in, d_out).
+
+    orientation says how the model stores it: "conv1d" as W, "linear" as its transpose.
+    layer is the number in its name, from 0 at the input.
+    """
+
+    name: str
+    d_in: int
+    d_out: int
+    orientation: Orientation
+    layer: int
+
+
+_LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        Family("gpt2", "transformer.h.{layer}.mlp.c_proj"),
+        Family("gpt_neo", "transformer.h.{layer}.mlp.c_proj"),
+        Family("gpt_neox", "gpt_neox.layers.{layer}.mlp.dense_4h_to_h"),
+        Family("gptj", "transformer.h.{layer}.mlp.fc_out"),
+        Family("opt", "model.decoder.layers.{layer}.fc2"),
+        *(Family(name, "model.layers.{layer}.mlp.down_proj") for name in _LLAMA_LIKE),
+    )
+}
+
+
+def family_of(model_type: str, modules: Sequence[str] | None) -> Family:
+    """The family of a model type; one without defaults where the caller names modules by hand.
+
+    Raises UnknownModelError for an unknown type without named modules.
+    """
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    if not modules:
+        raise UnknownModelError(
+            f"unknown model type {model_type!r}: known are {', '.join(sorted(FAMILIES))}; for others name the weight "
+            "matrices to edit by hand, e.g. --modules model.layers.10.mlp.down_proj,model.layers.11.mlp.down_proj"
+        )
+    return Family(model_type, None)
+
+
+def find_modules(model: Any, family: Family, modules: Sequence[str] | None) -> tuple[EditableModule, ...]:
+    """The editable modules of a model in order of depth: those asked for, else the upper half of the layers.
+
+    modules: exact module names, layer numbers ("7") or ranges of them, both ends included ("3-5").
+    Raises UnknownModelError for a name that does not exist or is no linear map.
+    """
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    if not modules:
+        first = max(layers // 2, layers - MOST_LAYERS)
+        modules = [f"{first}-{layers - 1}"]
+    names = [name for entry in modules for name in _expand(entry.strip(), family, layers)]
+    order = {name: number for number, (name, _) in enumerate(model.named_modules())}
+    for name in names:
+        if name not in order:
+            raise UnknownModelError(f"no module {name!r} in this {family.model_type} model; {_examples(model)}")
+    return tuple(_editable(model, name) for name in sorted(set(names), key=order.__getitem__))
+
+
+def _expand(entry: str, family: Family, layers: int) -> list[str]:
+    """One entry of `--modules` as module names."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", entry)
+    if match is None:
+        return [entry]
+    if family.output is None:
+        raise UnknownModelError(
+            f"layers {entry!r} cannot be chosen by number for model type {family.model_type!r}, whose modules are not "
+            "known; name them in full, e.g. --modules model.layers.10.mlp.down_proj"
+        )
+    first, last = int(match[1]), int(match[2] or match[1])
+    if not first <= last < layers:
+        raise UnknownModelError(f"layers {entry!r} do not exist: this model has layers 0 to {layers - 1}")
+    return [family.output.format(layer=layer) for layer in range(first, last + 1)]
+
+
+def _editable(model: Any, name: str) -> EditableModule:
+    module = model.get_submodule(name)
+    # Exact classes: a quantised or sharded subclass of Linear keeps something else in `weight`.
+    if type(module) not in (Conv1D, nn.Linear):
+        raise UnknownModelError(
+            f"module {name!r} is a {type(module).__name__}; only Linear and Conv1D can be edited; {_examples(model)}"
+        )
+    orientation: Orientation = "conv1d" if type(module) is Conv1D else "linear"
+    d_in, d_out = module.weight.shape if orientation == "conv1d" else module.weight.shape[::-1]
+    numbers = re.findall(r"(?<=\.)\d+(?=\.|$)", f".{name}")
+    return EditableModule(name, int(d_in), int(d_out), orientation, int(numbers[0]) if numbers else 0)
+
+
+def _examples(model: Any) -> str:
+    """Names that would have been accepted, for error messages."""
+    head = model.get_output_embeddings()
+    found = [name for name, m in model.named_modules() if type(m) in (Conv1D, nn.Linear) and m is not head]
+    return f"it has for example {', '.join(found[-3:])}" if found else "it has no Linear or Conv1D module"

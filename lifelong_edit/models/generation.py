@@ -1,0 +1,103 @@
+"""Greedy generation in batches: the same tokens as one prompt at a time, at a fraction of the time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lifelong_edit.errors import BadInputError
+from lifelong_edit.models.encoding import encode_prompt
+from lifelong_edit.models.forward import last_position
+from lifelong_edit.models.loaded import LoadedModel
+
+
+@dataclass(frozen=True)
+class Generation:
+    """New tokens after a prompt, without the end-of-text token; `stopped` says whether it was produced."""
+
+    ids: tuple[int, ...]
+    stopped: bool
+
+
+def end_ids(loaded: LoadedModel) -> frozenset[int]:
+    """The tokens that end a text: the model's and the tokenizer's."""
+    configured = getattr(loaded.model.generation_config, "eos_token_id", None)
+    ids = list(configured) if isinstance(configured, list | tuple) else [configured]
+    return frozenset(int(i) for i in (*ids, loaded.tokenizer.eos_token_id) if i is not None)
+
+
+def generate_greedy(
+    loaded: LoadedModel, prompts: Sequence[str], max_new_tokens: Sequence[int] | int, batch_size: int = 64
+) -> list[list[int]]:
+    """The tokens that the model most probably goes on with, one list per prompt; see `generate`."""
+    return [list(g.ids) for g in generate(loaded, prompts, max_new_tokens, batch_size)]
+
+
+def generate(
+    loaded: LoadedModel, prompts: Sequence[str], max_new_tokens: Sequence[int] | int, batch_size: int = 64
+) -> list[Generation]:
+    """Greedy continuations of prompts, in their order, each cut at the end of text or of the model's context.
+
+    max_new_tokens: one bound for all prompts or one for each.
+    Raises BadInputError for a prompt that fills the context.
+    """
+    encoded = [encode_prompt(loaded.tokenizer, prompt) for prompt in prompts]
+    return generate_from_ids(loaded, encoded, max_new_tokens, batch_size)
+
+
+def generate_from_ids(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_tokens: Sequence[int] | int, batch_size: int = 64
+) -> list[Generation]:
+    """As `generate`, of prompts that are token ids already."""
+    bounds = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    if len(bounds) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts but {len(bounds)} values of max_new_tokens")
+    for ids in prompts:
+        if len(ids) >= loaded.context:
+            raise BadInputError(f"a prompt has {len(ids)} tokens and leaves no room in a context of {loaded.context}")
+    limits = [min(bound, loaded.context - len(ids)) for bound, ids in zip(bounds, prompts, strict=True)]
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), limits[i]))
+    results: dict[int, Generation] = {}
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        found = _generate_batch(loaded, [prompts[i] for i in chosen], [limits[i] for i in chosen])
+        results.update(zip(chosen, found, strict=True))
+    return [results[i] for i in range(len(prompts))]
+
+
+@torch.inference_mode()
+def _generate_batch(loaded: LoadedModel, prompts: list[Sequence[int]], limits: list[int]) -> list[Generation]:
+    """One batch, padded on the left so that all prompts end at the same column; keys and values are kept."""
+    ids, mask = _left_padded(prompts, loaded.pad_id, loaded.device)
+    ends = end_ids(loaded)
+    produced: list[list[int]] = [[] for _ in prompts]
+    stopped = [False] * len(prompts)
+    open_rows = {row for row, limit in enumerate(limits) if limit > 0}
+    cache, step = None, ids
+    with last_position(loaded.model):
+        while open_rows:
+            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -step.shape[1] :]
+            out = loaded.model(
+                input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            )
+            cache, best = out.past_key_values, out.logits[:, -1].argmax(-1)
+            for row, token in enumerate(best.tolist()):
+                if row in open_rows:
+                    stopped[row] = token in ends
+                    if not stopped[row]:
+                        produced[row].append(token)
+                    if stopped[row] or len(produced[row]) == limits[row]:
+                        open_rows.discard(row)
+            step, mask = best[:, None], torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
+    return [Generation(tuple(ids), end) for ids, end in zip(produced, stopped, strict=True)]
+
+
+def _left_padded(prompts: list[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and mask, (b, t) long each, every prompt ending in the last column."""
+    width = max(len(p) for p in prompts)
+    ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    return ids, mask

@@ -1,0 +1,132 @@
+"""A model that is ready to be edited: base weights that never change, and the one place that sets edited ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lifelong_edit.errors import ModelMismatchError, UnknownModelError
+from lifelong_edit.models.families import EditableModule, Family
+from lifelong_edit.models.fingerprint import fingerprint_of
+
+
+def compose(base: Tensor, shift: Tensor | None) -> Tensor:
+    """Edited weights: W₀ + ΔW, added in float32 and rounded once to the dtype of `base`.
+
+    base: (d_in, d_out) in the model's dtype. shift: (d_in, d_out) float32, or None for no edit, which
+    gives `base` itself. Every edited weight of this package comes from here: `W += S; W -= S` is exact
+    in no dtype, so weights are always rebuilt from the base and never undone.
+    """
+    if shift is None:
+        return base
+    return (base.float() + shift.to(base.device)).to(base.dtype)
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """A language model with its tokenizer and what is needed to edit it. Make one with `load_model`.
+
+    model: a transformers model in evaluation mode, no parameter of which requires gradients.
+    modules: the editable weight matrices in order of depth. source: what it was loaded from.
+    fingerprint: digest of the base weights as loaded (`fingerprint_of`), whatever the shifts are.
+    """
+
+    model: Any
+    tokenizer: Any
+    family: Family
+    modules: tuple[EditableModule, ...]
+    source: str
+    dtype: torch.dtype
+    device: torch.device
+    fingerprint: str = ""
+    _base: dict[str, Tensor] = field(init=False, repr=False)
+    _shifted: set[str] = field(init=False, repr=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.model.eval()
+        self.model.requires_grad_(False)
+        self.fingerprint = self.fingerprint or fingerprint_of(self.model)
+        self._base = {m.name: self._weight(self.model, m).clone() for m in self.modules}
+
+    @staticmethod
+    def _weight(model: Any, module: EditableModule) -> Tensor:
+        """The live weights of a module as (d_in, d_out), a view whichever way they are stored."""
+        weight: Tensor = model.get_submodule(module.name).weight.detach()
+        return weight if module.orientation == "conv1d" else weight.T
+
+    @property
+    def context(self) -> int:
+        """The longest sequence that the model takes, in tokens."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    @property
+    def pad_id(self) -> int:
+        """A token id to fill batches with; masked everywhere, so any valid one will do."""
+        for candidate in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if candidate is not None:
+                return int(candidate)
+        return 0
+
+    def module(self, name: str) -> EditableModule:
+        """The editable module of that name. Raises UnknownModelError where there is none."""
+        for module in self.modules:
+            if module.name == name:
+                return module
+        raise UnknownModelError(
+            f"{name!r} is not among the modules being edited: {', '.join(m.name for m in self.modules)}"
+        )
+
+    def base_weight(self, name: str) -> Tensor:
+        """W₀ of a module, (d_in, d_out) float32. A view of the kept copy where it can be: do not write to it."""
+        return self._base[self.module(name).name].float()
+
+    def set_shifts(self, shifts: Mapping[str, Tensor]) -> None:
+        """Make the model's weights W₀ + ΔW, module by module; modules not named go back to W₀.
+
+        shifts: module name → ΔW (d_in, d_out) float32, on any device.
+        """
+        for name, shift in shifts.items():
+            self._check(name, shift)
+        for module in self.modules:
+            shift = shifts.get(module.name)
+            if shift is not None or module.name in self._shifted:
+                self._weight(self.model, module).copy_(compose(self._base[module.name], shift))
+        self._shifted = set(shifts)
+
+    def _check(self, name: str, shift: Tensor) -> None:
+        module = self.module(name)
+        if tuple(shift.shape) != (module.d_in, module.d_out):
+            raise ModelMismatchError(
+                f"shift of {name} has shape {tuple(shift.shape)}, but its weights have {(module.d_in, module.d_out)}"
+            )
+
+    def edited_copy(self, shifts: Mapping[str, Tensor]) -> Any:
+        """A fresh transformers model with W₀ + ΔW, which shares nothing with this one.
+
+        What this model's own shifts are does not matter and does not change.
+        """
+        for name, shift in shifts.items():
+            self._check(name, shift)
+        fresh = copy.deepcopy(self.model)
+        for module in self.modules:
+            weights = compose(self._base[module.name], shifts.get(module.name))
+            self._weight(fresh, module).copy_(weights)
+        return fresh
+
+    def require_fingerprint(self, expected: str) -> None:
+        """Raise ModelMismatchError, stating both, unless the base weights have the fingerprint `expected`."""
+        require_fingerprint(expected, self.fingerprint, self.source)
+
+
+def require_fingerprint(expected: str, found: str, source: str) -> None:
+    """Raise ModelMismatchError, stating both fingerprints, where a model is not the expected one."""
+    if expected != found:
+        raise ModelMismatchError(
+            f"the base weights of {source!r} have fingerprint {found}, expected {expected}: load the model, revision "
+            "and dtype that the store was made with"
+        )

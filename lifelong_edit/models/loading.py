@@ -1,0 +1,124 @@
+"""Models from the bundled default, a local folder or a hub id: safetensors only, no code of others."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from lifelong_edit.devices import resolve_device, resolve_dtype
+from lifelong_edit.errors import LifelongEditError, UsageError
+from lifelong_edit.models.families import family_of, find_modules
+from lifelong_edit.models.loaded import LoadedModel
+
+BUNDLED = "atlas"
+
+
+def load_model(
+    source: str,
+    *,
+    modules: Sequence[str] | None = None,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a language model to be edited.
+
+    source: "atlas" (bundled), a local folder, or a hub id. modules: names of weight matrices, layer
+    numbers or ranges ("3-5"); by default the MLP output projections of the upper half of the layers.
+    Raises UsageError, UnknownModelError, or LifelongEditError with the reason in one sentence.
+    """
+    if trust_remote_code and revision is None:
+        raise UsageError("trust_remote_code runs code of others: pin the revision that you have read with --revision")
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    path = locate(source)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with _one_sentence(source):
+        config = AutoConfig.from_pretrained(path, **options)
+        family = family_of(config.model_type, modules)
+        model = _weights(path, kind, source, options).to(place)
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    loaded = LoadedModel(model, tokenizer, family, find_modules(model, family, modules), source, kind, place)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, loaded.context)
+    return loaded
+
+
+def locate(source: str) -> str:
+    """The folder or hub id that a source stands for. Raises LifelongEditError for folders that cannot be used."""
+    if source == BUNDLED:
+        path = Path(str(files("lifelong_edit.atlas"))) / "model"
+        if not path.is_dir():
+            raise LifelongEditError(f"the bundled model is missing at {path}: install lifelong-edit again")
+    else:
+        path = Path(source).expanduser()
+    if path.is_dir():
+        _check_folder(path)
+        return str(path)
+    if path.exists() or path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+        raise UsageError(f"no model at {source!r}: expected {BUNDLED!r}, a folder with config.json, or a hub id a/b")
+    return source
+
+
+def _check_folder(path: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise UsageError(f"folder {path} holds no model: expected config.json in it")
+    if not any(path.glob("*.safetensors")):
+        found = ", ".join(sorted(p.name for p in path.glob("*.bin"))) or "no weights"
+        raise LifelongEditError(
+            f"folder {path} has {found}, but weights are read from *.safetensors only, because other formats can run "
+            "code; convert them with save_pretrained(..., safe_serialization=True)"
+        )
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        _check_index(index)
+
+
+def _check_index(index: Path) -> None:
+    """Refuse an index that names files outside its folder."""
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise LifelongEditError(f"{index} is damaged: expected a JSON object with weight_map") from None
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise LifelongEditError(f"{index} names {name!r}: expected a *.safetensors file beside it")
+
+
+def _weights(path: str, dtype: torch.dtype, source: str, options: dict[str, Any]) -> Any:
+    model, info = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+    )
+    # transformers fills in what is missing at random and only logs it.
+    lacking = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
+    if lacking:
+        raise LifelongEditError(
+            f"the weights of {source!r} do not fit its configuration: {len(lacking)} are missing or have another "
+            f"shape, first {lacking[0]}"
+        )
+    return model
+
+
+@contextmanager
+def _one_sentence(source: str) -> Iterator[None]:
+    """Turn what transformers raises into one sentence; its progress bars and load reports stay off."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    except LifelongEditError:
+        raise
+    except Exception as error:
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise LifelongEditError(f"cannot load model {source!r}: {first[0]}") from error
+    finally:
+        logger.setLevel(level)
