@@ -1,0 +1,20 @@
+"""Facts: the record, and readers of every shape and source in which users have them."""
+
+from __future__ import annotations
+
+from lifelong_edit.facts.reading import ReadReport, read_facts, read_prompts
+from lifelong_edit.facts.record import Fact, Probe, Record
+from lifelong_edit.facts.shapes import Skip, verbalise_claim
+from lifelong_edit.facts.sources import can_read_twice
+
+__all__ = [
+    "Fact",
+    "Probe",
+    "ReadReport",
+    "Record",
+    "Skip",
+    "can_read_twice",
+    "read_facts",
+    "read_prompts",
+    "verbalise_claim",
+]

@@ -1,0 +1,117 @@
+"""Facts and prompts from any source, one record at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from lifelong_edit.errors import BadInputError
+from lifelong_edit.facts.decoding import Element, Value
+from lifelong_edit.facts.record import Fact, Probe, Record
+from lifelong_edit.facts.shapes import Skip, recognise
+from lifelong_edit.facts.sources import Source, expand, open_source, open_text
+
+_KEPT_REASONS = 1000
+_PROBE_FIELDS = frozenset({"prompt", "target", "subject", "relation"})
+
+
+@dataclass
+class ReadReport:
+    """What a reading has met so far; it grows while the reader is consumed."""
+
+    read: int = 0
+    """Facts yielded."""
+    bad: int = 0
+    skipped_bad: list[str] = field(default_factory=list)
+    """`file:line: reason` of the first thousand bad records."""
+    skips: Counter[Skip] = field(default_factory=Counter)
+
+    @property
+    def not_enough_info(self) -> int:
+        return self.skips[Skip.NOT_ENOUGH_INFO]
+
+    @property
+    def no_target(self) -> int:
+        return self.skips[Skip.NO_TARGET]
+
+    def add_bad(self, error: BadInputError) -> None:
+        self.bad += 1
+        if len(self.skipped_bad) < _KEPT_REASONS:
+            self.skipped_bad.append(str(error))
+
+    def describe(self) -> list[str]:
+        """One line for each kind of record that was left out."""
+        lines = [f"{count} left out: {skip.value}" for skip, count in self.skips.items()]
+        if self.bad:
+            lines.append(f"{self.bad} bad records left out; the first: {self.skipped_bad[0]}")
+        return lines
+
+
+def read_facts(sources: Sequence[str], *, skip_bad: bool = False, report: ReadReport | None = None) -> Iterator[Record]:
+    """The facts of files, globs, `-` (standard input) and `hf:OWNER/NAME[:SPLIT]`, lazily and in order.
+
+    Raises `BadInputError` "file:line: found …, expected …; do …" at the first bad record, or with `skip_bad` counts
+    it in `report` and reads on. Raises `UsageError` for a source that cannot be opened.
+    """
+    report = report if report is not None else ReadReport()
+    for name in expand(sources):
+        with open_source(name) as source:
+            for number, element in enumerate(source.elements):
+                try:
+                    found = _recognise_at(source, element)
+                except BadInputError as error:
+                    if not skip_bad:
+                        raise
+                    report.add_bad(error)
+                    continue
+                if isinstance(found, Skip):
+                    report.skips[found] += 1
+                    continue
+                report.read += 1
+                yield Record(found, source.name, element[0], source.digest, number)
+
+
+def read_prompts(sources: Sequence[str]) -> Iterator[Probe]:
+    """Prompts whose answers shall stay: facts of any shape, `{"prompt": …}` records, or the lines of .txt files.
+
+    Of a fact its prompt is taken, with `target_true` as the answer: `target` is what somebody wants to teach. Of a
+    record with no other fields than a probe's, `target` is the answer. Raises as `read_facts`.
+    """
+    for name in expand(sources):
+        if name.endswith(".txt"):
+            with open_text(name) as lines:
+                yield from (Probe(text) for _, text in lines)
+            continue
+        with open_source(name) as source:
+            for element in source.elements:
+                found = _prompt_at(source, element)
+                if found is not None:
+                    yield found
+
+
+def _recognise_at(source: Source, element: Element) -> Fact | Skip:
+    line, value = element
+    try:
+        if isinstance(value, BadInputError):
+            raise value
+        return recognise(value)
+    except BadInputError as error:
+        raise BadInputError(f"{source.name}:{line}: {error}") from None
+
+
+def _prompt_at(source: Source, element: Element) -> Probe | None:
+    line, value = element
+    if isinstance(value, dict) and _is_probe(value):
+        try:
+            return Probe(**value)  # type: ignore[arg-type]
+        except BadInputError as error:
+            raise BadInputError(f"{source.name}:{line}: {error}") from None
+    found = _recognise_at(source, element)
+    if isinstance(found, Skip):
+        return None
+    return Probe(found.prompt, found.target_true, found.subject, found.relation)
+
+
+def _is_probe(value: Value) -> bool:
+    return "prompt" in value and value.keys() <= _PROBE_FIELDS and all(isinstance(v, str) for v in value.values())

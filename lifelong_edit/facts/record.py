@@ -1,0 +1,89 @@
+"""What a fact is: one record to teach, and where in the input it stood."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from functools import cached_property
+
+import msgspec
+
+from lifelong_edit.errors import BadInputError
+
+
+class Probe(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A prompt to ask the model, with the answer that is expected of it where one is known."""
+
+    prompt: str
+    target: str | None = None
+    subject: str | None = None
+    relation: str | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_blank("probe", "prompt", self.prompt)
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, dict=True):
+    """One record to teach: after `prompt`, the model shall answer `target`.
+
+    Raises `BadInputError` where subject, prompt, target or a phrasing is blank, or `date` is not ISO 8601.
+    """
+
+    subject: str
+    prompt: str
+    target: str
+    id: str | None = None
+    relation: str | None = None
+    rephrases: tuple[str, ...] = ()
+    """Other phrasings of the prompt; some of them become rows of the solve."""
+    locality: tuple[Probe, ...] = ()
+    """Neighbours whose answers must stay as they are."""
+    portability: tuple[Probe, ...] = ()
+    """Questions whose answers follow from the fact."""
+    target_true: str | None = None
+    """What was the answer before."""
+    counterfact_rephrase: str | None = None
+    """CounterFact's own rephrase, which wraps the prompt into a sentence; never a row."""
+    date: str | None = None
+    """When the fact came into force, ISO 8601."""
+    source: str | None = None
+    author: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("subject", "prompt", "target"):
+            _refuse_blank("fact", name, getattr(self, name))
+        for rephrase in self.rephrases:
+            _refuse_blank("fact", "rephrases", rephrase)
+        if self.date is not None:
+            _refuse_undated(self.date)
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hex digits: BLAKE2b of the canonical JSON (sorted keys, defaults left out) of every field."""
+        return hashlib.blake2b(msgspec.json.encode(self, order="sorted"), digest_size=16).hexdigest()
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A fact at its place in the input; the place is (`file_digest`, `number`)."""
+
+    fact: Fact
+    file: str
+    """The file's name as messages show it."""
+    line: int
+    """1-based line on which the record starts (of a data set: its 1-based number)."""
+    file_digest: str
+    """32 hex digits: BLAKE2b of all the bytes that the record was read from."""
+    number: int
+    """0-based number of the record in its file, bad records included."""
+
+
+def _refuse_blank(kind: str, name: str, text: str) -> None:
+    if not text.strip():
+        raise BadInputError(f"found a {kind} with a blank `{name}`, expected text; fill it in or drop the record")
+
+
+def _refuse_undated(date: str) -> None:
+    try:
+        datetime.datetime.fromisoformat(date)
+    except ValueError:
+        raise BadInputError(f"found `date` {date[:40]!r}, expected ISO 8601 as in 2026-03-01; correct it") from None

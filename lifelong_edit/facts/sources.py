@@ -1,0 +1,167 @@
+"""Where records come from: files, globs, standard input and `datasets` ids."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, cast
+
+from lifelong_edit.errors import BadInputError, UsageError
+from lifelong_edit.facts.decoding import Element, checked, read_elements
+
+STDIN = "-"
+DATASET_PREFIX = "hf:"
+_SPOOL_BYTES = 1 << 24
+
+
+class Source:
+    """One opened source: its name for messages, the digest of all that it holds, and its elements."""
+
+    def __init__(self, name: str, digest: str, elements: Iterator[Element]) -> None:
+        self.name = name
+        self.digest = digest
+        self.elements = elements
+
+
+def expand(sources: Sequence[str]) -> list[str]:
+    """File names, `-` and data set ids in order, with globs expanded and sorted.
+
+    Raises `UsageError` for a file that does not exist and a glob that matches nothing.
+    """
+    if isinstance(sources, str):
+        raise UsageError(f"found one text {sources!r} as sources, expected a list of them; pass [{sources!r}]")
+    found: list[str] = []
+    for source in sources:
+        if source == STDIN or source.startswith(DATASET_PREFIX) or Path(source).exists():
+            found.append(source)
+        elif matches := sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file()):  # noqa: PTH207
+            found.extend(matches)
+        else:
+            raise UsageError(f"found no file {source!r}, expected a file, a glob, - or hf:NAME; check the path")
+    if found.count(STDIN) > 1:
+        raise UsageError("found - twice, expected standard input once; leave one out")
+    return found
+
+
+def can_read_twice(sources: Sequence[str]) -> bool:
+    """Whether every source is a plain file, so that a first reading costs nothing and takes nothing away."""
+    return all(not s.startswith(DATASET_PREFIX) and s != STDIN and Path(s).is_file() for s in expand(sources))
+
+
+@contextlib.contextmanager
+def open_source(source: str) -> Iterator[Source]:
+    """Open one source of `expand`; files are hashed before the first element is read.
+
+    Standard input and pipes are spooled to a temporary file first, because a record's place holds the digest of
+    everything that came with it.
+    """
+    if source.startswith(DATASET_PREFIX):
+        yield _open_dataset(source)
+        return
+    with _open_bytes(source) as stream:
+        digest = _digest(stream)
+        yield Source("<stdin>" if source == STDIN else source, digest, read_elements(stream))
+
+
+@contextlib.contextmanager
+def open_text(source: str) -> Iterator[Iterator[tuple[int, str]]]:
+    """The lines (1-based number, text) of a plain text file that are not blank."""
+    with _open_bytes(source) as stream:
+        yield ((number, _decode_line(source, number, line)) for number, line in enumerate(stream, 1) if line.strip())
+
+
+def _decode_line(source: str, number: int, line: bytes) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+    except UnicodeDecodeError:
+        raise BadInputError(
+            f"{source}:{number}: found bytes that are not UTF-8, expected text; save the file as UTF-8"
+        ) from None
+
+
+@contextlib.contextmanager
+def _open_bytes(source: str) -> Iterator[IO[bytes]]:
+    if source == STDIN:
+        with _spooled(sys.stdin.buffer) as spool:
+            yield spool
+        return
+    try:
+        stream = Path(source).open("rb")  # noqa: SIM115 - closed below, the `with` must not hold the error handling
+    except OSError as error:
+        raise UsageError(f"cannot read {source!r}: {error.strerror}; expected a readable file") from None
+    with stream:
+        if stream.seekable():
+            yield stream
+        else:
+            with _spooled(stream) as spool:
+                yield spool
+
+
+@contextlib.contextmanager
+def _spooled(stream: IO[bytes]) -> Iterator[IO[bytes]]:
+    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
+        while chunk := stream.read(1 << 16):
+            spool.write(chunk)
+        spool.seek(0)
+        yield cast("IO[bytes]", spool)
+
+
+def _digest(stream: IO[bytes]) -> str:
+    total = hashlib.blake2b(digest_size=16)
+    while chunk := stream.read(1 << 20):
+        total.update(chunk)
+    stream.seek(0)
+    return total.hexdigest()
+
+
+def _open_dataset(source: str) -> Source:
+    name, _, split = source.removeprefix(DATASET_PREFIX).partition(":")
+    split = split or "train"
+    builder = _load_builder(source, name)
+    if split not in (builder.config.data_files or {split: None}):
+        known = ", ".join(builder.config.data_files)
+        raise UsageError(f"found no split {split!r} in {name!r}, expected one of {known}; write hf:{name}:SPLIT")
+    files = (builder.config.data_files or {}).get(split)
+    fingerprint = repr([name, split, builder.hash, getattr(files, "origin_metadata", None)])
+    digest = hashlib.blake2b(fingerprint.encode(), digest_size=16).hexdigest()
+    return Source(source, digest, _read_rows(builder, split))
+
+
+def _load_builder(source: str, name: str) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset_builder(name)
+    except Exception as error:  # datasets and its hub client raise a dozen unrelated types
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"cannot load the data set {source!r}: {reason}; expected hf:OWNER/NAME[:SPLIT]") from None
+
+
+def _read_rows(builder: Any, split: str) -> Iterator[Element]:
+    rows = iter(builder.as_streaming_dataset(split=split))
+    number = 0
+    while True:
+        number += 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # what a torn download or a bad file raises depends on its format
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            yield number, BadInputError(f"found rows that cannot be read ({reason}), expected records; load it anew")
+            return
+        yield number, checked(_without_none(row))
+
+
+def _without_none(value: object) -> object:
+    """Tables fill absent fields with None; records leave them out."""
+    if isinstance(value, dict):
+        return {key: _without_none(part) for key, part in value.items() if part is not None}
+    if isinstance(value, list):
+        return [_without_none(part) for part in value]
+    return value
