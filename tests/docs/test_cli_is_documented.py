@@ -1,0 +1,36 @@
+"""No command without help, none that README leaves out, and a reference page that is what the program says."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import click
+import pytest
+
+from lifelong_edit.cli import cli
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMANDS = sorted(cli.commands)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_is_in_readme(name: str) -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\|[^|]*`{name}\b[^|]*\|", readme, re.MULTILINE), f"`{name}` is not in README's table"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_has_help(name: str) -> None:
+    """The command itself, and each of its options."""
+    command = cli.commands[name]
+    assert command.help and command.help.strip().endswith((".", "`", ")"))
+    silent = [p.name for p in command.params if isinstance(p, click.Option) and not p.help and not p.hidden]
+    assert not silent
+
+
+def test_reference_is_current() -> None:
+    """docs/cli.md is made from the help texts: `python scripts/cli-docs.py docs/cli.md`."""
+    made = runpy.run_path(str(REPOSITORY / "scripts" / "cli-docs.py"))["document"]()
+    assert (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8") == made
