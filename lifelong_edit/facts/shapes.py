@@ -211,8 +211,7 @@ def _convert(record: Mapping[str, object], kind: type[T]) -> T:
         return msgspec.convert(record, kind)
     except msgspec.ValidationError as error:
         raise BadInputError(
-            f"found a record that does not fit: {error}; expected the fields of `lifelong-edit stream --help`, "
-            "correct it or leave it out"
+            f"found a record that does not fit ({error}), expected the fields listed by `stream --help`; correct it"
         ) from None
 
 

@@ -124,7 +124,7 @@ def _open_dataset(source: str) -> Source:
     split = split or "train"
     builder = _load_builder(source, name)
     if split not in (builder.config.data_files or {split: None}):
-        known = ", ".join(builder.config.data_files)
+        known = ", ".join(map(str, builder.config.data_files))
         raise UsageError(f"found no split {split!r} in {name!r}, expected one of {known}; write hf:{name}:SPLIT")
     files = (builder.config.data_files or {}).get(split)
     fingerprint = repr([name, split, builder.hash, getattr(files, "origin_metadata", None)])
