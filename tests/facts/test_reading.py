@@ -257,7 +257,7 @@ def test_real_files(shared: Path, name: str) -> None:
     text = (shared / name).read_text().splitlines()
     assert all("{" in text[r.line - 1] for r in records[::97])
     if "symmetric" in name:  # each claim stands there both true and false: only its evidence tells which
-        assert len({r.fact.subject for r in records}) == read // 2
+        assert len({r.fact.subject for r in records}) <= read // 2
         assert len({r.fact.prompt for r in records}) == len({(r.fact.prompt, r.fact.target) for r in records})
 
 
