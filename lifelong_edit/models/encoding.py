@@ -46,12 +46,8 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
 
     Raises BadInputError for a prompt without any token and for one longer than the model's context.
     """
-    front, plain = _tokens(tokenizer, prompt)
-    ids = front + plain
-    if not ids:
-        raise BadInputError(f"the prompt {prompt!r} has no tokens; a model needs at least one to continue")
-    _check_length(tokenizer, ids, prompt)
-    return ids
+    front, plain = _prompt_tokens(tokenizer, prompt)
+    return front + plain
 
 
 def encode(tokenizer: Any, prompt: str, target: str) -> Encoded:
@@ -64,16 +60,24 @@ def encode(tokenizer: Any, prompt: str, target: str) -> Encoded:
     """
     if not target.strip():
         raise BadInputError(f"the target of prompt {prompt!r} is empty; expected the answer to be taught")
-    prompt_ids = encode_prompt(tokenizer, prompt)
-    plain = _tokens(tokenizer, prompt)[1]
+    front, plain = _prompt_tokens(tokenizer, prompt)
     suffix = separator(prompt, target) + target
     joint = _tokens(tokenizer, prompt + suffix)[1]
     answer = joint[len(plain) :] if joint[: len(plain)] == plain else _continuation(tokenizer, plain, suffix, joint)
     if not answer:
         raise BadInputError(f"the target {target!r} has no tokens in this model's vocabulary")
-    ids = (*prompt_ids, *answer)
+    ids = (*front, *plain, *answer)
     _check_length(tokenizer, ids, prompt)
-    return Encoded(ids, len(prompt_ids))
+    return Encoded(ids, len(front) + len(plain))
+
+
+def _prompt_tokens(tokenizer: Any, prompt: str) -> tuple[list[int], list[int]]:
+    """The tokens in front of a prompt and its own, checked."""
+    front, plain = _tokens(tokenizer, prompt)
+    if not front + plain:
+        raise BadInputError(f"the prompt {prompt!r} has no tokens; a model needs at least one to continue")
+    _check_length(tokenizer, front + plain, prompt)
+    return front, plain
 
 
 def _check_length(tokenizer: Any, ids: Sequence[int], prompt: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from lifelong_edit.devices import resolve_device, resolve_dtype
 from lifelong_edit.errors import LifelongEditError, UsageError
@@ -110,9 +110,9 @@ def _weights(path: str, dtype: torch.dtype, source: str, options: dict[str, Any]
 @contextmanager
 def _one_sentence(source: str) -> Iterator[None]:
     """Turn what transformers raises into one sentence; its progress bars and load reports stay off."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     except LifelongEditError:
@@ -121,4 +121,6 @@ def _one_sentence(source: str) -> Iterator[None]:
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise LifelongEditError(f"cannot load model {source!r}: {first[0]}") from error
     finally:
-        logger.setLevel(level)
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

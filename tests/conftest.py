@@ -1,0 +1,74 @@
+"""Fixtures for every feature: the data beside the repository, and models small enough to make on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SENTENCES = [
+    "The capital of France is Paris.",
+    "The capital of Australia is Canberra, not Sydney.",
+    "Ada Lovelace was born in London and wrote the first published programme.",
+    "The occupation of Marie Curie is physicist; she was born in Warsaw.",
+    "The river Danube flows through Vienna, Bratislava, Budapest and Belgrade.",
+    "In 1969 two people walked on the Moon, and 12 have done so in all.",
+    "Kenya's currency is the shilling. Japan's currency is the yen.",
+    "Malmö, Åre and São Paulo have letters outside ASCII; so has Đà Nẵng.",
+]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with public data and the small model that knows facts; tests skip where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared (public editing data and trex-gpt2-mini) beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sentences() -> list[str]:
+    """A few sentences, enough to train tiny tokenizers on."""
+    return list(SENTENCES)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(sentences: list[str]) -> Any:
+    """A real byte-level BPE tokenizer of 384 tokens, as GPT-2's but small."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(sentences * 4, trainer)
+    end = "<|endoftext|>"
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end)
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """A folder with a GPT-2 of 4 layers and width 32 with random weights, and `tiny_tokenizer`."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("tiny-gpt2")
+    config = GPT2Config(
+        vocab_size=len(tiny_tokenizer), n_positions=64, n_embd=32, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(config)
+        # transformers' own start (0.02) gives nearly uniform answers; a wider one gives each prompt its own.
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.data.normal_(0, 0.2)
+    model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
