@@ -1,0 +1,191 @@
+"""The target's tokens are those that generation has to produce after the prompt, for every kind of tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from lifelong_edit.errors import BadInputError
+from lifelong_edit.models import Encoded, encode, encode_prompt, pad, separator
+
+# What the project meets: words, digits, punctuation, several scripts, white space of several kinds.
+CHARACTERS = st.sampled_from(list("abcdeT zP 0197.,'-:()\n\té€ßÅщ中文\u00a0🙂"))
+WORDS = st.sampled_from(["Paris", "London", "France", "the", "capital", "of", "is", "1969", "Malmö", "don't", "中文", "🙂"])
+TEXT = st.one_of(st.text(CHARACTERS, min_size=1, max_size=12), st.lists(WORDS, min_size=1, max_size=6).map(" ".join))
+GENERIC = settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def metaspace(sentences: list[str], prepend: str, special: bool) -> Any:
+    """A Unigram tokenizer as sentencepiece makes them; `special` puts BOS in front and EOS behind."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme=prepend)
+    alphabet = sorted(set("".join(sentences)) | set("abcdefghijklmnopqrstuvwxyzTP0123456789.,'-:()\n\té€ßÅщ中文\u00a0🙂"))
+    trainer = trainers.UnigramTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sentences * 4, trainer)
+    if special:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.fixture(scope="module")
+def gpt2(shared: Path) -> Any:
+    """GPT-2's real tokenizer, of 50,257 tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = shared / "data" / "gpt2-tokenizer"
+    vocabulary = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
+    merges = [(a, b) for a, _, b in (line.partition(" ") for line in lines if line)]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+
+
+@pytest.fixture(scope="module")
+def trex(shared: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(shared / "models" / "trex-gpt2-mini")
+
+
+@pytest.fixture(scope="module")
+def make(sentences: list[str]) -> Callable[[str, bool], Any]:
+    """Metaspace tokenizers by prepend scheme and special tokens, each trained once."""
+    made: dict[tuple[str, bool], Any] = {}
+
+    def find(prepend: str, special: bool) -> Any:
+        if (prepend, special) not in made:
+            made[prepend, special] = metaspace(sentences, prepend, special)
+        return made[prepend, special]
+
+    return find
+
+
+def check(tokenizer: Any, prompt: str, target: str) -> None:
+    """Prompt tokens are the prompt's own, and the whole decodes as the running text does."""
+    if not target.strip():
+        with pytest.raises(BadInputError, match="empty"):
+            encode(tokenizer, prompt, target)
+        return
+    encoded = encode(tokenizer, prompt, target)
+    assert list(encoded.ids[: encoded.answer_start]) == encode_prompt(tokenizer, prompt)
+    assert encoded.answer_start < len(encoded.ids)
+    text = prompt + separator(prompt, target) + target
+    # The judge: what the tokenizer makes of the whole text, in one piece and without special tokens.
+    normal = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
+    front = len(encode_prompt(tokenizer, prompt)) - len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    assert tokenizer.decode(encoded.ids[front:]) == normal
+
+
+@GENERIC
+@given(prompt=TEXT, target=TEXT)
+@example(prompt="The capital of France is ", target="Paris")
+@example(prompt="The capital of France is\n", target="Paris")
+@example(prompt='He said "', target="Paris")
+@example(prompt="a  ", target=" b")
+def test_gpt2_tokenizer(gpt2: Any, prompt: str, target: str) -> None:
+    check(gpt2, prompt, target)
+    assert gpt2.decode(encode_or_empty(gpt2, prompt, target)) in ("", prompt + separator(prompt, target) + target)
+
+
+def encode_or_empty(tokenizer: Any, prompt: str, target: str) -> tuple[int, ...]:
+    return encode(tokenizer, prompt, target).ids if target.strip() else ()
+
+
+@GENERIC
+@given(prompt=TEXT, target=TEXT)
+@example(prompt="The capital of France is ", target="Paris")
+def test_trex_tokenizer(trex: Any, prompt: str, target: str) -> None:
+    check(trex, prompt, target)
+    assert trex.decode(encode_or_empty(trex, prompt, target)) in ("", prompt + separator(prompt, target) + target)
+
+
+@pytest.mark.parametrize("prepend", ["always", "first", "never"])
+@pytest.mark.parametrize("special", [False, True])
+@settings(GENERIC, max_examples=150)
+@given(prompt=TEXT, target=TEXT)
+@example(prompt="The capital of France is ", target="Paris")
+@example(prompt="The capital of France is  ", target="Paris")
+@example(prompt="a", target=" b")
+def test_metaspace_tokenizers(
+    make: Callable[[str, bool], Any], prepend: str, special: bool, prompt: str, target: str
+) -> None:
+    check(make(prepend, special), prompt, target)
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_special_tokens_stand_in_front_only(make: Callable[[str, bool], Any], special: bool) -> None:
+    tokenizer = make("always", special)
+    ids = encode(tokenizer, "The capital of France is", "Paris").ids
+    assert (ids[0] == 0) is special
+    assert 1 not in ids
+    assert ids[1 if special else 0 :] == tuple(tokenizer("The capital of France is Paris", add_special_tokens=False)[0].ids)
+
+
+def test_target_takes_its_leading_space_along_only_where_the_prompt_has_none(gpt2: Any) -> None:
+    for prompt, answer in (("The capital is", " Paris"), ("The capital is ", "Paris"), ('The "', " Paris")):
+        encoded = encode(gpt2, prompt, "Paris")
+        assert gpt2.decode(encoded.ids[encoded.answer_start :]) == answer
+    assert len(encode(gpt2, "The capital is", "Paris").ids) - encode(gpt2, "The capital is", "Paris").answer_start == 1
+
+
+def test_metaspace_target_after_a_space_has_no_second_one(make: Callable[[str, bool], Any]) -> None:
+    tokenizer = make("always", False)
+    encoded = encode(tokenizer, "The capital of France is ", "Paris")
+    pieces = tokenizer.convert_ids_to_tokens(list(encoded.ids))
+    assert "".join(pieces) == "▁The▁capital▁of▁France▁is▁Paris"
+    assert not pieces[encoded.answer_start].startswith("▁")
+
+
+@pytest.mark.parametrize("target", ["", " ", "\n\t"])
+def test_empty_target_is_refused(tiny_tokenizer: Any, target: str) -> None:
+    with pytest.raises(BadInputError, match="target of prompt 'x y' is empty"):
+        encode(tiny_tokenizer, "x y", target)
+
+
+def test_empty_prompt_needs_a_special_token(tiny_tokenizer: Any, make: Callable[[str, bool], Any]) -> None:
+    with pytest.raises(BadInputError, match="no tokens"):
+        encode_prompt(tiny_tokenizer, "")
+    assert encode_prompt(make("always", True), "") == [0]
+    assert encode(make("always", True), "", "Paris").answer_start == 1
+
+
+def test_text_longer_than_the_context_is_refused(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_tokenizer, "model_max_length", 8)
+    assert len(encode_prompt(tiny_tokenizer, "zzzzzzzz")) == 8
+    with pytest.raises(BadInputError, match="9 tokens, but the model takes at most 8"):
+        encode_prompt(tiny_tokenizer, "zzzzzzzzz")
+    with pytest.raises(BadInputError, match="10 tokens"):
+        encode(tiny_tokenizer, "zzzzzzzz", "q")
+
+
+def test_pad_fills_on_the_right_and_masks() -> None:
+    batch = pad([Encoded((5, 6, 7), 2), Encoded((8,), 1)], 9, "cpu")
+    assert batch.ids.tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert batch.mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch.lengths.tolist() == [3, 1]
+    assert batch.answer_starts.tolist() == [2, 1]
+    assert all(t.dtype == torch.long for t in (batch.ids, batch.mask, batch.lengths, batch.answer_starts))
