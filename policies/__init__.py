@@ -1,0 +1,25 @@
+"""What a user may decide: batching, conflicts, when to reconsolidate, what to keep."""
+
+from __future__ import annotations
+
+from lifelong_edit.policies.batching import BatchingPolicy, FixedSize
+from lifelong_edit.policies.conflicts import POLICIES, Candidates, Conflict, Decision, find_conflicts
+from lifelong_edit.policies.identity import identities, normalise
+from lifelong_edit.policies.keep import EveryN, KeepPolicy
+from lifelong_edit.policies.reconsolidate import Never, ReconsolidationPolicy
+
+__all__ = [
+    "POLICIES",
+    "BatchingPolicy",
+    "Candidates",
+    "Conflict",
+    "Decision",
+    "EveryN",
+    "FixedSize",
+    "KeepPolicy",
+    "Never",
+    "ReconsolidationPolicy",
+    "find_conflicts",
+    "identities",
+    "normalise",
+]
