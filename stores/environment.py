@@ -1,0 +1,167 @@
+"""An LMDB environment that notices what LMDB itself does not: truncation, forks, a store deleted while open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lmdb
+
+from lifelong_edit.errors import StoreDamagedError, StoreError
+
+T = TypeVar("T")
+
+MAP_SIZE = 1 << 40
+"""Bytes of address space reserved for a new store; the file is sparse and takes what it holds."""
+TABLES = ("meta", "steps", "facts", "blobs", "references", "places", "head")
+_META_PAGES = 2
+_SMALLEST_PAGE = 4096
+
+_OPEN: dict[tuple[int, int], Environment] = {}
+_GUARD = threading.Lock()
+
+
+class Environment:
+    """One per process and database, shared by its openers: LMDB must not be opened twice in a process."""
+
+    def __init__(self, folder: Path, *, read_only: bool, create: bool, map_size: int) -> None:
+        self.folder, self.read_only, self.users = folder, read_only, 0
+        self.pid = os.getpid()
+        if not create:
+            _refuse_short(folder)
+        try:
+            self.env: Any = lmdb.open(
+                str(folder), map_size=map_size, max_dbs=len(TABLES), readonly=read_only, create=create, subdir=True,
+                max_readers=1024,
+            )  # fmt: skip
+            self._refuse_truncated()
+            if not read_only:
+                self.env.reader_check()
+            self.tables = {name: self.env.open_db(name.encode(), create=create) for name in TABLES}
+        except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.NotFoundError, lmdb.PageNotFoundError) as error:
+            self._discard()
+            raise StoreDamagedError(
+                f"{folder} holds no readable database ({error}); restore it from a backup"
+            ) from error
+        except lmdb.Error as error:
+            self._discard()
+            raise StoreError(f"cannot open {folder}: {error}") from error
+        except BaseException:
+            self._discard()
+            raise
+        self.inode = _inode(folder)
+
+    def _discard(self) -> None:
+        if hasattr(self, "env"):
+            self.env.close()
+
+    def _refuse_truncated(self) -> None:
+        """Reading a page beyond the end of the file would kill the process with SIGBUS."""
+        page = int(self.env.stat()["psize"])
+        needed = (int(self.env.info()["last_pgno"]) + 1) * page
+        found = (self.folder / "data.mdb").stat().st_size
+        if found < needed:
+            raise StoreDamagedError(
+                f"{self.folder / 'data.mdb'} is truncated: {found} bytes of at least {needed}; restore it from a backup"
+            )
+
+    def check_usable(self) -> None:
+        """Raise StoreError where this handle must not be used: after a fork, or once the store's folder is gone."""
+        if os.getpid() != self.pid:
+            raise StoreError(
+                f"the store was opened by process {self.pid} and is used in its fork {os.getpid()}; "
+                "open it again in the new process"
+            )
+        try:
+            there = _inode(self.folder)
+        except OSError:
+            raise StoreError(f"{self.folder} was deleted while it was open; nothing can be written to it") from None
+        if there != self.inode:
+            raise StoreError(f"{self.folder} was replaced while it was open; open it again")
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Any]:
+        """A read transaction: one snapshot, whatever a writer does meanwhile."""
+        self.check_usable()
+        try:
+            transaction = self._begin_reading()
+        except lmdb.Error as error:
+            raise StoreError(f"cannot read {self.folder}: {error}") from error
+        with transaction:
+            try:
+                yield transaction
+            except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.BadTxnError) as error:
+                raise StoreDamagedError(f"{self.folder} has damaged pages ({error}); restore from a backup") from error
+
+    def _begin_reading(self) -> Any:
+        try:
+            return self.env.begin()
+        except lmdb.MapResizedError:  # another process has grown the store
+            self.env.set_mapsize(0)
+            return self.env.begin()
+
+    def write(self, change: Callable[[Any], T]) -> T:
+        """Run `change` in one write transaction; on return it is on the disk (fsync).
+
+        A full map kills the transaction, so it is aborted, the map is doubled and the whole change is run again.
+        Raises StoreError where the disk refuses; nothing of the change is kept then.
+        """
+        self.check_usable()
+        while True:
+            try:
+                with self.env.begin(write=True) as transaction:
+                    return change(transaction)
+            except lmdb.MapFullError:
+                self.env.set_mapsize(2 * int(self.env.info()["map_size"]))
+            except lmdb.MapResizedError:
+                self.env.set_mapsize(0)
+            except lmdb.Error as error:
+                raise StoreError(
+                    f"the step was not written to {self.folder}: {error}; "
+                    "make room or mend the disk, then open the store again"
+                ) from error
+
+
+def _refuse_short(folder: Path) -> None:
+    data = folder / "data.mdb"
+    try:
+        size = data.stat().st_size
+    except FileNotFoundError:
+        raise StoreDamagedError(f"{data} is missing; restore the store from a backup") from None
+    if size < _META_PAGES * _SMALLEST_PAGE:
+        raise StoreDamagedError(f"{data} is truncated to {size} bytes; restore the store from a backup")
+
+
+def _inode(folder: Path) -> tuple[int, int]:
+    found = (folder / "data.mdb").stat()
+    return found.st_dev, found.st_ino
+
+
+def acquire(folder: Path, *, read_only: bool, create: bool = False, map_size: int = 0) -> Environment:
+    """The process's environment of a database, opened or shared. `map_size` 0 keeps what the store has."""
+    with _GUARD:
+        key = None if create or not (folder / "data.mdb").exists() else _inode(folder)
+        found = None if key is None else _OPEN.get(key)
+        if found is not None and found.pid == os.getpid():
+            if found.read_only and not read_only:
+                raise StoreError(f"{folder} is open read-only in this process; close it before opening it for writing")
+            found.users += 1
+            return found
+        made = Environment(folder, read_only=read_only, create=create, map_size=map_size)
+        made.users = 1
+        _OPEN[made.inode] = made
+        return made
+
+
+def release(environment: Environment) -> None:
+    """Give an environment back; it is closed with its last user."""
+    with _GUARD:
+        environment.users -= 1
+        if environment.users > 0 or environment.pid != os.getpid():
+            return
+        _OPEN.pop(environment.inode, None)
+        environment.env.close()

@@ -1,0 +1,235 @@
+"""The edit log: every step with its facts and tensors, in LMDB, one write transaction each."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from lifelong_edit.stores import environment as environments
+from lifelong_edit.stores.digests import digest_bytes
+from lifelong_edit.stores.environment import Environment
+from lifelong_edit.stores.files import sync_folder
+from lifelong_edit.stores.identity import (
+    check_identity,
+    read_acknowledged,
+    read_marker,
+    write_acknowledged,
+    write_marker,
+)
+from lifelong_edit.stores.lock import WriterLock
+from lifelong_edit.stores.schema import StepRecord, StoreMarker, encode_step
+from lifelong_edit.stores.tables import HEAD, MARKER, Consumed, Head, Tables, step_key
+
+from lifelong_edit.errors import StoreDamagedError, StoreError, UsageError
+
+LOCK_FILE = "writer.lock"
+
+
+class EditLog:
+    """An open store. One writer at a time; readers see a snapshot. Use as a context manager, or `close`."""
+
+    def __init__(self, path: Path, marker: StoreMarker, environment: Environment, lock: WriterLock | None) -> None:
+        self.path, self.marker = path, marker
+        self._environment, self._lock, self._closed = environment, lock, False
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this handle may only read."""
+        return self._lock is None
+
+    # -- making, opening, closing
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        record: StepRecord,
+        *,
+        blobs: Mapping[str, bytes],
+        weights: str | None = None,
+        map_size: int = environments.MAP_SIZE,
+    ) -> EditLog:
+        """A new store whose step 0 is `record`; it appears under its name complete or not at all.
+
+        map_size: bytes of address space; grown when it is full. Other arguments as of `append`.
+        Raises UsageError where something is there already that is not an empty folder.
+        """
+        path = Path(path).absolute()
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UsageError(f"{path} is already there; choose another folder, or use the store that is in it")
+        marker = StoreMarker(store_id=uuid.uuid4().hex, created=datetime.now(UTC).isoformat())
+        building = path.with_name(f".{path.name}.{marker.store_id}")
+        try:
+            building.mkdir(parents=True)
+            environment = environments.acquire(building, read_only=False, create=True, map_size=map_size)
+            with cls(building, marker, environment, WriterLock(building / LOCK_FILE)) as log:
+                environment.write(lambda t: Tables(environment, t).put("meta", MARKER, msgspec.json.encode(marker)))
+                log.append(record, facts={}, blobs=blobs, weights=weights)
+            write_marker(building, marker)
+            building.rename(path)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise StoreError(f"cannot make a store at {path}: {error}") from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | Path, *, read_only: bool = False, timeout: float = 5.0) -> EditLog:
+        """An existing store. `timeout`: seconds to wait for another writer.
+
+        Raises StoreError where there is none or its schema is newer, StoreLockedError where somebody is writing to
+        it, StoreDamagedError where it is not what was last acknowledged.
+        """
+        path = Path(path).absolute()
+        marker = read_marker(path)
+        with contextlib.ExitStack() as undo:
+            lock = None if read_only else WriterLock(path / LOCK_FILE, timeout)
+            if lock is not None:
+                undo.callback(lock.release)
+            acknowledged = read_acknowledged(path)  # before the database, to which a writer may be adding steps
+            environment = environments.acquire(path, read_only=read_only)
+            undo.callback(environments.release, environment)
+            log = cls(path, marker, environment, lock)
+            with log._reading() as tables:
+                check_identity(path, marker, acknowledged, tables)
+                head = tables.head()
+            if head.step > acknowledged.step and not read_only:  # killed between the commit and HEAD
+                write_acknowledged(path, marker.store_id, head)
+            undo.pop_all()
+        return log
+
+    def close(self) -> None:
+        """Let go of the database and of the writer's lock; closing twice is harmless."""
+        if not self._closed:
+            self._closed = True
+            environments.release(self._environment)
+            if self._lock is not None:
+                self._lock.release()
+
+    def __enter__(self) -> EditLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- writing
+
+    def append(
+        self, record: StepRecord, *, facts: Mapping[str, bytes], blobs: Mapping[str, bytes], weights: str | None = None
+    ) -> Head:
+        """Commit one step: record, facts, blobs and the new head together; on return all of it is on the disk.
+
+        facts: digest → encoded fact. blobs: digest → bytes. weights: digest of the blob that holds ΔW of the new
+        head; that of the former head is dropped unless a step names it.
+        Raises StoreError where the record does not follow the head, or nothing could be written.
+        """
+        if self._lock is None or self._closed:
+            raise StoreError(f"{self.path} is {'closed' if self._closed else 'open read-only'}; open it for writing")
+        for digest, data in blobs.items():
+            if digest_bytes(data) != digest:
+                raise StoreError(f"blob {digest} does not have its own digest; take it from digest_bytes")
+        encoded = encode_step(record)
+        head = Head(record.step, digest_bytes(encoded), weights)
+
+        def commit(transaction: object) -> None:
+            tables = Tables(self._environment, transaction)
+            former = _follow(tables, record)
+            for digest, fact in facts.items():
+                tables.put("facts", digest.encode(), fact, overwrite=False)
+            for digest, blob in blobs.items():
+                tables.put_blob(digest, blob)
+            _enter(tables, record, encoded, head)
+            if former.weights is not None and former.weights != weights:
+                tables.drop_unreferenced(former.weights)
+
+        self._environment.write(commit)
+        write_acknowledged(self.path, self.marker.store_id, head)
+        return head
+
+    # -- reading
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Tables]:
+        if self._closed:
+            raise StoreError(f"{self.path} is closed; open it again")
+        with self._environment.reading() as transaction:
+            yield Tables(self._environment, transaction)
+
+    def head(self) -> Head:
+        """The last committed step."""
+        with self._reading() as tables:
+            return tables.head()
+
+    def step(self, number: int) -> StepRecord:
+        """One step. Raises UsageError where there is none of that number."""
+        with self._reading() as tables:
+            last = tables.head().step
+            if not 0 <= number <= last:
+                raise UsageError(f"there is no step {number}; the log holds steps 0 to {last}")
+            return tables.step(number)[0]
+
+    def steps(self, start: int = 0) -> list[StepRecord]:
+        """The steps from `start` to the head, of one snapshot, with the chain of their digests verified."""
+        found: list[StepRecord] = []
+        with self._reading() as tables:
+            head = tables.head()
+            chain = tables.step(start - 1)[1] if 0 < start <= head.step else ""
+            for number in range(start, head.step + 1):
+                record, digest = tables.step(number)
+                if record.step != number or record.previous != chain:
+                    raise StoreDamagedError(f"step {number} does not follow step {number - 1} in the chain of digests")
+                found.append(record)
+                chain = digest
+        if found and chain != head.chain:
+            raise StoreDamagedError(f"the chain of steps ends in {chain}, but the head says {head.chain}")
+        return found
+
+    def facts(self, digests: Sequence[str]) -> dict[str, bytes]:
+        """Encoded facts by digest. Raises StoreDamagedError where one is missing or damaged."""
+        with self._reading() as tables:
+            return {digest: tables.need("facts", digest.encode()) for digest in digests}
+
+    def blob(self, digest: str) -> bytes:
+        """A blob, verified against its digest. Raises StoreDamagedError where it is missing or damaged."""
+        with self._reading() as tables:
+            return tables.blob(digest)
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether a blob is kept."""
+        with self._reading() as tables:
+            return tables.has_blob(digest)
+
+    def consumed(self, file_digest: str, number: int) -> list[Consumed]:
+        """Every consumption of a place, in the order of the steps, rolled back or not."""
+        with self._reading() as tables:
+            return tables.consumed(file_digest, number)
+
+    def size(self) -> int:
+        """Bytes that the store takes on the disk, caches included."""
+        return sum(file.stat().st_blocks * 512 for file in self.path.rglob("*") if file.is_file())
+
+
+def _follow(tables: Tables, record: StepRecord) -> Head:
+    """The head that a record follows. Raises StoreError where it follows another one."""
+    former = Head(-1, "") if tables.find("head", HEAD) is None else tables.head()
+    if (record.step, record.previous) != (former.step + 1, former.chain):
+        raise StoreError(f"step {record.step} does not follow step {former.step}, the head; read the log again")
+    return former
+
+
+def _enter(tables: Tables, record: StepRecord, encoded: bytes, head: Head) -> None:
+    """Write a step and make it the head."""
+    for digest in record.blobs:
+        tables.refer(digest)
+    if head.weights is not None and not tables.has_blob(head.weights):
+        raise StoreError(f"the weights of step {record.step}, blob {head.weights}, are not in the store")
+    for place in record.places:
+        tables.consume(place, record.step)
+    tables.put("steps", step_key(record.step), encoded)
+    tables.put("head", HEAD, msgspec.msgpack.encode(head))

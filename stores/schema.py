@@ -1,0 +1,92 @@
+"""The records of the log. What is not in here is not kept."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+"""Written into every store; a store with a larger number is refused, naming both."""
+
+StepKind = Literal["init", "edit", "rollback", "reconsolidate", "retract"]
+
+
+class StoreMarker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `store.json` holds beside the database, and the database beside its records: whose store this is."""
+
+    store_id: str
+    created: str
+    """UTC, ISO 8601."""
+    schema_version: int = SCHEMA_VERSION
+    application: str = "lifelong-edit"
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Where a record was read: the digest of the file's content, the record's number in it, and its fact."""
+
+    file_digest: str
+    number: int
+    fact: str
+
+
+class StepRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One committed entry of the log. Its digest in the chain is the digest of its encoded bytes.
+
+    It holds `previous` and the digests of its payloads, so payloads can be dropped without breaking the chain.
+    """
+
+    step: int
+    kind: StepKind
+    parent: int
+    """The step whose state this one starts from; −1 for `init`. A rollback's state *is* its parent's."""
+    previous: str
+    """Chain digest of the preceding step in the log; empty for `init`."""
+    time: str
+    """UTC, ISO 8601."""
+    reason: str | None = None
+
+    added: tuple[str, ...] = ()
+    """Digests of the facts that became live, in the order of the batch."""
+    superseded: tuple[str, ...] = ()
+    """Digests of live facts that a fact of this step replaced, or that were retracted."""
+    skipped: tuple[str, ...] = ()
+    """Digests of the batch's records that were not applied, in the order of the batch."""
+    places: tuple[Place, ...] = ()
+    """Every record that the batch consumed, skipped ones included."""
+
+    shift: str | None = None
+    keys: str | None = None
+    snapshot: str | None = None
+    editor_state: str | None = None
+    fixed: str | None = None
+    """Digests of this step's blobs: shift, keys of the facts it traced, ΔW whole, editor state, what `init` fixed."""
+
+    weights_digest: str
+    """`tensors_digest` of ΔW at this step's state."""
+    live_digest: str
+    """Digest of the sorted digests of the facts live at this step's state."""
+    report: dict[str, Any] = {}
+    """Gate figures, conflicts, the editor's report."""
+    provenance: dict[str, Any] = {}
+    """Code version, model fingerprint, settings digest, seed, environment, seconds."""
+
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        """Digests of the blobs that this record refers to, each once."""
+        named = (self.shift, self.keys, self.snapshot, self.editor_state, self.fixed)
+        return tuple(dict.fromkeys(digest for digest in named if digest is not None))
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_STEPS = msgspec.msgpack.Decoder(StepRecord)
+
+
+def encode_step(record: StepRecord) -> bytes:
+    """The bytes over which a step's chain digest is taken."""
+    return _ENCODER.encode(record)
+
+
+def decode_step(data: bytes) -> StepRecord:
+    """The inverse of `encode_step`; raises msgspec.MsgspecError where the bytes are no step record."""
+    return _STEPS.decode(data)

@@ -1,0 +1,154 @@
+"""The tables of the edit log as seen by one transaction, every value in its envelope.
+
+`meta` (marker), `steps` (step number → record), `facts` (digest → encoded fact), `blobs` (digest → bytes),
+`references` (digest → how many steps name that blob), `places` (place → what was consumed there, by which steps),
+`head`. Blobs need no envelope: their key is their digest.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from lifelong_edit.stores.digests import digest_bytes, seal, unseal
+from lifelong_edit.stores.environment import Environment
+from lifelong_edit.stores.schema import Place, StepRecord, decode_step
+
+from lifelong_edit.errors import StoreDamagedError, StoreError
+
+T = TypeVar("T")
+
+HEAD, MARKER = b"head", b"marker"
+
+
+class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The last committed step, its chain digest, and the blob that holds its state's ΔW whole."""
+
+    step: int
+    chain: str
+    weights: str | None = None
+
+
+class Consumed(NamedTuple):
+    """One consumption of a place: the fact that stood there and the step that consumed it."""
+
+    fact: str
+    step: int
+
+
+class Tables:
+    """Named, verified reads and writes within one transaction."""
+
+    def __init__(self, environment: Environment, transaction: Any) -> None:
+        self._environment, self._transaction = environment, transaction
+
+    def find(self, table: str, key: bytes) -> bytes | None:
+        """The payload of a record or None. Raises StoreDamagedError, naming the record, where its digest differs."""
+        found = self._transaction.get(key, db=self._environment.tables[table])
+        return None if found is None else unseal(_name(table, key), bytes(found))
+
+    def need(self, table: str, key: bytes) -> bytes:
+        """As `find`; raises StoreDamagedError where the record is missing."""
+        found = self.find(table, key)
+        if found is None:
+            raise StoreDamagedError(
+                f"record {_name(table, key)} is missing from {self._environment.folder}; restore it from a backup"
+            )
+        return found
+
+    def put(self, table: str, key: bytes, payload: bytes, *, overwrite: bool = True) -> None:
+        """Write a record in its envelope."""
+        sealed = seal(_name(table, key), payload)
+        self._transaction.put(key, sealed, overwrite=overwrite, db=self._environment.tables[table])
+
+    # -- single records
+
+    def marker(self) -> bytes:
+        """The encoded marker: whose database this is."""
+        return self.need("meta", MARKER)
+
+    def head(self) -> Head:
+        """The head."""
+        return decode(self.need("head", HEAD), Head, "head/head")
+
+    def step(self, number: int) -> tuple[StepRecord, str]:
+        """A step and its chain digest."""
+        payload = self.need("steps", step_key(number))
+        try:
+            return decode_step(payload), digest_bytes(payload)
+        except msgspec.MsgspecError as error:
+            raise StoreDamagedError(f"record steps/{number} is no step of this schema ({error})") from error
+
+    # -- blobs
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether a blob is kept."""
+        return self._transaction.get(digest.encode(), db=self._environment.tables["blobs"]) is not None
+
+    def blob(self, digest: str) -> bytes:
+        """A blob, verified. Raises StoreDamagedError where it is missing or reads differently."""
+        data = self._transaction.get(digest.encode(), db=self._environment.tables["blobs"])
+        if data is None:
+            raise StoreDamagedError(f"blob {digest} is missing from {self._environment.folder}; restore a backup")
+        found = digest_bytes(data)
+        if found != digest:
+            raise StoreDamagedError(f"blob {digest} reads as {found}; restore {self._environment.folder} from a backup")
+        return bytes(data)
+
+    def put_blob(self, digest: str, data: bytes) -> None:
+        """Keep a blob; one that is there already is left alone, its content being the same."""
+        self._transaction.put(digest.encode(), data, overwrite=False, db=self._environment.tables["blobs"])
+
+    def drop_unreferenced(self, digest: str) -> None:
+        """Drop a blob unless a step names it."""
+        if not self.references(digest):
+            self._transaction.delete(digest.encode(), db=self._environment.tables["blobs"])
+
+    def references(self, digest: str) -> int:
+        """How many steps name a blob."""
+        found = self.find("references", digest.encode())
+        return 0 if found is None else int.from_bytes(found, "big")
+
+    def refer(self, digest: str) -> None:
+        """Count one more step that names a blob. Raises StoreError where the blob is not kept."""
+        if not self.has_blob(digest):
+            raise StoreError(f"the step names blob {digest}, which is not in the store")
+        self.put("references", digest.encode(), (self.references(digest) + 1).to_bytes(8, "big"))
+
+    # -- places
+
+    def consumed(self, file_digest: str, number: int) -> list[Consumed]:
+        """Every consumption of a place, in the order of the steps."""
+        key = _place_key(file_digest, number)
+        found = self.find("places", key)
+        return [] if found is None else decode(found, list[Consumed], _name("places", key))
+
+    def consume(self, place: Place, step: int) -> None:
+        """Note that a step consumed a place."""
+        consumed = [*self.consumed(place.file_digest, place.number), Consumed(place.fact, step)]
+        self.put("places", _place_key(place.file_digest, place.number), msgspec.msgpack.encode(consumed))
+
+
+def decode(payload: bytes, kind: type[T], name: str) -> T:
+    """A msgpack record. Raises StoreDamagedError, naming it, where the bytes are no such record."""
+    try:
+        return msgspec.msgpack.decode(payload, type=kind)
+    except msgspec.MsgspecError as error:
+        raise StoreDamagedError(f"record {name} is not one of this schema ({error})") from error
+
+
+def step_key(step: int) -> bytes:
+    """The key of a step: its number as eight bytes, big-endian, so that LMDB keeps them in order."""
+    return step.to_bytes(8, "big")
+
+
+def _place_key(file_digest: str, number: int) -> bytes:
+    return file_digest.encode() + step_key(number)
+
+
+def _name(table: str, key: bytes) -> str:
+    if table == "steps":
+        return f"steps/{int.from_bytes(key, 'big')}"
+    if table == "places":
+        return f"places/{key[:-8].decode()}:{int.from_bytes(key[-8:], 'big')}"
+    return f"{table}/{key.decode()}"

@@ -1,0 +1,174 @@
+"""Arrays to bytes and back, and the one function that turns a stored shift into a matrix."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from lifelong_edit.stores.digests import DIGEST_SIZE
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from lifelong_edit.errors import StoreDamagedError, StoreError
+
+Array = npt.NDArray[np.generic]
+FloatArray = npt.NDArray[np.float32]
+
+MAX_HEADER = 100_000_000
+"""Bytes; the format's own bound on its JSON header."""
+DTYPES = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "U16": np.dtype(np.uint16),
+    "I16": np.dtype(np.int16),
+    "U32": np.dtype(np.uint32),
+    "I32": np.dtype(np.int32),
+    "U64": np.dtype(np.uint64),
+    "I64": np.dtype(np.int64),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A shift stored whole: `array` (d_in, d_out), float32."""
+
+    array: FloatArray
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A shift stored as `left` (d_in, n) times `right` (n, d_out), both float32."""
+
+    left: FloatArray
+    right: FloatArray
+
+
+Shift = Dense | Factors
+
+
+def materialise(shift: Shift) -> FloatArray:
+    """The matrix (d_in, d_out), float32, that a stored shift stands for.
+
+    A step's shift is *defined* as its stored bytes; whoever needs the matrix calls this.
+    """
+    if isinstance(shift, Dense):
+        return shift.array
+    return np.matmul(shift.left, shift.right)
+
+
+def smaller(dense: FloatArray, left: FloatArray, right: FloatArray) -> Shift:
+    """Whichever of the two representations of one shift takes fewer bytes; dense when they tie."""
+    if left.size + right.size < dense.size:
+        return Factors(left, right)
+    return Dense(dense)
+
+
+def encode_tensors(tensors: Mapping[str, Array]) -> bytes:
+    """The arrays as safetensors bytes, little-endian, in order of name.
+
+    Raises StoreError where an array holds NaN or infinity, or has a dtype that the store does not keep.
+    """
+    clean: dict[str, Array] = {}
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name]).reshape(np.shape(tensors[name]))
+        if array.dtype not in _NAMES:
+            raise StoreError(f"tensor {name} is {array.dtype}; the store keeps {', '.join(sorted(map(str, _NAMES)))}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = int(array.size - np.isfinite(array).sum())
+            raise StoreError(f"tensor {name} holds {bad} values that are NaN or infinite; only finite numbers are kept")
+        clean[name] = array
+    return save(clean)
+
+
+def decode_tensors(data: bytes, what: str = "tensors") -> dict[str, Array]:
+    """The arrays in safetensors bytes; `what` names them in the error.
+
+    Memory is bounded by the length of `data`: the header is checked before anything is allocated.
+    Raises StoreDamagedError where the bytes are not what `encode_tensors` writes.
+    """
+    _check_header(data, what)
+    try:
+        tensors: dict[str, Array] = load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise StoreDamagedError(f"{what}: not safetensors bytes ({error})") from error
+    return tensors
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
+def _check_header(data: bytes, what: str) -> None:
+    """Refuse bytes whose header claims more than is there, or a dtype that the store does not keep."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(len(data) - 8, MAX_HEADER):
+        raise StoreDamagedError(
+            f"{what}: {len(data)} bytes cannot hold the header of {length} bytes that they announce"
+        )
+    try:
+        header = msgspec.json.decode(data[8 : 8 + length], type=dict[str, _Entry])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise StoreDamagedError(f"{what}: the header is not one of tensors ({error})") from error
+    room = len(data) - 8 - length
+    for name, entry in header.items():
+        if entry.dtype not in DTYPES:
+            raise StoreDamagedError(f"{what}: tensor {name!r} is {entry.dtype}; expected one of {', '.join(DTYPES)}")
+        start, end = entry.data_offsets
+        if not 0 <= start <= end <= room or any(n < 0 for n in entry.shape):
+            raise StoreDamagedError(f"{what}: tensor {name!r} lies at {start}:{end} of {room} bytes")
+
+
+def tensors_digest(tensors: Mapping[str, Array]) -> str:
+    """The digest of named arrays: names, dtypes, shapes and bytes, in order of name, whatever codec holds them."""
+    state = hashlib.blake2b(digest_size=DIGEST_SIZE)
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        head = json.dumps([name, array.dtype.str, list(np.shape(tensors[name]))])
+        state.update(len(head).to_bytes(4, "big") + head.encode())
+        state.update(array.data if array.size else b"")
+    return state.hexdigest()
+
+
+def encode_shifts(shifts: Mapping[str, Shift]) -> bytes:
+    """One shift per edited module as bytes. Raises StoreError where a number is not finite."""
+    tensors: dict[str, Array] = {}
+    for module, shift in shifts.items():
+        if isinstance(shift, Dense):
+            tensors[f"dense/{module}"] = shift.array
+        else:
+            tensors[f"left/{module}"] = shift.left
+            tensors[f"right/{module}"] = shift.right
+    for name, array in tensors.items():
+        if array.dtype != np.float32 or array.ndim != 2:
+            raise StoreError(f"shift {name} is {array.dtype} {array.shape}; expected a float32 matrix")
+    return encode_tensors(tensors)
+
+
+def decode_shifts(data: bytes, what: str = "shift") -> dict[str, Shift]:
+    """The inverse of `encode_shifts`. Raises StoreDamagedError where a factor lacks its partner."""
+    tensors = decode_tensors(data, what)
+    shifts: dict[str, Shift] = {}
+    for name, array in tensors.items():
+        part, _, module = name.partition("/")
+        if array.dtype != np.float32 or array.ndim != 2 or part not in ("dense", "left", "right"):
+            raise StoreDamagedError(f"{what}: {name!r} is {array.dtype} {array.shape}; expected a float32 matrix")
+        if part == "dense":
+            shifts[module] = Dense(array.astype(np.float32, copy=False))
+        elif part == "left":
+            right = tensors.get(f"right/{module}")
+            if right is None or right.shape[0] != array.shape[1]:
+                raise StoreDamagedError(f"{what}: the factors of {module!r} do not fit each other")
+            shifts[module] = Factors(array.astype(np.float32, copy=False), right.astype(np.float32, copy=False))
+    return shifts
