@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.models.encoding import Encoded, TokenBatch, encode, encode_prompt, pad, separator
+from lifelong_edit.models.encoding import Encoded, TokenBatch, encode, encode_prompt, pad, separator, special_front
 from lifelong_edit.models.families import FAMILIES, EditableModule, Family
 from lifelong_edit.models.fingerprint import fingerprint_of
 from lifelong_edit.models.forward import head_input, last_position, masked_positions
@@ -33,4 +33,5 @@ __all__ = [
     "pad",
     "require_fingerprint",
     "separator",
+    "special_front",
 ]

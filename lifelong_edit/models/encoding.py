@@ -97,7 +97,12 @@ def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
         fits = (k for k in range(len(full) - len(plain) + 1) if full[k : k + len(plain)] == plain)
         return full[: next(fits, 0)], plain
     # Without text of its own, the split between front and back shows only around a text that has some.
-    return (_tokens(tokenizer, "a")[0] if text != "a" else []), plain
+    return (special_front(tokenizer) if text != "a" else []), plain
+
+
+def special_front(tokenizer: Any) -> list[int]:
+    """The special tokens that the tokenizer puts in front of any text (BOS, as a rule, or none)."""
+    return _tokens(tokenizer, "a")[0]
 
 
 def _continuation(tokenizer: Any, plain: list[int], suffix: str, joint: list[int]) -> list[int]:

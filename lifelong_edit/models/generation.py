@@ -16,10 +16,20 @@ from lifelong_edit.models.loaded import LoadedModel
 
 @dataclass(frozen=True)
 class Generation:
-    """New tokens after a prompt, without the end-of-text token; `stopped` says whether it was produced."""
+    """New tokens after a prompt. `end` is the end-of-text token that followed them, None where none did."""
 
     ids: tuple[int, ...]
-    stopped: bool
+    end: int | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the model ended the text by itself."""
+        return self.end is not None
+
+    @property
+    def with_end(self) -> tuple[int, ...]:
+        """The new tokens, the one that ended the text among them."""
+        return self.ids if self.end is None else (*self.ids, self.end)
 
 
 def end_ids(loaded: LoadedModel) -> frozenset[int]:
@@ -74,7 +84,7 @@ def _generate_batch(loaded: LoadedModel, prompts: list[Sequence[int]], limits: l
     ids, mask = _left_padded(prompts, loaded.pad_id, loaded.device)
     ends = end_ids(loaded)
     produced: list[list[int]] = [[] for _ in prompts]
-    stopped = [False] * len(prompts)
+    stopped: list[int | None] = [None] * len(prompts)
     open_rows = {row for row, limit in enumerate(limits) if limit > 0}
     cache, step = None, ids
     with last_position(loaded.model):
@@ -86,10 +96,11 @@ def _generate_batch(loaded: LoadedModel, prompts: list[Sequence[int]], limits: l
             cache, best = out.past_key_values, out.logits[:, -1].argmax(-1)
             for row, token in enumerate(best.tolist()):
                 if row in open_rows:
-                    stopped[row] = token in ends
-                    if not stopped[row]:
+                    if token in ends:
+                        stopped[row] = token
+                    else:
                         produced[row].append(token)
-                    if stopped[row] or len(produced[row]) == limits[row]:
+                    if token in ends or len(produced[row]) == limits[row]:
                         open_rows.discard(row)
             step, mask = best[:, None], torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
     return [Generation(tuple(ids), end) for ids, end in zip(produced, stopped, strict=True)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,6 +105,20 @@ class LoadedModel:
             raise ModelMismatchError(
                 f"shift of {name} has shape {tuple(shift.shape)}, but its weights have {(module.d_in, module.d_out)}"
             )
+
+    @contextmanager
+    def at_base(self) -> Iterator[None]:
+        """Within the context the model has its base weights; afterwards those that it had before, bit for bit."""
+        live = {m.name: self._weight(self.model, m) for m in self.modules if m.name in self._shifted}
+        kept = {name: weight.clone() for name, weight in live.items()}
+        self.set_shifts({})
+        try:
+            yield
+        finally:
+            self.set_shifts({})
+            for name, weight in live.items():
+                weight.copy_(kept[name])
+            self._shifted = set(kept)
 
     def edited_copy(self, shifts: Mapping[str, Tensor]) -> Any:
         """A fresh transformers model with W₀ + ΔW, which shares nothing with this one.
