@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 SCHEMA_VERSION = 1
 """Written into every store; a store with a larger number is refused, naming both."""
@@ -78,7 +79,14 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return tuple(dict.fromkeys(digest for digest in named if digest is not None))
 
 
-_ENCODER = msgspec.msgpack.Encoder()
+def _plain(value: object) -> Any:
+    """NumPy scalars in a report as plain numbers."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a step record cannot hold a {type(value).__name__}")
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_plain)
 _STEPS = msgspec.msgpack.Decoder(StepRecord)
 
 

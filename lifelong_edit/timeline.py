@@ -1,0 +1,306 @@
+"""The timeline: facts in, steps logged, every state within reach.
+
+Only what needs the model imports torch: `log`, `status`, `facts`, `show` and `rollback` start in a fraction of a
+second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lifelong_edit.errors import StoreError, UsageError
+from lifelong_edit.facts import Fact, Probe, Record
+from lifelong_edit.settings import Settings
+from lifelong_edit.stores import EditLog, Place, StepRecord, decode_tensors
+from lifelong_edit.timeline_commit import Draft, write_step
+from lifelong_edit.timeline_config import Config
+from lifelong_edit.timeline_history import History, Sieved, sieve
+from lifelong_edit.timeline_states import Weights, weights_at
+from lifelong_edit.timeline_view import View
+
+if TYPE_CHECKING:
+    from lifelong_edit.batchstep import Bench, Proposal, SolveState
+
+Gate = Callable[["Bench", "SolveState", "Proposal", Sequence[Fact]], Mapping[str, Any]]
+"""Judges a proposal before it is committed: figures for the log, or StepRefusedError."""
+Which = Literal["live", "superseded", "all"]
+
+
+class Timeline:
+    """An open store with the state at its head. Use as a context manager, or `close` it."""
+
+    def __init__(self, log: EditLog, *, device: str | None = None, model: str | None = None) -> None:
+        self._log, self._device, self._source = log, device, model
+        self._history = History(log.steps())
+        self.config = Config.of(self._history.record(0))
+        self._bench: Bench | None = None
+        self._loaded: Any = None
+        self._solving: Any = None
+        self._pending: tuple[int, list[Place]] = (-1, [])
+
+    # -- making, opening, closing
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        model: str,
+        settings: Settings | None = None,
+        hypernetwork: str | Path | None = None,
+        preserve: Sequence[Probe] = (),
+        text: Sequence[str] = (),
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> Timeline:
+        """A new store for a model, standing at step 0, the base.
+
+        model: "atlas", a local folder or a hub id. settings: by default `malmen` with a hypernetwork and `gradient`
+        without. hypernetwork: folder that `train` wrote; its content is copied into the store. preserve: prompts
+        whose answers must stay. text: sample of ordinary text, for statistics and the perplexity of the gate.
+        Raises UsageError where `path` is taken, and whatever loading the model raises.
+        """
+        folder = Path(path)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"{folder} is already there; choose another folder, or use the store that is in it")
+        if settings is None:
+            settings = Settings(editor="gradient" if hypernetwork is None else "malmen")
+        from lifelong_edit.timeline_model import begin
+
+        beginning = begin(
+            model,
+            settings,
+            hypernetwork=None if hypernetwork is None else Path(hypernetwork),
+            preserve=preserve,
+            text=text,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+        log = EditLog.create(folder, beginning.record, blobs=beginning.blobs, weights=beginning.weights)
+        timeline = cls(log)
+        timeline._loaded = beginning.loaded
+        return timeline
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        read_only: bool = False,
+        device: str | None = None,
+        model: str | None = None,
+        timeout: float = 5.0,
+    ) -> Timeline:
+        """An existing store. The model is loaded when it is first needed, and refused if it is not the store's.
+
+        device: where the model lives, by default as at `init`. model: load it from there instead of where `init` did.
+        timeout: seconds to wait for another writer. Raises StoreError and its kinds.
+        """
+        log = EditLog.open(path, read_only=read_only, timeout=timeout)
+        try:
+            return cls(log, device=device, model=model)
+        except BaseException:
+            log.close()
+            raise
+
+    def close(self) -> None:
+        """Keep the key index and let go of the store; closing twice is harmless."""
+        if self._solving is not None:
+            self._solving.save_index()
+            self._solving = None
+        self._log.close()
+
+    def __enter__(self) -> Timeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- looking
+
+    @property
+    def path(self) -> Path:
+        """The store's folder."""
+        return self._log.path
+
+    @property
+    def settings(self) -> Settings:
+        """The options fixed at `init`."""
+        return self.config.settings
+
+    @property
+    def head(self) -> int:
+        """The last step of the log."""
+        return self.history().head
+
+    def history(self) -> History:
+        """The log as read so far, brought up to date first: another process may have added steps."""
+        if self._log.head().step > self._history.head:
+            for record in self._log.steps(self._history.head + 1):
+                self._history.take(record)
+        return self._history
+
+    def log(self) -> list[StepRecord]:
+        """All steps, oldest first."""
+        return list(self.history().records)
+
+    def show(self, step: int) -> StepRecord:
+        """One step. Raises UsageError where there is none of that number."""
+        return self.history().record(step)
+
+    def facts(self, state: Which = "live", *, at: int | None = None) -> list[Fact]:
+        """Facts at the head, or as of the step `at`: those in force, those that no longer are, or both."""
+        fold = self.history().fold(self.head if at is None else at)
+        chosen = {
+            "live": list(fold.live),
+            "superseded": sorted(fold.ever - fold.live.keys()),
+            "all": [*fold.live, *sorted(fold.ever - fold.live.keys())],
+        }
+        if state not in chosen:
+            raise UsageError(f"facts can be {', '.join(chosen)}; found {state!r}")
+        return list(self.facts_of(chosen[state]).values())
+
+    def facts_of(self, digests: Sequence[str]) -> dict[str, Fact]:
+        """Facts of the store by digest, whatever became of them."""
+        encoded = self._log.facts(digests)
+        return {digest: msgspec.json.decode(data, type=Fact) for digest, data in encoded.items()}
+
+    def status(self) -> dict[str, Any]:
+        """Where the timeline stands, as plain values."""
+        history = self.history()
+        record, fold = history.record(history.head), history.fold(history.head)
+        model = self.config.model
+        return {
+            "store": str(self.path),
+            "head": history.head,
+            "state": history.state_of(history.head),
+            "steps": len(history.records),
+            "live_facts": len(fold.live),
+            "superseded": len(fold.ever) - len(fold.live),
+            "weights_digest": record.weights_digest,
+            "live_digest": record.live_digest,
+            "base_fingerprint": model.fingerprint,
+            "model": model.source,
+            "dtype": model.dtype,
+            "editor": self.settings.editor,
+            "modules": list(model.modules),
+            "time": record.time,
+            "bytes": self._log.size(),
+        }
+
+    def weights(self, step: int) -> Weights:
+        """ΔW by module at the state of a step, checked against the digest logged with it. No torch."""
+        return weights_at(self._log, self.history(), step, self.config.model.modules)
+
+    def at(self, step: int) -> View:
+        """The state at a step, to look at. Raises UsageError where there is no such step."""
+        return View(self, self.show(step).step)
+
+    def model(self) -> Any:
+        """A fresh transformers model with the weights of the head."""
+        return self.at(self.head).model()
+
+    # -- changing
+
+    def bench(self) -> Bench:
+        """The model with all that `init` fixed, loaded when first asked for.
+
+        Raises ModelMismatchError, stating both fingerprints, where it is not the model of `init`.
+        """
+        if self._bench is None:
+            from lifelong_edit.timeline_model import make_bench
+
+            self._bench = make_bench(self.config, self.fixed(), self._device, self._source, self._loaded)
+        return self._bench
+
+    def fixed(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The arrays fixed at `init`, by name."""
+        return decode_tensors(self._log.blob(str(self.show(0).fixed)), "what init fixed")
+
+    def sieve(self, batch: Sequence[Fact] | Sequence[Record], *, again: bool = False) -> Sieved:
+        """What `apply` would leave of a batch before looking for conflicts, and what it would skip and why."""
+        return sieve(batch, self.history(), self.head, again=again)
+
+    def apply(
+        self,
+        facts: Sequence[Fact] | Sequence[Record],
+        *,
+        again: bool = False,
+        reason: str | None = None,
+        gate: Gate | None = None,
+    ) -> StepRecord:
+        """Edit a batch into the model and commit it as one step.
+
+        again: also what is known only from steps that were rolled back. gate: judge of the proposal, by default
+        `lifelong_edit.gate.check`. Where nothing of the batch is left to do, no step is made and the head's record
+        is returned. Raises StepRefusedError where the gate refuses; model and store stand where they stood.
+        """
+        self._refuse_read_only()
+        started = time.perf_counter()
+        sieved = self.sieve(facts, again=again)
+        if not sieved.facts:
+            return self._nothing(sieved)
+        solving = self._solve()
+        draft = solving.propose(sieved, self._take_pending(), gate)
+        if draft is None:
+            return self._nothing(sieved)
+        draft.reason = reason
+        draft.report["seconds"] = time.perf_counter() - started
+        return self._commit(draft)
+
+    def rollback(self, step: int, *, reason: str | None = None) -> StepRecord:
+        """Go back to the state at a step, as a new step of the log. Step 0 is the base.
+
+        The weights' digest is that of the step gone back to. Raises UsageError where there is no such step.
+        """
+        self._refuse_read_only()
+        history = self.history()
+        target = history.record(history.state_of(history.record(step).step))
+        return self._commit(
+            Draft(kind="rollback", parent=target.step, weights=self.weights(step), target=target, reason=reason)
+        )
+
+    def _commit(self, draft: Draft) -> StepRecord:
+        try:
+            record = write_step(self._log, self.history(), self.config, draft)
+        except StoreError:
+            self._solving = None  # committed or not: read it from the log when it is needed
+            raise
+        self._pending = (-1, [])
+        if self._solving is not None:
+            self._solving.moved(record, draft)
+        self.history()
+        return record
+
+    def _solve(self) -> Any:
+        """The head's state ready for a solve."""
+        from lifelong_edit.timeline_apply import Solving
+
+        if self._solving is None:
+            self._solving = Solving(self._log, self.history, self.config, self.bench())
+        return self._solving
+
+    def _refuse_read_only(self) -> None:
+        if self._log.read_only:
+            raise StoreError(f"{self.path} is open read-only; open it for writing")
+
+    def _nothing(self, sieved: Sieved) -> StepRecord:
+        """Nothing to commit: the places are kept in mind and go into the next step's record.
+
+        Otherwise a record that was skipped because its fact was live would, after that fact was superseded and the
+        stream was run again, count as news.
+        """
+        head = self.head
+        known = self._pending[1] if self._pending[0] == head else []
+        self._pending = (head, [*known, *sieved.places])
+        return self.show(head)
+
+    def _take_pending(self) -> list[Place]:
+        return self._pending[1] if self._pending[0] == self.head else []

@@ -1,0 +1,167 @@
+"""The head's state while batches are edited into it: proposals, conflicts, the gate. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from lifelong_edit.batchstep import Bench, Proposal, SolveState, conflict_keys, edit_batch
+from lifelong_edit.facts import Fact
+from lifelong_edit.policies import Decision, find_conflicts
+from lifelong_edit.stores import EditLog, KeyIndex, Place, StepRecord, digest_bytes, materialise
+from lifelong_edit.timeline_commit import Draft
+from lifelong_edit.timeline_config import Config
+from lifelong_edit.timeline_history import History, Sieved
+from lifelong_edit.timeline_model import as_tensors
+from lifelong_edit.timeline_states import Weights, add_shifts, editor_state_at, keys_at, weights_at
+
+NEIGHBOURS = 8
+"""How many live facts are looked at per new one."""
+
+Gate = Callable[[Bench, SolveState, Proposal, Sequence[Fact]], Mapping[str, Any]]
+
+
+class Solving:
+    """The state at the head as the solve needs it, kept from one batch to the next."""
+
+    def __init__(self, log: EditLog, history: Callable[[], History], config: Config, bench: Bench) -> None:
+        self._log, self._history, self._config, self._bench = log, history, config, bench
+        self._weights: Weights = {}
+        self._state: SolveState | None = None
+        self._at = -1
+        self._index: KeyIndex | None = None
+
+    # -- the state
+
+    def state(self) -> SolveState:
+        """The state at the head, read from the log unless it is at hand."""
+        history = self._history()
+        at = history.state_of(history.head)
+        if self._state is None or self._at != at:
+            self._weights = weights_at(self._log, history, at, self._config.model.modules)
+            live = history.live(at)
+            facts = self._log.facts(live)
+            self._state = SolveState(
+                shifts=as_tensors(self._weights),
+                live={digest: msgspec.json.decode(facts[digest], type=Fact) for digest in live},
+                keys=keys_at(self._log, history, at),
+                editor_state=editor_state_at(self._log, history, at),
+                digest=self._digest(history.record(at)),
+            )
+            self._at = at
+        return self._state
+
+    def _digest(self, record: StepRecord) -> str:
+        """The content digest of a state, of which every draw is a function: no step numbers in it."""
+        fixed = str(self._history().record(0).fixed)
+        parts = (record.weights_digest, record.live_digest, fixed, self._config.settings_digest)
+        return digest_bytes("\n".join((*parts, self._config.model.fingerprint)).encode())
+
+    def moved(self, record: StepRecord, draft: Draft) -> None:
+        """Follow a step that was committed. Keys stay the same objects, so that grams change by what changed."""
+        state = self._state
+        if draft.kind != "edit" or state is None:
+            return
+        for digest in draft.superseded:
+            state.live.pop(digest, None)
+            state.keys.pop(digest, None)
+        state.live.update((fact.digest, fact) for fact in draft.facts)
+        state.keys.update((digest, keys) for digest, keys in draft.keys.items() if digest in state.live)
+        state.editor_state = dict(draft.editor_state) or state.editor_state
+        self._weights = draft.weights
+        state.shifts = as_tensors(draft.weights)
+        state.digest = self._digest(record)
+        self._at = record.step
+
+    # -- a batch
+
+    def propose(self, sieved: Sieved, pending: Sequence[Place], gate: Gate | None) -> Draft | None:
+        """The step that a batch asks for, past the gate; None where conflicts leave nothing of it.
+
+        Takes what conflicts drop out of `sieved`. Raises StepRefusedError; the model is put back then.
+        """
+        state = self.state()
+        decision = self._conflicts(state, sieved.facts)
+        sieved.drop(decision.drop, "conflict")
+        if not sieved.facts:
+            return None
+        try:
+            proposal = edit_batch(self._bench, state, sieved.facts, retire=decision.retire)
+            figures = _default_gate(gate)(self._bench, state, proposal, sieved.facts)
+            change = {name: materialise(shift) for name, shift in proposal.shift.items()}
+            weights = add_shifts(self._weights, change)
+        except BaseException:
+            self._bench.loaded.set_shifts(state.shifts)
+            raise
+        return Draft(
+            kind="edit",
+            parent=self._at,
+            weights=weights,
+            facts=tuple(sieved.facts),
+            superseded=decision.retire,
+            skips=tuple(sieved.skips),
+            places=(*pending, *sieved.places),
+            shift=proposal.shift,
+            keys=proposal.keys,
+            editor_state=proposal.editor_state,
+            report={
+                "gate": dict(figures),
+                "conflicts": [msgspec.to_builtins(conflict) for conflict in decision.conflicts],
+                "skipped": sieved.counts(),
+                "editor": proposal.report,
+            },
+            device=str(self._bench.loaded.device),
+        )
+
+    def _conflicts(self, state: SolveState, facts: Sequence[Fact]) -> Decision:
+        settings = self._config.settings
+        index = self.index()
+        found = index.search(conflict_keys(self._bench, [fact.prompt for fact in facts]), NEIGHBOURS)
+        return find_conflicts(
+            facts, state.live, candidates=found, cosine=settings.conflict_cosine, policy=settings.conflict_policy
+        )
+
+    # -- the key index
+
+    def index(self) -> KeyIndex:
+        """The keys of the live facts. A fact's key is the same at every state, so the index follows by difference."""
+        state = self.state()
+        if self._index is None:
+            width = len(self._bench.conflict_mean)
+            self._index = KeyIndex.open(self._folder, width, self._log.head().chain, self._all_keys)
+        gone = [fact for fact in self._index.facts if fact not in state.keys]
+        come = [fact for fact in state.keys if fact not in self._index]
+        self._index.remove(gone)
+        if come:
+            self._index.add(come, self._centred(come))
+        return self._index
+
+    def save_index(self) -> None:
+        """Keep the index beside the log, if there is one and the store may be written to."""
+        history = self._history()
+        if self._index is not None and self._at == history.state_of(history.head) and not self._log.read_only:
+            self.index().save(self._folder, self._log.head().chain)
+
+    @property
+    def _folder(self) -> Any:
+        return self._log.path / "index"
+
+    def _all_keys(self) -> tuple[list[str], Any]:
+        facts = list(self.state().keys)
+        return facts, self._centred(facts) if facts else np.zeros((0, 1), np.float32)
+
+    def _centred(self, facts: Sequence[str]) -> Any:
+        mean = self._bench.conflict_mean.cpu().numpy()
+        keys = self.state().keys
+        return np.stack([keys[fact].conflict for fact in facts]).astype(np.float32) - mean
+
+
+def _default_gate(gate: Gate | None) -> Gate:
+    if gate is not None:
+        return gate
+    from lifelong_edit.gate import check
+
+    return check

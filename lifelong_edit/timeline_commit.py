@@ -1,0 +1,107 @@
+"""From a draft to a committed step: what is encoded, which digests are logged, which weights are kept whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy.typing as npt
+
+from lifelong_edit.facts import Fact
+from lifelong_edit.policies import EveryN
+from lifelong_edit.stores import (
+    EditLog,
+    Place,
+    Shift,
+    StepKind,
+    StepRecord,
+    digest_bytes,
+    encode_shifts,
+    encode_tensors,
+    tensors_digest,
+)
+from lifelong_edit.timeline_config import Config, now
+from lifelong_edit.timeline_history import History, Skip, live_digest
+from lifelong_edit.timeline_states import Weights, encode_keys, environment, sketch
+
+if TYPE_CHECKING:
+    from lifelong_edit.grams import FactKeys
+
+
+@dataclass(kw_only=True)
+class Draft:
+    """A step before it is committed. `weights`: ΔW of the state that it leads to, (d_in, d_out) float32 each.
+
+    target: of a rollback, the step whose state it goes back to; its digests are taken over.
+    """
+
+    kind: StepKind
+    parent: int
+    weights: Weights
+    target: StepRecord | None = None
+    facts: Sequence[Fact] = ()
+    superseded: Sequence[str] = ()
+    skips: Sequence[Skip] = ()
+    places: Sequence[Place] = ()
+    shift: Mapping[str, Shift] | None = None
+    keys: Mapping[str, FactKeys] = field(default_factory=dict)
+    editor_state: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+    device: str | None = None
+
+
+def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> StepRecord:
+    """Commit a draft after the head. Raises StoreError where nothing could be written, or a number is not finite."""
+    stored = encode_tensors(draft.weights)
+    parts = {
+        "shift": None if draft.shift is None else encode_shifts(draft.shift),
+        "keys": encode_keys(draft.keys) if draft.keys else None,
+        "editor_state": encode_tensors(draft.editor_state) if draft.editor_state else None,
+        "snapshot": stored if _keep_whole(history, config, draft) else None,
+    }
+    names = {part: digest_bytes(data) for part, data in parts.items() if data is not None}
+    blobs = {names[part]: data for part, data in parts.items() if data is not None}
+    weights = digest_bytes(stored)
+    head = log.head()
+    record = StepRecord(
+        step=head.step + 1,
+        kind=draft.kind,
+        parent=draft.parent,
+        previous=head.chain,
+        time=now(),
+        reason=draft.reason,
+        added=tuple(fact.digest for fact in draft.facts),
+        superseded=tuple(draft.superseded),
+        skipped=tuple(skip.fact for skip in draft.skips),
+        places=tuple(draft.places),
+        **names,
+        weights_digest=tensors_digest(draft.weights) if draft.target is None else draft.target.weights_digest,
+        live_digest=_live_digest(history, draft),
+        report=draft.report,
+        provenance=_provenance(config, draft),
+    )
+    facts = {fact.digest: msgspec.json.encode(fact) for fact in draft.facts}
+    log.append(record, facts=facts, blobs={**blobs, weights: stored}, weights=weights)
+    return record
+
+
+def _keep_whole(history: History, config: Config, draft: Draft) -> bool:
+    if draft.target is not None:  # a rollback's state is kept by the step that made it
+        return False
+    return EveryN(config.settings.snapshot_every).snapshot(history.since_snapshot(draft.parent) + 1)
+
+
+def _live_digest(history: History, draft: Draft) -> str:
+    gone = set(draft.superseded)
+    live = [digest for digest in history.live(draft.parent) if digest not in gone]
+    return live_digest([*live, *(fact.digest for fact in draft.facts)])
+
+
+def _provenance(config: Config, draft: Draft) -> dict[str, Any]:
+    made = {**config.provenance(), "environment": environment(draft.device)}
+    if draft.target is None:
+        made["sketch"] = sketch(draft.weights)
+    return made

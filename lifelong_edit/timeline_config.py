@@ -1,0 +1,62 @@
+"""What a store is made for: its model and its settings, as step 0 records them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import msgspec
+
+from lifelong_edit.errors import StoreError
+from lifelong_edit.settings import Settings
+from lifelong_edit.stores import StepRecord, digest_bytes
+
+
+class ModelIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which model a store belongs to, and where it was loaded from."""
+
+    source: str
+    revision: str | None
+    trust_remote_code: bool
+    dtype: str
+    fingerprint: str
+    modules: dict[str, tuple[int, int]]
+    """(d_in, d_out) of each edited module, in order of depth."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything fixed at `init` that is not an array."""
+
+    model: ModelIdentity
+    settings: Settings
+
+    @property
+    def settings_digest(self) -> str:
+        """The digest of the settings."""
+        return digest_bytes(msgspec.json.encode(self.settings, order="deterministic"))
+
+    def provenance(self) -> dict[str, Any]:
+        """What every step says of its origin."""
+        return {
+            "code": metadata.version("lifelong-edit"),
+            "fingerprint": self.model.fingerprint,
+            "settings_digest": self.settings_digest,
+            "seed": self.settings.seed,
+        }
+
+    @classmethod
+    def of(cls, record: StepRecord) -> Config:
+        """The config in step 0. Raises StoreError where this release does not understand it."""
+        try:
+            return msgspec.convert(record.provenance.get("config"), cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise StoreError(
+                f"the settings in step 0 are not those of this release ({error}); use the release that made the store, "
+                f"{record.provenance.get('code')}"
+            ) from error
+
+
+def now() -> str:
+    """The time of a step, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,209 @@
+"""What can be told from the log alone: lines of states, live facts, and what a batch has to skip. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lifelong_edit.errors import UsageError
+from lifelong_edit.facts import Fact, Record
+from lifelong_edit.policies import identities, normalise
+from lifelong_edit.stores import Place, StepRecord, digest_bytes
+
+SkipReason = Literal["consumed", "live", "repeated", "contradicted", "rolled-back", "conflict"]
+
+
+def live_digest(live: Iterable[str]) -> str:
+    """The digest of a set of facts, whatever the order in which they came."""
+    return digest_bytes("\n".join(sorted(live)).encode())
+
+
+@dataclass
+class Fold:
+    """What a line of steps adds up to."""
+
+    live: dict[str, None] = field(default_factory=dict)
+    """Live facts in the order in which they came."""
+    ever: set[str] = field(default_factory=set)
+    """Every fact that was live at some state of the line."""
+    places: set[tuple[str, int]] = field(default_factory=set)
+    """Every place that was consumed."""
+
+    def copy(self) -> Fold:
+        """One that can go on without changing this one."""
+        return Fold(dict(self.live), set(self.ever), set(self.places))
+
+    def take(self, record: StepRecord) -> None:
+        """Go on by one step."""
+        for digest in record.superseded:
+            self.live.pop(digest, None)
+        self.live.update(dict.fromkeys(record.added))
+        self.ever.update(record.added)
+        self.places.update((place.file_digest, place.number) for place in record.places)
+
+
+class History:
+    """The steps of a log, and the state at each of them as a fold along its line of parents."""
+
+    def __init__(self, records: Iterable[StepRecord] = ()) -> None:
+        self.records: list[StepRecord] = []
+        self._added: set[str] = set()
+        self._places: set[tuple[str, int]] = set()
+        self._cached: tuple[int, Fold] | None = None
+        for record in records:
+            self.take(record)
+
+    def take(self, record: StepRecord) -> None:
+        """Add the next step of the log."""
+        self.records.append(record)
+        self._added.update(record.added)
+        self._places.update((place.file_digest, place.number) for place in record.places)
+
+    @property
+    def head(self) -> int:
+        """The last step."""
+        return len(self.records) - 1
+
+    def record(self, step: int) -> StepRecord:
+        """A step. Raises UsageError where there is none of that number."""
+        if not 0 <= step <= self.head:
+            raise UsageError(f"there is no step {step}; the log holds steps 0 to {self.head}")
+        return self.records[step]
+
+    def state_of(self, step: int) -> int:
+        """The step that made the state at `step`: itself, or for a rollback the one it went back to."""
+        record = self.record(step)
+        while record.kind == "rollback":
+            record = self.records[record.parent]
+        return record.step
+
+    def line(self, step: int) -> list[StepRecord]:
+        """The steps that made the state at `step`, from `init` on; rollbacks and what they took back are not in it."""
+        line: list[StepRecord] = []
+        at = self.state_of(step)
+        while True:
+            record = self.records[at]
+            line.append(record)
+            if record.parent < 0:
+                return line[::-1]
+            at = self.state_of(record.parent)
+
+    def fold(self, step: int) -> Fold:
+        """Live facts and consumed places at the state of `step`. Kept for the next call: do not change it."""
+        state = self.state_of(step)
+        new: list[StepRecord] = []
+        at, known = state, self._cached
+        while known is None or at != known[0]:
+            record = self.records[at]
+            new.append(record)
+            if record.parent < 0:
+                known = None
+                break
+            at = self.state_of(record.parent)
+        fold = Fold() if known is None else known[1].copy()
+        for record in reversed(new):
+            fold.take(record)
+        self._cached = (state, fold)
+        return fold
+
+    def live(self, step: int) -> list[str]:
+        """Digests of the facts live at the state of `step`, in the order in which they came."""
+        return list(self.fold(step).live)
+
+    def since_snapshot(self, step: int) -> int:
+        """How many steps of the line follow the last state that is stored whole (or `init`)."""
+        count = 0
+        for record in reversed(self.line(step)):
+            if record.snapshot is not None or record.parent < 0:
+                break
+            count += 1
+        return count
+
+    def added(self, digest: str) -> bool:
+        """Whether a fact was added by some step of the log."""
+        return digest in self._added
+
+    def seen_at(self, place: tuple[str, int]) -> bool:
+        """Whether some step of the log consumed a place."""
+        return place in self._places
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A record of a batch that is not applied, and why."""
+
+    fact: str
+    reason: SkipReason
+
+
+@dataclass
+class Sieved:
+    """A batch after what design calls skipping: what is left of it, what was skipped, what it consumes."""
+
+    facts: list[Fact]
+    skips: list[Skip]
+    places: list[Place]
+
+    def drop(self, digests: frozenset[str], reason: SkipReason) -> None:
+        """Skip further facts, in the order of the batch."""
+        self.skips += [Skip(fact.digest, reason) for fact in self.facts if fact.digest in digests]
+        self.facts = [fact for fact in self.facts if fact.digest not in digests]
+
+    def counts(self) -> dict[str, int]:
+        """How many were skipped for each reason."""
+        counts: dict[str, int] = {}
+        for skip in self.skips:
+            counts[skip.reason] = counts.get(skip.reason, 0) + 1
+        return counts
+
+
+def sieve(batch: Sequence[Fact] | Sequence[Record], history: History, step: int, *, again: bool = False) -> Sieved:
+    """Take out of a batch what the state at `step` has no use for.
+
+    Skipped are records consumed at the same place, facts equal to a live one, repetitions within the batch, and
+    records known only from steps that were rolled back unless `again`. A fact that was superseded is news when it
+    comes from a new place; a bare fact has no place and counts as new each time.
+    """
+    fold, result, kept = history.fold(step), Sieved([], [], []), set[str]()
+    for item in batch:
+        fact = item.fact if isinstance(item, Record) else item
+        place = (item.file_digest, item.number) if isinstance(item, Record) else None
+        reason = _reason(fact.digest, place, fold, history, kept, again)
+        if place is not None and reason not in ("consumed", "rolled-back"):
+            result.places.append(Place(*place, fact.digest))
+        if reason is not None:
+            result.skips.append(Skip(fact.digest, reason))
+        else:
+            kept.add(fact.digest)
+            result.facts.append(fact)
+    result.drop(_contradicted(result.facts), "contradicted")
+    return result
+
+
+def _reason(
+    digest: str, place: tuple[str, int] | None, fold: Fold, history: History, kept: set[str], again: bool
+) -> SkipReason | None:
+    if place is not None and place in fold.places:
+        return "consumed"
+    if digest in fold.live:
+        return "live"
+    if digest in kept:
+        return "repeated"
+    elsewhere = place is not None and history.seen_at(place)
+    if not again and (elsewhere or (history.added(digest) and digest not in fold.ever)):
+        return "rolled-back"
+    return None
+
+
+def _contradicted(facts: Sequence[Fact]) -> frozenset[str]:
+    """The facts that a later one of the same batch contradicts: one solve cannot ask for two answers at once."""
+    latest: dict[tuple[str, ...], Fact] = {}
+    lost: set[str] = set()
+    for fact in facts:
+        for name in identities(fact):
+            earlier = latest.get(name)
+            if earlier is not None and normalise(earlier.target) != normalise(fact.target):
+                lost.add(earlier.digest)
+            latest[name] = fact
+    return frozenset(lost)
