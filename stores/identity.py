@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+
+from lifelong_edit.errors import StoreDamagedError, StoreError
 from lifelong_edit.stores.files import write_atomically
 from lifelong_edit.stores.schema import SCHEMA_VERSION, StoreMarker
 from lifelong_edit.stores.tables import Head, Tables, step_key
-
-from lifelong_edit.errors import StoreDamagedError, StoreError
 
 T = TypeVar("T")
 

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from lifelong_edit.stores.digests import digest_bytes
-from lifelong_edit.stores.files import write_atomically
 
 from lifelong_edit.errors import StoreError, UsageError
+from lifelong_edit.stores.digests import digest_bytes
+from lifelong_edit.stores.files import write_atomically
 
 FloatArray = npt.NDArray[np.float32]
 Rebuild = Callable[[], tuple[Sequence[str], FloatArray]]

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+
+from lifelong_edit.errors import StoreDamagedError, StoreError, UsageError
 from lifelong_edit.stores import environment as environments
 from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.stores.environment import Environment
@@ -24,8 +26,6 @@ from lifelong_edit.stores.identity import (
 from lifelong_edit.stores.lock import WriterLock
 from lifelong_edit.stores.schema import StepRecord, StoreMarker, encode_step
 from lifelong_edit.stores.tables import HEAD, MARKER, Consumed, Head, Tables, step_key
-
-from lifelong_edit.errors import StoreDamagedError, StoreError, UsageError
 
 LOCK_FILE = "writer.lock"
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+
+from lifelong_edit.errors import StoreDamagedError, StoreError
 from lifelong_edit.stores.digests import digest_bytes, seal, unseal
 from lifelong_edit.stores.environment import Environment
 from lifelong_edit.stores.schema import Place, StepRecord, decode_step
-
-from lifelong_edit.errors import StoreDamagedError, StoreError
 
 T = TypeVar("T")
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from lifelong_edit.stores.digests import DIGEST_SIZE
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lifelong_edit.errors import StoreDamagedError, StoreError
+from lifelong_edit.stores.digests import DIGEST_SIZE
 
 Array = npt.NDArray[np.generic]
 FloatArray = npt.NDArray[np.float32]
