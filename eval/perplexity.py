@@ -22,11 +22,11 @@ def text_windows(loaded: LoadedModel, text: str, windows: int = WINDOWS, width: 
 
     width: tokens per window, by default 128 or the model's context where that is shorter; special tokens
     that the tokenizer puts in front stand in front of each window. A text shorter than one window is one,
-    otherwise what is left over is dropped. Raises BadInputError for a text of fewer than two tokens.
+    otherwise what is left over is dropped, as is white space at the beginning. Raises BadInputError for a text of fewer than two tokens.
     """
     front = special_front(loaded.tokenizer)
     body = min(width or WIDTH, loaded.context) - len(front)
-    ids = _first_tokens(loaded, text, windows * body)
+    ids = _first_tokens(loaded, text.lstrip(), windows * body)
     if len(front) + len(ids) < 2:
         raise BadInputError(f"a text of {len(text)} characters is too short to measure perplexity on")
     count = max(1, len(ids) // body)

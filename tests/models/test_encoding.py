@@ -17,7 +17,9 @@ from lifelong_edit.models import Encoded, encode, encode_prompt, pad, separator
 
 # What the project meets: words, digits, punctuation, several scripts, white space of several kinds.
 CHARACTERS = st.sampled_from(list("abcdeT zP 0197.,'-:()\n\té€ßÅщ中文\u00a0🙂"))
-WORDS = st.sampled_from(["Paris", "London", "France", "the", "capital", "of", "is", "1969", "Malmö", "don't", "中文", "🙂"])
+WORDS = st.sampled_from(
+    ["Paris", "London", "France", "the", "capital", "of", "is", "1969", "Malmö", "don't", "中文", "🙂"]
+)
 TEXT = st.one_of(st.text(CHARACTERS, min_size=1, max_size=12), st.lists(WORDS, min_size=1, max_size=6).map(" ".join))
 GENERIC = settings(
     max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -32,7 +34,9 @@ def metaspace(sentences: list[str], prepend: str, special: bool) -> Any:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme=prepend)
-    alphabet = sorted(set("".join(sentences)) | set("abcdefghijklmnopqrstuvwxyzTP0123456789.,'-:()\n\té€ßÅщ中文\u00a0🙂"))
+    alphabet = sorted(
+        set("".join(sentences)) | set("abcdefghijklmnopqrstuvwxyzTP0123456789.,'-:()\n\té€ßÅщ中文\u00a0🙂")
+    )
     trainer = trainers.UnigramTrainer(
         vocab_size=300,
         special_tokens=["<s>", "</s>", "<unk>"],
@@ -142,7 +146,9 @@ def test_special_tokens_stand_in_front_only(make: Callable[[str, bool], Any], sp
     ids = encode(tokenizer, "The capital of France is", "Paris").ids
     assert (ids[0] == 0) is special
     assert 1 not in ids
-    assert ids[1 if special else 0 :] == tuple(tokenizer("The capital of France is Paris", add_special_tokens=False)[0].ids)
+    assert ids[1 if special else 0 :] == tuple(
+        tokenizer("The capital of France is Paris", add_special_tokens=False)[0].ids
+    )
 
 
 def test_target_takes_its_leading_space_along_only_where_the_prompt_has_none(gpt2: Any) -> None:

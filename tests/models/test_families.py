@@ -12,7 +12,16 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lifelong_edit.errors import ModelMismatchError, UnknownModelError
-from lifelong_edit.models import FAMILIES, LoadedModel, compose, encode, fingerprint_of, generate_greedy, load_model, pad
+from lifelong_edit.models import (
+    FAMILIES,
+    LoadedModel,
+    compose,
+    encode,
+    fingerprint_of,
+    generate_greedy,
+    load_model,
+    pad,
+)
 
 LAYERS = 4
 LLAMA = {
@@ -52,7 +61,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 64,
         "pad_token_id": 1,
     },
-    **{name: LLAMA for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")},
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"), LLAMA),
     "gemma3_text": {**LLAMA, "sliding_window": 8, "query_pre_attn_scalar": 8},
 }
 PROMPTS = ["The capital of France is", "Ada", "In 1969 two people walked on the", "The river Danube flows through"]
