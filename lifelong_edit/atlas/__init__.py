@@ -1,0 +1,56 @@
+"""The bundled default: a small language model that knows some three thousand facts, and the data that goes with it.
+
+Only paths are handed out here and nothing heavy is imported; the model is loaded by ``lifelong_edit.models``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "edits_train_path",
+    "edits_validation_path",
+    "heldout_text_path",
+    "hypernetwork_dir",
+    "model_dir",
+    "preserved_prompts_path",
+    "text_path",
+]
+
+_HERE = Path(__file__).parent
+
+
+def model_dir() -> Path:
+    """The folder with weights (float16), tokenizer and ``card.json``; transformers loads it as it is."""
+    return _HERE / "model"
+
+
+def hypernetwork_dir() -> Path | None:
+    """The folder with the hypernetwork trained for this model, or None in a package built without one."""
+    folder = _HERE / "hypernetwork"
+    return folder if any(folder.glob("*.safetensors")) else None
+
+
+def preserved_prompts_path() -> Path:
+    """JSONL of prompts whose answers an edit must not change; none is edited or probed in another bundled file."""
+    return _HERE / "preserve.jsonl"
+
+
+def edits_train_path() -> Path:
+    """JSONL of counterfactual edits of facts that atlas knows, for training a hypernetwork and choosing settings."""
+    return _HERE / "edits_train.jsonl"
+
+
+def edits_validation_path() -> Path:
+    """JSONL of counterfactual edits of other subjects, for validation."""
+    return _HERE / "edits_validation.jsonl"
+
+
+def text_path() -> Path:
+    """Prose that atlas was trained on, one paragraph a line: for the gram of text keys."""
+    return _HERE / "text_train.txt"
+
+
+def heldout_text_path() -> Path:
+    """Prose that atlas never saw, one paragraph a line: for perplexity."""
+    return _HERE / "text_heldout.txt"

@@ -1,0 +1,199 @@
+"""The training of atlas: statements packed into short rows, prose in full windows, one seeded loop.
+
+Deterministic for one seed, thread count and precision: every order is drawn from the seed, and nothing is sampled
+while training (no dropout).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+OPEN_ROWS = 64  # rows that a statement is offered to, in order, before a new one is begun
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the training is a function of, beside its texts."""
+
+    layers: int = 6
+    width: int = 256
+    heads: int = 4
+    context: int = 128
+    steps: int = 2200
+    rows: int = 32
+    row_length: int = 32
+    windows: int = 2
+    peak_rate: float = 2e-3
+    last_rate: float = 5e-5
+    warm_up: int = 80
+    decay: float = 0.05
+    prose_share: float = 0.2  # of the gradient
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A prompt, its answer and a full stop as tokens; the answer is ids[answer:stop]."""
+
+    ids: tuple[int, ...]
+    answer: int
+    stop: int
+
+
+def encode_statement(tokenizer: PreTrainedTokenizerFast, prompt: str, target: str) -> Statement:
+    """The statement ``prompt target.`` followed by the end token."""
+    head = tokenizer.encode(prompt)
+    body = tokenizer.encode(f" {target}")
+    tail = tokenizer.encode(".")
+    return Statement((*head, *body, *tail, tokenizer.eos_token_id), len(head), len(head) + len(body))
+
+
+def new_model(recipe: Recipe, vocabulary: int, end: int) -> GPT2LMHeadModel:
+    """A GPT-2-architecture model with random weights drawn from the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_positions=recipe.context,
+        n_embd=recipe.width,
+        n_layer=recipe.layers,
+        n_head=recipe.heads,
+        activation_function="gelu_pytorch_tanh",  # GPT-2's own function as one kernel
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    return GPT2LMHeadModel(config)
+
+
+def pack(statements: Sequence[Statement], order: Sequence[int], length: int) -> list[list[int]]:
+    """Rows of statement numbers whose tokens fit ``length``: first fit among the last few open rows."""
+    rows: list[list[int]] = []
+    used: list[int] = []
+    for number in order:
+        size = len(statements[number].ids)
+        first = max(0, len(rows) - OPEN_ROWS)
+        place = next((i for i in range(first, len(rows)) if used[i] + size <= length), None)
+        if place is None:
+            rows.append([])
+            used.append(0)
+            place = len(rows) - 1
+        rows[place].append(number)
+        used[place] += size
+    return rows
+
+
+def _row_tensors(statements: Sequence[Statement], rows: list[list[int]], recipe: Recipe) -> tuple[Tensor, Tensor]:
+    ids = torch.zeros(len(rows), recipe.row_length, dtype=torch.long)
+    due = torch.zeros(len(rows), recipe.row_length, dtype=torch.bool)
+    for r, row in enumerate(rows):
+        at = 0
+        for number in row:
+            s = statements[number]
+            ids[r, at : at + len(s.ids)] = torch.tensor(s.ids)
+            due[r, at + s.answer : at + len(s.ids)] = True
+            at += len(s.ids)
+    return ids, due
+
+
+def statement_batches(statements: Sequence[Statement], recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless (ids, due) of shape (rows, row_length): all statements in a new order each round.
+
+    Due are the tokens that training asks for: answers, full stops and ends. Nothing can foretell a prompt.
+    """
+    rng = random.Random(recipe.seed)
+    order = list(range(len(statements)))
+    left: list[list[int]] = []
+    while True:
+        while len(left) < recipe.rows:
+            rng.shuffle(order)
+            fresh = pack(statements, order, recipe.row_length)
+            rng.shuffle(fresh)
+            left += fresh
+        yield _row_tensors(statements, left[: recipe.rows], recipe)
+        left = left[recipe.rows :]
+
+
+def prose_batches(stream: Sequence[int], recipe: Recipe) -> Iterator[Tensor]:
+    """Endless windows (windows, context) of the prose, cut anew with another offset in each round."""
+    rng = random.Random(recipe.seed + 1)
+    tokens = torch.tensor(stream)
+    left: list[Tensor] = []
+    while True:
+        while len(left) < recipe.windows:
+            shifted = tokens[rng.randrange(recipe.context) :]
+            whole = len(shifted) // recipe.context
+            windows = list(shifted[: whole * recipe.context].view(whole, recipe.context))
+            rng.shuffle(windows)
+            left += windows
+        yield torch.stack(left[: recipe.windows])
+        left = left[recipe.windows :]
+
+
+def loss_of(model: GPT2LMHeadModel, ids: Tensor, due: Tensor) -> Tensor:
+    """Mean cross-entropy of the tokens that are due, each foretold from those before it in its row."""
+    hidden = model.transformer(ids).last_hidden_state[:, :-1]
+    asked = due[:, 1:]
+    logits = model.lm_head(hidden[asked])
+    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][asked])
+
+
+def rate(step: int, recipe: Recipe) -> float:
+    """The learning rate at a step: linear warm-up, then half a cosine down to the last rate."""
+    if step < recipe.warm_up:
+        return recipe.peak_rate * (step + 1) / recipe.warm_up
+    done = (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)
+    return recipe.last_rate + (recipe.peak_rate - recipe.last_rate) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _optimiser(model: GPT2LMHeadModel, recipe: Recipe) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.peak_rate, betas=(0.9, 0.98), fused=True)
+
+
+def train(
+    model: GPT2LMHeadModel,
+    statements: Sequence[Statement],
+    prose: Sequence[int],
+    recipe: Recipe,
+    *,
+    half: bool,
+    watch: Callable[[int, str], None],
+    every: int = 100,
+) -> None:
+    """Train in place, with bfloat16 products if ``half``; ``watch`` gets step and figures every ``every`` steps."""
+    optimiser = _optimiser(model, recipe)
+    facts, texts = statement_batches(statements, recipe), prose_batches(prose, recipe)
+    model.train()
+    sums, begun = [0.0, 0.0], time.perf_counter()
+    for step in range(recipe.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = rate(step, recipe)
+        windows = next(texts)
+        parts = ((*next(facts), 1 - recipe.prose_share), (windows, torch.ones_like(windows).bool(), recipe.prose_share))
+        for i, (ids, due, portion) in enumerate(parts):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+                loss = loss_of(model, ids, due)
+            (loss * portion).backward()
+            sums[i] += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        if (step + 1) % every == 0:
+            spent = time.perf_counter() - begun
+            line = f"statements {sums[0] / every:.4f}  prose {sums[1] / every:.4f}  {spent:.0f} s"
+            watch(step + 1, line)
+            sums = [0.0, 0.0]
+    model.eval()

@@ -1,0 +1,44 @@
+"""atlas' tokenizer: byte-level BPE, trained on the statements and the prose that the model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+END = "<|endoftext|>"
+VOCABULARY = 3584
+
+
+def train_tokenizer(texts: Iterable[str], context: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of ``VOCABULARY`` entries whose one special token ends, begins and pads.
+
+    No prefix space is added, so the tokens of ``prompt + " " + target`` are those of the prompt followed by those of
+    the target with its space: pre-tokenisation never joins a word to the one before it.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        min_frequency=2,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write ``tokenizer.json`` and its configuration into a folder that ``AutoTokenizer`` then loads."""
+    tokenizer.save_pretrained(folder)
