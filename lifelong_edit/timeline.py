@@ -255,6 +255,15 @@ class Timeline:
         draft.report["seconds"] = time.perf_counter() - started
         return self._commit(draft)
 
+    def preview(self, facts: Sequence[Fact] | Sequence[Record], *, again: bool = False) -> dict[str, Any] | None:
+        """The report of the step that `apply` would make of a batch at the head; None where nothing is left to do.
+
+        Commits nothing. Raises StepRefusedError where the gate would refuse.
+        """
+        sieved = self.sieve(facts, again=again)
+        draft = self._solve().propose(sieved, [], None) if sieved.facts else None
+        return None if draft is None else draft.report
+
     def rollback(self, step: int, *, reason: str | None = None) -> StepRecord:
         """Go back to the state at a step, as a new step of the log. Step 0 is the base.
 

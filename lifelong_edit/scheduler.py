@@ -1,0 +1,184 @@
+"""From a stream of records to committed steps: batches are cut, checked, applied and reported one by one."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lifelong_edit.errors import BadInputError, StepRefusedError
+from lifelong_edit.facts import Record
+from lifelong_edit.policies import BatchingPolicy, FixedSize
+from lifelong_edit.stores import StepRecord
+from lifelong_edit.timeline import Timeline
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchEvent:
+    """What became of one batch."""
+
+    batch: int
+    """0-based number in the stream."""
+    records: int
+    step: int | None
+    """The step that was committed; None where nothing was left to do, and in a dry run."""
+    facts: int
+    """How many facts the step taught (in a dry run: would teach)."""
+    skipped: Mapping[str, int]
+    """How many records were left out, by reason."""
+    report: Mapping[str, Any]
+    """The step's report: gate, conflicts, editor. Empty where nothing was left to do."""
+    refused: str | None = None
+    """In a dry run: why the gate would refuse the batch."""
+    weights_digest: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def untaken(self) -> Sequence[str]:
+        """Digests of the facts that the model does not answer after the step."""
+        found: Sequence[str] = self.report.get("gate", {}).get("untaken", ())
+        return found
+
+
+@dataclass
+class Summary:
+    """What a run did."""
+
+    batches: int = 0
+    records: int = 0
+    facts: int = 0
+    untaken: int = 0
+    steps: list[int] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    conflicts: Counter[str] = field(default_factory=Counter)
+    bad: list[str] = field(default_factory=list)
+    """`file:line: reason` of records that this model cannot take, left out with `skip_bad`."""
+    seconds: float = 0.0
+
+    def add(self, event: BatchEvent) -> None:
+        """Count a batch in."""
+        self.batches += 1
+        self.records += event.records
+        self.facts += event.facts
+        self.untaken += len(event.untaken)
+        self.skipped.update(event.skipped)
+        self.conflicts.update(conflict["kind"] for conflict in event.report.get("conflicts", ()))
+        self.seconds += event.seconds
+        if event.step is not None:
+            self.steps.append(event.step)
+
+
+class Scheduler:
+    """Edits a stream into a timeline.
+
+    Batches are cut from the records as they come, before anything is skipped, so that a run which was killed
+    anywhere and is started again with the same input meets the same batches and leaves the same digests.
+    """
+
+    def __init__(self, timeline: Timeline, *, batching: BatchingPolicy | None = None, skip_bad: bool = False) -> None:
+        self._timeline = timeline
+        self._batching = batching or FixedSize(BATCH_SIZE)
+        self._skip_bad = skip_bad
+        self.summary = Summary()
+
+    def run(
+        self, records: Iterable[Record], *, again: bool = False, dry_run: bool = False, reason: str | None = None
+    ) -> Iterator[BatchEvent]:
+        """Batch by batch: what became of it. `summary` counts along.
+
+        again: also what is known only from steps that were rolled back. dry_run: commit nothing; every batch is
+        tried on the head as it stands. Raises `BadInputError` at a record that the reader or the model refuses, with
+        nothing of its batch applied, and `StepRefusedError` where the gate refuses.
+        """
+        for number, batch in enumerate(self._batching.cut(records)):
+            started = time.perf_counter()
+            sound = self._check(batch, again)
+            find = self._preview if dry_run else self._apply
+            event = find(number, sound, again, reason, started)
+            self.summary.add(event)
+            yield event
+
+    def _apply(
+        self, number: int, batch: Sequence[Record], again: bool, reason: str | None, started: float
+    ) -> BatchEvent:
+        timeline = self._timeline
+        left = timeline.sieve(batch, again=again)
+        before = timeline.head
+        step = timeline.apply(batch, again=again, reason=reason)
+        if step.step == before:
+            return _idle(number, batch, left.counts(), len(left.facts), started)
+        return _event(number, batch, step, started)
+
+    def _preview(
+        self, number: int, batch: Sequence[Record], again: bool, reason: str | None, started: float
+    ) -> BatchEvent:
+        left = self._timeline.sieve(batch, again=again)
+        refused, report = None, None
+        try:
+            report = self._timeline.preview(batch, again=again)
+        except StepRefusedError as error:
+            refused = str(error)
+        if report is None and refused is None:
+            return _idle(number, batch, left.counts(), len(left.facts), started)
+        skipped = left.counts() if report is None else report["skipped"]
+        return BatchEvent(
+            batch=number,
+            records=len(batch),
+            step=None,
+            facts=len(batch) - sum(skipped.values()),
+            skipped=skipped,
+            report=report or {},
+            refused=refused,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _check(self, batch: list[Record], again: bool) -> list[Record]:
+        """The batch without records that the model cannot take (too long for it, for instance).
+
+        Looks only at what would be edited, so that passing over consumed batches does not need the model.
+        """
+        left = {fact.digest for fact in self._timeline.sieve(batch, again=again).facts}
+        if not left:
+            return batch
+        from lifelong_edit.models import encode
+
+        tokenizer = self._timeline.bench().loaded.tokenizer
+        sound = []
+        for record in batch:
+            try:
+                if record.fact.digest in left:
+                    for prompt in (record.fact.prompt, *record.fact.rephrases):
+                        encode(tokenizer, prompt, record.fact.target)
+                sound.append(record)
+            except BadInputError as error:
+                place = f"{record.file}:{record.line}: {error}"
+                if not self._skip_bad:
+                    raise BadInputError(place) from None
+                self.summary.bad.append(place)
+        return sound
+
+
+def _idle(
+    number: int, batch: Sequence[Record], skipped: Mapping[str, int], conflicts: int, started: float
+) -> BatchEvent:
+    """Nothing was left to do: all was skipped, the last of it by the conflict policy."""
+    counts = {**skipped, "conflict": conflicts} if conflicts else dict(skipped)
+    seconds = time.perf_counter() - started
+    return BatchEvent(batch=number, records=len(batch), step=None, facts=0, skipped=counts, report={}, seconds=seconds)
+
+
+def _event(number: int, batch: Sequence[Record], step: StepRecord, started: float) -> BatchEvent:
+    return BatchEvent(
+        batch=number,
+        records=len(batch),
+        step=step.step,
+        facts=len(step.added),
+        skipped=step.report.get("skipped", {}),
+        report=step.report,
+        weights_digest=step.weights_digest,
+        seconds=time.perf_counter() - started,
+    )
