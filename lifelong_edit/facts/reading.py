@@ -29,13 +29,16 @@ class ReadReport:
 
     @property
     def not_enough_info(self) -> int:
+        """Skipped FEVER claims that are labelled NOT ENOUGH INFO."""
         return self.skips[Skip.NOT_ENOUGH_INFO]
 
     @property
     def no_target(self) -> int:
+        """Skipped zsRE records without an edit target."""
         return self.skips[Skip.NO_TARGET]
 
     def add_bad(self, error: BadInputError) -> None:
+        """Count a bad record; the reasons of the first thousand are kept."""
         self.bad += 1
         if len(self.skipped_bad) < _KEPT_REASONS:
             self.skipped_bad.append(str(error))

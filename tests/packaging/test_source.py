@@ -14,11 +14,13 @@ FOLDERS = {"lifelong_edit": "lifelong_edit", "stores": "lifelong_edit.stores"}
 FOLDERS |= {"policies": "lifelong_edit.policies", "eval": "lifelong_edit.eval"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 70
+TABLES = {"lifelong_edit.atlas.phrasings"}  # sentences, not code: may be longer
 
 # Rank of each module, from the bottom layer up; a module imports only from lower ranks, or from its own package.
 # A package named here stands for all that is in it, unless a longer name says otherwise.
 LAYERS: dict[str, int] = {
     "lifelong_edit.errors": 0,
+    "lifelong_edit.atomic": 0,
     "lifelong_edit.settings": 1,
     "lifelong_edit.stores.digests": 1,  # a digest is what it is for every layer; it knows nothing but bytes
     "lifelong_edit.facts": 2,
@@ -32,16 +34,17 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.solver": 3,
     "lifelong_edit.preservation": 3,
     "lifelong_edit.hypernetwork": 3,
+    "lifelong_edit.export": 3,  # models in, folders out
     "lifelong_edit.editors": 4,
     "lifelong_edit.batchstep": 5,
+    "lifelong_edit.gate": 5,
     "lifelong_edit.reconsolidation": 5,
     "lifelong_edit.training": 5,
     "lifelong_edit.stores": 5,
     "lifelong_edit.policies": 5,
-    "lifelong_edit.timeline": 6,
+    "lifelong_edit.timeline": 6,  # and the modules that it is cut into, timeline_*
     "lifelong_edit.scheduler": 7,
     "lifelong_edit.eval.reports": 8,
-    "lifelong_edit.export": 8,
     "lifelong_edit.cli": 9,
     "lifelong_edit": 10,  # the public surface: names from everywhere
 }
@@ -91,7 +94,7 @@ def imports(module: str, tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 def home(module: str) -> str:
     """The longest name in LAYERS that the module is, or is in."""
-    name = module
+    name = "lifelong_edit.timeline" if module.startswith("lifelong_edit.timeline_") else module
     while name not in LAYERS or (name == "lifelong_edit" and module != name):
         name, dot, _ = name.rpartition(".")
         if not dot:
@@ -138,12 +141,10 @@ def forbidden(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.Attribute) and node.attr == "load" and ast.unparse(node.value) == "torch":
             yield f"line {node.lineno}: torch.load"
         elif isinstance(node, ast.keyword) and node.arg in {"allow_pickle", "trust_remote_code"}:
-            if not isinstance(node.value, ast.Constant) or node.value.value is not False:
-                if node.arg == "trust_remote_code" and isinstance(node.value, ast.Name):
-                    continue  # handed through from the caller, who has to have said so
+            literal = node.value.value if isinstance(node.value, ast.Constant) else None
+            # What is handed through from the caller is the caller's decision; allow_pickle is nobody's.
+            if literal is True or (node.arg == "allow_pickle" and literal is not False):
                 yield f"line {node.lineno}: {node.arg}={ast.unparse(node.value)}"
-        elif isinstance(node, ast.arg) and node.arg == "trust_remote_code":
-            continue
 
 
 @pytest.mark.parametrize("module", SOURCES)
@@ -158,6 +159,7 @@ def test_nothing_is_pickled(module: str) -> None:
         "from pickle import loads",
         "import torch\ntorch.load('x')",
         "np.load('x', allow_pickle=True)",
+        "np.load('x', allow_pickle=flag)",
         "f(trust_remote_code=True)",
     ],
 )
@@ -193,7 +195,8 @@ def test_public_names_have_docstrings(module: str) -> None:
 
 @pytest.mark.parametrize("module", SOURCES)
 def test_files_and_functions_can_be_read_in_a_sitting(module: str) -> None:
-    assert len(SOURCES[module].read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    lines = len(SOURCES[module].read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_FILE_LINES or module in TABLES
     long = []
     for node in ast.walk(TREES[module]):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
