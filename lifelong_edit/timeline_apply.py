@@ -164,4 +164,5 @@ def _default_gate(gate: Gate | None) -> Gate:
         return gate
     from lifelong_edit.gate import check
 
-    return check
+    standard: Gate = check
+    return standard

@@ -74,7 +74,7 @@ class Environment:
         if os.getpid() != self.pid:
             raise StoreError(
                 f"the store was opened by process {self.pid} and is used in its fork {os.getpid()}; "
-                "open it again in the new process"
+                "open it after forking, or start the process with spawn"
             )
         try:
             there = _inode(self.folder)

@@ -24,7 +24,7 @@ MAX_BYTES = 1 << 36
 
 
 class _Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an index file holds and at which head of the log it was saved."""
+    """What an index file holds and at which head of the log it was saved; the digest is over that and the file."""
 
     chain: str
     digest: str
@@ -118,7 +118,8 @@ class KeyIndex:
         """Keep the index beside the log whose head has the chain digest `chain`; each file atomically."""
         with self._guard:
             data = _faiss().serialize_index(self._index).tobytes()
-            note = _Note(chain, digest_bytes(data), self.width, tuple(self._ids))
+            facts = tuple(self._ids)
+        note = _Note(chain, _digest(data, chain, facts), self.width, facts)
         folder.mkdir(exist_ok=True)
         write_atomically(folder / INDEX_FILE, data)
         write_atomically(folder / INDEX_NOTE, msgspec.json.encode(note))
@@ -143,7 +144,7 @@ class KeyIndex:
             data = (folder / INDEX_FILE).read_bytes()
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
-        if (note.chain, note.width, note.digest) != (chain, width, digest_bytes(data)):
+        if (note.chain, note.width, note.digest) != (chain, width, _digest(data, chain, note.facts)):
             return None
         faiss = _faiss()
         try:
@@ -158,6 +159,10 @@ class KeyIndex:
             return None
         made._index = index
         return made
+
+
+def _digest(data: bytes, chain: str, facts: Sequence[str]) -> str:
+    return digest_bytes(data, chain.encode(), "\n".join(facts).encode())
 
 
 def _id_of(fact: str) -> int:

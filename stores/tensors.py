@@ -63,7 +63,8 @@ def materialise(shift: Shift) -> FloatArray:
     """
     if isinstance(shift, Dense):
         return shift.array
-    return np.matmul(shift.left, shift.right)
+    product: FloatArray = shift.left @ shift.right
+    return product
 
 
 def smaller(dense: FloatArray, left: FloatArray, right: FloatArray) -> Shift:
@@ -87,7 +88,8 @@ def encode_tensors(tensors: Mapping[str, Array]) -> bytes:
             bad = int(array.size - np.isfinite(array).sum())
             raise StoreError(f"tensor {name} holds {bad} values that are NaN or infinite; only finite numbers are kept")
         clean[name] = array
-    return save(clean)
+    data: bytes = save(clean)
+    return data
 
 
 def decode_tensors(data: bytes, what: str = "tensors") -> dict[str, Array]:
