@@ -1,0 +1,280 @@
+"""One batch of facts: passes of tracing, asking and solving, from a state to a proposed step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lifelong_edit.editors import Asker, Editor, make_editor
+from lifelong_edit.errors import StepRefusedError
+from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.grams import ExactGram, FactKeys, to_grid
+from lifelong_edit.hypernetwork import NetworkSet, read_checkpoint
+from lifelong_edit.models import LoadedModel, encode_prompt
+from lifelong_edit.preservation import (
+    Tensors,
+    centred,
+    load_preserved,
+    lowest_keys,
+    prepare_preserved,
+    prepare_text,
+)
+from lifelong_edit.rows import Row, draw, fact_rows
+from lifelong_edit.settings import Settings
+from lifelong_edit.solver import Factor, Solution, factorise, solve, woodbury_is_cheaper
+from lifelong_edit.stores.tensors import Dense, Factors
+from lifelong_edit.tracing import Trace, trace
+
+Shift = Dense | Factors
+
+
+@dataclass
+class SolveState:
+    """Where a batch starts: ΔW per module (d_in, d_out), the live facts, their keys, the editor's own state.
+
+    digest: content digest of the state (weights, live set, what was fixed at `init`), of which every draw is a function.
+    """
+
+    shifts: dict[str, Tensor]
+    live: dict[str, Fact]
+    keys: dict[str, FactKeys]
+    editor_state: dict[str, np.ndarray] = field(default_factory=dict)
+    digest: str = ""
+
+
+@dataclass
+class Proposal:
+    """What a batch would change: a shift per module, keys of the facts traced, the editor's state, a report."""
+
+    shift: dict[str, Shift]
+    keys: dict[str, FactKeys]
+    editor_state: dict[str, np.ndarray]
+    report: dict[str, object]
+
+
+def prepare(
+    loaded: LoadedModel,
+    settings: Settings,
+    *,
+    text: Sequence[str],
+    preserve: Sequence[Probe] = (),
+) -> Tensors:
+    """Everything that `init` fixes, as arrays: text grams, key grids, preserved prompts, conflict centre."""
+    loaded.set_shifts({})
+    fixed = prepare_text(loaded, text, settings.text_tokens, settings.micro_batch)
+    fixed |= prepare_preserved(loaded, preserve, settings.preserved_tokens, settings.micro_batch)
+    if "preserved/keys" in fixed:
+        fixed["conflict/mean"] = fixed["preserved/keys"].mean(0)
+    else:
+        guard = [row.tolist() for row in fixed["guard/windows"]]
+        starts = [window[: 4 + i % 24] for i, window in enumerate(guard * 8)]
+        fixed["conflict/mean"] = lowest_keys(loaded, starts, settings.micro_batch).mean(0).cpu().numpy()
+    return fixed
+
+
+class Bench:
+    """A model with what its store fixed at `init`: made once, used for every batch."""
+
+    def __init__(
+        self, loaded: LoadedModel, settings: Settings, fixed: Tensors, networks: NetworkSet | Path | None = None
+    ) -> None:
+        self.loaded, self.settings = loaded, settings
+        networks = read_checkpoint(networks) if isinstance(networks, Path) else networks
+        if networks is not None and settings.editor == "malmen":
+            networks.check(loaded.modules)
+            networks = networks.to(loaded.device)
+        self.editor: Editor = make_editor(settings, networks)
+        device = loaded.device
+        self.names = [m.name for m in loaded.modules]
+        self.text_gram = {n: torch.from_numpy(fixed[f"gram/{n}"]).to(device).double() for n in self.names}
+        self.scale = {n: torch.from_numpy(fixed[f"scale/{n}"]).to(device) for n in self.names}
+        self.conflict_mean = torch.from_numpy(fixed["conflict/mean"]).to(device)
+        self.guard_windows = torch.from_numpy(fixed["guard/windows"].astype(np.int64))
+        self.preserved = load_preserved(fixed, self.conflict_mean)
+        self.live_gram = {n: ExactGram(n, self.scale[n]) for n in self.names}
+
+    @property
+    def published(self) -> bool:
+        """Whether batches are solved as the original MALMEN does: one pass, P = 0, prompts only."""
+        return self.settings.ask == "published"
+
+    def ridge(self, module: str) -> float:
+        """λ of a module's solve: the editor's own, the setting's exp(ℓ)·trace(C₀)/d_in, or 1."""
+        own = self.editor.ridge(module)
+        if self.settings.log_ridge is not None:
+            gram = self.text_gram[module]
+            return float(np.exp(self.settings.log_ridge)) * float(gram.trace()) / len(gram)
+        return 1.0 if own is None else own
+
+    def preservation(self, module: str, live: Mapping[str, FactKeys]) -> Tensor:
+        """P = c₀C₀ + Σ kᵀk over the live facts that are not among the rows, (d_in, d_in) float64."""
+        if self.published:
+            return torch.zeros_like(self.text_gram[module])
+        return self.settings.c0 * self.text_gram[module] + self.live_gram[module].over(live)
+
+
+def conflict_keys(bench: Bench, prompts: Sequence[str]) -> np.ndarray:
+    """Centred normalised keys of the lowest edited module at each prompt's last token, (n, d_in) float32."""
+    ids = [encode_prompt(bench.loaded.tokenizer, p) for p in prompts]
+    keys = lowest_keys(bench.loaded, ids, bench.settings.micro_batch)
+    found: np.ndarray = centred(keys, bench.conflict_mean).cpu().numpy()
+    return found
+
+
+class _Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self._last = now
+
+
+def select_rows(
+    bench: Bench, state: SolveState, facts: Sequence[Fact], live: Sequence[str], hidden: frozenset[str] = frozenset()
+) -> list[Row]:
+    """The rows of a batch: new facts, a sample of earlier live ones, preserved prompts near the batch.
+
+    live: digests of the live facts that may be rehearsed, sorted. hidden: further case-folded subjects
+    that must not become preserved rows.
+    """
+    s, tokenizer = bench.settings, bench.loaded.tokenizer
+    if bench.published:
+        return fact_rows(tokenizer, facts, s.phrasings)
+    batch = tuple(f.digest for f in facts)
+    rehearsed = [state.live[live[i]] for i in draw(len(live), s.rehearse, "rehearsal", s.seed, state.digest, batch)]
+    rows = fact_rows(tokenizer, facts, s.phrasings)
+    rows += fact_rows(tokenizer, rehearsed, s.phrasings, "rehearsal")
+    if s.preserved and bench.preserved.probes:
+        near = torch.from_numpy(conflict_keys(bench, [f.prompt for f in facts])).to(bench.loaded.device)
+        subjects = hidden.union(f.subject.casefold() for f in (*facts, *state.live.values()))
+        rows += bench.preserved.rows(
+            s.preserved, near, s.preserved_weight, subjects, s.seed, state.digest, batch
+        )
+    return rows
+
+
+def ready_editor(bench: Bench, state: SolveState, rows: Sequence[Row]) -> Asker:
+    """The editor made ready on the gradients of the solve's own facts at the base weights (ΔW = 0).
+
+    Of rehearsed facts one row each is enough: they are there so that the metric is not the new batch's alone.
+    """
+    seen: set[str | None] = set()
+    own = []
+    for row in rows:
+        if row.kind == "new" or (row.kind == "rehearsal" and row.fact not in seen):
+            own.append(row)
+            seen.add(row.fact)
+    bench.loaded.set_shifts({})
+    traced = trace(bench.loaded, own, bench.settings.micro_batch)
+    return bench.editor.ready(traced.keys, traced.gradients, state.editor_state)
+
+
+def solve_pass(
+    bench: Bench, asker: Asker, traced: Trace, rows: Sequence[Row], held: Mapping[str, tuple[Tensor, Factor | None]]
+) -> dict[str, tuple[Tensor, Solution]]:
+    """Asking and solving after one trace, all modules from the same one (Jacobi): D and solution per module."""
+    weights = traced.weights(rows)
+    solved = {}
+    for name in bench.names:
+        values = asker.ask(name, traced.keys[name], traced.gradients[name])
+        preserved, factor = held[name]
+        solved[name] = (values, solve(traced.keys[name], values, weights, preserved, bench.ridge(name), factor))
+    return solved
+
+
+def hold(bench: Bench, live: Mapping[str, FactKeys], positions: int, passes: int) -> dict[str, tuple[Tensor, Factor | None]]:
+    """P per module for all passes of a batch, with a factor of P + λI where Woodbury will use it more than once."""
+    held: dict[str, tuple[Tensor, Factor | None]] = {}
+    for name in bench.names:
+        preserved = bench.preservation(name, live)
+        worth = passes > 1 and not bench.published and woodbury_is_cheaper(positions, len(preserved))
+        held[name] = (preserved, factorise(preserved, bench.ridge(name)) if worth else None)
+    return held
+
+
+def edit_batch(
+    bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire: Sequence[str] = ()
+) -> Proposal:
+    """Propose the step that teaches `facts`, replacing the live facts whose digests are in `retire`.
+
+    A replaced fact leaves P and the rehearsal rows before its successor is solved. Raises StepRefusedError
+    where a number of the solve is not finite; the model is left at the state's weights plus the proposal.
+    """
+    clock, s, loaded = _Clock(), bench.settings, bench.loaded
+    live = [d for d in sorted(state.live) if d not in set(retire)]
+    rows = select_rows(bench, state, facts, live)
+    clock.lap("rows")
+    asker = ready_editor(bench, state, rows)
+    clock.lap("metric")
+    among = {r.fact for r in rows}
+    positions = sum(r.positions for r in rows)
+    passes = 1 if bench.published else s.passes
+    held = hold(bench, {d: state.keys[d] for d in live if d not in among}, positions, passes)
+    clock.lap("preservation")
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {n: [] for n in bench.names}
+    shifts = {n: state.shifts.get(n, torch.zeros(m.d_in, m.d_out)) for n, m in zip(bench.names, loaded.modules, strict=True)}
+    losses: list[float] = []
+    for _ in range(passes):
+        loaded.set_shifts(shifts)
+        traced = trace(loaded, rows, s.micro_batch)
+        clock.lap("trace")
+        losses.append(float(traced.losses[torch.tensor([r.kind == "new" for r in rows])].mean()))
+        solved = solve_pass(bench, asker, traced, rows, held)
+        shifts = {n: shifts[n] + solved[n][1].shift.float().to(shifts[n].device) for n in bench.names}
+        for n in bench.names:
+            parts[n].append((solved[n][0], solved[n][1].shift))
+        clock.lap("solve")
+    shift = {n: Dense(sum((p[1] for p in parts[n]), start=torch.zeros(())).float().cpu().numpy()) for n in bench.names}
+    _check_finite(shift)
+    keys = keys_after(bench, state, shift, rows)
+    clock.lap("keys")
+    report = {
+        "seconds": clock.seconds,
+        "rows": {kind: sum(r.kind == kind for r in rows) for kind in ("new", "rehearsal", "preserved")},
+        "positions": positions,
+        "passes": passes,
+        "loss": losses,
+        "norm": {n: float(np.linalg.norm(d.array)) for n, d in shift.items()},
+    }
+    return Proposal(dict(shift), keys, asker.state, report)
+
+
+def _check_finite(shift: Mapping[str, Dense]) -> None:
+    for name, part in shift.items():
+        if not np.isfinite(part.array).all():
+            raise StepRefusedError(f"the shift of {name} is not finite; expected numbers; the step was refused")
+
+
+def keys_after(bench: Bench, state: SolveState, shift: Mapping[str, Dense], rows: Sequence[Row]) -> dict[str, FactKeys]:
+    """Keys of the new and rehearsed facts, traced once more at the weights that the step leaves."""
+    loaded = bench.loaded
+    moved = {}
+    for name, part in shift.items():
+        before = state.shifts.get(name)
+        change = torch.from_numpy(part.array)
+        moved[name] = change if before is None else before + change.to(before.device)
+    loaded.set_shifts(moved)
+    own = [r for r in rows if r.fact is not None]
+    traced = trace(loaded, own, bench.settings.micro_batch, gradients=False)
+    units = {n: to_grid(traced.keys[n], bench.scale[n]) for n in bench.names}
+    lowest = traced.keys[bench.names[0]].cpu().numpy()
+    spans: dict[str, list[int]] = {}
+    row_of = traced.row.tolist()
+    for position, row in enumerate(row_of):
+        spans.setdefault(str(own[row].fact), []).append(position)
+    # A fact's first position is its prompt's last token.
+    return {
+        digest: FactKeys({n: units[n][where] for n in bench.names}, lowest[where[0]].copy())
+        for digest, where in spans.items()
+    }

@@ -1,0 +1,54 @@
+"""The rule without a network: the gradient in the metric of the module's outputs (design.md, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lifelong_edit.editors.base import Asker, EditorState
+from lifelong_edit.hypernetwork import within
+
+
+def output_metric(gradients: Tensor, kappa: float) -> Tensor:
+    """c·M/σ, so that ĝ = g @ output_metric: (d_out, d_out) float32.
+
+    gradients: (n, d_out) of the solve's own facts. M = (Γ + κI)⁻¹ with Γ = GᵀG/n divided by its mean
+    diagonal, σ the root mean square of G, c = ‖G‖/‖GM‖: one scalar each per module, never per row.
+    With the keys' gram on the left this is a Kronecker-factored Gauss–Newton step (arXiv 1503.05671).
+    All zeros where no gradient asks for anything.
+    """
+    g = gradients.double()
+    scale = g.square().mean().sqrt()
+    if not bool(scale > 0):
+        return torch.zeros(g.shape[1], g.shape[1], device=g.device)
+    gamma = g.T @ g
+    gamma /= gamma.diagonal().mean()
+    metric = torch.linalg.inv(gamma + kappa * torch.eye(len(gamma), dtype=g.dtype, device=g.device))
+    return (g.norm() / (g @ metric).norm() / scale * metric).float()
+
+
+def output_metrics(gradients: Mapping[str, Tensor], kappa: float) -> dict[str, Tensor]:
+    """The output metric of every module."""
+    return {name: output_metric(g, kappa) for name, g in gradients.items()}
+
+
+class GradientEditor:
+    """d = −η ĝ within a trust radius: no training, works on any known model on the first day."""
+
+    def __init__(self, eta: float, kappa: float, trust: float) -> None:
+        self.eta, self.kappa, self.trust = eta, kappa, trust
+
+    def ready(self, keys: Mapping[str, Tensor], gradients: Mapping[str, Tensor], state: EditorState) -> Asker:
+        """The rule with the metric of these gradients, module → (n, d_out)."""
+        metric = output_metrics(gradients, self.kappa)
+
+        def ask(module: str, keys: Tensor, gradients: Tensor) -> Tensor:
+            return within(-self.eta * gradients @ metric[module], self.eta * self.trust)
+
+        return Asker(ask)
+
+    def ridge(self, module: str) -> float | None:
+        """No ridge of its own."""
+        return None

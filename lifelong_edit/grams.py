@@ -1,0 +1,73 @@
+"""Keys on an integer grid, and their grams as exact sums.
+
+Sums of floating-point products depend on their order, so a gram from which a fact's keys were taken
+away again would differ from one that never held them. Stored keys are therefore rounded to 16-bit
+integers on a grid that is fixed at `init`, a power of two per coordinate. Products of two are below
+2³⁰ and sums of up to 2²³ rows are exact in float64: adding and removing facts in any order gives the
+same bytes as starting over, and no gram is ever stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GRID = 32767
+HEADROOM = 8.0
+"""How far a key may exceed the greatest text key of its coordinate before it is cut off."""
+
+
+@dataclass(frozen=True, eq=False)
+class FactKeys:
+    """The live keys of one fact, stored verbatim.
+
+    rows: module → (n, d_in) int16 on the grid. conflict: (d_in,) float32, the key of the lowest
+    edited module at the last prompt token, which never goes stale.
+    """
+
+    rows: dict[str, np.ndarray]
+    conflict: np.ndarray
+
+
+def grid_scale(largest: Tensor) -> Tensor:
+    """Width of the grid per coordinate, (d_in,) float64 powers of two; largest: (d_in,) greatest |k| of text."""
+    bound = HEADROOM * largest.double().clamp_min(1e-4)
+    return torch.exp2(torch.ceil(torch.log2(bound / GRID)))
+
+
+def to_grid(keys: Tensor, scale: Tensor) -> np.ndarray:
+    """Keys (n, d_in) as int16 on the grid."""
+    units = (keys.double() / scale).round().clamp(-GRID, GRID)
+    return units.to(torch.int16).cpu().numpy()
+
+
+class ExactGram:
+    """Σ kᵀk over the keys of a changing set of facts, for one module, exact whatever the order of changes."""
+
+    def __init__(self, module: str, scale: Tensor) -> None:
+        self.module = module
+        self.scale = scale
+        self._held: dict[str, FactKeys] = {}
+        self._sum = torch.zeros(len(scale), len(scale), dtype=torch.float64, device=scale.device)
+
+    def over(self, facts: Mapping[str, FactKeys]) -> Tensor:
+        """The gram of exactly these facts, (d_in, d_in) float64."""
+        gone = [keys for digest, keys in self._held.items() if facts.get(digest) is not keys]
+        come = [keys for digest, keys in facts.items() if self._held.get(digest) is not keys]
+        if len(gone) + len(come) > len(facts):
+            gone, come = [], list(facts.values())
+            self._sum.zero_()
+        self._add(come, 1.0)
+        self._add(gone, -1.0)
+        self._held = dict(facts)
+        return self._sum * self.scale[:, None] * self.scale[None, :]
+
+    def _add(self, facts: Iterable[FactKeys], sign: float) -> None:
+        parts = [keys.rows[self.module] for keys in facts]
+        for start in range(0, len(parts), 256):
+            units = torch.from_numpy(np.concatenate(parts[start : start + 256])).to(self._sum)
+            self._sum.addmm_(units.T, units, alpha=sign)

@@ -1,0 +1,231 @@
+"""What a solve must not change: the gram of text keys, and prompts whose answers are the base model's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from lifelong_edit.errors import BadInputError
+from lifelong_edit.facts import Probe
+from lifelong_edit.grams import grid_scale
+from lifelong_edit.models import Encoded, LoadedModel, encode, encode_prompt, generate_from_ids, pad
+from lifelong_edit.rows import BaseAnswer, Row, draw
+from lifelong_edit.tracing import answer_logits, by_length, recording
+
+KEPT = 32
+"""How many of the base model's most probable tokens are kept at each answer position."""
+
+Tensors = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class TextStatistics:
+    """Per module: mean gram C₀ (d_in, d_in) and greatest |k| (d_in,) of text keys, float64; tokens seen."""
+
+    mean_gram: dict[str, Tensor]
+    largest: dict[str, Tensor]
+    tokens: int
+
+
+def text_windows(loaded: LoadedModel, text: Sequence[str], tokens: int, length: int = 128) -> Tensor:
+    """Up to `tokens` tokens of the texts, cut into windows: (windows, length) long."""
+    length = min(length, loaded.context)
+    ids: list[int] = []
+    for part in text:
+        if len(ids) >= tokens:
+            break
+        ids.extend(loaded.tokenizer(part[: 12 * tokens], add_special_tokens=False, verbose=False).input_ids)
+    count = min(len(ids), tokens) // length
+    if count == 0:
+        raise BadInputError(
+            f"the preservation text has {len(ids)} tokens; expected at least one window of {length}; give a longer text"
+        )
+    return torch.tensor(ids[: count * length]).reshape(count, length)
+
+
+def text_statistics(loaded: LoadedModel, windows: Tensor, micro_batch: int) -> TextStatistics:
+    """Gram and range of every position's keys over text windows (windows, length), streamed."""
+    mean: dict[str, Tensor] = {}
+    largest: dict[str, Tensor] = {}
+    for start in range(0, len(windows), micro_batch):
+        ids = windows[start : start + micro_batch].to(loaded.device)
+        with torch.no_grad(), recording(loaded, gradients=False) as (inputs, _):
+            loaded.model(input_ids=ids, use_cache=False)
+        for name, keys in inputs.items():
+            flat = keys.flatten(0, 1).float()
+            gram, top = (flat.T @ flat).double(), flat.abs().amax(0).double()
+            mean[name] = mean[name] + gram if name in mean else gram
+            largest[name] = torch.maximum(largest[name], top) if name in largest else top
+    return TextStatistics({n: g / windows.numel() for n, g in mean.items()}, largest, windows.numel())
+
+
+class _Reached(Exception):
+    """The lowest edited module was reached: the layers above are not needed."""
+
+
+def lowest_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_batch: int) -> Tensor:
+    """Key of the lowest edited module at each prompt's last token, (n, d_in) float32.
+
+    Nothing beneath that module is ever edited, so the key is the same at every state.
+    """
+    found: list[Tensor] = []
+    where: list[int] = []
+
+    def stop(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        found.append(arguments[0])
+        raise _Reached
+
+    handle = loaded.model.get_submodule(loaded.modules[0].name).register_forward_pre_hook(stop)
+    keys: list[Tensor] = []
+    try:
+        for chosen in by_length([len(p) for p in prompts], micro_batch):
+            batch = pad([Encoded(tuple(prompts[i]), len(prompts[i])) for i in chosen], loaded.pad_id, loaded.device)
+            with torch.no_grad():
+                try:
+                    loaded.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+                except _Reached:
+                    states = found.pop()
+            keys.append(states[torch.arange(len(chosen)), batch.lengths - 1].float())
+            where.extend(chosen)
+    finally:
+        handle.remove()
+    return torch.cat(keys)[torch.argsort(torch.tensor(where))]
+
+
+def answer_of(loaded: LoadedModel, probes: Sequence[Probe], tokens: int) -> list[Encoded]:
+    """Preserved prompts with the answers given, or with the model's own greedy continuation of a few tokens.
+
+    A continuation ends with its first token or before the first one that holds a full stop, a comma or a line
+    break: what follows a short answer is text of its own, on which edits have every right to act.
+    """
+    open_ones = [i for i, p in enumerate(probes) if p.target is None]
+    prompts = [encode_prompt(loaded.tokenizer, probes[i].prompt) for i in open_ones]
+    encoded: dict[int, Encoded] = {
+        i: encode(loaded.tokenizer, p.prompt, p.target) for i, p in enumerate(probes) if p.target is not None
+    }
+    for i, prompt, found in zip(open_ones, prompts, generate_from_ids(loaded, prompts, tokens), strict=True):
+        ids = list(found.ids) or [loaded.pad_id]
+        ends = [n for n, token in enumerate(ids) if set(loaded.tokenizer.decode([token])) & set(".,;!?\n")]
+        ids = ids[: max(1, ends[0])] if ends else ids
+        encoded[i] = Encoded((*prompt, *ids), len(prompt))
+    return [encoded[i] for i in range(len(probes))]
+
+
+def base_answers(loaded: LoadedModel, encoded: Sequence[Encoded], micro_batch: int) -> list[BaseAnswer]:
+    """The distribution of the model as it stands at every answer position of prompts with answers."""
+    answers: dict[int, BaseAnswer] = {}
+    for chosen in by_length([len(e.ids) for e in encoded], micro_batch):
+        batch = pad([encoded[i] for i in chosen], loaded.pad_id, loaded.device)
+        with torch.no_grad():
+            logits = answer_logits(loaded, batch)
+        total = logits.logsumexp(-1)
+        top, ids = logits.topk(min(KEPT, logits.shape[-1] - 1), dim=-1)
+        rest = logits.scatter(-1, ids, -torch.inf).logsumexp(-1) - total
+        sizes = [len(encoded[i].ids) - encoded[i].answer_start for i in chosen]
+        parts = zip(chosen, ids.split(sizes), (top - total[:, None]).split(sizes), rest.split(sizes), strict=True)
+        for i, kept, logp, others in parts:
+            answer = encoded[i].ids[encoded[i].answer_start :]
+            answers[i] = BaseAnswer(answer, kept.cpu().numpy(), logp.cpu().numpy(), others.cpu().numpy())
+    return [answers[i] for i in range(len(encoded))]
+
+
+@dataclass
+class PreservedPrompts:
+    """Preserved prompts with the base model's answers, and their centred normalised conflict keys (n, d_in)."""
+
+    probes: list[Probe]
+    prompts: list[list[int]]
+    answers: list[BaseAnswer]
+    directions: Tensor
+
+    def rows(self, count: int, near: Tensor, weight: float, subjects: frozenset[str], *parts: object) -> list[Row]:
+        """`count` rows: half the nearest to the directions `near` (m, d_in), half drawn at random by `parts`.
+
+        Prompts about one of the edited `subjects` (case-folded) are left out: their answers may have to change.
+        """
+        allowed = [i for i, p in enumerate(self.probes) if not _speaks_of(p, subjects)]
+        count = min(count, len(allowed))
+        if count == 0:
+            return []
+        closeness = (self.directions[allowed].to(near) @ near.T).amax(1) if len(near) else torch.zeros(len(allowed))
+        ranked = torch.argsort(closeness, descending=True, stable=True).tolist()
+        nearest = ranked[: count // 2]
+        others = sorted(ranked[count // 2 :])
+        chosen = nearest + [others[i] for i in draw(len(others), count - len(nearest), "preserved", *parts)]
+        return [self.row(allowed[i], weight) for i in sorted(chosen)]
+
+    def row(self, index: int, weight: float) -> Row:
+        """The row of one preserved prompt."""
+        answer = self.answers[index]
+        prompt = self.prompts[index]
+        return Row(Encoded((*prompt, *answer.ids), len(prompt)), "preserved", weight, None, answer)
+
+
+def _speaks_of(probe: Probe, subjects: frozenset[str]) -> bool:
+    return probe.subject is not None and probe.subject.casefold() in subjects
+
+
+def centred(keys: Tensor, mean: Tensor) -> Tensor:
+    """Keys (n, d_in) minus the mean fixed at `init`, each of length one."""
+    return torch.nn.functional.normalize(keys - mean, dim=-1)
+
+
+def prepare_preserved(loaded: LoadedModel, probes: Sequence[Probe], tokens: int, micro_batch: int) -> Tensors:
+    """Preserved prompts as arrays to be fixed at `init`; the answers are those of the model as it stands."""
+    if not probes:
+        return {}
+    encoded = answer_of(loaded, probes, tokens)
+    prompts = [list(e.ids[: e.answer_start]) for e in encoded]
+    answers = base_answers(loaded, encoded, micro_batch)
+    return {
+        "preserved/probes": np.frombuffer(msgspec.json.encode(list(probes)), dtype=np.uint8),
+        "preserved/prompt_lengths": np.array([len(p) for p in prompts], dtype=np.int32),
+        "preserved/prompt_tokens": np.concatenate([np.array(p, dtype=np.int32) for p in prompts]),
+        "preserved/answer_lengths": np.array([len(a.ids) for a in answers], dtype=np.int32),
+        "preserved/answer_tokens": np.concatenate([np.array(a.ids, dtype=np.int32) for a in answers]),
+        "preserved/top_ids": np.concatenate([a.top_ids for a in answers]).astype(np.int32),
+        "preserved/top_logp": np.concatenate([a.top_logp for a in answers]),
+        "preserved/rest_logp": np.concatenate([a.rest_logp for a in answers]),
+        "preserved/keys": lowest_keys(loaded, prompts, micro_batch).cpu().numpy(),
+    }
+
+
+def load_preserved(fixed: Tensors, mean: Tensor) -> PreservedPrompts:
+    """The preserved prompts fixed at `init`, ready to become rows."""
+    if "preserved/probes" not in fixed:
+        return PreservedPrompts([], [], [], torch.zeros(0, len(mean)))
+    probes = msgspec.json.decode(fixed["preserved/probes"].tobytes(), type=list[Probe])
+    prompts = _ragged(fixed["preserved/prompt_tokens"], fixed["preserved/prompt_lengths"])
+    ids = _ragged(fixed["preserved/answer_tokens"], fixed["preserved/answer_lengths"])
+    cuts = np.cumsum(fixed["preserved/answer_lengths"])[:-1]
+    parts = zip(
+        ids,
+        np.split(fixed["preserved/top_ids"].astype(np.int64), cuts),
+        np.split(fixed["preserved/top_logp"], cuts),
+        np.split(fixed["preserved/rest_logp"], cuts),
+        strict=True,
+    )
+    answers = [BaseAnswer(tuple(i), top, logp, rest) for i, top, logp, rest in parts]
+    directions = centred(torch.from_numpy(fixed["preserved/keys"]).to(mean), mean)
+    return PreservedPrompts(probes, prompts, answers, directions)
+
+
+def _ragged(flat: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
+    return [part.tolist() for part in np.split(flat, np.cumsum(lengths)[:-1])]
+
+
+def prepare_text(loaded: LoadedModel, text: Sequence[str], tokens: int, micro_batch: int) -> Tensors:
+    """Mean grams, key grids and guard windows to be fixed at `init`; the guard windows are in no gram."""
+    windows = text_windows(loaded, text, tokens)
+    guard = max(1, min(24, len(windows) // 8))
+    statistics = text_statistics(loaded, windows[guard:] if len(windows) > guard else windows, micro_batch)
+    fixed: Tensors = {"guard/windows": windows[:guard].numpy().astype(np.int32)}
+    for name, gram in statistics.mean_gram.items():
+        fixed[f"gram/{name}"] = gram.float().cpu().numpy()
+        fixed[f"scale/{name}"] = grid_scale(statistics.largest[name]).cpu().numpy()
+    return fixed

@@ -1,0 +1,71 @@
+"""Rows of a solve before they are traced: one token sequence each, with what it is there for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from lifelong_edit.facts import Fact
+from lifelong_edit.models import Encoded, encode
+
+RowKind = Literal["new", "rehearsal", "preserved"]
+
+
+@dataclass(frozen=True)
+class BaseAnswer:
+    """What the base model says after a preserved prompt.
+
+    ids: (n,) answer tokens. top_ids, top_logp: (n, k) its most probable tokens at each answer
+    position and their log-probabilities. rest_logp: (n,) log-probability of all others together,
+    so that the gradient of the divergence at the base weights is zero up to rounding.
+    """
+
+    ids: tuple[int, ...]
+    top_ids: np.ndarray
+    top_logp: np.ndarray
+    rest_logp: np.ndarray
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt with its answer, as it enters a solve with weight `weight`."""
+
+    encoded: Encoded
+    kind: RowKind
+    weight: float = 1.0
+    fact: str | None = None
+    base: BaseAnswer | None = None
+
+    @property
+    def positions(self) -> int:
+        """Number of editing positions: those whose next token is an answer token."""
+        return len(self.encoded.ids) - self.encoded.answer_start
+
+
+def draw(population: int, count: int, *parts: object) -> list[int]:
+    """`count` distinct indices below `population`, ascending, a function of `parts` alone."""
+    seed = int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
+    chosen = np.random.default_rng(seed).permutation(population)[:count]
+    return sorted(int(i) for i in chosen)
+
+
+def phrasings_of(fact: Fact, count: int) -> list[str]:
+    """Up to `count` rephrases of a fact, drawn by its digest (design: rows)."""
+    distinct = [p for p in dict.fromkeys(fact.rephrases) if p != fact.prompt]
+    return [distinct[i] for i in draw(len(distinct), count, "phrasings", fact.digest)]
+
+
+def fact_rows(
+    tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], phrasings: int, kind: RowKind = "new"
+) -> list[Row]:
+    """The rows of facts: for each its prompt and up to `phrasings` rephrases, in order."""
+    return [
+        Row(encode(tokenizer, prompt, fact.target), kind, 1.0, fact.digest)
+        for fact in facts
+        for prompt in (fact.prompt, *phrasings_of(fact, phrasings))
+    ]

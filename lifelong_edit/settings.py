@@ -1,0 +1,83 @@
+"""Every option that a store fixes at `init`: what is edited, by which rule, in which solve."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from lifelong_edit.errors import UsageError
+
+Ask = Literal["joint", "published"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Fixed at `init`, stored with the store, and part of what decides each digest.
+
+    The defaults were chosen on the training facts of a small GPT-2 that knows real facts
+    (`benchmarks/choose_settings.py`), never on facts whose figures are reported.
+    """
+
+    modules: tuple[str, ...] = ()
+    """Names of the edited weight matrices; empty: the family's upper MLP output projections."""
+    device: str = "cpu"
+    dtype: str = "float32"
+    micro_batch: int = 64
+    """Sequences per forward and backward pass; the deltas do not depend on it beyond rounding."""
+    seed: int = 0
+
+    editor: str = "gradient"
+    """`malmen` (needs a trained hypernetwork), `gradient` (no network) or `ultraedit`."""
+    ask: Ask = "joint"
+    """`joint`: this project's solve; `published`: the original MALMEN (one pass, P = 0, raw gradients)."""
+    passes: int = 2
+    """Rounds of tracing, asking and solving per batch."""
+    eta: float | None = None
+    """Step size; None: 0.7 for `gradient` (rms of a row's value difference), 1e-6 for `ultraedit`, learned for `malmen`."""
+    kappa: float = 0.3
+    """Damping of the output metric (Γ + κI)⁻¹, relative to Γ's mean diagonal."""
+    trust: float = 1.5
+    """Bound on a row's value difference, as a multiple of the rms row norm of the solve's facts at their first pass."""
+    c0: float = 3000.0
+    """How many text keys the mean gram C₀ counts for."""
+    log_ridge: float | None = None
+    """ℓ in λ = exp(ℓ)·trace(C₀)/d_in; None: λ = 1 unscaled, or the hypernetwork's learned ridge."""
+    phrasings: int = 3
+    """How many rephrases of a fact become rows beside its prompt (m)."""
+    rehearse: int = 50
+    """How many earlier live facts are rows of a batch's solve."""
+    preserved: int = 300
+    """How many preserved prompts are rows of a batch's solve, drawn near the batch."""
+    preserved_weight: float = 1.5
+    preserved_tokens: int = 3
+    """Length of the base model's own continuation that stands for a preserved prompt's answer."""
+    text_tokens: int = 60_000
+    """How many tokens of text the mean gram C₀ is taken over."""
+
+    snapshot_every: int = 10
+    gate_perplexity: float = 1.5
+    """A batch after which perplexity exceeds this multiple of the base model's is refused."""
+    gate_min_taken: float = 0.0
+    """A batch of which a smaller share of facts took (by generation) is refused."""
+    conflict_cosine: float = 0.9
+    """Centred keys of two prompts above this cosine are candidates for the same fact."""
+    conflict_policy: str = "supersede"
+
+    def __post_init__(self) -> None:
+        positive = ("micro_batch", "passes", "kappa", "trust", "snapshot_every", "text_tokens", "preserved_tokens")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise UsageError(f"setting {name} is {getattr(self, name)}; it must be greater than zero")
+        for name in ("c0", "phrasings", "rehearse", "preserved", "preserved_weight", "gate_min_taken"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"setting {name} is {getattr(self, name)}; it must not be negative")
+        if self.eta is not None and not self.eta > 0:
+            raise UsageError(f"setting eta is {self.eta}; it must be greater than zero")
+        if self.ask not in ("joint", "published"):
+            raise UsageError(f"setting ask is {self.ask!r}; it must be 'joint' or 'published'")
+        if self.editor not in ("malmen", "gradient", "ultraedit"):
+            raise UsageError(f"setting editor is {self.editor!r}; it must be malmen, gradient or ultraedit")
+
+    def replace(self, **changes: object) -> Settings:
+        """The same settings with some fields changed, checked again."""
+        return msgspec.structs.replace(self, **changes)

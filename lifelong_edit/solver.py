@@ -1,0 +1,110 @@
+"""Ridge regression: value differences in, one weight shift per matrix out (design.md, section 4).
+
+A = Σ w kᵀk + P + λI,  S = A⁻¹ Σ w kᵀd,  in float64. With P = 0 and w = 1 this is MALMEN's
+least-squares aggregation (arXiv 2311.04661, equation 5); with P = c₀C₀ and earlier keys it is MEMIT's
+form (arXiv 2210.07229, equation 14) for value differences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lifelong_edit.errors import StepRefusedError
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Lower Cholesky factor (d_in, d_in) of P + λI, kept over the passes of one batch."""
+
+    lower: Tensor
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A solved system, with what its gradient needs.
+
+    shift: S (d_in, d_out). keys: K (n, d_in). weights: w (n,). All float64.
+    """
+
+    shift: Tensor
+    keys: Tensor
+    weights: Tensor
+    preserved: Tensor
+    ridge: float
+    factor: Factor | None
+
+    def inverse_on(self, right: Tensor) -> Tensor:
+        """A⁻¹ right, (d_in, m), with the factorisation that gave the shift."""
+        lower = self.factor.lower if self.factor is not None else _cholesky(_system(self))
+        return torch.cholesky_solve(right, lower)
+
+
+def factorise(preserved: Tensor, ridge: float) -> Factor:
+    """Factor of P + λI; preserved is P, (d_in, d_in)."""
+    matrix = preserved.double() + ridge * torch.eye(len(preserved), dtype=torch.float64, device=preserved.device)
+    return Factor(_cholesky(matrix))
+
+
+def solve(
+    keys: Tensor, values: Tensor, weights: Tensor, preserved: Tensor, ridge: float, kept: Factor | None = None
+) -> Solution:
+    """S = (Kᵀdiag(w)K + P + λI)⁻¹ Kᵀdiag(w)D.
+
+    keys (n, d_in), values D (n, d_out), weights (n,) ≥ 0, preserved P (d_in, d_in), ridge λ ≥ 0.
+    With `kept`, a factor of P + λI, and n well below d_in, Woodbury's identity is cheaper and used.
+    Raises StepRefusedError where a number is not finite or the system is singular.
+    """
+    keys, values, weights = keys.double(), values.double(), weights.double()
+    for name, part in (("key", keys), ("value difference", values), ("preserved gram", preserved)):
+        if not bool(torch.isfinite(part).all()):
+            raise StepRefusedError(f"a {name} of the solve is not finite; expected numbers; nothing was applied")
+    if kept is not None and woodbury_is_cheaper(*keys.shape):
+        return Solution(_woodbury(keys, values, weights, kept), keys, weights, preserved, ridge, None)
+    unsolved = Solution(values, keys, weights, preserved, ridge, None)
+    factor = Factor(_cholesky(_system(unsolved)))
+    shift = torch.cholesky_solve(keys.T @ (weights[:, None] * values), factor.lower)
+    return Solution(shift, keys, weights, preserved, ridge, factor)
+
+
+def woodbury_is_cheaper(n: int, d_in: int) -> bool:
+    """Whether n² d + n³/3 (with a kept factor) beats d³/3: both need n d² for the keys."""
+    return n * n * d_in + n**3 / 3 < d_in**3 / 3
+
+
+def solve_backward(solution: Solution, gradient: Tensor) -> tuple[Tensor, float]:
+    """Gradients through the solve by hand: dL/dS (d_in, d_out) → dL/dD (n, d_out) and dL/dλ.
+
+    dL/dD = diag(w) K A⁻¹ dL/dS,  dL/dλ = −⟨A⁻¹S, dL/dS⟩ (MALMEN, section 4.3).
+    """
+    carried = solution.inverse_on(gradient.double())
+    return solution.weights[:, None] * (solution.keys @ carried), -float((carried * solution.shift).sum())
+
+
+def _system(s: Solution) -> Tensor:
+    gram = (s.keys * s.weights[:, None]).T @ s.keys
+    gram += s.preserved
+    gram.diagonal().add_(s.ridge)
+    return gram
+
+
+def _woodbury(keys: Tensor, values: Tensor, weights: Tensor, kept: Factor) -> Tensor:
+    """A⁻¹Kᵀ√w · √w D = B⁻¹Kᵀ√w (I + √w K B⁻¹ Kᵀ√w)⁻¹ √w D, with B = P + λI."""
+    root = weights.sqrt()[:, None]
+    half = torch.linalg.solve_triangular(kept.lower, (root * keys).T, upper=False)
+    inner = half.T @ half
+    inner.diagonal().add_(1.0)
+    answer = torch.cholesky_solve(root * values, _cholesky(inner))
+    return torch.linalg.solve_triangular(kept.lower.T, half @ answer, upper=True)
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    lower, info = torch.linalg.cholesky_ex(matrix)
+    if int(info):
+        raise StepRefusedError(
+            f"the solve's matrix ({len(matrix)} × {len(matrix)}) is singular at pivot {int(info)}; "
+            "expected a positive definite one; set a greater ridge or c0"
+        )
+    return lower
