@@ -21,6 +21,7 @@ from lifelong_edit.settings import Settings
 from lifelong_edit.stores import EditLog, Place, StepRecord, decode_tensors
 from lifelong_edit.timeline_commit import Draft, write_step
 from lifelong_edit.timeline_config import Config
+from lifelong_edit.timeline_defaults import default_hypernetwork, default_preserved, default_text
 from lifelong_edit.timeline_history import History, Sieved, sieve
 from lifelong_edit.timeline_states import Weights, weights_at
 from lifelong_edit.timeline_view import View
@@ -55,8 +56,8 @@ class Timeline:
         model: str,
         settings: Settings | None = None,
         hypernetwork: str | Path | None = None,
-        preserve: Sequence[Probe] = (),
-        text: Sequence[str] = (),
+        preserve: Sequence[Probe] | None = None,
+        text: Sequence[str] | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> Timeline:
@@ -64,12 +65,15 @@ class Timeline:
 
         model: "atlas", a local folder or a hub id. settings: by default `malmen` with a hypernetwork and `gradient`
         without. hypernetwork: folder that `train` wrote; its content is copied into the store. preserve: prompts
-        whose answers must stay. text: sample of ordinary text, for statistics and the perplexity of the gate.
+        whose answers must stay. text: sample of ordinary text, for statistics and the perplexity of the gate. Where
+        they are None, those that the package brings are taken, see `timeline_defaults`.
         Raises UsageError where `path` is taken, and whatever loading the model raises.
         """
         folder = Path(path)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(f"{folder} is already there; choose another folder, or use the store that is in it")
+        if hypernetwork is None and (settings is None or settings.editor == "malmen"):
+            hypernetwork = default_hypernetwork(model)
         if settings is None:
             settings = Settings(editor="gradient" if hypernetwork is None else "malmen")
         from lifelong_edit.timeline_model import begin
@@ -78,8 +82,8 @@ class Timeline:
             model,
             settings,
             hypernetwork=None if hypernetwork is None else Path(hypernetwork),
-            preserve=preserve,
-            text=text,
+            preserve=default_preserved(model) if preserve is None else preserve,
+            text=default_text() if text is None else text,
             revision=revision,
             trust_remote_code=trust_remote_code,
         )

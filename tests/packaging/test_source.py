@@ -45,7 +45,9 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.timeline": 6,  # and the modules that it is cut into, timeline_*
     "lifelong_edit.scheduler": 7,
     "lifelong_edit.eval.reports": 8,
+    "lifelong_edit.eval.evaluation": 8,
     "lifelong_edit.cli": 9,
+    "lifelong_edit.__main__": 10,
     "lifelong_edit": 10,  # the public surface: names from everywhere
 }
 # Within one rank these still know nothing of each other.
