@@ -1,1 +1,29 @@
-"""Keep a deployed language model's knowledge up to date, for years, without retraining it."""
+"""Keep a deployed language model's knowledge up to date, for years, without retraining it.
+
+The public surface: `Timeline`, the `Fact`s that go into it, and the `Settings` that it is made with.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lifelong_edit.facts import Fact
+    from lifelong_edit.settings import Settings
+    from lifelong_edit.timeline import Timeline
+
+__all__ = ["Fact", "Settings", "Timeline"]
+
+_HOMES = {
+    "Fact": "lifelong_edit.facts",
+    "Settings": "lifelong_edit.settings",
+    "Timeline": "lifelong_edit.timeline",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Imported when asked for: whoever needs one module of the package pays for that one.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)
