@@ -5,7 +5,8 @@ Time depends on shapes and token counts, not on what the weights know; so random
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -45,14 +46,14 @@ def counterfact(count: int, start: int = 0) -> list[Fact]:
     return list(facts.values())[start:]
 
 
+def probes(path: Path) -> Iterator[Probe]:
+    """The prompts of a file of facts, of any shape."""
+    return read_prompts([str(path)])
+
+
 def preserved(count: int) -> list[Probe]:
     """Prompts whose answers must stay, from the split that is for training."""
-    found: list[Probe] = []
-    for probe in read_prompts([str(shared("data", "counterfact", "counterfact-train.json"))]):
-        found.append(probe)
-        if len(found) == count:
-            break
-    return found
+    return list(islice(probes(shared("data", "counterfact", "counterfact-train.json")), count))
 
 
 def text() -> list[str]:
@@ -64,14 +65,3 @@ def write_facts(path: Path, facts: list[Fact]) -> Path:
     """The facts as native records, one a line."""
     path.write_bytes(b"".join(msgspec.json.encode(fact) + b"\n" for fact in facts))
     return path
-
-
-def with_phrasings(fact: Fact, count: int = 3) -> Fact:
-    """A fact with made-up rephrases, where a record shape brings none: longer rows, as users' own facts have them."""
-    frames = ("It is known that {}", "As is well known, {}", "According to the register, {}")
-    rephrases = tuple(frame.format(fact.prompt[:1].lower() + fact.prompt[1:]) for frame in frames[:count])
-    return msgspec.structs.replace(fact, rephrases=rephrases)
-
-
-if __name__ == "__main__":
-    print(json.dumps(str(build(Path("gpt2-shape")))))
