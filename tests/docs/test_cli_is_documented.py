@@ -10,6 +10,7 @@ import click
 import pytest
 
 from lifelong_edit.cli import cli
+from lifelong_edit.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(cli.commands)
@@ -25,9 +26,15 @@ def test_command_is_in_readme(name: str) -> None:
 def test_command_has_help(name: str) -> None:
     """The command itself, and each of its options."""
     command = cli.commands[name]
-    assert command.help and command.help.strip().endswith((".", "`", ")"))
+    assert command.help and len(command.help.split()) > 3
     silent = [p.name for p in command.params if isinstance(p, click.Option) and not p.help and not p.hidden]
     assert not silent
+
+
+@pytest.mark.parametrize("name", Settings.__struct_fields__)
+def test_setting_is_in_readme(name: str) -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\|[^|]*`{name}`[^|]*\|", readme, re.MULTILINE), f"`{name}` is not in README's table"
 
 
 def test_reference_is_current() -> None:
