@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,13 +69,25 @@ def generate_from_ids(
         if len(ids) >= loaded.context:
             raise BadInputError(f"a prompt has {len(ids)} tokens and leaves no room in a context of {loaded.context}")
     limits = [min(bound, loaded.context - len(ids)) for bound, ids in zip(bounds, prompts, strict=True)]
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), limits[i]))
     results: dict[int, Generation] = {}
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in _batches([len(ids) for ids in prompts], limits, loaded.context, batch_size):
         found = _generate_batch(loaded, [prompts[i] for i in chosen], [limits[i] for i in chosen])
         results.update(zip(chosen, found, strict=True))
     return [results[i] for i in range(len(prompts))]
+
+
+def _batches(lengths: list[int], limits: list[int], context: int, batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, none of which goes beyond the context before all its rows are done."""
+    chosen: list[int] = []
+    furthest = 0
+    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], limits[i])):
+        furthest = max(furthest, limits[i])
+        if chosen and (len(chosen) == batch_size or lengths[i] + furthest > context):
+            yield chosen
+            chosen, furthest = [], limits[i]
+        chosen.append(i)
+    if chosen:
+        yield chosen
 
 
 @torch.inference_mode()

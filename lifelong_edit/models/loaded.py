@@ -125,13 +125,24 @@ class LoadedModel:
 
         What this model's own shifts are does not matter and does not change.
         """
+        fresh = copy.deepcopy(self.model)
+        for name, weight in self.edited_weights(shifts).items():
+            fresh.get_parameter(name).data.copy_(weight)
+        return fresh
+
+    def edited_weights(self, shifts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """W₀ + ΔW of every editable module as the model stores it: parameter name → contiguous tensor.
+
+        Modules not named in `shifts` have W₀. What this model's own shifts are does not matter.
+        """
         for name, shift in shifts.items():
             self._check(name, shift)
-        fresh = copy.deepcopy(self.model)
+        weights = {}
         for module in self.modules:
-            weights = compose(self._base[module.name], shifts.get(module.name))
-            self._weight(fresh, module).copy_(weights)
-        return fresh
+            weight = compose(self._base[module.name], shifts.get(module.name))
+            stored = weight if module.orientation == "conv1d" else weight.T
+            weights[f"{module.name}.weight"] = stored.contiguous()
+        return weights
 
     def require_fingerprint(self, expected: str) -> None:
         """Raise ModelMismatchError, stating both, unless the base weights have the fingerprint `expected`."""

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from lifelong_edit.devices import resolve_device, resolve_dtype
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.models.families import family_of, find_modules
 from lifelong_edit.models.loaded import LoadedModel
+from lifelong_edit.models.quiet import quiet_transformers
 
 BUNDLED = "atlas"
 
@@ -109,18 +109,12 @@ def _weights(path: str, dtype: torch.dtype, source: str, options: dict[str, Any]
 
 @contextmanager
 def _one_sentence(source: str) -> Iterator[None]:
-    """Turn what transformers raises into one sentence; its progress bars and load reports stay off."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    """Turn what transformers raises into one sentence."""
     try:
-        yield
+        with quiet_transformers():
+            yield
     except LifelongEditError:
         raise
     except Exception as error:
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise LifelongEditError(f"cannot load model {source!r}: {first[0]}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

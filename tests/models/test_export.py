@@ -1,0 +1,171 @@
+"""An export answers as the edited model does, appears whole or not at all, and replaces only what it may."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lifelong_edit.atomic import remove_leftovers
+from lifelong_edit.errors import LifelongEditError, UsageError
+from lifelong_edit.export import export_transformers
+from lifelong_edit.models import LoadedModel, fingerprint_of, generate_greedy, load_model
+
+PROMPTS = ["The capital of France is", "Ada Lovelace was born", "Kenya's currency is"]
+
+# Exports with a shift of 1e-2 to PLACE/N/out for each N, in a child that SIGKILL ends at the N-th thing it does with
+# files there: opening, renaming, beginning to remove. Prints the child's exit status.
+EXPORT_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from lifelong_edit.export import export_transformers
+from lifelong_edit.models import load_model
+source, place, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+loaded = load_model(source)
+shifts = {m.name: torch.full((m.d_in, m.d_out), 1e-2) for m in loaded.modules}
+def run(last):
+    out, seen = place / str(last) / "out", 0
+    def hook(event, arguments):
+        nonlocal seen
+        if event in ("open", "os.rename", "shutil.rmtree") and str(out.parent) in str(arguments):
+            seen += 1
+            if seen == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+    export_transformers(loaded, shifts, out, force=True)
+for last in range(1, count + 1):
+    child = os.fork()
+    if child == 0:
+        run(last)
+        os._exit(0)
+    print(last, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture
+def loaded(tiny_gpt2: Path) -> LoadedModel:
+    return load_model(str(tiny_gpt2))
+
+
+def random_shifts(loaded: LoadedModel, size: float = 0.05) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return {m.name: torch.randn(m.d_in, m.d_out, generator=generator) * size for m in loaded.modules}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_from_pretrained_loads_it_and_answers_the_same(loaded: LoadedModel, tmp_path: Path) -> None:
+    shifts = random_shifts(loaded)
+    export_transformers(loaded, shifts, tmp_path / "out", provenance={"step": 7})
+    assert fingerprint_of(loaded.model) == loaded.fingerprint
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    loaded.set_shifts(shifts)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, loaded.model.get_parameter(name)), name
+    for prompt, expected in zip(PROMPTS, generate_greedy(loaded, PROMPTS, 6), strict=True):
+        ids = tokenizer(prompt, return_tensors="pt")
+        new = model.generate(**ids, max_new_tokens=6, do_sample=False)[0, ids["input_ids"].shape[1] :].tolist()
+        assert [t for t in new if t != tokenizer.eos_token_id] == expected
+    stated = json.loads((tmp_path / "out" / "lifelong_edit.json").read_text(encoding="utf-8"))
+    assert stated["step"] == 7
+    assert stated["base"]["fingerprint"] == loaded.fingerprint
+    assert stated["fingerprint"] == load_model(str(tmp_path / "out")).fingerprint != loaded.fingerprint
+    assert not list((tmp_path / "out").glob("*.bin"))
+
+
+def test_no_shifts_is_the_base_model_whatever_stands_at_the_moment(loaded: LoadedModel, tmp_path: Path) -> None:
+    loaded.set_shifts(random_shifts(loaded))
+    export_transformers(loaded, {}, tmp_path / "out")
+    assert load_model(str(tmp_path / "out")).fingerprint == loaded.fingerprint
+
+
+def test_keeps_the_dtype_that_the_model_was_loaded_in(tiny_gpt2: Path, tmp_path: Path) -> None:
+    loaded = load_model(str(tiny_gpt2), dtype="bfloat16")
+    export_transformers(loaded, random_shifts(loaded), tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert fingerprint_of(model) == fingerprint_of(loaded.edited_copy(random_shifts(loaded)))
+
+
+def test_same_export_twice_gives_the_same_bytes(loaded: LoadedModel, tmp_path: Path) -> None:
+    export_transformers(loaded, random_shifts(loaded), tmp_path / "a")
+    export_transformers(loaded, random_shifts(loaded), tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_replaces_an_earlier_export_only_by_force_and_nothing_else_ever(loaded: LoadedModel, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_transformers(loaded, {}, out)
+    before = contents(out)
+    with pytest.raises(UsageError, match="--force"):
+        export_transformers(loaded, random_shifts(loaded), out)
+    assert contents(out) == before
+    export_transformers(loaded, random_shifts(loaded), out, force=True)
+    assert contents(out) != before
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "chapter").write_text("one")
+    with pytest.raises(UsageError, match="never replaced"):
+        export_transformers(loaded, {}, foreign, force=True)
+    with pytest.raises(UsageError, match="is a file"):
+        export_transformers(loaded, {}, foreign / "chapter", force=True)
+    assert (foreign / "chapter").read_text() == "one"
+    (tmp_path / "empty").mkdir()
+    export_transformers(loaded, {}, tmp_path / "empty" / ".." / "empty")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "out", "thesis"]
+
+
+def test_failure_half_way_leaves_the_old_target_and_nothing_beside_it(loaded: LoadedModel, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_transformers(loaded, {}, out)
+    before = contents(out)
+    with pytest.raises(TypeError):  # no JSON: found only after the weights are written
+        export_transformers(loaded, {}, out, force=True, provenance={"step": object()})
+    assert contents(out) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_folder_that_cannot_be_written_gives_one_sentence(loaded: LoadedModel, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises((LifelongEditError), match="cannot export to"):
+        export_transformers(loaded, {}, tmp_path / "file" / "out")
+
+
+def test_export_killed_anywhere_leaves_the_old_target_or_the_new_one(
+    loaded: LoadedModel, tiny_gpt2: Path, tmp_path: Path
+) -> None:
+    count = 40
+    shifts = {m.name: torch.full((m.d_in, m.d_out), 1e-2) for m in loaded.modules}
+    old, new = loaded.fingerprint, fingerprint_of(loaded.edited_copy(shifts))
+    export_transformers(loaded, {}, tmp_path / "old")
+    for last in range(1, count + 1):
+        shutil.copytree(tmp_path / "old", tmp_path / str(last) / "out")
+    command = [sys.executable, "-c", EXPORT_AND_DIE, str(tiny_gpt2), str(tmp_path), str(count)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
+    status = dict(map(int, line.split()) for line in run.stdout.splitlines())
+    assert set(status.values()) == {0, -signal.SIGKILL}, run.stderr
+    assert status[1] == -signal.SIGKILL and status[count] == 0
+    seen = set()
+    for last, code in status.items():
+        place = tmp_path / str(last)
+        found = load_model(str(place / "out")).fingerprint
+        seen.add((code, found))
+        if code == 0:
+            assert [p.name for p in place.iterdir()] == ["out"]
+        remove_leftovers(place / "out")
+        assert [p.name for p in place.iterdir()] == ["out"]
+    # Killed before the exchange, killed after it, and run to its end.
+    assert seen == {(-signal.SIGKILL, old), (-signal.SIGKILL, new), (0, new)}
