@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lifelong_edit.errors import BadInputError, StepRefusedError
-from lifelong_edit.facts import Record
+from lifelong_edit.facts import Fact, Record
 from lifelong_edit.policies import BatchingPolicy, FixedSize
 from lifelong_edit.stores import StepRecord
 from lifelong_edit.timeline import Timeline
@@ -32,6 +32,8 @@ class BatchEvent:
     """How many records were left out, by reason."""
     report: Mapping[str, Any]
     """The step's report: gate, conflicts, editor. Empty where nothing was left to do."""
+    batch_facts: Mapping[str, Fact]
+    """The batch's facts by digest."""
     refused: str | None = None
     """In a dry run: why the gate would refuse the batch."""
     weights_digest: str | None = None
@@ -132,6 +134,7 @@ class Scheduler:
             facts=len(batch) - sum(skipped.values()),
             skipped=skipped,
             report=report or {},
+            batch_facts=_by_digest(batch),
             refused=refused,
             seconds=time.perf_counter() - started,
         )
@@ -167,8 +170,20 @@ def _idle(
 ) -> BatchEvent:
     """Nothing was left to do: all was skipped, the last of it by the conflict policy."""
     counts = {**skipped, "conflict": conflicts} if conflicts else dict(skipped)
-    seconds = time.perf_counter() - started
-    return BatchEvent(batch=number, records=len(batch), step=None, facts=0, skipped=counts, report={}, seconds=seconds)
+    return BatchEvent(
+        batch=number,
+        records=len(batch),
+        step=None,
+        facts=0,
+        skipped=counts,
+        report={},
+        batch_facts=_by_digest(batch),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _by_digest(batch: Sequence[Record]) -> dict[str, Fact]:
+    return {record.fact.digest: record.fact for record in batch}
 
 
 def _event(number: int, batch: Sequence[Record], step: StepRecord, started: float) -> BatchEvent:
@@ -179,6 +194,7 @@ def _event(number: int, batch: Sequence[Record], step: StepRecord, started: floa
         facts=len(step.added),
         skipped=step.report.get("skipped", {}),
         report=step.report,
+        batch_facts=_by_digest(batch),
         weights_digest=step.weights_digest,
         seconds=time.perf_counter() - started,
     )

@@ -1,0 +1,48 @@
+"""The command line: one file per group of commands, one `Group` that keeps the rules of output and exit codes."""
+
+from __future__ import annotations
+
+import click
+
+from lifelong_edit.cli.asking import ask, evaluate
+from lifelong_edit.cli.common import Group
+from lifelong_edit.cli.editing import rollback, stream
+from lifelong_edit.cli.exporting import export
+from lifelong_edit.cli.looking import facts, log, show, status
+from lifelong_edit.cli.setup import init
+from lifelong_edit.cli.shell import completion
+
+PROGRAM = "lifelong-edit"
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name=PROGRAM, prog_name=PROGRAM)
+@click.option("--debug", is_flag=True, help="On a failure show where it happened (a traceback), not one line.")
+def cli(debug: bool) -> None:
+    """Keep a language model's knowledge up to date: facts in, edited model out, every step logged.
+
+    \b
+    Begin here (the bundled model, no download):
+      lifelong-edit stream facts/*.jsonl
+      lifelong-edit log
+      lifelong-edit ask "The capital of France is"
+      lifelong-edit rollback 1
+
+    Results go to stdout (tables, or JSON with --json), everything else to stderr.
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad input, 4 store damaged or locked,
+    5 the model is not the store's, 130 interrupted.
+    """
+
+
+for _command in (init, stream, status, log, show, facts, rollback, ask, evaluate, export, completion):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line on the arguments of this process."""
+    cli.main(prog_name=PROGRAM)
+
+
+__all__ = ["PROGRAM", "cli", "main"]

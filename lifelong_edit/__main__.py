@@ -1,0 +1,7 @@
+"""`python -m lifelong_edit`."""
+
+from __future__ import annotations
+
+from lifelong_edit.cli import main
+
+main()

@@ -1,0 +1,136 @@
+"""Commands that ask the model: ask, eval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lifelong_edit.cli.common import (
+    at_option,
+    device_option,
+    json_option,
+    one_line,
+    opened,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+    store_option,
+)
+from lifelong_edit.errors import BadInputError, UsageError
+
+if TYPE_CHECKING:
+    from lifelong_edit.eval.evaluation import Evaluation
+
+
+@click.command()
+@click.argument("prompt")
+@at_option
+@click.option("--base", is_flag=True, help="Ask the untouched base model; the same as --at 0.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=20, show_default=True, help="At most this many.")
+@store_option
+@device_option
+@json_option
+def ask(
+    prompt: str, at: int | None, base: bool, max_tokens: int, store: Path, device: str | None, as_json: bool
+) -> None:
+    """The model's greedy answer to PROMPT, now or as of a step.
+
+    \b
+    Examples:
+      lifelong-edit ask "The capital of France is"
+      lifelong-edit ask "The capital of France is" --at 3
+      lifelong-edit ask "The capital of France is" --base
+    """
+    if base and at is not None:
+        raise UsageError("found --base and --at together, expected one of them; --base is --at 0")
+    with opened(store, read_only=True, device=device) as timeline:
+        step = 0 if base else timeline.head if at is None else timeline.show(at).step
+        answer = timeline.at(step).ask(prompt, max_new_tokens=max_tokens)
+    if as_json:
+        print_json({"prompt": prompt, "step": step, "answer": answer.strip()})
+    else:
+        click.echo(one_line(answer))
+
+
+@click.command("eval")
+@at_option
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Text to measure perplexity on. Default: bundled prose that is in no statistics of a store.",
+)
+@store_option
+@device_option
+@json_option
+def evaluate(at: int | None, text: Path | None, store: Path, device: str | None, as_json: bool) -> None:
+    """How much of each past batch the model still knows, and what it cost.
+
+    \b
+    efficacy    the prompts of the facts in force
+    generality  all their rephrases
+    unseen      those rephrases that were no rows of a solve
+    wrapped     CounterFact's own rephrases, which wrap the prompt into a sentence
+    locality    neighbours that the stream did not edit: the same answer as the untouched base model
+
+    Shares of right answers by greedy generation (the target's length and 3 tokens more, ending at a word boundary), in
+    brackets teacher-forced. With --json also how often the answer then came to a natural end.
+
+    \b
+    Examples:
+      lifelong-edit eval
+      lifelong-edit eval --at 3 --text sample.txt --json
+    """
+    from lifelong_edit.eval.evaluation import evaluate as measure
+
+    sample = None if text is None else _read(text)
+    with opened(store, read_only=True, device=device) as timeline:
+        say(f"asking {timeline.config.model.source}")
+        advance, close = progress_bar(None, "questions")
+        try:
+            found = measure(timeline, at=at, text=sample, progress=advance)
+        finally:
+            close()
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _print(found)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{path}: found bytes that are not UTF-8 ({error.reason}), expected text") from None
+
+
+def _print(found: Evaluation) -> None:
+    from lifelong_edit.eval.evaluation import MEASURES
+
+    rows = []
+    for batch in [*found.batches, found.overall]:
+        scores = [_both(batch.scores[name].generated, batch.scores[name].teacher_forced) for name in MEASURES]
+        rows.append(("all" if batch.step is None else str(batch.step), batch.taught, batch.live, *scores))
+    print_table(("step", "taught", "in force", *MEASURES), rows)
+    click.echo()
+    ends = found.overall.scores
+    print_table(
+        ("measure", "questions", "generated", "teacher-forced", "natural end"),
+        [
+            (n, s.count, *(None if v != v else v for v in (s.generated, s.teacher_forced, s.natural)))
+            for n, s in ends.items()
+        ],
+    )
+    click.echo()
+    print_table(("perplexity", "base"), [(found.perplexity, found.base_perplexity)])
+    if found.dropped:
+        say(f"{found.dropped} neighbours left out: the stream edits them")
+    if found.too_long:
+        say(f"{found.too_long} questions left out: too long for the model")
+
+
+def _both(generated: float, forced: float) -> str:
+    return "-" if generated != generated else f"{generated:.3f} ({forced:.3f})"

@@ -1,0 +1,190 @@
+"""What every command shares: options, output rules, and errors as one line with an exit code.
+
+stdout is data and nothing else; whatever is said on the way goes to stderr. Nothing here imports torch, so that
+commands which only read the log start in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from lifelong_edit.errors import LifelongEditError, UsageError
+
+if TYPE_CHECKING:
+    from lifelong_edit.timeline import Timeline
+
+DEFAULT_STORE = "lifelong-store"
+_MAX_CELL = 60
+
+store_option = click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_STORE,
+    show_default=True,
+    envvar="LIFELONG_STORE",
+    show_envvar=True,
+    metavar="DIR",
+    help="The store to use.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+at_option = click.option("--at", type=click.IntRange(min=0), metavar="STEP", help="As of this step; default: the head.")
+device_option = click.option(
+    "--device", metavar="NAME", help="Where the model lives: cpu, cuda, cuda:1, mps. Default: as at `init`."
+)
+
+
+class Group(click.Group):
+    """A group whose errors are one line on stderr and design's exit codes, never a traceback (unless --debug)."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run, and exit with 0 done, 1 failure, 2 usage, 3 bad input, 4 store, 5 wrong model, 130 interrupted."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            # click returns the code of an early exit (--help, --version) and None or a value otherwise.
+            code = super().main(*args, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except BaseException as error:
+            if _wants_traceback() and not isinstance(error, (SystemExit, click.ClickException)):
+                raise
+            _exit(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _wants_traceback() -> bool:
+    context = click.get_current_context(silent=True)
+    return "--debug" in sys.argv or bool(context and context.find_root().params.get("debug"))
+
+
+def _exit(error: BaseException) -> NoReturn:
+    if isinstance(error, SystemExit):
+        raise error
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        say("interrupted; what was committed stays, and the same command goes on from there")
+        sys.exit(128 + signal.SIGINT)
+    if isinstance(error, click.ClickException):
+        error.show()
+        sys.exit(error.exit_code)
+    if isinstance(error, OSError) and error.errno == errno.EPIPE:
+        # Whoever read our output has gone; the interpreter would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    if isinstance(error, LifelongEditError):
+        say(f"error: {one_line(str(error))}")
+        sys.exit(error.exit_code)
+    if isinstance(error, Exception):
+        say(f"error: {type(error).__name__}: {one_line(str(error))} (--debug shows where)")
+        sys.exit(1)
+    raise error
+
+
+def say(message: str) -> None:
+    """A line on stderr."""
+    with contextlib.suppress(OSError):
+        click.echo(message, err=True)
+
+
+def one_line(text: str) -> str:
+    """Text on one line, without control characters that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in " ".join(text.split()))
+
+
+def print_json(value: object) -> None:
+    """JSON on stdout, two spaces deep."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns under their names: text to the left, numbers to the right; long cells are cut."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
+    right = [bool(rows) and all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(columns))]
+    for row in [list(columns), *cells]:
+        parts = [
+            text.rjust(width) if on_right else text.ljust(width)
+            for text, width, on_right in zip(row, widths, right, strict=True)
+        ]
+        click.echo("  ".join(parts).rstrip())
+
+
+def print_row(cells: Sequence[tuple[str, int, object]]) -> None:
+    """One row of a table that is printed as it comes: (name, width, value), all to the right."""
+    click.echo("  ".join(_cell(value, width).rjust(width) for _, width, value in cells))
+
+
+def print_pairs(pairs: Sequence[tuple[str, object]]) -> None:
+    """Names and values, one pair a line."""
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        click.echo(f"{name.ljust(width)}  {_cell(value, 200)}")
+
+
+def _cell(value: object, limit: int = _MAX_CELL) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 1000 else f"{value:.0f}"
+    text = one_line(str(value))
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+@contextlib.contextmanager
+def opened(store: Path, *, read_only: bool, device: str | None = None) -> Iterator[Timeline]:
+    """The timeline of a store, closed in the end."""
+    from lifelong_edit.timeline import Timeline
+
+    timeline = Timeline.open(store, read_only=read_only, device=device)
+    try:
+        yield timeline
+    finally:
+        timeline.close()
+
+
+def progress_bar(total: int | None, unit: str) -> tuple[Callable[[int], None], Callable[[], None]]:
+    """(advance, close) of a bar on stderr; both do nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        return (lambda count: None), (lambda: None)
+    from tqdm import tqdm
+
+    bar = tqdm(total=total, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True, leave=False)
+
+    def advance(count: int) -> None:
+        bar.update(count)
+
+    return advance, bar.close
+
+
+def parse_settings(pairs: Sequence[str], **named: object) -> Any:
+    """`Settings` from options by name (None: not given) and `--set name=value` pairs, which win.
+
+    Raises `UsageError` for a name that does not exist and a value of the wrong kind.
+    """
+    import msgspec
+
+    from lifelong_edit.settings import Settings
+
+    given: dict[str, object] = {name: value for name, value in named.items() if value is not None}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or name not in Settings.__struct_fields__:
+            known = ", ".join(Settings.__struct_fields__)
+            raise UsageError(f"found --set {pair!r}, expected name=value with one of {known}")
+        given[name] = [part for part in text.split(",") if part] if name == "modules" else _value(text)
+    try:
+        return msgspec.convert(given, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"found a setting that does not fit: {error}; see `lifelong-edit init --help`") from None
+
+
+def _value(text: str) -> object:
+    return None if text.casefold() in ("none", "null") else text

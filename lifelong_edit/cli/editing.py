@@ -1,0 +1,249 @@
+"""Commands that change the timeline: stream, rollback."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lifelong_edit.cli.common import (
+    device_option,
+    json_option,
+    one_line,
+    opened,
+    print_json,
+    print_row,
+    print_table,
+    progress_bar,
+    say,
+    store_option,
+)
+from lifelong_edit.cli.looking import describe_step
+from lifelong_edit.cli.setup import BUNDLED, make_store, making_options, require_same_store
+from lifelong_edit.errors import UsageError
+
+if TYPE_CHECKING:
+    from lifelong_edit.facts import Fact, ReadReport
+    from lifelong_edit.scheduler import BatchEvent, Scheduler
+    from lifelong_edit.timeline import Timeline
+
+_COLUMNS = (("step", 5), ("records", 7), ("facts", 6), ("taken", 6), ("skipped", 7), ("conflicts", 9))
+_COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Facts edited together.")
+@click.option("--again", is_flag=True, help="Also facts that are known only from steps that were rolled back.")
+@click.option("--skip-bad", is_flag=True, help="Leave bad records out, count and report them, instead of stopping.")
+@click.option("--dry-run", is_flag=True, help="Commit nothing; show conflicts, what would take, what the gate says.")
+@click.option("--reason", metavar="TEXT", help="Why, for the log.")
+@making_options
+@device_option
+@store_option
+@json_option
+def stream(
+    files: tuple[str, ...],
+    batch_size: int,
+    again: bool,
+    skip_bad: bool,
+    dry_run: bool,
+    reason: str | None,
+    device: str | None,
+    store: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Edit facts batch by batch, each batch one committed step.
+
+    FILES are files, globs, - for standard input, or hf:OWNER/NAME[:SPLIT] for a data set. A record needs `subject`,
+    `prompt` and `target`; it may have `id`, `relation`, `rephrases`, `locality`, `portability`, `target_true`, `date`,
+    `source`, `author`. Records of CounterFact, zsRE, FEVER and hallucination data are recognised as they are.
+
+    Makes a store with the embedded default if there is none; the options of `init` then say what for. Interrupted or
+    killed, the same command goes on where it stopped: what was consumed is passed over, and so is what equals a fact in
+    force. Files are read through once before the first edit, so that a bad record is found before anything is applied.
+
+    \b
+    Examples:
+      lifelong-edit stream facts/*.jsonl
+      lifelong-edit stream week.jsonl --dry-run
+      cat week.jsonl | lifelong-edit stream - --batch-size 32 --reason "week 12"
+    """
+    from lifelong_edit.facts import ReadReport, read_facts
+    from lifelong_edit.policies import FixedSize
+    from lifelong_edit.scheduler import Scheduler
+
+    total = _survey(files, skip_bad)
+    read = ReadReport()
+    with _store_for(store, device, options, dry_run) as timeline:
+        scheduler = Scheduler(timeline, batching=FixedSize(batch_size), skip_bad=skip_bad)
+        records = read_facts(files, skip_bad=skip_bad, report=read)
+        events = scheduler.run(records, again=again, dry_run=dry_run, reason=reason)
+        shown = list(_show_events(events, timeline, total, as_json=as_json, dry_run=dry_run))
+        _tell_conflicts(shown, timeline, as_json=as_json, dry_run=dry_run)
+        summary = _summarise(scheduler, read)
+        if as_json:
+            print_json({"dry_run": dry_run, "batches": [_describe(event) for event in shown], "summary": summary})
+        _tell(summary, timeline.head, dry_run)
+
+
+def _survey(files: Sequence[str], skip_bad: bool) -> int | None:
+    """How many facts there are to come, where looking ahead costs nothing; bad input is found here."""
+    from lifelong_edit.facts import can_read_twice, read_facts
+
+    if not can_read_twice(files):
+        return None
+    return sum(1 for _ in read_facts(files, skip_bad=skip_bad))
+
+
+@contextlib.contextmanager
+def _store_for(store: Path, device: str | None, options: dict[str, Any], dry_run: bool) -> Iterator[Timeline]:
+    """The store, made first where there is none; a dry run then works on one that is thrown away."""
+    if store.exists() and (not store.is_dir() or any(store.iterdir())):
+        with opened(store, read_only=dry_run, device=device) as timeline:
+            require_same_store(timeline, options)
+            yield timeline
+        return
+    say(f"there is no store at {store}: making one for {options['model'] or BUNDLED}")
+    with contextlib.ExitStack() as stack:
+        if dry_run:
+            store = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store"
+        yield stack.enter_context(make_store(store, device, options))
+
+
+def _show_events(
+    events: Iterator[BatchEvent], timeline: Timeline, total: int | None, *, as_json: bool, dry_run: bool
+) -> Iterator[BatchEvent]:
+    """Print each batch as it comes (unless all is printed as JSON in the end) and pass it on."""
+    if not as_json:
+        print_row([(name, width, name) for name, width in _COLUMNS])
+    advance, close = progress_bar(total, "facts")
+    try:
+        for event in events:
+            advance(event.records)
+            if not as_json:
+                _print_event(event)
+            _tell_untaken(event, event.batch_facts)
+            if event.refused:
+                say(f"batch {event.batch}: {event.refused}")
+            yield event
+    finally:
+        close()
+
+
+def _print_event(event: BatchEvent) -> None:
+    gate = event.report.get("gate", {})
+    cells: Mapping[str, object] = {
+        "step": event.step,
+        "records": event.records,
+        "facts": event.facts,
+        "taken": gate.get("taken"),
+        "skipped": sum(event.skipped.values()),
+        "conflicts": len(event.report.get("conflicts", ())),
+        "perplexity": gate.get("perplexity"),
+        "seconds": round(event.seconds, 2),
+        "weights": event.weights_digest[:12] if event.weights_digest else None,
+    }
+    print_row([(name, width, cells[name]) for name, width in _COLUMNS])
+
+
+def _tell_untaken(event: BatchEvent, facts: Mapping[str, Fact]) -> None:
+    for digest in event.untaken:
+        fact = facts[digest]
+        say(f"not taken: {one_line(fact.prompt)} → {one_line(fact.target)} ({digest[:12]})")
+
+
+def _tell_conflicts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json: bool, dry_run: bool) -> None:
+    """In a dry run the conflicts are what one wants to see: a table of them."""
+    found = [(event, conflict) for event in events for conflict in event.report.get("conflicts", ())]
+    if not dry_run or as_json or not found:
+        return
+    old = timeline.facts_of([conflict["old"] for _, conflict in found])
+    rows = []
+    for event, conflict in found:
+        new, known = event.batch_facts[conflict["new"]], old[conflict["old"]]
+        said = (f"{new.prompt} → {new.target}", f"{known.prompt} → {known.target}")
+        rows.append((conflict["kind"], conflict["action"], conflict["probability"], *said))
+    click.echo()
+    print_table(("conflict", "action", "probability", "new", "in force"), rows)
+
+
+def _describe(event: BatchEvent) -> dict[str, Any]:
+    return {
+        "batch": event.batch,
+        "step": event.step,
+        "records": event.records,
+        "facts": event.facts,
+        "skipped": dict(event.skipped),
+        "refused": event.refused,
+        "weights_digest": event.weights_digest,
+        "seconds": event.seconds,
+        "gate": event.report.get("gate", {}),
+        "conflicts": event.report.get("conflicts", []),
+    }
+
+
+def _summarise(scheduler: Scheduler, read: ReadReport) -> dict[str, Any]:
+    done = scheduler.summary
+    return {
+        "batches": done.batches,
+        "records": done.records,
+        "steps": len(done.steps),
+        "facts": done.facts,
+        "untaken": done.untaken,
+        "skipped": dict(done.skipped),
+        "conflicts": dict(done.conflicts),
+        "left_out": {skip.value: count for skip, count in read.skips.items()},
+        "bad": read.bad + len(done.bad),
+        "bad_records": [*read.skipped_bad, *done.bad],
+        "seconds": done.seconds,
+    }
+
+
+def _tell(summary: Mapping[str, Any], head: int, dry_run: bool) -> None:
+    skipped = ", ".join(f"{count} {reason}" for reason, count in summary["skipped"].items())
+    taught = f"{summary['facts']} facts " + ("would be taught" if dry_run else f"in {summary['steps']} steps")
+    say(
+        f"{summary['records']} records: {taught}, {summary['untaken']} not taken"
+        f"{f'; skipped: {skipped}' if skipped else ''}; the head is step {head}"
+    )
+    if summary["skipped"].get("rolled-back"):
+        say("records known only from steps that were rolled back were skipped; --again applies them")
+    for reason, count in summary["left_out"].items():
+        say(f"{count} left out: {reason}")
+    if summary["bad"]:
+        say(f"{summary['bad']} bad records left out:")
+        for place in summary["bad_records"]:
+            say(f"  {one_line(place)}")
+
+
+@click.command()
+@click.argument("step", type=click.IntRange(min=0))
+@click.option("--reason", metavar="TEXT", help="Why, for the log.")
+@store_option
+@json_option
+def rollback(step: int, reason: str | None, store: Path, as_json: bool) -> None:
+    """Go back to the state after STEP; 0 is the base model.
+
+    The weights are those of that step, equal by digest. Going back is itself a step of the log: nothing is lost, and
+    rolling back to the step before it undoes it.
+
+    \b
+    Examples:
+      lifelong-edit rollback 3
+      lifelong-edit rollback 0 --reason "wrong source"
+    """
+    with opened(store, read_only=False) as timeline:
+        if step > timeline.head:
+            raise UsageError(f"there is no step {step}; the head is step {timeline.head}, see `lifelong-edit log`")
+        found = describe_step(timeline.rollback(step, reason=reason))
+    if as_json:
+        print_json(found)
+        return
+    columns = ("step", "kind", "parent", "weights_digest")
+    print_table(columns, [[found[name] for name in columns]])

@@ -1,0 +1,161 @@
+"""Commands that only read the log: status, log, show, facts. They start without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lifelong_edit.cli.common import (
+    at_option,
+    json_option,
+    one_line,
+    opened,
+    print_json,
+    print_pairs,
+    print_table,
+    store_option,
+)
+
+
+@click.command()
+@store_option
+@json_option
+def status(store: Path, as_json: bool) -> None:
+    """Where the timeline stands: head, number of steps, live facts, digests.
+
+    \b
+    Examples:
+      lifelong-edit status
+      lifelong-edit status --json | jq .weights_digest
+    """
+    with opened(store, read_only=True) as timeline:
+        found = timeline.status()
+    if as_json:
+        print_json(found)
+        return
+    print_pairs([(name, value) for name, value in found.items() if not isinstance(value, dict | list)])
+
+
+@click.command()
+@store_option
+@json_option
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the last N steps.")
+def log(store: Path, as_json: bool, last: int | None) -> None:
+    """The steps that were committed, oldest first.
+
+    \b
+    Examples:
+      lifelong-edit log
+      lifelong-edit log --last 5 --json
+    """
+    with opened(store, read_only=True) as timeline:
+        steps = [describe_step(record) for record in timeline.log()]
+    steps = steps[-last:] if last else steps
+    if as_json:
+        print_json(steps)
+        return
+    columns = ("step", "kind", "parent", "facts", "superseded", "taken", "perplexity", "weights_digest", "time")
+    print_table(columns, [[_short(name, step.get(name)) for name in columns] for step in steps])
+
+
+@click.command()
+@click.argument("step", type=click.IntRange(min=0))
+@store_option
+@json_option
+def show(step: int, store: Path, as_json: bool) -> None:
+    """One step: what it taught and replaced, what the gate said, what it took.
+
+    \b
+    Examples:
+      lifelong-edit show 3
+      lifelong-edit show 3 --json | jq .report
+    """
+    from lifelong_edit.facts import Fact
+
+    with opened(store, read_only=True) as timeline:
+        record = timeline.show(step)
+        facts: dict[str, Fact] = timeline.facts_of((*record.added, *record.superseded))
+    found = describe_step(record) | {
+        "added": [describe_fact(facts[digest]) for digest in record.added],
+        "superseded_facts": [describe_fact(facts[digest]) for digest in record.superseded],
+        "report": record.report,
+        "provenance": record.provenance,
+    }
+    if as_json:
+        print_json(found)
+        return
+    print_pairs([(name, value) for name, value in found.items() if not isinstance(value, dict | list)])
+    untaken = set(record.report.get("gate", {}).get("untaken", ()))
+    rows = [
+        ("-" if digest in record.superseded else "taken" if digest not in untaken else "NOT TAKEN", digest[:12], fact)
+        for digest, fact in facts.items()
+    ]
+    click.echo()
+    print_table(
+        ("", "fact", "prompt", "target"),
+        [("replaced" if how == "-" else how, digest, fact.prompt, fact.target) for how, digest, fact in rows],
+    )
+
+
+@click.command()
+@store_option
+@json_option
+@at_option
+@click.option("--subject", metavar="TEXT", help="Only facts whose subject holds this text (case does not matter).")
+def facts(store: Path, as_json: bool, at: int | None, subject: str | None) -> None:
+    """The facts in force, at the head or as of a step.
+
+    With --json the output is the native record of each fact and its digest: what `stream` reads.
+
+    \b
+    Examples:
+      lifelong-edit facts
+      lifelong-edit facts --at 3 --subject france --json
+    """
+    with opened(store, read_only=True) as timeline:
+        live = timeline.facts() if at is None else timeline.at(at).facts()
+    if subject is not None:
+        live = [fact for fact in live if subject.casefold() in fact.subject.casefold()]
+    if as_json:
+        print_json([describe_fact(fact) for fact in live])
+        return
+    print_table(
+        ("fact", "subject", "prompt", "target"),
+        [(fact.digest[:12], fact.subject, fact.prompt, fact.target) for fact in live],
+    )
+
+
+def describe_step(record: Any) -> dict[str, Any]:
+    """A step as `log --json` shows it."""
+    gate = record.report.get("gate", {})
+    return {
+        "step": record.step,
+        "kind": record.kind,
+        "parent": record.parent,
+        "facts": len(record.added),
+        "superseded": len(record.superseded),
+        "skipped": len(record.skipped),
+        "taken": gate.get("taken"),
+        "perplexity": gate.get("perplexity"),
+        "weights_digest": record.weights_digest,
+        "live_digest": record.live_digest,
+        "time": record.time,
+        "reason": record.reason,
+    }
+
+
+def describe_fact(fact: Any) -> dict[str, Any]:
+    """A fact's native record with its digest."""
+    import msgspec
+
+    return {"digest": fact.digest, **msgspec.to_builtins(fact)}
+
+
+def _short(name: str, value: Any) -> object:
+    if name.endswith("digest"):
+        return str(value)[:12]
+    if name == "time":
+        return str(value)[:19].replace("T", " ")
+    return one_line(value) if isinstance(value, str) else value

@@ -1,0 +1,182 @@
+"""Commands that come before the first edit: init, train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from lifelong_edit.cli.common import json_option, parse_settings, print_json, print_pairs, say, store_option
+from lifelong_edit.errors import BadInputError, UsageError
+
+if TYPE_CHECKING:
+    from lifelong_edit.settings import Settings
+    from lifelong_edit.timeline import Timeline
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+BUNDLED = "atlas"
+_MAX_TEXT_BYTES = 1 << 25
+
+_MAKING = (
+    click.option("--model", metavar="MODEL", help="`atlas` (bundled, the default), a local folder or a hub id."),
+    click.option(
+        "--editor",
+        type=click.Choice(["malmen", "gradient", "ultraedit"]),
+        help="The editing rule: MALMEN with a trained hypernetwork, or a rule that needs no training. "
+        "Default: malmen where there is a hypernetwork, else gradient.",
+    ),
+    click.option(
+        "--hypernetwork",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        metavar="DIR",
+        help="What `train` wrote for this model; it is copied into the store. Default for atlas: the bundled one.",
+    ),
+    click.option(
+        "--preserve",
+        multiple=True,
+        metavar="FILE",
+        help='Prompts whose answers must stay: facts of any shape, {"prompt": …} records, or lines of a .txt file. '
+        "May be given several times.",
+    ),
+    click.option(
+        "--text",
+        multiple=True,
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        metavar="FILE",
+        help="Ordinary text (UTF-8), for statistics and the gate's perplexity. Default: the bundled English prose.",
+    ),
+    click.option(
+        "--modules", metavar="NAMES", help="Weight matrices to edit: names, layer numbers or ranges, by comma."
+    ),
+    click.option(
+        "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the model's weights. Default: float32."
+    ),
+    click.option("--seed", type=int, metavar="N", help="Of every draw. Default: 0."),
+    click.option("--revision", metavar="REV", help="Of a model from the hub."),
+    click.option(
+        "--trust-remote-code", is_flag=True, help="Run the code that comes with a hub model; needs --revision."
+    ),
+    click.option(
+        "--set",
+        "pairs",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Any further setting, by its name in the README; may be given several times.",
+    ),
+)
+MAKING_NAMES = (
+    "model",
+    "editor",
+    "hypernetwork",
+    "preserve",
+    "text",
+    "modules",
+    "dtype",
+    "seed",
+    "revision",
+    "trust_remote_code",
+    "pairs",
+)
+
+
+def making_options(command: Command) -> Command:
+    """The options of a new store, for `init` and for `stream` where it makes one."""
+    for option in reversed(_MAKING):
+        command = option(command)
+    return command
+
+
+def make_store(store: Path, device: str | None, options: dict[str, Any]) -> Timeline:
+    """A new store by the options of `making_options`."""
+    from lifelong_edit.facts import read_prompts
+    from lifelong_edit.timeline import Timeline
+
+    preserve = list(read_prompts(options["preserve"])) if options["preserve"] else None
+    text = [part for path in options["text"] for part in _read_text(path)] if options["text"] else None
+    return Timeline.create(
+        store,
+        model=options["model"] or BUNDLED,
+        settings=chosen_settings(device, options),
+        hypernetwork=options["hypernetwork"],
+        preserve=preserve,
+        text=text,
+        revision=options["revision"],
+        trust_remote_code=options["trust_remote_code"],
+    )
+
+
+def chosen_settings(device: str | None, options: dict[str, Any]) -> Settings:
+    """The settings of a new store; without `--editor`, malmen where there is a hypernetwork, else gradient."""
+    from lifelong_edit.timeline_defaults import default_hypernetwork
+
+    known = options["hypernetwork"] or default_hypernetwork(options["model"] or BUNDLED)
+    modules = options["modules"]
+    return parse_settings(
+        options["pairs"],
+        editor=options["editor"] or ("gradient" if known is None else "malmen"),
+        modules=[part.strip() for part in modules.split(",") if part.strip()] if modules else None,
+        dtype=options["dtype"],
+        seed=options["seed"],
+        device=device,
+    )
+
+
+def require_same_store(timeline: Timeline, options: dict[str, Any]) -> None:
+    """Raise `UsageError` where options of a new store contradict the store that is there.
+
+    The same command has to work a second time, so options that say what the store is like anyway are no error.
+    """
+    named = {name: options[name] for name in ("editor", "dtype", "seed") if options[name] is not None}
+    if options["modules"]:
+        named["modules"] = [part.strip() for part in options["modules"].split(",") if part.strip()]
+    asked = parse_settings(options["pairs"], **named)
+    given = {*named, *(pair.partition("=")[0] for pair in options["pairs"])}
+    for name in sorted(given):
+        wanted, found = getattr(asked, name), getattr(timeline.settings, name)
+        if wanted != found:
+            raise UsageError(
+                f"the store at {timeline.path} was made with {name} {found!r}, not {wanted!r}, and that is fixed at "
+                "`init`; leave the option out, or make another store with --store"
+            )
+    source = timeline.config.model.source
+    if options["model"] and source not in (options["model"], str(Path(options["model"]).expanduser().resolve())):
+        raise UsageError(
+            f"the store at {timeline.path} is for the model {source!r}, not {options['model']!r}; leave --model out, "
+            "or make another store with --store"
+        )
+
+
+def _read_text(path: Path) -> list[str]:
+    with path.open("rb") as stream:
+        data = stream.read(_MAX_TEXT_BYTES)
+    try:
+        return [data.decode("utf-8", errors="strict" if len(data) < _MAX_TEXT_BYTES else "ignore")]
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{path}: found bytes that are not UTF-8 ({error.reason}), expected text") from None
+
+
+@click.command()
+@making_options
+@click.option("--device", metavar="NAME", help="Where the model lives: cpu (the default), cuda, cuda:1, mps.")
+@store_option
+@json_option
+def init(store: Path, device: str | None, as_json: bool, **options: Any) -> None:
+    """Make a store for a model; what is given here is fixed for its life.
+
+    It measures the statistics of the text, asks the base model the preserved prompts, and commits step 0.
+
+    \b
+    Examples:
+      lifelong-edit init
+      lifelong-edit init --model path/to/model --preserve prompts.jsonl --editor gradient
+      lifelong-edit init --model path/to/model --modules 3-5 --set passes=3 --set rehearse=100
+    """
+    say(f"making {store} for {options['model'] or BUNDLED}")
+    with make_store(store, device, options) as timeline:
+        found = timeline.status()
+    if as_json:
+        print_json(found)
+    else:
+        print_pairs([(name, value) for name, value in found.items() if not isinstance(value, dict | list)])
