@@ -57,7 +57,7 @@ def text_statistics(loaded: LoadedModel, windows: Tensor, micro_batch: int) -> T
         with torch.no_grad(), recording(loaded, gradients=False) as (inputs, _):
             loaded.model(input_ids=ids, use_cache=False)
         for name, keys in inputs.items():
-            flat = keys.flatten(0, 1).float()
+            flat = keys.flatten(0, -2).float()
             gram, top = (flat.T @ flat).double(), flat.abs().amax(0).double()
             mean[name] = mean[name] + gram if name in mean else gram
             largest[name] = torch.maximum(largest[name], top) if name in largest else top
@@ -90,6 +90,8 @@ def lowest_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_bat
                     loaded.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
                 except _Reached:
                     states = found.pop()
+            # OPT's MLP sees (b·t, d).
+            states = states.reshape(*batch.ids.shape, -1)
             keys.append(states[torch.arange(len(chosen)), batch.lengths - 1].float())
             where.extend(chosen)
     finally:

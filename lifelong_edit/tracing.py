@@ -95,7 +95,7 @@ def position_losses(logits: Tensor, batch: TokenBatch, rows: Sequence[Row]) -> t
 
 @contextmanager
 def recording(loaded: LoadedModel, gradients: bool) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """Within the context each forward pass leaves every edited module's input and output, (b, t, d).
+    """Within the context each forward pass leaves every edited module's input and output, (b, t, d); OPT: (b·t, d).
 
     The graph begins at the lowest edited module's output: nothing beneath it is ever differentiated.
     """
@@ -139,18 +139,21 @@ def trace(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, gradients:
         if gradients:
             found = torch.autograd.grad(loss.sum(), [outputs[n] for n in names])
             for name, g in zip(names, found, strict=True):
-                grads[name].append(g[mask].float())
+                grads[name].append(_at(mask, g))
         for name in names:
-            keys[name].append(inputs[name][mask].float())
+            keys[name].append(_at(mask, inputs[name]))
         where = torch.tensor(chosen, device=row.device)
         row_index.append(where[row])
         losses[chosen] = torch.zeros(len(part)).index_add_(0, row.cpu(), loss.detach().cpu())
     return _in_row_order(keys, grads if gradients else {}, torch.cat(row_index), losses)
 
 
-def _in_row_order(
-    keys: dict[str, list[Tensor]], grads: dict[str, list[Tensor]], row: Tensor, losses: Tensor
-) -> Trace:
+def _at(mask: Tensor, states: Tensor) -> Tensor:
+    """States (b, t, d), or (b·t, d) as OPT's MLP sees them, where `mask` (b, t) is true: (n, d) float32."""
+    return states.reshape(*mask.shape, -1)[mask].float()
+
+
+def _in_row_order(keys: dict[str, list[Tensor]], grads: dict[str, list[Tensor]], row: Tensor, losses: Tensor) -> Trace:
     order = torch.argsort(row, stable=True)
     return Trace(
         {n: torch.cat(parts)[order] for n, parts in keys.items()},
