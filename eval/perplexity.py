@@ -22,7 +22,8 @@ def text_windows(loaded: LoadedModel, text: str, windows: int = WINDOWS, width: 
 
     width: tokens per window, by default 128 or the model's context where that is shorter; special tokens
     that the tokenizer puts in front stand in front of each window. A text shorter than one window is one,
-    otherwise what is left over is dropped, as is white space at the beginning. Raises BadInputError for a text of fewer than two tokens.
+    otherwise what is left over is dropped, as is white space at the beginning.
+    Raises BadInputError for a text of fewer than two tokens.
     """
     front = special_front(loaded.tokenizer)
     body = min(width or WIDTH, loaded.context) - len(front)
@@ -52,7 +53,7 @@ def perplexity_of(loaded: LoadedModel, windows: Tensor, batch_size: int = 8) -> 
     The first token of each window is given and not predicted. Infinite or NaN where the model has collapsed.
     """
     total = torch.zeros((), dtype=torch.float64)
-    for part in windows.split(batch_size):
+    for part in torch.split(windows, batch_size):
         logits = loaded.model(input_ids=part, use_cache=False).logits[:, :-1].float()
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum")
         total += loss.double().cpu()

@@ -94,9 +94,9 @@ class LoadedModel:
         for name, shift in shifts.items():
             self._check(name, shift)
         for module in self.modules:
-            shift = shifts.get(module.name)
-            if shift is not None or module.name in self._shifted:
-                self._weight(self.model, module).copy_(compose(self._base[module.name], shift))
+            if module.name in shifts or module.name in self._shifted:
+                composed = compose(self._base[module.name], shifts.get(module.name))
+                self._weight(self.model, module).copy_(composed)
         self._shifted = set(shifts)
 
     def _check(self, name: str, shift: Tensor) -> None:

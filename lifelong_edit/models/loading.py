@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -36,8 +37,10 @@ def load_model(
     numbers or ranges ("3-5"); by default the MLP output projections of the upper half of the layers.
     Raises UsageError, UnknownModelError, or LifelongEditError with the reason in one sentence.
     """
-    if trust_remote_code and revision is None:
-        raise UsageError("trust_remote_code runs code of others: pin the revision that you have read with --revision")
+    if trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        raise UsageError(
+            "trust_remote_code runs code of others: name the commit that you have read, --revision <40 hex digits>"
+        )
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     path = locate(source)
@@ -46,7 +49,7 @@ def load_model(
         config = AutoConfig.from_pretrained(path, **options)
         family = family_of(config.model_type, modules)
         model = _weights(path, kind, source, options).to(place)
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        tokenizer = _tokenizer(path, source, options)
     loaded = LoadedModel(model, tokenizer, family, find_modules(model, family, modules), source, kind, place)
     tokenizer.model_max_length = min(tokenizer.model_max_length, loaded.context)
     return loaded
@@ -95,9 +98,9 @@ def _check_index(index: Path) -> None:
 
 def _weights(path: str, dtype: torch.dtype, source: str, options: dict[str, Any]) -> Any:
     model, info = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        path, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
-    # transformers fills in what is missing at random and only logs it.
+    # transformers fills in what is missing or misshapen at random and only logs it.
     lacking = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
     if lacking:
         raise LifelongEditError(
@@ -105,6 +108,16 @@ def _weights(path: str, dtype: torch.dtype, source: str, options: dict[str, Any]
             f"shape, first {lacking[0]}"
         )
     return model
+
+
+def _tokenizer(path: str, source: str, options: dict[str, Any]) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    # Without its files transformers makes one with an empty vocabulary.
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise LifelongEditError(
+            f"model {source!r} comes without a tokenizer: expected tokenizer.json beside its weights"
+        )
+    return tokenizer
 
 
 @contextmanager
