@@ -38,7 +38,7 @@ def answered(
         part = order[start : start + size]
         rows = [torch.tensor(encoded[i][0]) for i in part]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        best: Tensor = model(ids).logits.argmax(-1)
+        best: Tensor = model(ids, attention_mask=torch.ones_like(ids)).logits.argmax(-1)  # causal: pads come after
         for i, row in zip(part, best, strict=True):
             tokens, head = encoded[i]
             told = row[head - 1 : len(tokens)].tolist()
@@ -61,7 +61,7 @@ def perplexity(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, text:
         window = ids[None, start : start + length]
         if window.shape[1] < 2:
             continue
-        logits = model(window).logits[0, :-1]
+        logits = model(window, attention_mask=torch.ones_like(window)).logits[0, :-1]
         total += float(torch.nn.functional.cross_entropy(logits, window[0, 1:], reduction="sum"))
         count += window.shape[1] - 1
     return math.exp(total / count)

@@ -6,7 +6,6 @@ while training (no dropout).
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from lifelong_edit.atlas.muon import Muon
+
 OPEN_ROWS = 64  # rows that a statement is offered to, in order, before a new one is begun
 
 
@@ -23,18 +24,17 @@ OPEN_ROWS = 64  # rows that a statement is offered to, in order, before a new on
 class Recipe:
     """Everything that the training is a function of, beside its texts."""
 
-    layers: int = 6
+    layers: int = 5
     width: int = 256
     heads: int = 4
     context: int = 128
-    steps: int = 2200
-    rows: int = 32
-    row_length: int = 32
+    steps: int = 1250
+    rows: int = 36
+    row_length: int = 36
     windows: int = 2
-    peak_rate: float = 2e-3
-    last_rate: float = 5e-5
-    warm_up: int = 80
-    decay: float = 0.05
+    matrix_rate: float = 0.02  # Muon's, at its peak, for the matrices of the layers
+    vector_rate: float = 5e-3  # Adam's, at its peak, for embeddings, biases and norms
+    warm_up: int = 30
     prose_share: float = 0.2  # of the gradient
     seed: int = 0
 
@@ -78,6 +78,9 @@ def new_model(recipe: Recipe, vocabulary: int, end: int) -> GPT2LMHeadModel:
 
 def pack(statements: Sequence[Statement], order: Sequence[int], length: int) -> list[list[int]]:
     """Rows of statement numbers whose tokens fit ``length``: first fit among the last few open rows."""
+    longest = max(len(statement.ids) for statement in statements)
+    if longest > length:
+        raise ValueError(f"a statement has {longest} tokens, but a row takes {length}: raise row_length")
     rows: list[list[int]] = []
     used: list[int] = []
     for number in order:
@@ -148,19 +151,29 @@ def loss_of(model: GPT2LMHeadModel, ids: Tensor, due: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][asked])
 
 
-def rate(step: int, recipe: Recipe) -> float:
-    """The learning rate at a step: linear warm-up, then half a cosine down to the last rate."""
-    if step < recipe.warm_up:
-        return recipe.peak_rate * (step + 1) / recipe.warm_up
-    done = (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)
-    return recipe.last_rate + (recipe.peak_rate - recipe.last_rate) * 0.5 * (1 + math.cos(math.pi * done))
+def slope(step: int, recipe: Recipe) -> float:
+    """The learning rates at a step, relative to their peak: linear warm-up, a plateau, linear descent to zero."""
+    descent = (recipe.steps - step) / (recipe.steps * 0.75)
+    return min((step + 1) / recipe.warm_up, descent, 1.0)
 
 
-def _optimiser(model: GPT2LMHeadModel, recipe: Recipe) -> torch.optim.AdamW:
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.peak_rate, betas=(0.9, 0.98), fused=True)
+class Optimiser:
+    """Muon for the matrices of the layers, Adam for everything else."""
+
+    def __init__(self, model: GPT2LMHeadModel, recipe: Recipe, *, half: bool) -> None:
+        inner = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." in name]
+        outer = [p for name, p in model.named_parameters() if not (p.dim() == 2 and ".h." in name)]
+        self._recipe = recipe
+        self._muon = Muon(inner, half=half)
+        self._adam = torch.optim.AdamW(outer, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+
+    def step(self, step: int) -> None:
+        """Apply and forget the gradients at the rates of this step."""
+        now = slope(step, self._recipe)
+        self._adam.param_groups[0]["lr"] = self._recipe.vector_rate * now
+        self._adam.step()
+        self._adam.zero_grad()
+        self._muon.step(self._recipe.matrix_rate * now)
 
 
 def train(
@@ -174,13 +187,11 @@ def train(
     every: int = 100,
 ) -> None:
     """Train in place, with bfloat16 products if ``half``; ``watch`` gets step and figures every ``every`` steps."""
-    optimiser = _optimiser(model, recipe)
+    optimiser = Optimiser(model, recipe, half=half)
     facts, texts = statement_batches(statements, recipe), prose_batches(prose, recipe)
     model.train()
     sums, begun = [0.0, 0.0], time.perf_counter()
     for step in range(recipe.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = rate(step, recipe)
         windows = next(texts)
         parts = ((*next(facts), 1 - recipe.prose_share), (windows, torch.ones_like(windows).bool(), recipe.prose_share))
         for i, (ids, due, portion) in enumerate(parts):
@@ -188,9 +199,7 @@ def train(
                 loss = loss_of(model, ids, due)
             (loss * portion).backward()
             sums[i] += loss.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimiser.step(step)
         if (step + 1) % every == 0:
             spent = time.perf_counter() - begun
             line = f"statements {sums[0] / every:.4f}  prose {sums[1] / every:.4f}  {spent:.0f} s"
