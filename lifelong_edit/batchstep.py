@@ -28,17 +28,15 @@ from lifelong_edit.preservation import (
 from lifelong_edit.rows import Row, draw, fact_rows
 from lifelong_edit.settings import Settings
 from lifelong_edit.solver import Factor, Solution, factorise, solve, woodbury_is_cheaper
-from lifelong_edit.stores.tensors import Dense, Factors
+from lifelong_edit.stores.tensors import Dense, Factors, Shift, materialise
 from lifelong_edit.tracing import Trace, trace
-
-Shift = Dense | Factors
 
 
 @dataclass
 class SolveState:
     """Where a batch starts: ΔW per module (d_in, d_out), the live facts, their keys, the editor's own state.
 
-    digest: content digest of the state (weights, live set, what was fixed at `init`), of which every draw is a function.
+    digest: content digest of the state (weights, live set, what was fixed at `init`); every draw is a function of it.
     """
 
     shifts: dict[str, Tensor]
@@ -158,9 +156,7 @@ def select_rows(
     if s.preserved and bench.preserved.probes:
         near = torch.from_numpy(conflict_keys(bench, [f.prompt for f in facts])).to(bench.loaded.device)
         subjects = hidden.union(f.subject.casefold() for f in (*facts, *state.live.values()))
-        rows += bench.preserved.rows(
-            s.preserved, near, s.preserved_weight, subjects, s.seed, state.digest, batch
-        )
+        rows += bench.preserved.rows(s.preserved, near, s.preserved_weight, subjects, s.seed, state.digest, batch)
     return rows
 
 
@@ -193,7 +189,9 @@ def solve_pass(
     return solved
 
 
-def hold(bench: Bench, live: Mapping[str, FactKeys], positions: int, passes: int) -> dict[str, tuple[Tensor, Factor | None]]:
+def hold(
+    bench: Bench, live: Mapping[str, FactKeys], positions: int, passes: int
+) -> dict[str, tuple[Tensor, Factor | None]]:
     """P per module for all passes of a batch, with a factor of P + λI where Woodbury will use it more than once."""
     held: dict[str, tuple[Tensor, Factor | None]] = {}
     for name in bench.names:
@@ -203,9 +201,7 @@ def hold(bench: Bench, live: Mapping[str, FactKeys], positions: int, passes: int
     return held
 
 
-def edit_batch(
-    bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire: Sequence[str] = ()
-) -> Proposal:
+def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire: Sequence[str] = ()) -> Proposal:
     """Propose the step that teaches `facts`, replacing the live facts whose digests are in `retire`.
 
     A replaced fact leaves P and the rehearsal rows before its successor is solved. Raises StepRefusedError
@@ -222,8 +218,10 @@ def edit_batch(
     passes = 1 if bench.published else s.passes
     held = hold(bench, {d: state.keys[d] for d in live if d not in among}, positions, passes)
     clock.lap("preservation")
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {n: [] for n in bench.names}
-    shifts = {n: state.shifts.get(n, torch.zeros(m.d_in, m.d_out)) for n, m in zip(bench.names, loaded.modules, strict=True)}
+    parts: dict[str, list[tuple[Tensor, Solution]]] = {n: [] for n in bench.names}
+    shifts = {
+        n: state.shifts.get(n, torch.zeros(m.d_in, m.d_out)) for n, m in zip(bench.names, loaded.modules, strict=True)
+    }
     losses: list[float] = []
     for _ in range(passes):
         loaded.set_shifts(shifts)
@@ -233,10 +231,9 @@ def edit_batch(
         solved = solve_pass(bench, asker, traced, rows, held)
         shifts = {n: shifts[n] + solved[n][1].shift.float().to(shifts[n].device) for n in bench.names}
         for n in bench.names:
-            parts[n].append((solved[n][0], solved[n][1].shift))
+            parts[n].append(solved[n])
         clock.lap("solve")
-    shift = {n: Dense(sum((p[1] for p in parts[n]), start=torch.zeros(())).float().cpu().numpy()) for n in bench.names}
-    _check_finite(shift)
+    shift = {n: total_shift(parts[n]) for n in bench.names}
     keys = keys_after(bench, state, shift, rows)
     clock.lap("keys")
     report = {
@@ -245,34 +242,49 @@ def edit_batch(
         "positions": positions,
         "passes": passes,
         "loss": losses,
-        "norm": {n: float(np.linalg.norm(d.array)) for n, d in shift.items()},
+        "norm": {n: float(np.linalg.norm(materialise(d))) for n, d in shift.items()},
     }
-    return Proposal(dict(shift), keys, asker.state, report)
+    return Proposal(shift, keys, asker.state, report)
 
 
-def _check_finite(shift: Mapping[str, Dense]) -> None:
-    for name, part in shift.items():
-        if not np.isfinite(part.array).all():
-            raise StepRefusedError(f"the shift of {name} is not finite; expected numbers; the step was refused")
+def total_shift(passes: Sequence[tuple[Tensor, Solution]]) -> Shift:
+    """The shift of all passes of one module, from each one's D and solution: as factors where these are smaller.
+
+    Raises StepRefusedError where a number is not finite.
+    """
+    dense = sum((solution.shift for _, solution in passes), start=torch.zeros(())).float().cpu().numpy()
+    if not np.isfinite(dense).all():
+        raise StepRefusedError("a weight shift is not finite; expected numbers; the step was refused")
+    rows = sum(len(values) for values, _ in passes)
+    if rows * sum(dense.shape) >= dense.size:
+        return Dense(dense)
+    left = torch.cat([solution.influence() for _, solution in passes], dim=1)
+    right = torch.cat([values for values, _ in passes])
+    return Factors(left.float().cpu().numpy(), right.float().cpu().numpy())
 
 
-def keys_after(bench: Bench, state: SolveState, shift: Mapping[str, Dense], rows: Sequence[Row]) -> dict[str, FactKeys]:
+def keys_after(bench: Bench, state: SolveState, shift: Mapping[str, Shift], rows: Sequence[Row]) -> dict[str, FactKeys]:
     """Keys of the new and rehearsed facts, traced once more at the weights that the step leaves."""
     loaded = bench.loaded
     moved = {}
     for name, part in shift.items():
         before = state.shifts.get(name)
-        change = torch.from_numpy(part.array)
+        change = torch.from_numpy(materialise(part))
         moved[name] = change if before is None else before + change.to(before.device)
     loaded.set_shifts(moved)
     own = [r for r in rows if r.fact is not None]
-    traced = trace(loaded, own, bench.settings.micro_batch, gradients=False)
+    return fact_keys(bench, trace(loaded, own, bench.settings.micro_batch, gradients=False), own)
+
+
+def fact_keys(bench: Bench, traced: Trace, rows: Sequence[Row]) -> dict[str, FactKeys]:
+    """The keys of fact rows in a trace, on the grid, by fact; rows of no fact are passed over."""
     units = {n: to_grid(traced.keys[n], bench.scale[n]) for n in bench.names}
     lowest = traced.keys[bench.names[0]].cpu().numpy()
     spans: dict[str, list[int]] = {}
-    row_of = traced.row.tolist()
-    for position, row in enumerate(row_of):
-        spans.setdefault(str(own[row].fact), []).append(position)
+    for position, row in enumerate(traced.row.tolist()):
+        digest = rows[row].fact
+        if digest is not None:
+            spans.setdefault(digest, []).append(position)
     # A fact's first position is its prompt's last token.
     return {
         digest: FactKeys({n: units[n][where] for n in bench.names}, lowest[where[0]].copy())

@@ -84,9 +84,7 @@ class HyperNetwork(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(
-        self, d_in: int, d_out: int, layers: int, rank: int, blocks: int, form: Form, trust: float
-    ) -> None:
+    def __init__(self, d_in: int, d_out: int, layers: int, rank: int, blocks: int, form: Form, trust: float) -> None:
         super().__init__()
         self.form, self.d_in, self.trust = form, d_in, trust
         self.blocks = nn.ModuleList(Block(d_in + d_out, rank, layers, form) for _ in range(blocks))
@@ -132,7 +130,10 @@ class NetworkSet(nn.Module):
         self.config = config
         shapes = list(dict.fromkeys(config.shapes))
         self._place = {
-            name: (_key(shape), [n for n, s in zip(config.modules, config.shapes, strict=True) if s == shape].index(name))
+            name: (
+                _key(shape),
+                [n for n, s in zip(config.modules, config.shapes, strict=True) if s == shape].index(name),
+            )
             for name, shape in zip(config.modules, config.shapes, strict=True)
         }
         self.networks = nn.ModuleDict(
@@ -158,7 +159,7 @@ class NetworkSet(nn.Module):
     def ridge(self, module: str) -> float:
         """The learned λ_l = exp(ℓ_l), unscaled."""
         network, layer = self.of(module)
-        return float(network.log_ridge[layer].exp())
+        return float(network.log_ridge[layer].detach().exp())
 
     def check(self, modules: Iterable[EditableModule]) -> None:
         """Raise ModelMismatchError unless the networks were trained for these modules."""
@@ -186,7 +187,9 @@ def restore_network(config: NetworkConfig, tensors: dict[str, np.ndarray]) -> Ne
     found = {n: tuple(t.shape) for n, t in tensors.items()}
     if expected != found:
         odd = sorted(set(expected.items()) ^ set(found.items()))[:3]
-        raise BadInputError(f"the hypernetwork's tensors do not fit its config (first differences: {odd}); train it again")
+        raise BadInputError(
+            f"the hypernetwork's tensors do not fit its config (first differences: {odd}); train it again"
+        )
     networks.load_state_dict({n: torch.from_numpy(t.astype(np.float32)) for n, t in tensors.items()})
     return networks.eval().requires_grad_(False)
 

@@ -33,7 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     passes: int = 2
     """Rounds of tracing, asking and solving per batch."""
     eta: float | None = None
-    """Step size; None: 0.7 for `gradient` (rms of a row's value difference), 1e-6 for `ultraedit`, learned for `malmen`."""
+    """Step; None: 0.7 for `gradient` (rms of a value difference), 1e-6 for `ultraedit`, learned for `malmen`."""
     kappa: float = 0.3
     """Damping of the output metric (Γ + κI)⁻¹, relative to Γ's mean diagonal."""
     trust: float = 1.5

@@ -24,22 +24,30 @@ class Factor:
 
 @dataclass(frozen=True)
 class Solution:
-    """A solved system, with what its gradient needs.
+    """A solved system, with what its gradient and its factored form need.
 
     shift: S (d_in, d_out). keys: K (n, d_in). weights: w (n,). All float64.
+    system: factor of A itself, or of the inner matrix of Woodbury's identity where `kept` was used.
     """
 
     shift: Tensor
     keys: Tensor
     weights: Tensor
-    preserved: Tensor
-    ridge: float
-    factor: Factor | None
+    system: Factor
+    kept: Factor | None = None
 
     def inverse_on(self, right: Tensor) -> Tensor:
         """A⁻¹ right, (d_in, m), with the factorisation that gave the shift."""
-        lower = self.factor.lower if self.factor is not None else _cholesky(_system(self))
-        return torch.cholesky_solve(right, lower)
+        if self.kept is None:
+            return torch.cholesky_solve(right, self.system.lower)
+        half = _half(self.keys, self.weights, self.kept)
+        start = torch.linalg.solve_triangular(self.kept.lower, right, upper=False)
+        start = start - half @ torch.cholesky_solve(half.T @ start, self.system.lower)
+        return torch.linalg.solve_triangular(self.kept.lower.T, start, upper=True)
+
+    def influence(self) -> Tensor:
+        """L = A⁻¹Kᵀdiag(w), (d_in, n): with the value differences D, S = LD."""
+        return self.inverse_on((self.weights[:, None] * self.keys).T)
 
 
 def factorise(preserved: Tensor, ridge: float) -> Factor:
@@ -62,11 +70,13 @@ def solve(
         if not bool(torch.isfinite(part).all()):
             raise StepRefusedError(f"a {name} of the solve is not finite; expected numbers; nothing was applied")
     if kept is not None and woodbury_is_cheaper(*keys.shape):
-        return Solution(_woodbury(keys, values, weights, kept), keys, weights, preserved, ridge, None)
-    unsolved = Solution(values, keys, weights, preserved, ridge, None)
-    factor = Factor(_cholesky(_system(unsolved)))
-    shift = torch.cholesky_solve(keys.T @ (weights[:, None] * values), factor.lower)
-    return Solution(shift, keys, weights, preserved, ridge, factor)
+        shift, inner = _woodbury(keys, values, weights, kept)
+        return Solution(shift, keys, weights, inner, kept)
+    gram = (keys * weights[:, None]).T @ keys
+    gram += preserved
+    gram.diagonal().add_(ridge)
+    system = Factor(_cholesky(gram))
+    return Solution(torch.cholesky_solve(keys.T @ (weights[:, None] * values), system.lower), keys, weights, system)
 
 
 def woodbury_is_cheaper(n: int, d_in: int) -> bool:
@@ -83,28 +93,41 @@ def solve_backward(solution: Solution, gradient: Tensor) -> tuple[Tensor, float]
     return solution.weights[:, None] * (solution.keys @ carried), -float((carried * solution.shift).sum())
 
 
-def _system(s: Solution) -> Tensor:
-    gram = (s.keys * s.weights[:, None]).T @ s.keys
-    gram += s.preserved
-    gram.diagonal().add_(s.ridge)
-    return gram
+def _half(keys: Tensor, weights: Tensor, kept: Factor) -> Tensor:
+    """L⁻¹Kᵀ√w of the kept factor L, (d_in, n)."""
+    return torch.linalg.solve_triangular(kept.lower, (weights.sqrt()[:, None] * keys).T, upper=False)
 
 
-def _woodbury(keys: Tensor, values: Tensor, weights: Tensor, kept: Factor) -> Tensor:
+def _woodbury(keys: Tensor, values: Tensor, weights: Tensor, kept: Factor) -> tuple[Tensor, Factor]:
     """A⁻¹Kᵀ√w · √w D = B⁻¹Kᵀ√w (I + √w K B⁻¹ Kᵀ√w)⁻¹ √w D, with B = P + λI."""
-    root = weights.sqrt()[:, None]
-    half = torch.linalg.solve_triangular(kept.lower, (root * keys).T, upper=False)
+    half = _half(keys, weights, kept)
     inner = half.T @ half
     inner.diagonal().add_(1.0)
-    answer = torch.cholesky_solve(root * values, _cholesky(inner))
-    return torch.linalg.solve_triangular(kept.lower.T, half @ answer, upper=True)
+    system = Factor(_cholesky(inner))
+    answer = torch.cholesky_solve(weights.sqrt()[:, None] * values, system.lower)
+    return torch.linalg.solve_triangular(kept.lower.T, half @ answer, upper=True), system
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
     lower, info = torch.linalg.cholesky_ex(matrix)
-    if int(info):
+    if int(info) or not _is_definite(lower, matrix.diagonal()):
         raise StepRefusedError(
-            f"the solve's matrix ({len(matrix)} × {len(matrix)}) is singular at pivot {int(info)}; "
+            f"the solve's matrix ({len(matrix)} × {len(matrix)}) is singular to working precision; "
             "expected a positive definite one; set a greater ridge or c0"
         )
     return lower
+
+
+def _is_definite(lower: Tensor, diagonal: Tensor) -> bool:
+    """Whether a Cholesky factor (d, d) of a matrix with this diagonal (d,) says more than its rounding.
+
+    Rounding leaves about half of all singular matrices a tiny positive pivot. Two rounds of inverse iteration
+    estimate ‖H⁻¹‖ for the matrix scaled to a unit diagonal, which is what the error depends on (Higham, Accuracy
+    and Stability of Numerical Algorithms, theorem 10.6).
+    """
+    root = diagonal.sqrt()
+    probe = torch.cos(torch.arange(len(root), dtype=root.dtype, device=root.device))
+    for _ in range(2):
+        probe = probe / probe.norm()
+        probe = root * torch.cholesky_solve((root * probe)[:, None], lower)[:, 0]
+    return bool(probe.norm() * len(root) * torch.finfo(root.dtype).eps < 1)

@@ -9,17 +9,16 @@ in one optimiser step; keys, gradients, P and ΔW before the pass are constants.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import torch
 from torch import Tensor
 
-from lifelong_edit.batchstep import Bench, SolveState, hold, select_rows
+from lifelong_edit.batchstep import Bench, SolveState, fact_keys, hold, select_rows
 from lifelong_edit.editors.gradient import output_metrics
 from lifelong_edit.facts import Fact
-from lifelong_edit.grams import FactKeys, to_grid
 from lifelong_edit.hypernetwork import Form, NetworkConfig, NetworkSet
 from lifelong_edit.models import LoadedModel, encode, pad
 from lifelong_edit.preservation import PreservedPrompts
@@ -44,7 +43,11 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     locality_weight: float = 1.0
     probes: int = 150
     """Hard locality prompts per pass."""
-    validation_share: float = 0.15
+    validation_share: float = 0.3
+    """Share of subjects held out; half of their facts are taught in validation, the others probe locality."""
+    validation_facts: int = 150
+    validate_every: int = 50
+    """Steps between validations."""
     seed: int = 0
 
 
@@ -121,16 +124,14 @@ def weight_gradients(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int)
             batch = pad([r.encoded for r in part], loaded.pad_id, loaded.device)
             losses, row = position_losses(answer_logits(loaded, batch), batch, part)
             loss = (losses * torch.tensor([r.weight for r in part], device=losses.device)[row]).sum()
-            for gradient, found in zip(gradients, torch.autograd.grad(loss, weights), strict=True):
-                gradient += found
-            total += float(loss)
+            for gradient, part_of in zip(gradients, torch.autograd.grad(loss, weights), strict=True):
+                gradient += part_of
+            total += float(loss.detach())
     finally:
         for weight in weights:
             weight.requires_grad_(False)
-    oriented = {
-        m.name: (g.T if m.orientation == "linear" else g).float() for m, g in zip(loaded.modules, gradients, strict=True)
-    }
-    return total, oriented
+    found = zip(loaded.modules, gradients, strict=True)
+    return total, {m.name: (g.T if m.orientation == "linear" else g).float() for m, g in found}
 
 
 @dataclass
@@ -190,7 +191,8 @@ class Trainer:
             self.one_pass(state, rows, traced, metric, held, judges)
         for fact in facts:
             state.live[fact.digest] = fact
-        state.keys.update(live_keys(bench, traced, rows))
+        # One trace earlier than in a committed step, which saves an episode a quarter of its time.
+        state.keys.update(fact_keys(bench, traced, rows))
 
     def metric(self, rows: Sequence[Row]) -> dict[str, Tensor] | None:
         """The output metric of the solve's own facts at ΔW = 0; none for the published form."""
@@ -206,7 +208,7 @@ class Trainer:
         rows: Sequence[Row],
         traced: Trace,
         metric: dict[str, Tensor] | None,
-        held: dict[str, tuple[Tensor, object]],
+        held: Mapping[str, tuple[Tensor, object]],
         judges: Sequence[Row],
     ) -> None:
         """Ask, solve, judge, carry the gradient back through the solve, step."""
@@ -235,18 +237,6 @@ class Trainer:
         self.optimiser.step()
         self.steps += 1
         self.history.append({"step": self.steps, "loss": loss, "gradient": float(norm), "time": time.time()})
-
-
-def live_keys(bench: Bench, traced: Trace, rows: Sequence[Row]) -> dict[str, FactKeys]:
-    """Keys of fact rows as traced, on the grid; in training one trace earlier than in a committed step."""
-    spans: dict[str, list[int]] = {}
-    for position, row in enumerate(traced.row.tolist()):
-        digest = rows[row].fact
-        if digest is not None:
-            spans.setdefault(digest, []).append(position)
-    units = {n: to_grid(traced.keys[n], bench.scale[n]) for n in bench.names}
-    lowest = traced.keys[bench.names[0]].cpu().numpy()
-    return {d: FactKeys({n: units[n][w] for n in bench.names}, lowest[w[0]]) for d, w in spans.items()}
 
 
 def new_networks(loaded: LoadedModel, form: Form, t: TrainSettings, trust: float = 1.5) -> NetworkSet:
@@ -278,19 +268,10 @@ def calibrate(bench: Bench, networks: NetworkSet, facts: Sequence[Fact]) -> None
         for shape in dict.fromkeys(networks.config.shapes):
             names = [m.name for m in bench.loaded.modules if (m.d_in, m.d_out) == shape]
             network, _ = networks.of(names[0])
-            network.observe(
-                torch.cat([traced.keys[n] for n in names]), torch.cat([traced.gradients[n] for n in names])
-            )
+            network.observe(torch.cat([traced.keys[n] for n in names]), torch.cat([traced.gradients[n] for n in names]))
         for name in bench.names:
             network, layer = networks.of(name)
             asked = traced.gradients[name] @ metric[name]
             found = networks.ask(name, traced.keys[name], asked if joint else traced.gradients[name])
             rms = float(found.square().mean().sqrt())
             network.log_step[layer] += torch.tensor(eta * float(asked.square().mean().sqrt()) / rms).log()
-
-
-def episodes(trainer: Trainer, facts: Sequence[Fact], until: Callable[[], bool]) -> Iterator[int]:
-    """Run episodes until told to stop; yields the number of each one that ended."""
-    while not until():
-        trainer.run_episode(facts)
-        yield trainer.episode
