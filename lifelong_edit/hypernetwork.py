@@ -77,7 +77,7 @@ class HyperNetwork(nn.Module):
     """One network per weight shape, shared by the layers of that shape.
 
     joint: gradients come in the output metric and are not normalised; d = h(k, g) − h(k, 0) with
-    h = −η_l (k·k̃)/(k·k̂) g̃, so that at B = 0 it is the rule without a network.
+    h = −η_l (k·k̃)/(k·k̂) g̃, written 1 + k·(k̃ − k̂)/(k·k̂), so that at B = 0 it is the rule without a network.
     published: h = −η_l (k·k̃) g̃ on normalised [k; g] (MALMEN, equation 4).
     """
 
@@ -109,10 +109,12 @@ class HyperNetwork(nn.Module):
         for block in self.blocks:
             y = block(y, layer)
         key, gradient = y[:, : self.d_in], y[:, self.d_in :]
-        factor = (keys * key).sum(-1, keepdim=True)
-        if self.form == "joint":
-            # k·k̂ is positive for activations; the bound keeps a stray one from dividing by nothing.
-            factor = factor / (keys * start[:, : self.d_in]).sum(-1, keepdim=True).clamp_min(1.0)
+        if self.form == "published":
+            factor = (keys * key).sum(-1, keepdim=True)
+        else:
+            # k·k̂ is positive for activations; a stray one that is not must neither blow up a row nor turn it round.
+            usual = (keys * start[:, : self.d_in]).sum(-1, keepdim=True).clamp_min(1.0)
+            factor = 1.0 + (keys * (key - start[:, : self.d_in])).sum(-1, keepdim=True) / usual
         return -self.log_step[layer].exp() * factor * gradient
 
     def observe(self, keys: Tensor, gradients: Tensor) -> None:
