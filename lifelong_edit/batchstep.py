@@ -278,6 +278,10 @@ def keys_after(bench: Bench, state: SolveState, shift: Mapping[str, Shift], rows
 
 def fact_keys(bench: Bench, traced: Trace, rows: Sequence[Row]) -> dict[str, FactKeys]:
     """The keys of fact rows in a trace, on the grid, by fact; rows of no fact are passed over."""
+    for name in bench.names:
+        # A finite shift can still overflow a layer above it; on the grid that would become a silent zero.
+        if not bool(torch.isfinite(traced.keys[name]).all()):
+            raise StepRefusedError(f"a key of {name} is not finite after the step; expected numbers; it was refused")
     units = {n: to_grid(traced.keys[n], bench.scale[n]) for n in bench.names}
     lowest = traced.keys[bench.names[0]].cpu().numpy()
     spans: dict[str, list[int]] = {}
