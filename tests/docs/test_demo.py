@@ -25,7 +25,7 @@ def test_demo_edits_and_goes_back() -> None:
     done = subprocess.run(["bash", demo], env=env, capture_output=True, text=True, cwd=REPOSITORY.parent, timeout=600)
     seconds = time.monotonic() - started
     assert done.returncode == 0, done.stdout + done.stderr
-    answers = re.findall(r"^\$ lifelong-edit 'ask' .*\n(.*)$", done.stdout, re.MULTILINE)
+    answers = re.findall(r"^\$ lifelong-edit ask .*\n(.*)$", done.stdout, re.MULTILINE)
     before, after, again = (answer.strip() for answer in answers)
     assert after.startswith(fact["target"])
     assert not before.startswith(fact["target"])
