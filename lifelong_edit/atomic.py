@@ -61,7 +61,12 @@ def replace_dir_atomic(target: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what writers of `target` that are no longer alive left beside it."""
+    """Remove what writers of `target` that are no longer alive left beside it; put back what they had moved away."""
+    old = _replaced(target)
+    if old.exists() and not target.exists():
+        old.rename(target)
+    elif old.exists():
+        shutil.rmtree(old)
     pattern = re.compile(re.escape(f".{target.name}.partial-") + r"(\d+)")
     for entry in target.parent.iterdir():
         match = pattern.fullmatch(entry.name)
@@ -84,6 +89,10 @@ def fsync_path(path: Path) -> None:
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial-{os.getpid()}")
+
+
+def _replaced(target: Path) -> Path:
+    return target.with_name(f".{target.name}.replaced")
 
 
 def _alive(pid: int) -> bool:
@@ -111,8 +120,8 @@ def _move_into_place(partial: Path, target: Path) -> None:
         partial.rename(target)
     elif not _exchange(partial, target):
         # Where the system cannot exchange two folders there is a moment without `target`; should the process
-        # die in it, both folders lie beside its place under names that say what they are.
-        old = target.with_name(f".{target.name}.replaced")
+        # die in it, `remove_leftovers` puts the old folder back.
+        old = _replaced(target)
         target.rename(old)
         try:
             partial.rename(target)

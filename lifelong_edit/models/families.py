@@ -118,6 +118,8 @@ def _editable(model: Any, name: str) -> EditableModule:
         raise UnknownModelError(
             f"module {name!r} is a {type(module).__name__}; only Linear and Conv1D can be edited; {_examples(model)}"
         )
+    if module is model.get_output_embeddings():
+        raise UnknownModelError(f"module {name!r} is the output head, often one with the embedding; {_examples(model)}")
     orientation: Orientation = "conv1d" if type(module) is Conv1D else "linear"
     d_in, d_out = module.weight.shape if orientation == "conv1d" else module.weight.shape[::-1]
     numbers = re.findall(r"(?<=\.)\d+(?=\.|$)", f".{name}")

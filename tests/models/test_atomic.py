@@ -42,8 +42,13 @@ def test_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> None
     assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["b"]
 
 
+@pytest.mark.parametrize("exchange", [False, True])
 @pytest.mark.parametrize("exists", [False, True])
-def test_folder_is_replaced_whole_or_stays(tmp_path: Path, exists: bool) -> None:
+def test_folder_is_replaced_whole_or_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool, exchange: bool
+) -> None:
+    if not exchange:  # as on a system or file system that cannot exchange two folders
+        monkeypatch.setattr("lifelong_edit.atomic._exchange", lambda one, other: False)
     target = tmp_path / "deep" / "target"
     if exists:
         target.mkdir(parents=True)
@@ -67,6 +72,13 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
     (tmp_path / f".other.partial-{dead.pid}").mkdir()
     remove_leftovers(tmp_path / "out")
     assert names(tmp_path) == sorted([f".other.partial-{dead.pid}", f".out.partial-{os.getppid()}"])
+
+
+def test_folder_moved_away_by_a_writer_that_died_is_put_back(tmp_path: Path) -> None:
+    (tmp_path / ".out.replaced").mkdir()
+    (tmp_path / ".out.replaced" / "old").write_text("old")
+    remove_leftovers(tmp_path / "out")
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["old"]
 
 
 def test_everything_is_forced_to_disk_before_it_is_renamed_and_the_renaming_after(tmp_path: Path) -> None:

@@ -53,6 +53,26 @@ def metaspace(sentences: list[str], prepend: str, special: bool) -> Any:
 
 
 @pytest.fixture(scope="module")
+def unsplit(sentences: list[str]) -> Any:
+    """BPE over whole texts, as Llama's and Gemma's files have it: no pre-tokenizer, bytes for what is unknown.
+
+    Trained without sentencepiece's rule against it, it also merges across words: the hardest boundary there is.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    special = ["<s>", "</s>", "<unk>", *(f"<0x{i:02X}>" for i in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(sentences * 4, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.fixture(scope="module")
 def gpt2(shared: Path) -> Any:
     """GPT-2's real tokenizer, of 50,257 tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -138,6 +158,24 @@ def test_metaspace_tokenizers(
     make: Callable[[str, bool], Any], prepend: str, special: bool, prompt: str, target: str
 ) -> None:
     check(make(prepend, special), prompt, target)
+
+
+@GENERIC
+@given(prompt=TEXT, target=TEXT)
+@example(prompt="The capital of France", target="is Paris")
+@example(prompt="The capital of France ", target="is Paris")
+def test_tokenizer_that_merges_across_words(unsplit: Any, prompt: str, target: str) -> None:
+    check(unsplit, prompt, target)
+
+
+def test_merge_across_the_boundary_is_taken_apart_there(unsplit: Any) -> None:
+    prompt, target = "The capital of", "France"
+    joint = unsplit(f"{prompt} {target}")["input_ids"]
+    alone = unsplit(prompt)["input_ids"]
+    assert joint[: len(alone)] != alone, "the case is to have a token across the boundary"
+    encoded = encode(unsplit, prompt, target)
+    assert list(encoded.ids[: encoded.answer_start]) == alone
+    assert unsplit.decode(encoded.ids) == f"{prompt} {target}"
 
 
 @pytest.mark.parametrize("special", [False, True])

@@ -223,6 +223,7 @@ def test_modules_by_layer_range_and_by_name(tiny_gpt2: Path) -> None:
     [
         (["transformer.h.9.mlp.c_proj"], "transformer.h.3.mlp.c_proj"),
         (["transformer.h.1.ln_1"], "LayerNorm"),
+        (["lm_head"], "output head"),
         (["2-4"], "layers 0 to 3"),
         (["3-2"], "layers 0 to 3"),
     ],
