@@ -25,7 +25,7 @@ TRAIN, VALIDATION, PRESERVED = 900, 200, 1000
 TEXT_BYTES, HELD_BYTES = 100_000, 80_000
 PROBES = 2
 # Shares of the subjects that no stream needs, in parts of a hundred.
-ROLES = (("train", 29), ("validation", 7), ("train probe", 20), ("validation probe", 10), ("preserved", 34))
+ROLES = (("train", 35), ("validation", 8), ("train probe", 14), ("validation probe", 7), ("preserved", 36))
 
 Record = dict[str, Any]
 

@@ -131,9 +131,9 @@ def test_edited_probed_and_preserved_subjects_are_disjoint_between_the_bundled_f
 def test_bundled_edits_are_counterfactual_true_to_the_world_and_probed_by_neighbours() -> None:
     truth = {(fact.subject, fact.relation): fact for fact in world_facts()}
     objects = {(fact.relation, fact.target) for fact in world_facts()}
-    for path, count in ((atlas.edits_train_path(), 900), (atlas.edits_validation_path(), 200)):
+    for path, count in ((atlas.edits_train_path(), 800), (atlas.edits_validation_path(), 160)):
         records = lines(path)
-        assert len(records) >= count * 0.95
+        assert len(records) >= count
         assert len({r["id"] for r in records}) == len(records)
         for r in records:
             fact = truth[r["subject"], r["relation"]]
@@ -150,7 +150,7 @@ def test_bundled_edits_are_counterfactual_true_to_the_world_and_probed_by_neighb
 def test_preserved_prompts_are_many_and_over_all_relations() -> None:
     records = lines(atlas.preserved_prompts_path())
     prompts = {(fact.subject, fact.relation): fact.prompts for fact in world_facts()}
-    assert len(records) >= 900
+    assert len(records) >= 800
     assert {r["relation"] for r in records} == {fact.relation for fact in world_facts()}
     assert all(r["prompt"] in prompts[r["subject"], r["relation"]] for r in records)
 
