@@ -1,0 +1,155 @@
+"""A bench on tiny models, facts of different lengths, and networks that have something to say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from lifelong_edit.batchstep import Bench, prepare
+from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.hypernetwork import NetworkConfig, NetworkSet
+from lifelong_edit.models import LoadedModel, load_model
+from lifelong_edit.settings import Settings
+
+PLACES = ("Paris", "London", "Vienna", "Warsaw", "Belgrade", "Sydney", "São Paulo", "Kenya", "Japan", "Malmö")
+BASIC = Settings(passes=2, rehearse=3, preserved=6, c0=50.0, text_tokens=3000, phrasings=2, micro_batch=8, eta=0.5)
+MakeBench = Callable[..., Bench]
+
+
+def make_fact(number: int) -> Fact:
+    """One of a series of facts whose prompts and answers differ in length."""
+    name = PLACES[number % 10] + " the Great" * (number % 3)
+    name += f" {number}" * (number >= 10)
+    return Fact(
+        subject=name,
+        prompt=f"The capital of {name} is",
+        target=PLACES[(number + 3) % 10] + " on the river" * (number % 2),
+        relation="capital",
+        rephrases=(f"{name} has the capital", f"In {name} the first city of the river people is"),
+    )
+
+
+@pytest.fixture(scope="session")
+def news() -> list[Fact]:
+    """Twelve facts of one relation about different subjects."""
+    return [make_fact(i) for i in range(12)]
+
+
+@pytest.fixture(scope="session")
+def probes(sentences: list[str]) -> list[Probe]:
+    """Prompts whose answers have to stay; the first two are about subjects of `news`."""
+    about = [
+        Probe(prompt="The currency of Paris is", subject="Paris"),
+        Probe(prompt="Who lives in", subject="LONDON the Great"),
+    ]
+    return about + [Probe(prompt=s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """A folder with a Llama of 4 layers and random weights: its matrices are stored transposed."""
+    config = transformers.LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return _saved(transformers.LlamaForCausalLM, config, tmp_path_factory.mktemp("tiny-llama"), tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_opt(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """A folder with an OPT of 4 layers and random weights: its MLP sees batch and positions as one dimension."""
+    config = transformers.OPTConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        ffn_dim=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        word_embed_proj_dim=32,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=1,
+    )
+    return _saved(transformers.OPTForCausalLM, config, tmp_path_factory.mktemp("tiny-opt"), tiny_tokenizer)
+
+
+def _saved(kind: Any, config: Any, folder: Path, tokenizer: Any) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = kind(config)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.data.normal_(0, 0.2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gpt2(tiny_gpt2: Path) -> LoadedModel:
+    """The tiny GPT-2, loaded once; ask for `loaded` to have it at its base weights."""
+    return load_model(str(tiny_gpt2))
+
+
+@pytest.fixture
+def loaded(gpt2: LoadedModel) -> Iterator[LoadedModel]:
+    """The tiny GPT-2 at its base weights, before and after."""
+    gpt2.set_shifts({})
+    yield gpt2
+    gpt2.set_shifts({})
+
+
+@pytest.fixture(scope="session")
+def fixed(gpt2: LoadedModel, sentences: list[str], probes: list[Probe]) -> dict[str, np.ndarray]:
+    """What `init` fixes for the tiny GPT-2."""
+    gpt2.set_shifts({})
+    return prepare(gpt2, BASIC, text=[" ".join(sentences * 20)], preserve=probes)
+
+
+@pytest.fixture
+def make_bench(loaded: LoadedModel, fixed: dict[str, np.ndarray]) -> MakeBench:
+    """Makes a bench with some settings changed and, it may be, a hypernetwork."""
+
+    def make(networks: NetworkSet | None = None, **changes: Any) -> Bench:
+        return Bench(loaded, BASIC.replace(**changes), fixed, networks)
+
+    return make
+
+
+@pytest.fixture
+def random_network(loaded: LoadedModel) -> Callable[..., NetworkSet]:
+    """Makes a network set in which every parameter and every moment in use is random and not zero."""
+
+    def make(form: str, *, seed: int = 0, size: float = 0.3) -> NetworkSet:
+        modules = loaded.modules
+        config = NetworkConfig(
+            form="published" if form == "published" else "joint",
+            rank=5,
+            blocks=2,
+            modules=tuple(m.name for m in modules),
+            shapes=tuple((m.d_in, m.d_out) for m in modules),
+        )
+        networks = NetworkSet(config).requires_grad_(False)
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in networks.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * size)
+        for network in networks.networks.values():
+            used = len(network.mean) if form == "published" else network.d_in
+            network.mean[:used] = torch.randn(used, generator=generator) * 0.2
+            network.deviation[:used] = 0.5 + torch.rand(used, generator=generator)
+        return networks.eval()
+
+    return make
