@@ -211,7 +211,8 @@ def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire
     live = [d for d in sorted(state.live) if d not in set(retire)]
     rows = select_rows(bench, state, facts, live)
     clock.lap("rows")
-    asker = ready_editor(bench, state, rows)
+    # The published rules know no metric at the base weights: they are ready with what the pass itself traces.
+    asker = None if bench.published else ready_editor(bench, state, rows)
     clock.lap("metric")
     among = {r.fact for r in rows}
     positions = sum(r.positions for r in rows)
@@ -228,6 +229,7 @@ def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire
         traced = trace(loaded, rows, s.micro_batch)
         clock.lap("trace")
         losses.append(float(traced.losses[torch.tensor([r.kind == "new" for r in rows])].mean()))
+        asker = asker or bench.editor.ready(traced.keys, traced.gradients, state.editor_state)
         solved = solve_pass(bench, asker, traced, rows, held)
         shifts = {n: shifts[n] + solved[n][1].shift.float().to(shifts[n].device) for n in bench.names}
         for n in bench.names:
@@ -244,7 +246,7 @@ def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire
         "loss": losses,
         "norm": {n: float(np.linalg.norm(materialise(d))) for n, d in shift.items()},
     }
-    return Proposal(shift, keys, asker.state, report)
+    return Proposal(shift, keys, {} if asker is None else asker.state, report)
 
 
 def total_shift(passes: Sequence[tuple[Tensor, Solution]]) -> Shift:

@@ -1,0 +1,178 @@
+"""What streams of real facts leave behind, by arm: `facts_stream.jsonl` of trex-gpt2-mini, three seeds.
+
+One batch of 256, and 20 batches of 50 one after the other, judged after 5, 10 and 20. Networks are trained
+on `facts_train.jsonl` alone, each for its own solve and for the same time, where `--networks` does not hold them
+already. The protocol is that of the model's README: rows may use the first half of a fact's rephrases, generality
+asks one of the second half, locality every neighbour whose subject and relation the stream does not edit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from benchmarks import common
+from lifelong_edit.batchstep import Bench, SolveState, edit_batch, prepare
+from lifelong_edit.eval.metrics import ask_pairs, ask_unchanged, base_answers, summarise
+from lifelong_edit.eval.perplexity import perplexity_of, text_windows
+from lifelong_edit.facts import Fact, Probe, read_facts
+from lifelong_edit.hypernetwork import read_checkpoint
+from lifelong_edit.models import LoadedModel, load_model
+from lifelong_edit.settings import Settings
+from lifelong_edit.stores.tensors import materialise
+from lifelong_edit.training import TrainSettings
+from lifelong_edit.training_run import Run
+
+MODEL = "models/trex-gpt2-mini"
+TEXT = "data/wikitext2"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An editing rule with its settings, and how its network is trained (None: it has none)."""
+
+    settings: Settings
+    network: str | None = None
+    train: TrainSettings | None = None
+    train_settings: Settings | None = None
+
+
+PUBLISHED = TrainSettings(rate=3e-4, batches=1, batch_size=100, validate_every=100)
+JOINT = TrainSettings(rate=1e-3, locality_weight=2.0, batches=4)
+ARMS = {
+    "published": Arm(Settings(editor="malmen", ask="published", phrasings=0), "published", PUBLISHED),
+    "published-phrasings": Arm(Settings(editor="malmen", ask="published", phrasings=3), "published3", PUBLISHED),
+    "gradient": Arm(Settings()),
+    "malmen": Arm(Settings(editor="malmen"), "joint", JOINT, Settings(preserved=150, rehearse=25)),
+}
+
+
+@dataclass
+class Stream:
+    """Facts in a seeded order, what generality asks of each, and the probes of locality."""
+
+    facts: list[Fact]
+    asked: dict[str, str]
+    unedited: list[Fact]
+    state: SolveState = field(default_factory=lambda: SolveState({}, {}, {}))
+    seconds: float = 0.0
+
+    def apply(self, bench: Bench, batch: Sequence[Fact]) -> None:
+        """Edit one batch; a fact replaces an earlier one of the same subject and relation."""
+        state, new = self.state, {(f.subject.casefold(), f.relation) for f in batch}
+        old = [d for d, f in state.live.items() if (f.subject.casefold(), f.relation) in new]
+        started = time.perf_counter()
+        proposal = edit_batch(bench, state, batch, retire=old)
+        self.seconds += time.perf_counter() - started
+        for digest in old:
+            del state.live[digest], state.keys[digest]
+        for name, shift in proposal.shift.items():
+            change = torch.from_numpy(materialise(shift))
+            state.shifts[name] = state.shifts[name] + change if name in state.shifts else change
+        state.live.update({f.digest: f for f in batch})
+        state.keys.update(proposal.keys)
+        state.editor_state, state.digest = proposal.editor_state, f"{state.digest}|{batch[0].digest}"
+
+
+def make_stream(facts: Sequence[Fact], count: int, seed: int) -> Stream:
+    """The first `count` facts of a shuffle by seed."""
+    generator = random.Random(seed)
+    order = list(facts)
+    generator.shuffle(order)
+    chosen, asked = [], {}
+    for fact in order[:count]:
+        half = len(fact.rephrases) // 2
+        kept = msgspec.structs.replace(fact, rephrases=fact.rephrases[:half])
+        chosen.append(kept)
+        if fact.rephrases:
+            asked[kept.digest] = generator.choice(fact.rephrases[half:])
+    edited = {(f.subject.casefold(), f.relation) for f in chosen}
+    unedited = [f for f in order[count:] if (f.subject.casefold(), f.relation) not in edited]
+    return Stream(chosen, asked, unedited[:300])
+
+
+def judge(loaded: LoadedModel, stream: Stream, text: str) -> dict[str, Any]:
+    """Efficacy, generality, locality (neighbours, random facts), teacher-forced and by generation; perplexity."""
+    live = list(stream.state.live.values())
+    edited = {(f.subject.casefold(), f.relation) for f in stream.facts}
+    near = {p.prompt: p.target for f in live for p in f.locality if _free(p, f, edited)}
+    far = {f.prompt: f.target_true for f in stream.unedited}
+    near_base, far_base = (base_answers(loaded, list(probes.items())) for probes in (near, far))
+    loaded.set_shifts(stream.state.shifts)
+    results = {
+        "efficacy": ask_pairs(loaded, [(f.prompt, f.target) for f in live]),
+        "generality": ask_pairs(loaded, [(stream.asked[f.digest], f.target) for f in live if f.digest in stream.asked]),
+        "locality": ask_unchanged(loaded, list(near), near_base),
+        "random facts": ask_unchanged(loaded, list(far), far_base),
+    }
+    scores: dict[str, Any] = {name: msgspec.to_builtins(summarise(found)) for name, found in results.items()}
+    return {**scores, "perplexity": perplexity_of(loaded, text_windows(loaded, text)), "seconds": stream.seconds}
+
+
+def _free(probe: Probe, fact: Fact, edited: set[tuple[str, str | None]]) -> bool:
+    return ((probe.subject or "").casefold(), fact.relation) not in edited
+
+
+def run_arm(name: str, seeds: Sequence[int], networks: Path, minutes: float) -> dict[str, Any]:
+    """All seeds of one arm."""
+    arm, folder = ARMS[name], common.shared(MODEL)
+    loaded = load_model(str(folder))
+    train, stream_facts = (
+        [r.fact for r in read_facts([str(folder / f"facts_{s}.jsonl")])] for s in ("train", "stream")
+    )
+    text = {s: (common.shared(TEXT) / f"{s}.txt").read_text() for s in ("valid", "test")}
+    network = None
+    if arm.network is not None and arm.train is not None:
+        place = networks / arm.network
+        if not (place / "network.safetensors").is_file():
+            Run(loaded, train, [text["valid"]], place, arm.train_settings or arm.settings, arm.train).go(minutes)
+        network = read_checkpoint(place)
+    preserve = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in train]
+    fixed = prepare(loaded, arm.settings, text=[text["valid"]], preserve=preserve)
+    found: dict[str, Any] = {"settings": msgspec.to_builtins(arm.settings)}
+    if network is not None:
+        found["network"] = network.config.provenance
+    loaded.set_shifts({})
+    found["base perplexity"] = perplexity_of(loaded, text_windows(loaded, text["test"]))
+    for seed in seeds:
+        for sizes, checks in (([256], {1}), ([50] * 20, {5, 10, 20})):
+            stream = make_stream(stream_facts, sum(sizes), seed)
+            bench = Bench(loaded, arm.settings, fixed, network)
+            for i, size in enumerate(sizes):
+                stream.apply(bench, stream.facts[sum(sizes[:i]) : sum(sizes[:i]) + size])
+                if i + 1 in checks:
+                    label = f"{i + 1} x {size}, seed {seed}"
+                    found[label] = judge(loaded, stream, text["test"])
+                    print(name, label, line(found[label]), flush=True)
+        common.write(f"streams-{name}", found)
+    return found
+
+
+def line(scores: dict[str, Any]) -> str:
+    """One line: teacher-forced / by generation."""
+    parts = [f"{k} {v['teacher_forced']:.3f}/{v['generated']:.3f}" for k, v in scores.items() if isinstance(v, dict)]
+    return "  ".join([*parts, f"ppl {scores['perplexity']:.1f}", f"{scores['seconds']:.0f} s"])
+
+
+def main() -> None:
+    """Run the arms asked for and leave one result file for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--networks", type=Path, default=common.REPOSITORY / ".work" / "networks")
+    parser.add_argument("--minutes", type=float, default=22, help="training time of each network")
+    options = parser.parse_args()
+    for name in options.arms:
+        run_arm(name, options.seeds, options.networks, options.minutes)
+
+
+if __name__ == "__main__":
+    main()
