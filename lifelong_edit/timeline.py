@@ -169,9 +169,9 @@ class Timeline:
         }
         if state not in chosen:
             raise UsageError(f"facts can be {', '.join(chosen)}; found {state!r}")
-        return list(self.facts_of(chosen[state]).values())
+        return list(self.facts_by_digest(chosen[state]).values())
 
-    def facts_of(self, digests: Sequence[str]) -> dict[str, Fact]:
+    def facts_by_digest(self, digests: Sequence[str]) -> dict[str, Fact]:
         """Facts of the store by digest, whatever became of them."""
         encoded = self._log.facts(digests)
         return {digest: msgspec.json.decode(data, type=Fact) for digest, data in encoded.items()}
@@ -259,13 +259,15 @@ class Timeline:
         draft.report["seconds"] = time.perf_counter() - started
         return self._commit(draft)
 
-    def preview(self, facts: Sequence[Fact] | Sequence[Record], *, again: bool = False) -> dict[str, Any] | None:
-        """The report of the step that `apply` would make of a batch at the head; None where nothing is left to do.
+    def preview(
+        self, facts: Sequence[Fact] | Sequence[Record], *, again: bool = False, gate: Gate | None = None
+    ) -> dict[str, Any] | None:
+        """The report of the step that `apply` would make, without making it; None where nothing is left to do.
 
-        Commits nothing. Raises StepRefusedError where the gate would refuse.
+        Arguments and errors as of `apply`, but a store that is open read-only will do.
         """
         sieved = self.sieve(facts, again=again)
-        draft = self._solve().propose(sieved, [], None) if sieved.facts else None
+        draft = self._solve().propose(sieved, (), gate) if sieved.facts else None
         return None if draft is None else draft.report
 
     def rollback(self, step: int, *, reason: str | None = None) -> StepRecord:

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lifelong_edit.facts import Fact, Probe, Record
 from lifelong_edit.settings import Settings
 from lifelong_edit.timeline import Timeline
 
 PLACES = ("Paris", "London", "Vienna", "Warsaw", "Belgrade", "Sydney", "Kenya", "Japan")
+SETTINGS = Settings(
+    passes=2, rehearse=4, preserved=4, c0=50.0, text_tokens=4000, phrasings=1, snapshot_every=3, micro_batch=8
+)
 
 
-def fact(number: int, target: str | None = None) -> Fact:
-    """One of a series of facts about different subjects."""
+def _fact(number: int, target: str | None = None) -> Fact:
     name = f"{PLACES[number % 8]} {number}"
     return Fact(
         subject=name,
@@ -27,41 +30,63 @@ def fact(number: int, target: str | None = None) -> Fact:
     )
 
 
-def batch(start: int, size: int = 3) -> list[Fact]:
-    """Facts `start` to `start + size - 1`."""
-    return [fact(number) for number in range(start, start + size)]
-
-
-def record(item: Fact, file: str, number: int) -> Record:
-    """A fact at a place."""
-    return Record(item, f"{file}.jsonl", number + 1, file * 16, number)
-
-
-def lenient(*_: object) -> dict[str, Any]:
-    """A gate that lets everything pass: a model with random weights is no judge of text."""
-    return {"judge": "none"}
-
-
-SETTINGS = Settings(
-    passes=2, rehearse=4, preserved=4, c0=50.0, text_tokens=4000, phrasings=1, snapshot_every=3, micro_batch=8
-)
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """A model this small gains nothing from threads, and on a busy machine they wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
-def start_store(tiny_gpt2: Path, sentences: list[str]) -> Callable[[Path], Timeline]:
-    """Makes a store at a path."""
+def fact() -> Callable[..., Fact]:
+    """One of a series of facts about different subjects: `fact(number)`, `fact(number, target)`."""
+    return _fact
 
-    def make(path: Path) -> Timeline:
+
+@pytest.fixture(scope="session")
+def batch() -> Callable[..., list[Fact]]:
+    """`batch(i)`: three facts of the series; those of different numbers have none in common."""
+    return lambda number, size=3: [_fact(number * size + i) for i in range(size)]
+
+
+@pytest.fixture(scope="session")
+def placed() -> Callable[..., list[Record]]:
+    """`placed(facts, file)`: the facts as records of a file."""
+
+    def place(facts: list[Fact], file: str = "a", start: int = 0) -> list[Record]:
+        return [Record(f, f"{file}.jsonl", start + i + 1, file * 32, start + i) for i, f in enumerate(facts)]
+
+    return place
+
+
+@pytest.fixture(scope="session")
+def lenient() -> Callable[..., dict[str, Any]]:
+    """A gate that lets everything pass: a model with random weights is no judge of text."""
+    return lambda *_: {"judge": "none"}
+
+
+@pytest.fixture(scope="session")
+def start_store(tiny_gpt2: Path, sentences: list[str]) -> Callable[..., Timeline]:
+    """Makes a store at a path; further arguments change settings."""
+
+    def make(path: Path, hypernetwork: Path | None = None, **changes: Any) -> Timeline:
         preserve = [Probe(prompt=s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
         return Timeline.create(
-            path, model=str(tiny_gpt2), settings=SETTINGS, preserve=preserve, text=[" ".join(sentences * 20)]
+            path,
+            model=str(tiny_gpt2),
+            settings=SETTINGS.replace(**changes),
+            hypernetwork=hypernetwork,
+            preserve=preserve,
+            text=[" ".join(sentences * 20)],
         )
 
     return make
 
 
 @pytest.fixture
-def timeline(start_store: Callable[[Path], Timeline], tmp_path: Path) -> Iterator[Timeline]:
+def timeline(start_store: Callable[..., Timeline], tmp_path: Path) -> Iterator[Timeline]:
     """A new store, closed at the end."""
     with start_store(tmp_path / "store") as made:
         yield made
