@@ -91,7 +91,7 @@ def evaluate(
     step = timeline.head if at is None else timeline.show(at).step
     loaded = timeline.at(step).loaded()
     line = timeline.history().line(step)
-    facts = timeline.facts_of([digest for record in line for digest in record.added])
+    facts = timeline.facts_by_digest([digest for record in line for digest in record.added])
     live = timeline.history().fold(step).live
     edited = {name for fact in facts.values() for name in identities(fact)}
     edited |= {("prompt", normalise(text)) for fact in facts.values() for text in fact.rephrases}

@@ -8,6 +8,7 @@ from lifelong_edit.cli.asking import ask, evaluate
 from lifelong_edit.cli.common import Group
 from lifelong_edit.cli.editing import rollback, stream
 from lifelong_edit.cli.exporting import export
+from lifelong_edit.cli.learning import train
 from lifelong_edit.cli.looking import facts, log, show, status
 from lifelong_edit.cli.setup import init
 from lifelong_edit.cli.shell import completion
@@ -36,7 +37,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for _command in (init, stream, status, log, show, facts, rollback, ask, evaluate, export, completion):
+for _command in (init, train, stream, status, log, show, facts, rollback, ask, evaluate, export, completion):
     cli.add_command(_command)
 
 

@@ -19,7 +19,8 @@ from lifelong_edit.cli.common import (
     say,
     store_option,
 )
-from lifelong_edit.errors import BadInputError, UsageError
+from lifelong_edit.cli.setup import read_text
+from lifelong_edit.errors import UsageError
 
 if TYPE_CHECKING:
     from lifelong_edit.eval.evaluation import Evaluation
@@ -86,7 +87,7 @@ def evaluate(at: int | None, text: Path | None, store: Path, device: str | None,
     """
     from lifelong_edit.eval.evaluation import evaluate as measure
 
-    sample = None if text is None else _read(text)
+    sample = None if text is None else read_text(text)
     with opened(store, read_only=True, device=device) as timeline:
         say(f"asking {timeline.config.model.source}")
         advance, close = progress_bar(None, "questions")
@@ -98,13 +99,6 @@ def evaluate(at: int | None, text: Path | None, store: Path, device: str | None,
         print_json(found.to_json())
     else:
         _print(found)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInputError(f"{path}: found bytes that are not UTF-8 ({error.reason}), expected text") from None
 
 
 def _print(found: Evaluation) -> None:

@@ -14,14 +14,17 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
+import msgspec
 
 from lifelong_edit.errors import LifelongEditError, UsageError
 
 if TYPE_CHECKING:
     from lifelong_edit.timeline import Timeline
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 DEFAULT_STORE = "lifelong-store"
 _MAX_CELL = 60
@@ -164,26 +167,34 @@ def progress_bar(total: int | None, unit: str) -> tuple[Callable[[int], None], C
     return advance, bar.close
 
 
-def parse_settings(pairs: Sequence[str], **named: object) -> Any:
-    """`Settings` from options by name (None: not given) and `--set name=value` pairs, which win.
+def parse_settings(kind: type[T], option: str, pairs: Sequence[str], **named: object) -> T:
+    """A struct of settings from options by name (None: not given) and `name=value` pairs, which win.
 
-    Raises `UsageError` for a name that does not exist and a value of the wrong kind.
+    kind: `Settings` or `TrainSettings`. option: what the pairs are called on the command line. Raises `UsageError`
+    for a name that does not exist and a value of the wrong kind.
     """
-    import msgspec
-
-    from lifelong_edit.settings import Settings
-
     given: dict[str, object] = {name: value for name, value in named.items() if value is not None}
     for pair in pairs:
         name, equals, text = pair.partition("=")
-        if not equals or name not in Settings.__struct_fields__:
-            known = ", ".join(Settings.__struct_fields__)
-            raise UsageError(f"found --set {pair!r}, expected name=value with one of {known}")
-        given[name] = [part for part in text.split(",") if part] if name == "modules" else _value(text)
+        if not equals or name not in field_names(kind):
+            raise UsageError(f"found {option} {pair!r}, expected NAME=VALUE with one of {', '.join(field_names(kind))}")
+        given[name] = split_names(text) if name == "modules" else _value(text)
     try:
-        return msgspec.convert(given, Settings, strict=False)
+        return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"found a setting that does not fit: {error}; see `lifelong-edit init --help`") from None
+        raise UsageError(
+            f"found a setting that does not fit: {error}; see the table of settings in the README"
+        ) from None
+
+
+def field_names(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    """The names of a struct's fields."""
+    return kind.__struct_fields__
+
+
+def split_names(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _value(text: str) -> object:

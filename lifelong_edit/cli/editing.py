@@ -163,7 +163,7 @@ def _tell_conflicts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json
     found = [(event, conflict) for event in events for conflict in event.report.get("conflicts", ())]
     if not dry_run or as_json or not found:
         return
-    old = timeline.facts_of([conflict["old"] for _, conflict in found])
+    old = timeline.facts_by_digest([conflict["old"] for _, conflict in found])
     rows = []
     for event, conflict in found:
         new, known = event.batch_facts[conflict["new"]], old[conflict["old"]]

@@ -76,7 +76,7 @@ def show(step: int, store: Path, as_json: bool) -> None:
 
     with opened(store, read_only=True) as timeline:
         record = timeline.show(step)
-        facts: dict[str, Fact] = timeline.facts_of((*record.added, *record.superseded))
+        facts: dict[str, Fact] = timeline.facts_by_digest((*record.added, *record.superseded))
     found = describe_step(record) | {
         "added": [describe_fact(facts[digest]) for digest in record.added],
         "superseded_facts": [describe_fact(facts[digest]) for digest in record.superseded],

@@ -1,4 +1,4 @@
-"""Commands that come before the first edit: init, train."""
+"""`init`, and the options of a new store, which `stream` takes as well."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lifelong_edit.cli.common import json_option, parse_settings, print_json, print_pairs, say, store_option
+from lifelong_edit.cli.common import (
+    json_option,
+    parse_settings,
+    print_json,
+    print_pairs,
+    say,
+    split_names,
+    store_option,
+)
 from lifelong_edit.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
@@ -66,19 +74,6 @@ _MAKING = (
         help="Any further setting, by its name in the README; may be given several times.",
     ),
 )
-MAKING_NAMES = (
-    "model",
-    "editor",
-    "hypernetwork",
-    "preserve",
-    "text",
-    "modules",
-    "dtype",
-    "seed",
-    "revision",
-    "trust_remote_code",
-    "pairs",
-)
 
 
 def making_options(command: Command) -> Command:
@@ -94,7 +89,7 @@ def make_store(store: Path, device: str | None, options: dict[str, Any]) -> Time
     from lifelong_edit.timeline import Timeline
 
     preserve = list(read_prompts(options["preserve"])) if options["preserve"] else None
-    text = [part for path in options["text"] for part in _read_text(path)] if options["text"] else None
+    text = [read_text(path) for path in options["text"]] or None
     return Timeline.create(
         store,
         model=options["model"] or BUNDLED,
@@ -109,14 +104,16 @@ def make_store(store: Path, device: str | None, options: dict[str, Any]) -> Time
 
 def chosen_settings(device: str | None, options: dict[str, Any]) -> Settings:
     """The settings of a new store; without `--editor`, malmen where there is a hypernetwork, else gradient."""
+    from lifelong_edit.settings import Settings
     from lifelong_edit.timeline_defaults import default_hypernetwork
 
     known = options["hypernetwork"] or default_hypernetwork(options["model"] or BUNDLED)
-    modules = options["modules"]
     return parse_settings(
+        Settings,
+        "--set",
         options["pairs"],
         editor=options["editor"] or ("gradient" if known is None else "malmen"),
-        modules=[part.strip() for part in modules.split(",") if part.strip()] if modules else None,
+        modules=split_names(options["modules"]) if options["modules"] else None,
         dtype=options["dtype"],
         seed=options["seed"],
         device=device,
@@ -128,10 +125,12 @@ def require_same_store(timeline: Timeline, options: dict[str, Any]) -> None:
 
     The same command has to work a second time, so options that say what the store is like anyway are no error.
     """
+    from lifelong_edit.settings import Settings
+
     named = {name: options[name] for name in ("editor", "dtype", "seed") if options[name] is not None}
     if options["modules"]:
-        named["modules"] = [part.strip() for part in options["modules"].split(",") if part.strip()]
-    asked = parse_settings(options["pairs"], **named)
+        named["modules"] = split_names(options["modules"])
+    asked = parse_settings(Settings, "--set", options["pairs"], **named)
     given = {*named, *(pair.partition("=")[0] for pair in options["pairs"])}
     for name in sorted(given):
         wanted, found = getattr(asked, name), getattr(timeline.settings, name)
@@ -148,11 +147,12 @@ def require_same_store(timeline: Timeline, options: dict[str, Any]) -> None:
         )
 
 
-def _read_text(path: Path) -> list[str]:
+def read_text(path: Path) -> str:
+    """The beginning of a text file, 32 MiB at most. Raises `BadInputError` where it is not UTF-8."""
     with path.open("rb") as stream:
         data = stream.read(_MAX_TEXT_BYTES)
     try:
-        return [data.decode("utf-8", errors="strict" if len(data) < _MAX_TEXT_BYTES else "ignore")]
+        return data.decode("utf-8", errors="strict" if len(data) < _MAX_TEXT_BYTES else "ignore")
     except UnicodeDecodeError as error:
         raise BadInputError(f"{path}: found bytes that are not UTF-8 ({error.reason}), expected text") from None
 
