@@ -171,6 +171,13 @@ def test_fingerprint_tells_weights_names_types_and_dtypes_apart(tiny_gpt2: Path)
     first = fingerprint_of(loaded.model)
     one.weight.fill_(0.25), other.weight.fill_(0.5)
     assert fingerprint_of(loaded.model) != first
+    prints = []
+    for name in ("a", "b"):
+        model = torch.nn.Module()
+        model.register_parameter(name, torch.nn.Parameter(torch.ones(2)))
+        model.config = loaded.model.config
+        prints.append(fingerprint_of(model))
+    assert prints[0] != prints[1]
     loaded.model.config.model_type = "other"
     assert fingerprint_of(loaded.model) != first
 
