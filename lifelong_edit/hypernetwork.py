@@ -44,7 +44,8 @@ def within(values: Tensor, radius: Tensor | float) -> Tensor:
     rows came to ask a hundred times more than a fact does, and one such row spoils a solve.
     """
     length = values.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-    return values * (radius * math.sqrt(values.shape[-1]) / length).clamp(max=1.0)
+    cut: Tensor = (radius * math.sqrt(values.shape[-1]) / length).clamp(max=1.0)
+    return values * cut
 
 
 class Block(nn.Module):

@@ -43,7 +43,8 @@ class Solution:
         half = _half(self.keys, self.weights, self.kept)
         start = torch.linalg.solve_triangular(self.kept.lower, right, upper=False)
         start = start - half @ torch.cholesky_solve(half.T @ start, self.system.lower)
-        return torch.linalg.solve_triangular(self.kept.lower.T, start, upper=True)
+        found: Tensor = torch.linalg.solve_triangular(self.kept.lower.T, start, upper=True)
+        return found
 
     def influence(self) -> Tensor:
         """L = A⁻¹Kᵀdiag(w), (d_in, n): with the value differences D, S = LD."""
@@ -95,7 +96,8 @@ def solve_backward(solution: Solution, gradient: Tensor) -> tuple[Tensor, float]
 
 def _half(keys: Tensor, weights: Tensor, kept: Factor) -> Tensor:
     """L⁻¹Kᵀ√w of the kept factor L, (d_in, n)."""
-    return torch.linalg.solve_triangular(kept.lower, (weights.sqrt()[:, None] * keys).T, upper=False)
+    half: Tensor = torch.linalg.solve_triangular(kept.lower, (weights.sqrt()[:, None] * keys).T, upper=False)
+    return half
 
 
 def _woodbury(keys: Tensor, values: Tensor, weights: Tensor, kept: Factor) -> tuple[Tensor, Factor]:
@@ -109,6 +111,7 @@ def _woodbury(keys: Tensor, values: Tensor, weights: Tensor, kept: Factor) -> tu
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
+    lower: Tensor
     lower, info = torch.linalg.cholesky_ex(matrix)
     if int(info) or not _is_definite(lower, matrix.diagonal()):
         raise StepRefusedError(

@@ -96,7 +96,8 @@ def make_episode(facts: Sequence[Fact], preserved: PreservedPrompts, t: TrainSet
     answers: dict[str | None, set[str | None]] = {}
     for c in chosen:
         answers.setdefault(c.fact.relation, set()).add(c.fact.target_true)
-    same, other = [], []
+    same: list[int] = []
+    other: list[int] = []
     side = set(draw(len(preserved.probes), len(preserved.probes) // 2, "side", t.seed, number))
     for i in sorted(side):
         probe = preserved.probes[i]

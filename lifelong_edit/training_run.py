@@ -200,8 +200,8 @@ class Run:
         self.networks.load_state_dict(_under(tensors, "network/"))
         moments: dict[str, dict[str, torch.Tensor]] = {}
         for name, value in _under(tensors, "adam/").items():
-            part, parameter = name.split("/", 1)
-            moments.setdefault(parameter, {})[part] = value
+            part, of = name.split("/", 1)
+            moments.setdefault(of, {})[part] = value
         for name, parameter in self.networks.named_parameters():
             if name in moments:
                 self.trainer.optimiser.state[parameter] = moments[name]

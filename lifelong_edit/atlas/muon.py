@@ -27,7 +27,8 @@ def orthogonal(update: Tensor, *, half: bool) -> Tensor:
     for _ in range(ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if tall else x).to(update.dtype)
+    found: Tensor = (x.T if tall else x).to(update.dtype)
+    return found
 
 
 class Muon:

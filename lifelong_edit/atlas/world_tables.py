@@ -91,7 +91,7 @@ def withheld_pairs() -> frozenset[tuple[str, str, int]]:
     The subjects of a relation stand in one seeded order; phrasing i is withheld from those whose place is i modulo 3,
     so that every subject is trained in five or six of the eight phrasings.
     """
-    withheld = set()
+    withheld: set[tuple[str, str, int]] = set()
     for relation in RELATIONS:
         own = tuple(fact for fact in world_facts() if fact.relation == relation.name)
         for place, fact in enumerate(subject_order(own, "withheld")):

@@ -51,11 +51,12 @@ class Group(click.Group):
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run, and exit with 0 done, 1 failure, 2 usage, 3 bad input, 4 store, 5 wrong model, 130 interrupted."""
+        run: Any = super().main  # its overloads tell the two modes apart, which a flag handed on cannot
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return run(*args, standalone_mode=False, **extra)
         try:
             # click returns the code of an early exit (--help, --version) and None or a value otherwise.
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = run(*args, standalone_mode=False, **extra)
             sys.stdout.flush()
         except BaseException as error:
             if _wants_traceback() and not isinstance(error, (SystemExit, click.ClickException)):

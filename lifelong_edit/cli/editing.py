@@ -31,7 +31,14 @@ if TYPE_CHECKING:
     from lifelong_edit.scheduler import BatchEvent, Scheduler
     from lifelong_edit.timeline import Timeline
 
-_COLUMNS = (("step", 5), ("records", 7), ("facts", 6), ("taken", 6), ("skipped", 7), ("conflicts", 9))
+_COLUMNS: tuple[tuple[str, int], ...] = (
+    ("step", 5),
+    ("records", 7),
+    ("facts", 6),
+    ("taken", 6),
+    ("skipped", 7),
+    ("conflicts", 9),
+)
 _COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
 
 

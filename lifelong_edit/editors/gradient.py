@@ -26,7 +26,8 @@ def output_metric(gradients: Tensor, kappa: float) -> Tensor:
     gamma = g.T @ g
     gamma /= gamma.diagonal().mean()
     metric = torch.linalg.inv(gamma + kappa * torch.eye(len(gamma), dtype=g.dtype, device=g.device))
-    return (g.norm() / (g @ metric).norm() / scale * metric).float()
+    scaled: Tensor = g.norm() / (g @ metric).norm() / scale * metric
+    return scaled.float()
 
 
 def output_metrics(gradients: Mapping[str, Tensor], kappa: float) -> dict[str, Tensor]:

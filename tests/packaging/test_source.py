@@ -40,6 +40,7 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.gate": 5,
     "lifelong_edit.reconsolidation": 5,
     "lifelong_edit.training": 5,
+    "lifelong_edit.training_run": 5,
     "lifelong_edit.stores": 5,
     "lifelong_edit.policies": 5,
     "lifelong_edit.timeline": 6,  # and the modules that it is cut into, timeline_*
