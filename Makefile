@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export PYTHON
 
-.PHONY: help venv demo test bench lint clean
+.PHONY: help venv demo test bench lint docs clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1	/' | expand -t 14
@@ -39,6 +39,9 @@ lint: $(STAMP)  ## ruff, and mypy --strict against the built wheel
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python -m pytest -q tests/packaging
+
+docs: $(STAMP)  ## docs/cli.md, from the help texts
+	@$(BIN)/python scripts/cli-docs.py docs/cli.md
 
 clean:  ## everything that was made here, the environment included
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -7,6 +7,7 @@ is for what would install or run this very test suite, and nothing else. All blo
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from lifelong_edit.facts import Fact
+from lifelong_edit.facts.shapes import recognise
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -92,6 +96,15 @@ def test_only_installation_goes_untested(document: Path) -> None:
         if not block.tested:
             odd = [command for command in block.commands if not command.startswith(UNTESTED)]
             assert not odd, f"{document.name}:{block.line}: {odd}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_example_records_are_facts(document: Path) -> None:
+    """Every ```json block holds records that `stream` would take, one a line."""
+    for match in FENCE.finditer(document.read_text(encoding="utf-8")):
+        if match["info"].split()[0] == "json":
+            for line in match["body"].splitlines():
+                assert isinstance(recognise(json.loads(line)), Fact)
 
 
 def test_a_failing_command_is_noticed(tmp_path: Path) -> None:
