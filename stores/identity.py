@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import msgspec
 
+from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.errors import StoreDamagedError, StoreError
-from lifelong_edit.stores.files import write_atomically
 from lifelong_edit.stores.schema import SCHEMA_VERSION, StoreMarker
 from lifelong_edit.stores.tables import Head, Tables, step_key
 
@@ -55,7 +55,7 @@ def decode_marker(data: bytes, name: str) -> StoreMarker:
 
 def write_marker(path: Path, marker: StoreMarker) -> None:
     """Write `store.json`, durably."""
-    write_atomically(path / MARKER_FILE, msgspec.json.encode(marker))
+    write_bytes_atomic(path / MARKER_FILE, msgspec.json.encode(marker))
 
 
 def read_acknowledged(path: Path) -> Acknowledged:
@@ -72,7 +72,7 @@ def read_acknowledged(path: Path) -> Acknowledged:
 def write_acknowledged(path: Path, store_id: str, head: Head) -> None:
     """Write HEAD, durably. Raises StoreError where the disk refuses: the step itself is committed then."""
     try:
-        write_atomically(path / HEAD_FILE, msgspec.json.encode(Acknowledged(store_id, head.step, head.chain)))
+        write_bytes_atomic(path / HEAD_FILE, msgspec.json.encode(Acknowledged(store_id, head.step, head.chain)))
     except OSError as error:
         raise StoreError(
             f"step {head.step} is committed, but {path / HEAD_FILE} could not be written: {error}; "

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.stores.digests import digest_bytes
-from lifelong_edit.stores.files import write_atomically
 
 FloatArray = npt.NDArray[np.float32]
 Rebuild = Callable[[], tuple[Sequence[str], FloatArray]]
@@ -121,8 +121,8 @@ class KeyIndex:
             facts = tuple(self._ids)
         note = _Note(chain, _digest(data, chain, facts), self.width, facts)
         folder.mkdir(exist_ok=True)
-        write_atomically(folder / INDEX_FILE, data)
-        write_atomically(folder / INDEX_NOTE, msgspec.json.encode(note))
+        write_bytes_atomic(folder / INDEX_FILE, data)
+        write_bytes_atomic(folder / INDEX_NOTE, msgspec.json.encode(note))
 
     @classmethod
     def open(cls, folder: Path, width: int, chain: str, rebuild: Rebuild) -> KeyIndex:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
+from lifelong_edit.atomic import replace_dir_atomic
 from lifelong_edit.errors import StoreDamagedError, StoreError, UsageError
 from lifelong_edit.stores import environment as environments
 from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.stores.environment import Environment
-from lifelong_edit.stores.files import sync_folder
 from lifelong_edit.stores.identity import (
     check_identity,
     read_acknowledged,
@@ -63,20 +62,16 @@ class EditLog:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(f"{path} is already there; choose another folder, or use the store that is in it")
         marker = StoreMarker(store_id=uuid.uuid4().hex, created=datetime.now(UTC).isoformat())
-        building = path.with_name(f".{path.name}.{marker.store_id}")
+        encoded = msgspec.json.encode(marker)
         try:
-            building.mkdir(parents=True)
-            environment = environments.acquire(building, read_only=False, create=True, map_size=map_size)
-            with cls(building, marker, environment, WriterLock(building / LOCK_FILE)) as log:
-                environment.write(lambda t: Tables(environment, t).put("meta", MARKER, msgspec.json.encode(marker)))
-                log.append(record, facts={}, blobs=blobs, weights=weights)
-            write_marker(building, marker)
-            building.rename(path)
-            sync_folder(path.parent)
+            with replace_dir_atomic(path) as building:
+                environment = environments.acquire(building, read_only=False, create=True, map_size=map_size)
+                with cls(building, marker, environment, WriterLock(building / LOCK_FILE)) as log:
+                    environment.write(lambda t: Tables(environment, t).put("meta", MARKER, encoded))
+                    log.append(record, facts={}, blobs=blobs, weights=weights)
+                write_marker(building, marker)
         except OSError as error:
             raise StoreError(f"cannot make a store at {path}: {error}") from error
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
         return cls.open(path)
 
     @classmethod

@@ -41,6 +41,7 @@ while True:
     done = log.append(record, facts={digest_bytes(shift): b"fact"}, blobs=blobs, weights=digest_bytes(weights))
     acknowledged.write(f"{done.step} {done.chain}\\n")
     acknowledged.flush()
+    print(done.step, flush=True)
 """
 
 
@@ -54,8 +55,9 @@ def test_no_kill_loses_or_tears_a_step(make_store: MakeStore, tmp_path: Path) ->
             [sys.executable, "-c", WRITER, str(log.path), str(acknowledged)], stdout=subprocess.PIPE, text=True
         )
         assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-        time.sleep(moment.uniform(0, 0.06))
+        for _ in range(moment.randint(1, 5)):  # "ready", then the steps
+            assert writer.stdout.readline()
+        time.sleep(moment.uniform(0, 0.02))
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         writer.stdout.close()
@@ -74,7 +76,7 @@ def test_no_kill_loses_or_tears_a_step(make_store: MakeStore, tmp_path: Path) ->
             after.blob(str(after.head().weights))
             with acknowledged.open("a") as file:
                 file.write(f"{after.head().step} {after.head().chain}\n")
-    assert int(acknowledged.read_text().split()[-2]) > 20, "the writers were killed before they wrote"
+    assert last > 12, "the writers were killed before they wrote"
 
 
 def test_a_second_process_is_refused_with_the_holders_pid(make_store: MakeStore, run_python: RunPython) -> None:
