@@ -142,7 +142,9 @@ def random_network(loaded: LoadedModel) -> Callable[..., NetworkSet]:
             modules=tuple(m.name for m in modules),
             shapes=tuple((m.d_in, m.d_out) for m in modules),
         )
-        networks = NetworkSet(config).requires_grad_(False)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            networks = NetworkSet(config).requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
         for parameter in networks.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * size)
