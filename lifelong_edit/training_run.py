@@ -184,7 +184,9 @@ class Run:
             tensors["best.mean"] = np.array(self.best[0])
         tensors["counts"] = np.array([self.trainer.episode, self.trainer.steps])
         tensors["identity"] = np.frombuffer(self.identity.encode(), np.uint8)
-        whole = {n: np.ascontiguousarray(t) for n, t in tensors.items()}
+        whole = {
+            n: np.asarray(t, order="C") for n, t in tensors.items()
+        }  # ascontiguousarray would give scalars a shape
         write_bytes_atomic(self.out / CHECKPOINT, save_safetensors(whole))
 
     def _resume(self) -> None:

@@ -59,10 +59,25 @@ class Group(click.Group):
             code = run(*args, standalone_mode=False, **extra)
             sys.stdout.flush()
         except BaseException as error:
-            if _wants_traceback() and not isinstance(error, (SystemExit, click.ClickException)):
+            if _wants_traceback() and not isinstance(
+                error, SystemExit | ClosedPipe | click.ClickException | click.Abort
+            ):
                 raise
             _exit(error)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a closed pipe becomes an error of ours, because click would end with 1, as a failure."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise ClosedPipe from error
+            raise
+
+
+class ClosedPipe(Exception):
+    """Whoever read our output has gone."""
 
 
 def _wants_traceback() -> bool:
@@ -79,8 +94,8 @@ def _exit(error: BaseException) -> NoReturn:
     if isinstance(error, click.ClickException):
         error.show()
         sys.exit(error.exit_code)
-    if isinstance(error, OSError) and error.errno == errno.EPIPE:
-        # Whoever read our output has gone; the interpreter would complain again when it flushes at exit.
+    if isinstance(error, ClosedPipe | BrokenPipeError):
+        # The interpreter would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     if isinstance(error, LifelongEditError):
