@@ -18,20 +18,16 @@ run() {
     lifelong-edit "$@"
 }
 
-# The first of the news: its question and what the news says.
-read_first() { python -c 'import json, sys; print(json.loads(open(sys.argv[1], encoding="utf-8").readline())[sys.argv[2]])' "$@"; }
-files=(facts/*.jsonl)
-question=$(read_first "${files[0]}" prompt)
-news=$(read_first "${files[0]}" target)
+question="The capital of Hungary is"
 
 say "A store for atlas, the bundled model: it measures what has to hold still, and commits step 0."
 run init
 
-say "What the model says now. (The news, still to come: $news.)"
+say "What the model says now. (The invented news of 2031: in January Debrecen, in February Szeged.)"
 run ask "$question" --max-tokens 5
 
 say "All the news, batch by batch. Each batch is one durable step, checked before it is committed."
-run stream "${files[@]}"
+run stream facts/*.jsonl --batch-size 16
 
 say "The log: what was taught, how much of it took, what it did to perplexity."
 run log
@@ -39,11 +35,12 @@ run log
 say "The same question after the edits:"
 run ask "$question" --max-tokens 5
 
-say "Back to the base model. Going back is itself a step of the log; nothing is lost."
-run rollback 0 --reason "end of the demo"
+say "Back to the state after the first step. Going back is itself a step of the log; nothing is lost."
+run rollback 1 --reason "February was a mistake"
 
-say "And the answer is what it was, from weights that are equal by digest:"
+say "The question again, and of the base model. The weights are those of step 1, equal by digest:"
 run ask "$question" --max-tokens 5
+run ask "$question" --max-tokens 5 --base
 run log
 
 say "Done. Begin with: .venv/bin/lifelong-edit --help"
