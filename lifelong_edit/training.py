@@ -88,7 +88,7 @@ def taught(fact: Fact, *parts: object) -> TaughtFact:
 
 
 def make_episode(facts: Sequence[Fact], preserved: PreservedPrompts, t: TrainSettings, number: int) -> Episode:
-    """The episode of a number: its facts, and locality prompts of other subjects, half of them of the same answer."""
+    """The episode of a number: its facts, and locality prompts of other subjects, most of them of the same answer."""
     count = min(t.batch_size * t.batches, len(facts) // 2)
     order = torch.randperm(len(facts), generator=torch.Generator().manual_seed(1_000_003 * t.seed + number)).tolist()
     chosen = [taught(facts[i], number) for i in order[:count]]
@@ -104,9 +104,9 @@ def make_episode(facts: Sequence[Fact], preserved: PreservedPrompts, t: TrainSet
         if probe.relation not in answers or (probe.subject or "").casefold() in edited:
             continue
         (same if probe.target in answers[probe.relation] else other).append(i)
-    half = t.probes * t.batches // 2
-    probes = [same[i] for i in draw(len(same), half, "same", t.seed, number)]
-    probes += [other[i] for i in draw(len(other), half, "other", t.seed, number)]
+    quarter = t.probes * t.batches // 4
+    probes = [same[i] for i in draw(len(same), 3 * quarter, "same", t.seed, number)]
+    probes += [other[i] for i in draw(len(other), quarter, "other", t.seed, number)]
     hidden = frozenset((preserved.probes[i].subject or "").casefold() for i in probes)
     batches = [chosen[i : i + t.batch_size] for i in range(0, count, t.batch_size)]
     return Episode([b for b in batches if b], probes, hidden)
