@@ -6,6 +6,7 @@ second.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -116,10 +117,13 @@ class Timeline:
 
     def close(self) -> None:
         """Keep the key index and let go of the store; closing twice is harmless."""
-        if self._solving is not None:
-            self._solving.save_index()
-            self._solving = None
-        self._log.close()
+        solving, self._solving = self._solving, None
+        try:
+            if solving is not None:
+                with contextlib.suppress(StoreError, OSError):  # it is a cache: without it the next run is slower
+                    solving.save_index()
+        finally:
+            self._log.close()
 
     def __enter__(self) -> Timeline:
         return self
@@ -285,7 +289,7 @@ class Timeline:
     def _commit(self, draft: Draft) -> StepRecord:
         try:
             record = write_step(self._log, self.history(), self.config, draft)
-        except StoreError:
+        except BaseException:
             self._solving = None  # committed or not: read it from the log when it is needed
             raise
         self._pending = (-1, [])

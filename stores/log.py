@@ -120,15 +120,12 @@ class EditLog:
     ) -> Head:
         """Commit one step: record, facts, blobs and the new head together; on return all of it is on the disk.
 
-        facts: digest → encoded fact. blobs: digest → bytes. weights: digest of the blob that holds ΔW of the new
-        head; that of the former head is dropped unless a step names it.
+        facts: digest → encoded fact. blobs: `digest_bytes` → bytes. weights: digest of the blob that holds ΔW of
+        the new head; that of the former head is dropped unless a step names it.
         Raises StoreError where the record does not follow the head, or nothing could be written.
         """
         if self._lock is None or self._closed:
             raise StoreError(f"{self.path} is {'closed' if self._closed else 'open read-only'}; open it for writing")
-        for digest, data in blobs.items():
-            if digest_bytes(data) != digest:
-                raise StoreError(f"blob {digest} does not have its own digest; take it from digest_bytes")
         encoded = encode_step(record)
         head = Head(record.step, digest_bytes(encoded), weights)
 

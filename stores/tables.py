@@ -82,8 +82,9 @@ class Tables:
     # -- blobs
 
     def has_blob(self, digest: str) -> bool:
-        """Whether a blob is kept."""
-        return self._transaction.get(digest.encode(), db=self._environment.tables["blobs"]) is not None
+        """Whether a blob is kept; looks at the key alone, a blob may be large."""
+        with self._transaction.cursor(db=self._environment.tables["blobs"]) as cursor:
+            return bool(cursor.set_key(digest.encode()))
 
     def blob(self, digest: str) -> bytes:
         """A blob, verified. Raises StoreDamagedError where it is missing or reads differently."""
