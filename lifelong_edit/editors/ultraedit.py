@@ -51,7 +51,7 @@ def _joined(state: EditorState, name: str, rows: Tensor) -> tuple[Tensor, Tensor
     squares = (rows - mean).square().sum(0)
     if f"{name}/count" not in state:
         return count, mean, squares
-    old_count, old_mean, old_squares = (torch.from_numpy(np.asarray(state[f"{name}/{part}"])) for part in PARTS)
+    old_count, old_mean, old_squares = (torch.from_numpy(np.array(state[f"{name}/{part}"])) for part in PARTS)
     total = count + old_count
     change = mean - old_mean
     return total, old_mean + change * count / total, old_squares + squares + change.square() * count * old_count / total
