@@ -160,20 +160,24 @@ def test_killed_anywhere_and_started_again_gives_the_same_digests(new_store: New
     """SIGKILL at random moments, some of them in the middle of a batch; every step seen on stdout is there after it."""
     reference, store = new_store("reference"), new_store("killed")
     path = write_stream("a.jsonl", [*pairs(24), (0, "Warsaw"), (3, "London")])
-    first = start(reference, path)
-    assert first.wait() == 0
+    run_to_the_end(reference, path)
     wanted = digests(reference)
     assert len(wanted) == 14
-    chance, killed = random.Random(5), 0
+    chance = random.Random(5)
     for _ in range(3):
-        process = start(store, path)
-        assert process.stdout is not None
-        seen = [process.stdout.readline() for _ in range(chance.randint(2, 4))]
-        time.sleep(chance.random() * 0.1)
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        with start(store, path) as process:
+            assert process.stdout is not None
+            seen = [process.stdout.readline() for _ in range(chance.randint(2, 4))]
+            time.sleep(chance.random() * 0.1)
+            process.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
         acknowledged = [int(row.split()[0]) for row in seen[1:] if row.split()[0].isdigit()]
         assert len(digests(store)) - 1 >= max(acknowledged, default=0)
-    assert killed == 3
-    assert start(store, path).wait() == 0
+    run_to_the_end(store, path)
     assert digests(store) == wanted
+
+
+def run_to_the_end(store: Path, path: str) -> None:
+    with start(store, path) as process:
+        process.communicate()
+        assert process.returncode == 0
