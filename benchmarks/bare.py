@@ -12,7 +12,7 @@ from lifelong_edit.models import LoadedModel, pad
 from lifelong_edit.rows import Row
 from lifelong_edit.tracing import answer_logits, answer_tokens, by_length, editing_mask
 
-Kind = Literal["answer positions", "edited matrices", "all parameters"]
+Kind = Literal["edited matrices", "answer positions", "all parameters"]
 
 
 def bare_pass(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, kind: Kind) -> float:

@@ -89,19 +89,20 @@ def write(name: str, results: Mapping[str, Any] | Sequence[Any]) -> Path:
     """Leaves `results/NAME.json` with the figures and where they come from; floats to six digits."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    record = {"benchmark": name, **provenance(), "results": _rounded(results)}
+    record = {"benchmark": name, **provenance(), "results": rounded(results)}
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"wrote {path.relative_to(REPOSITORY)}")
     return path
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """The same with every float cut to six digits."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, Mapping):
-        return {str(key): _rounded(inner) for key, inner in value.items()}
+        return {str(key): rounded(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(inner) for inner in value]
+        return [rounded(inner) for inner in value]
     return value
 
 
