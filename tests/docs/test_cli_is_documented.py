@@ -11,6 +11,7 @@ import pytest
 
 from lifelong_edit.cli import cli
 from lifelong_edit.settings import Settings
+from lifelong_edit.training import TrainSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(cli.commands)
@@ -41,3 +42,9 @@ def test_reference_is_current() -> None:
     """docs/cli.md is made from the help texts: `python scripts/cli-docs.py docs/cli.md`."""
     made = runpy.run_path(str(REPOSITORY / "scripts" / "cli-docs.py"))["document"]()
     assert (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8") == made
+
+
+@pytest.mark.parametrize("name", TrainSettings.__struct_fields__)
+def test_training_setting_is_documented(name: str) -> None:
+    page = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\|[^|]*`{name}`[^|]*\|", page, re.MULTILINE), f"`{name}` is not in docs/training.md's table"
