@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -103,11 +103,22 @@ def show(step: int, store: Path, as_json: bool) -> None:
 @store_option
 @json_option
 @at_option
-@click.option("--subject", metavar="TEXT", help="Only facts whose subject holds this text (case does not matter).")
-def facts(store: Path, as_json: bool, at: int | None, subject: str | None) -> None:
-    """The facts in force, at the head or as of a step.
+@click.option(
+    "--state",
+    type=click.Choice(["live", "superseded", "all"]),
+    default="live",
+    show_default=True,
+    help="Facts in force, those that no longer are, or both.",
+)
+@click.option(
+    "--subject", default="", metavar="TEXT", help="Only facts whose subject holds this text (case does not matter)."
+)
+def facts(
+    store: Path, as_json: bool, at: int | None, state: Literal["live", "superseded", "all"], subject: str
+) -> None:
+    """The facts in force (or not), at the head or as of a step.
 
-    With --json the output is the native record of each fact and its digest: what `stream` reads.
+    With --json each is its native record, with its digest.
 
     \b
     Examples:
@@ -115,15 +126,13 @@ def facts(store: Path, as_json: bool, at: int | None, subject: str | None) -> No
       lifelong-edit facts --at 3 --subject france --json
     """
     with opened(store, read_only=True) as timeline:
-        live = timeline.facts() if at is None else timeline.at(at).facts()
-    if subject is not None:
-        live = [fact for fact in live if subject.casefold() in fact.subject.casefold()]
+        found = [f for f in timeline.facts(state, at=at) if subject.casefold() in f.subject.casefold()]
     if as_json:
-        print_json([describe_fact(fact) for fact in live])
+        print_json([describe_fact(fact) for fact in found])
         return
     print_table(
         ("fact", "subject", "prompt", "target"),
-        [(fact.digest[:12], fact.subject, fact.prompt, fact.target) for fact in live],
+        [(fact.digest[:12], fact.subject, fact.prompt, fact.target) for fact in found],
     )
 
 

@@ -131,6 +131,9 @@ def test_contradiction_supersedes(run: Run, store: Path, tmp_path: Path) -> None
     facts = {fact["subject"]: fact["target"] for fact in data(run("facts", "--store", store, "--json"))}
     assert facts["Vienna 0"] == "Belgrade"
     assert len(facts) == 6
+    (gone,) = data(run("facts", "--store", store, "--state", "superseded", "--json"))
+    assert (gone["subject"], gone["target"]) == ("Vienna 0", "Paris")
+    assert len(data(run("facts", "--store", store, "--state", "all", "--json"))) == 7
     shown = run("show", 4, "--store", store).stdout
     assert "replaced" in shown
     assert "Belgrade" in shown
