@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -64,6 +65,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     conflict_policy: str = "supersede"
 
     def __post_init__(self) -> None:
+        for name, value in msgspec.structs.asdict(self).items():
+            # JSON has no infinity: it would be stored as null, and come back as the default.
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"setting {name} is {value}; it must be a finite number")
         positive = ("micro_batch", "passes", "kappa", "trust", "snapshot_every", "text_tokens", "preserved_tokens")
         for name in positive:
             if not getattr(self, name) > 0:
