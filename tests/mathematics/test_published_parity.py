@@ -94,8 +94,8 @@ def test_deltas_equal_the_published_equations(
 ) -> None:
     networks = random_network("published", seed=seed)
     bench = make_bench(networks, editor="malmen", ask="published", phrasings=0, eta=None)
-    # float32 trace and network on our side, about 1e-6 each; the solve (λ ≈ 1) magnifies that by ten to a hundred.
-    assert max(errors(bench, networks, news)) < 5e-4
+    # float32 trace and network on our side, float64 in the judge: 1e-6 to 3e-6 is found.
+    assert max(errors(bench, networks, news)) < 1e-4
 
 
 @pytest.mark.parametrize("broken", ["scale", "shift", "bias", "log_step", "log_ridge", "mean"])
