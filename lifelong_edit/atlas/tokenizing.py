@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,3 +43,13 @@ def train_tokenizer(texts: Iterable[str], context: int) -> PreTrainedTokenizerFa
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write ``tokenizer.json`` and its configuration into a folder that ``AutoTokenizer`` then loads."""
     tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    # transformers 5 writes a class name that transformers 4 does not know; both know this one.
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": tokenizer.model_max_length,
+        **{name: END for name in ("bos_token", "eos_token", "pad_token")},
+    }
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
