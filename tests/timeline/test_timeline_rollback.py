@@ -39,6 +39,10 @@ def test_every_state_can_be_gone_back_to(
                 again = timeline.apply(batch(step), gate=lenient, again=True)
                 assert again.weights_digest == digests[step + 1]
                 assert (again.kind, again.parent) == ("edit", step)
+        timeline.rollback(0)
+        for i in range(5):  # each now at another step number than the first time
+            again = timeline.apply(batch(i), gate=lenient, again=True)
+            assert again.weights_digest == digests[i + 1]
         timeline.rollback(1)
         other = timeline.apply(batch(9), gate=lenient)
         assert other.weights_digest not in digests

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact, Record
@@ -117,6 +118,8 @@ def test_a_refused_step_leaves_model_and_store_alone(timeline: Timeline, batch: 
     answer, status = timeline.at(1).ask(batch(0)[0].prompt), timeline.status()
     with pytest.raises(StepRefusedError, match="no reason"):
         timeline.apply(batch(1), gate=refuse)
+    standing, expected = timeline.bench().loaded.model.state_dict(), timeline.model().state_dict()
+    assert all(torch.equal(standing[name], expected[name]) for name in expected)
     assert {**timeline.status(), "bytes": 0} == {**status, "bytes": 0}
     assert timeline.at(1).ask(batch(0)[0].prompt) == answer
     assert timeline.preview(batch(1), gate=lenient) is not None
