@@ -50,6 +50,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": tokenizer.model_max_length,
-        **{name: END for name in ("bos_token", "eos_token", "pad_token")},
+        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), END),
     }
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
