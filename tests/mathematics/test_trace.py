@@ -89,7 +89,7 @@ def worst(model: LoadedModel, rows: list[Row], micro_batch: int) -> float:
 
 
 def test_equals_autograd_of_one_row_at_a_time(model: LoadedModel, news: list[Fact]) -> None:
-    # float32 forward and backward through four layers: 1.5e-5 at worst is found in a row; a wrong row or position gives 1.
+    # float32 forward and backward through four layers: 1.5e-5 is found at worst; a wrong row or position gives 1.
     assert worst(model, rows_of(model, news), 4) < 1e-4
 
 
