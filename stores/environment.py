@@ -34,10 +34,19 @@ class Environment:
         if not create:
             _refuse_short(folder)
         try:
+            # A folder that may only be read has no room for LMDB's table of readers; a writer elsewhere could then
+            # reuse pages under a long read, which the digests would notice.
+            table = create or _may_write(folder / "lock.mdb")
             self.env: Any = lmdb.open(
-                str(folder), map_size=map_size, max_dbs=len(TABLES), readonly=read_only, create=create, subdir=True,
+                str(folder),
+                map_size=map_size,
+                max_dbs=len(TABLES),
                 max_readers=1024,
-            )  # fmt: skip
+                readonly=read_only,
+                create=create,
+                lock=table or not read_only,
+                subdir=True,
+            )
             self._refuse_truncated()
             if not read_only:
                 self.env.reader_check()
@@ -124,6 +133,10 @@ class Environment:
                     f"the step was not written to {self.folder}: {error}; "
                     "make room or mend the disk, then open the store again"
                 ) from error
+
+
+def _may_write(file: Path) -> bool:
+    return os.access(file, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _refuse_short(folder: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import hypothesis.extra.numpy as arrays
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifelong_edit.errors import StoreDamagedError, StoreError
@@ -38,6 +38,7 @@ FINITE = arrays.arrays(
 ARRAYS = FINITE | arrays.arrays(INTEGERS, arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=10), st.binary(max_size=50), st.data())
 def test_every_flipped_bit_of_a_record_is_noticed(name: str, payload: bytes, data: st.DataObject) -> None:
     sealed = bytearray(seal(name, payload))
@@ -57,6 +58,7 @@ def test_a_record_shorter_than_its_digest_is_noticed() -> None:
         unseal("head/head", b"abc")
 
 
+@settings(deadline=None)
 @given(st.dictionaries(NAMES, ARRAYS, max_size=4))
 def test_tensors_come_back_as_they_went(tensors: dict[str, np.ndarray]) -> None:
     data = encode_tensors(tensors)
@@ -117,6 +119,7 @@ def test_malformed_tensor_bytes_are_refused(attack: str) -> None:
         decode_tensors(ATTACKS[attack], "the shift of step 7")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_no_bytes_lead_to_anything_but_tensors_or_our_own_error(data: bytes) -> None:
     try:

@@ -239,3 +239,38 @@ def test_an_unreadable_head_file_is_damage(make_store: MakeStore) -> None:
         (log.path / "HEAD").write_bytes(data)
         with pytest.raises(StoreDamagedError, match="HEAD cannot be read"):
             EditLog.open(log.path)
+
+
+def test_a_folder_that_may_only_be_read_can_be_read(
+    make_store: MakeStore, add_step: AddStep, run_python: RunPython
+) -> None:
+    log = make_store()
+    add_step(log)
+    log.close()
+    code = """
+        import os, shutil, sys, tempfile
+        from pathlib import Path
+        from lifelong_edit.errors import StoreError
+        from lifelong_edit.stores import EditLog
+        path = Path(tempfile.mkdtemp()) / "store"
+        shutil.copytree(sys.argv[1], path)
+        for file in path.iterdir():
+            file.chmod(0o444)
+        path.chmod(0o555)
+        path.parent.chmod(0o755)
+        owner = os.geteuid()
+        if owner == 0:
+            os.seteuid(65534)  # permissions do not bind root
+        try:
+            with EditLog.open(path, read_only=True) as log:
+                print(len(log.steps()))
+            try:
+                EditLog.open(path)
+            except StoreError as error:
+                print("open it read-only" in str(error))
+        finally:
+            os.seteuid(owner)
+            path.chmod(0o755)
+            shutil.rmtree(path.parent)
+    """
+    assert run_python(code, log.path).split() == ["2", "True"]

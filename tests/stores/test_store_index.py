@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifelong_edit.errors import StoreError
@@ -30,6 +30,7 @@ def _filled(count: int = 20) -> KeyIndex:
     return index
 
 
+@settings(deadline=None)
 @given(st.integers(0, 20), st.sets(st.integers(0, 19)), st.integers(1, 25))
 def test_it_finds_what_numpy_finds(queries: int, removed: set[int], count: int) -> None:
     facts, vectors, asked = _facts(20), _vectors(20).astype(float), _vectors(queries, 1).astype(float)
