@@ -27,7 +27,7 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     kind: ConflictKind
     """`duplicate`: same fact, same target; `paraphrase`: the same in other words; `contradiction`: another target;
-    `unrelated`: near by its key, but about something else."""
+    `unrelated`: same subject and near by its key, but another relation."""
     new: str
     """Digest of the new fact."""
     old: str
@@ -81,7 +81,8 @@ def find_conflicts(
     """Compare each new fact with the live ones, exactly by identity and then by its key's neighbours.
 
     facts: the new ones, none equal in content to a live one. live: by digest. candidates: one list per fact, from
-    the key index; those below `cosine` do not count. policy: what a contradiction leads to. Raises `UsageError` for
+    the key index; those below `cosine` do not count, nor do facts about another subject: keys of the same relation lie
+    near each other, and taking a fact away that nobody contradicted is worse than keeping one too many. policy: what a contradiction leads to. Raises `UsageError` for
     an unknown policy.
     """
     if policy not in POLICIES:
@@ -95,7 +96,7 @@ def find_conflicts(
         conflicts += [
             _decide(fact, live[digest], digest, _probability(found, cosine), policy)
             for digest, found in near
-            if found >= cosine and digest in live and digest not in same and digest != fact.digest
+            if found >= cosine and digest in live and digest not in same and _same_subject(fact, live[digest])
         ]
     return _gather(conflicts)
 
@@ -126,11 +127,13 @@ def _kind(new: Fact, old: Fact, *, exact: bool) -> ConflictKind:
     same_target = normalise(new.target) == normalise(old.target)
     if exact:
         return "duplicate" if same_target else "contradiction"
-    if normalise(new.subject) != normalise(old.subject):
-        return "unrelated"
     if new.relation and old.relation and normalise(new.relation) != normalise(old.relation):
         return "unrelated"
     return "paraphrase" if same_target else "contradiction"
+
+
+def _same_subject(new: Fact, old: Fact) -> bool:
+    return normalise(new.subject) == normalise(old.subject)
 
 
 def _probability(cosine: float, bound: float) -> float:

@@ -125,7 +125,7 @@ def print_json(value: object) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Columns under their names: text to the left, numbers to the right; long cells are cut."""
-    cells = [[_cell(value) for value in row] for row in rows]
+    cells = [[cell(value) for value in row] for row in rows]
     widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
     right = [bool(rows) and all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(columns))]
     for row in [list(columns), *cells]:
@@ -138,17 +138,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 def print_row(cells: Sequence[tuple[str, int, object]]) -> None:
     """One row of a table that is printed as it comes: (name, width, value), all to the right."""
-    click.echo("  ".join(_cell(value, width).rjust(width) for _, width, value in cells))
+    click.echo("  ".join(cell(value, width).rjust(width) for _, width, value in cells))
 
 
 def print_pairs(pairs: Sequence[tuple[str, object]]) -> None:
     """Names and values, one pair a line."""
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
-        click.echo(f"{name.ljust(width)}  {_cell(value, 200)}")
+        click.echo(f"{name.ljust(width)}  {cell(value, 200)}")
 
 
-def _cell(value: object, limit: int = _MAX_CELL) -> str:
+def cell(value: object, limit: int = _MAX_CELL) -> str:
+    """A value as a table shows it: on one line, cut at `limit` characters."""
     if value is None:
         return "-"
     if isinstance(value, float):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lifelong_edit.cli.common import (
+    cell,
     device_option,
     json_option,
     one_line,
@@ -162,7 +163,7 @@ def _print_event(event: BatchEvent) -> None:
 def _tell_untaken(event: BatchEvent, facts: Mapping[str, Fact]) -> None:
     for digest in event.untaken:
         fact = facts[digest]
-        say(f"not taken: {one_line(fact.prompt)} → {one_line(fact.target)} ({digest[:12]})")
+        say(f"not taken: {cell(fact.prompt, 100)} → {cell(fact.target)} ({digest[:12]})")
 
 
 def _tell_conflicts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json: bool, dry_run: bool) -> None:
