@@ -81,9 +81,9 @@ def find_conflicts(
     """Compare each new fact with the live ones, exactly by identity and then by its key's neighbours.
 
     facts: the new ones, none equal in content to a live one. live: by digest. candidates: one list per fact, from
-    the key index; those below `cosine` do not count, nor do facts about another subject: keys of the same relation lie
-    near each other, and taking a fact away that nobody contradicted is worse than keeping one too many. policy: what a contradiction leads to. Raises `UsageError` for
-    an unknown policy.
+    the key index; those below `cosine` do not count, nor do facts about another subject: keys of one relation lie near
+    each other, and to take away a fact that nobody contradicted is worse than to keep one too many. policy: what a
+    contradiction leads to. Raises `UsageError` for an unknown policy.
     """
     if policy not in POLICIES:
         raise UsageError(f"found the conflict policy {policy!r}, expected one of {', '.join(POLICIES)}")
