@@ -37,7 +37,7 @@ def bare_pass(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, kind: 
                 logits = out.logits[editing_mask(batch)]
             loss = nn.functional.cross_entropy(logits.float(), answer_tokens(batch), reduction="sum")
             torch.autograd.grad(loss, weights)
-            total += float(loss)
+            total += float(loss.detach())
     finally:
         loaded.model.requires_grad_(False)
     return total
