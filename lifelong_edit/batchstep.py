@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.editors import Asker, Editor, make_editor
-from lifelong_edit.errors import StepRefusedError
+from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.grams import ExactGram, FactKeys, to_grid
 from lifelong_edit.hypernetwork import NetworkSet, read_checkpoint
@@ -168,7 +168,8 @@ def ready_editor(bench: Bench, state: SolveState, rows: Sequence[Row]) -> Asker:
     seen: set[str | None] = set()
     own = []
     for row in rows:
-        if row.kind == "new" or (row.kind == "rehearsal" and row.fact not in seen):
+        recalled = row.kind == "rehearsal" and row.fact not in seen and bench.editor.recalls
+        if row.kind == "new" or recalled:
             own.append(row)
             seen.add(row.fact)
     bench.loaded.set_shifts({})
@@ -183,10 +184,19 @@ def solve_pass(
     weights = traced.weights(rows)
     solved = {}
     for name in bench.names:
-        values = asker.ask(name, traced.keys[name], traced.gradients[name])
+        values = asker.ask(name, traced.keys[name], asking(bench, traced, rows, name))
         preserved, factor = held[name]
         solved[name] = (values, solve(traced.keys[name], values, weights, preserved, bench.ridge(name), factor))
     return solved
+
+
+def asking(bench: Bench, traced: Trace, rows: Sequence[Row], module: str) -> Tensor:
+    """The gradients that are asked with, (n, d_out): those of preserved rows at their own, smaller step."""
+    gradients = traced.gradients[module]
+    if bench.published:
+        return gradients
+    preserved = traced.kinds(rows, "preserved")[:, None]
+    return torch.where(preserved, bench.settings.preserved_step * gradients, gradients)
 
 
 def hold(
@@ -207,6 +217,8 @@ def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire
     A replaced fact leaves P and the rehearsal rows before its successor is solved. Raises StepRefusedError
     where a number of the solve is not finite; the model is left at the state's weights plus the proposal.
     """
+    if not facts:
+        raise UsageError("a batch without facts was given; expected at least one")
     clock, s, loaded = _Clock(), bench.settings, bench.loaded
     live = [d for d in sorted(state.live) if d not in set(retire)]
     rows = select_rows(bench, state, facts, live)

@@ -16,7 +16,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from lifelong_edit.batchstep import Bench, SolveState, fact_keys, hold, select_rows
+from lifelong_edit.batchstep import Bench, SolveState, asking, fact_keys, hold, select_rows
 from lifelong_edit.editors.gradient import output_metrics
 from lifelong_edit.facts import Fact
 from lifelong_edit.hypernetwork import Form, NetworkConfig, NetworkSet
@@ -40,6 +40,8 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     scalar_rate: float = 1e-2
     """Adam's rate for the learned steps and ridges."""
     clip: float = 1.0
+    averaging: float = 0.98
+    """Decay of the running mean of the parameters, which is what is validated and kept: single steps are noisy."""
     locality_weight: float = 1.0
     probes: int = 150
     """Hard locality prompts per pass."""
@@ -101,7 +103,7 @@ def make_episode(facts: Sequence[Fact], preserved: PreservedPrompts, t: TrainSet
     side = set(draw(len(preserved.probes), len(preserved.probes) // 2, "side", t.seed, number))
     for i in sorted(side):
         probe = preserved.probes[i]
-        if probe.relation not in answers or (probe.subject or "").casefold() in edited:
+        if probe.subject is None or probe.relation not in answers or probe.subject.casefold() in edited:
             continue
         (same if probe.target in answers[probe.relation] else other).append(i)
     quarter = t.probes * t.batches // 4
@@ -152,6 +154,7 @@ class Trainer:
         self.networks.train().requires_grad_(True)
         groups = [{"params": blocks, "lr": self.train.rate}, {"params": scalars, "lr": self.train.scalar_rate}]
         self.optimiser = torch.optim.Adam(groups)
+        self.average = {n: t.detach().clone() for n, t in self.networks.state_dict().items()}
 
     def judges(self, batch: Sequence[TaughtFact], episode: Episode, number: int) -> list[Row]:
         """What the edited model is asked after a pass: phrasings that are no rows, prompts, hard neighbours."""
@@ -216,7 +219,8 @@ class Trainer:
         bench, weights = self.bench, traced.weights(rows)
         asked, solutions = {}, {}
         for name in bench.names:
-            gradients = traced.gradients[name] if metric is None else traced.gradients[name] @ metric[name]
+            gradients = asking(bench, traced, rows, name)
+            gradients = gradients if metric is None else gradients @ metric[name]
             asked[name] = self.networks.ask(name, traced.keys[name], gradients)
             values = asked[name].detach()
             ridge = self.networks.ridge(name)
@@ -237,6 +241,10 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.networks.parameters(), self.train.clip)
         self.optimiser.step()
         self.steps += 1
+        # A plain mean at first, so that the start does not weigh for ever.
+        share = max(1 - self.train.averaging, 1 / (self.steps + 1))
+        for key, value in self.networks.state_dict().items():
+            self.average[key].lerp_(value.detach(), share)
         self.history.append({"step": self.steps, "loss": loss, "gradient": float(norm), "time": time.time()})
 
 

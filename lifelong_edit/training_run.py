@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,8 @@ class Run:
         bench = Bench(loaded, self.settings, self.fixed, self.networks)
         calibrate(bench, self.networks, self.facts[: train.batch_size])
         self.trainer = Trainer(bench, self.networks, train)
+        self.averaged = copy.deepcopy(self.networks).eval().requires_grad_(False)
+        self.judged = Bench(loaded, self.settings, self.fixed, self.averaged)
         self.best: tuple[float, dict[str, np.ndarray]] | None = None
         out.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -165,16 +168,16 @@ class Run:
         return self._finish()
 
     def _validate(self) -> None:
-        self.networks.eval().requires_grad_(False)
-        scores = validate(self.loaded, self.trainer.bench, self.held, self.train.batch_size)
-        self.networks.train().requires_grad_(True)
+        self.averaged.load_state_dict(self.trainer.average)
+        scores = validate(self.loaded, self.judged, self.held, self.train.batch_size)
         self.say(f"step {self.trainer.steps}  held-out {scores}")
         if self.best is None or scores.mean > self.best[0]:
-            self.best = (scores.mean, self.networks.tensors())
+            self.best = (scores.mean, self.averaged.tensors())
 
     def _save(self) -> None:
         """All that the next episode depends on, in one file that appears whole or not at all."""
         tensors = {f"network/{n}": t for n, t in self.networks.tensors().items()}
+        tensors |= {f"average/{n}": t.numpy() for n, t in self.trainer.average.items()}
         names = {id(p): n for n, p in self.networks.named_parameters()}
         for parameter, moments in self.trainer.optimiser.state.items():
             for part, value in moments.items():
@@ -200,6 +203,7 @@ class Run:
                 "from; choose another --out or remove the file"
             )
         self.networks.load_state_dict(_under(tensors, "network/"))
+        self.trainer.average = _under(tensors, "average/")
         moments: dict[str, dict[str, torch.Tensor]] = {}
         for name, value in _under(tensors, "adam/").items():
             part, of = name.split("/", 1)

@@ -28,7 +28,12 @@ class Asker:
 
 
 class Editor(Protocol):
-    """An editing rule. `ready` sees the keys and gradients of the solve's own facts, at the base weights."""
+    """An editing rule. `ready` sees the keys and gradients of the solve's own facts, at the base weights.
+
+    recalls: whether those are rehearsed facts too, or the new ones alone.
+    """
+
+    recalls: bool
 
     def ready(self, keys: Mapping[str, Tensor], gradients: Mapping[str, Tensor], state: EditorState) -> Asker:
         """The rule for one batch."""

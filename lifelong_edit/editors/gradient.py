@@ -38,6 +38,8 @@ def output_metrics(gradients: Mapping[str, Tensor], kappa: float) -> dict[str, T
 class GradientEditor:
     """d = −η ĝ within a trust radius: no training, works on any known model on the first day."""
 
+    recalls = True
+
     def __init__(self, eta: float, kappa: float, trust: float) -> None:
         self.eta, self.kappa, self.trust = eta, kappa, trust
 

@@ -15,6 +15,8 @@ from lifelong_edit.hypernetwork import NetworkSet
 class MalmenEditor:
     """d = h(k, ĝ) − h(k, 0) in this project's solve, h(k, g) in the published one."""
 
+    recalls = True
+
     def __init__(self, networks: NetworkSet, kappa: float) -> None:
         self.networks, self.kappa = networks, kappa
 

@@ -18,6 +18,9 @@ class UltraEditor:
     The moments (count, mean, sum of squared distances) are part of the state.
     """
 
+    # Moments are taken over each edit once.
+    recalls = False
+
     def __init__(self, eta: float, centre: bool) -> None:
         self.eta, self.centre = eta, centre
 
