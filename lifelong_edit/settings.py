@@ -50,7 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     preserved: int = 300
     """How many preserved prompts are rows of a batch's solve, drawn near the batch."""
     preserved_weight: float = 1.5
-    preserved_step: float = 0.15
+    preserved_step: float = 0.1
     """Step of preserved rows relative to facts'. Theirs is the curvature of a divergence that is near zero, many times
     that of the facts' cross-entropy: with the same step each pass overshoots and grows what it should take back."""
     preserved_tokens: int = 3
@@ -63,7 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A batch after which perplexity exceeds this multiple of the base model's is refused."""
     gate_min_taken: float = 0.0
     """A batch of which a smaller share of facts took (by generation) is refused."""
-    conflict_cosine: float = 0.9
+    conflict_cosine: float = 0.8
     """Centred keys of two prompts above this cosine are candidates for the same fact."""
     conflict_policy: str = "supersede"
 
