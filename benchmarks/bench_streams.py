@@ -45,8 +45,8 @@ class Arm:
     train_settings: Settings | None = None
 
 
-PUBLISHED = TrainSettings(rate=3e-4, batches=1, batch_size=100, validate_every=100)
-JOINT = TrainSettings(rate=1e-3, locality_weight=2.0, batches=4)
+PUBLISHED = TrainSettings(rate=3e-4, locality_weight=1.0, batches=1, batch_size=100, validate_every=100)
+JOINT = TrainSettings()
 ARMS = {
     "published": Arm(Settings(editor="malmen", ask="published", phrasings=0), "published", PUBLISHED),
     "published-phrasings": Arm(Settings(editor="malmen", ask="published", phrasings=3), "published3", PUBLISHED),

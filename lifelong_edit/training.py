@@ -35,20 +35,20 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     batch_size: int = 50
     batches: int = 4
     """Batches of one episode."""
-    rate: float = 3e-4
+    rate: float = 1e-3
     """Adam's rate for the blocks."""
     scalar_rate: float = 1e-2
     """Adam's rate for the learned steps and ridges."""
     clip: float = 1.0
     averaging: float = 0.98
     """Decay of the running mean of the parameters, which is what is validated and kept: single steps are noisy."""
-    locality_weight: float = 1.0
+    locality_weight: float = 3.0
     probes: int = 150
     """Hard locality prompts per pass."""
     validation_share: float = 0.3
     """Share of subjects held out; half of their facts are taught in validation, the others probe locality."""
     validation_facts: int = 150
-    validate_every: int = 50
+    validate_every: int = 40
     """Steps between validations."""
     seed: int = 0
 
