@@ -174,7 +174,7 @@ def ready_editor(bench: Bench, state: SolveState, rows: Sequence[Row]) -> Asker:
             seen.add(row.fact)
     bench.loaded.set_shifts({})
     traced = trace(bench.loaded, own, bench.settings.micro_batch)
-    return bench.editor.ready(traced.keys, traced.gradients, state.editor_state)
+    return bench.editor.ready(traced.keys, traced.gradients, state.editor_state, float(traced.losses.sum()))
 
 
 def solve_pass(

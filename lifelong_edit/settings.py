@@ -34,7 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     passes: int = 2
     """Rounds of tracing, asking and solving per batch."""
     eta: float | None = None
-    """Step; None: 0.7 for `gradient` (rms of a value difference), 1e-6 for `ultraedit`, learned for `malmen`."""
+    """Step; None: 0.6 for `gradient` (share of the loss per pass and module), 1e-6 for `ultraedit`; `malmen` learns its
+    own and begins with that of `gradient`."""
     kappa: float = 0.3
     """Damping of the output metric (Γ + κI)⁻¹, relative to Γ's mean diagonal."""
     trust: float = 1.5

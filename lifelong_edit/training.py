@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.batchstep import Bench, SolveState, asking, fact_keys, hold, select_rows
-from lifelong_edit.editors.gradient import output_metrics
+from lifelong_edit.editors.gradient import SHARE, linear_step, output_metrics
 from lifelong_edit.facts import Fact
 from lifelong_edit.hypernetwork import Form, NetworkConfig, NetworkSet
 from lifelong_edit.models import LoadedModel, encode, pad
@@ -272,7 +272,7 @@ def calibrate(bench: Bench, networks: NetworkSet, facts: Sequence[Fact]) -> None
     traced = trace(bench.loaded, own, bench.settings.micro_batch)
     joint = networks.config.form == "joint"
     metric = output_metrics(traced.gradients, bench.settings.kappa)
-    eta = 0.7 if bench.settings.eta is None else bench.settings.eta
+    eta, loss = SHARE if bench.settings.eta is None else bench.settings.eta, float(traced.losses.sum())
     with torch.no_grad():
         for shape in dict.fromkeys(networks.config.shapes):
             names = [m.name for m in bench.loaded.modules if (m.d_in, m.d_out) == shape]
@@ -283,4 +283,5 @@ def calibrate(bench: Bench, networks: NetworkSet, facts: Sequence[Fact]) -> None
             asked = traced.gradients[name] @ metric[name]
             found = networks.ask(name, traced.keys[name], asked if joint else traced.gradients[name])
             rms = float(found.square().mean().sqrt())
-            network.log_step[layer] += torch.tensor(eta * float(asked.square().mean().sqrt()) / rms).log()
+            step = linear_step(eta, traced.gradients[name], metric[name], loss)
+            network.log_step[layer] += torch.tensor(step * float(asked.square().mean().sqrt()) / rms).log()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifelong_edit.editors.base import Ask, Asker, Editor, EditorState
-from lifelong_edit.editors.gradient import GradientEditor, output_metric
+from lifelong_edit.editors.gradient import SHARE, GradientEditor, output_metric
 from lifelong_edit.editors.malmen import MalmenEditor
 from lifelong_edit.editors.ultraedit import UltraEditor
 from lifelong_edit.errors import UsageError
@@ -26,7 +26,7 @@ __all__ = [
 def make_editor(settings: Settings, networks: NetworkSet | None) -> Editor:
     """The editor that the settings name. Raises UsageError where it needs a network and there is none."""
     if settings.editor == "gradient":
-        return GradientEditor(0.7 if settings.eta is None else settings.eta, settings.kappa, settings.trust)
+        return GradientEditor(SHARE if settings.eta is None else settings.eta, settings.kappa, settings.trust)
     if settings.editor == "ultraedit":
         return UltraEditor(1e-6 if settings.eta is None else settings.eta, centre=settings.ask == "published")
     if networks is None:

@@ -35,8 +35,14 @@ class Editor(Protocol):
 
     recalls: bool
 
-    def ready(self, keys: Mapping[str, Tensor], gradients: Mapping[str, Tensor], state: EditorState) -> Asker:
-        """The rule for one batch."""
+    def ready(
+        self,
+        keys: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        state: EditorState,
+        loss: float | None = None,
+    ) -> Asker:
+        """The rule for one batch; loss: summed over the rows of these keys and gradients."""
 
     def ridge(self, module: str) -> float | None:
         """The rule's own λ, unscaled; None leaves it to the settings."""

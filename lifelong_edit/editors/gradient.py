@@ -10,6 +10,9 @@ from torch import Tensor
 from lifelong_edit.editors.base import Asker, EditorState
 from lifelong_edit.hypernetwork import within
 
+SHARE = 0.6
+"""Default η of the rule: the share of the facts' loss that one pass would take away in each module, were it linear."""
+
 
 def output_metric(gradients: Tensor, kappa: float) -> Tensor:
     """c·M/σ, so that ĝ = g @ output_metric: (d_out, d_out) float32.
@@ -35,6 +38,17 @@ def output_metrics(gradients: Mapping[str, Tensor], kappa: float) -> dict[str, T
     return {name: output_metric(g, kappa) for name, g in gradients.items()}
 
 
+def linear_step(eta: float, gradients: Tensor, metric: Tensor, loss: float | None) -> float:
+    """The step at which d = −step·ĝ takes away the share `eta` of the loss, by the linear model (Polyak's step).
+
+    gradients (n, d_out) and the loss summed over their rows, of the solve's own facts; one scalar per module. A step
+    in units of the outputs would be right for one model only: residual streams differ in scale by a factor of ten.
+    Without a loss, or where no gradient asks for anything, the step is `eta` itself.
+    """
+    slope = float((gradients * (gradients @ metric)).sum())
+    return eta * loss / slope if loss is not None and slope > 0 else eta
+
+
 class GradientEditor:
     """d = −η ĝ within a trust radius: no training, works on any known model on the first day."""
 
@@ -43,12 +57,19 @@ class GradientEditor:
     def __init__(self, eta: float, kappa: float, trust: float) -> None:
         self.eta, self.kappa, self.trust = eta, kappa, trust
 
-    def ready(self, keys: Mapping[str, Tensor], gradients: Mapping[str, Tensor], state: EditorState) -> Asker:
-        """The rule with the metric of these gradients, module → (n, d_out)."""
+    def ready(
+        self,
+        keys: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        state: EditorState,
+        loss: float | None = None,
+    ) -> Asker:
+        """The rule with the metric and the step of these gradients, module → (n, d_out)."""
         metric = output_metrics(gradients, self.kappa)
+        step = {name: linear_step(self.eta, g, metric[name], loss) for name, g in gradients.items()}
 
         def ask(module: str, keys: Tensor, gradients: Tensor) -> Tensor:
-            return within(-self.eta * gradients @ metric[module], self.eta * self.trust)
+            return within(-step[module] * gradients @ metric[module], step[module] * self.trust)
 
         return Asker(ask)
 

@@ -20,7 +20,13 @@ class MalmenEditor:
     def __init__(self, networks: NetworkSet, kappa: float) -> None:
         self.networks, self.kappa = networks, kappa
 
-    def ready(self, keys: Mapping[str, Tensor], gradients: Mapping[str, Tensor], state: EditorState) -> Asker:
+    def ready(
+        self,
+        keys: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        state: EditorState,
+        loss: float | None = None,
+    ) -> Asker:
         """The network behind the output metric of these gradients (joint), or on raw gradients (published)."""
         if self.networks.config.form == "published":
             return Asker(self._ask)

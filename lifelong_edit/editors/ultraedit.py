@@ -24,7 +24,13 @@ class UltraEditor:
     def __init__(self, eta: float, centre: bool) -> None:
         self.eta, self.centre = eta, centre
 
-    def ready(self, keys: Mapping[str, Tensor], gradients: Mapping[str, Tensor], state: EditorState) -> Asker:
+    def ready(
+        self,
+        keys: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        state: EditorState,
+        loss: float | None = None,
+    ) -> Asker:
         """The rule with the moments of earlier edits and these rows, module → (n, d_in) and (n, d_out)."""
         moments = {name: _joined(state, name, torch.cat([keys[name], gradients[name]], -1)) for name in keys}
 
