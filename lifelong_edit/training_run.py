@@ -20,12 +20,12 @@ from lifelong_edit.batchstep import Bench, SolveState, edit_batch, prepare
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.eval.metrics import predict_answers
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.hypernetwork import Form, NetworkSet
+from lifelong_edit.hypernetwork import Form, NetworkSet, read_checkpoint
 from lifelong_edit.models import LoadedModel, encode
 from lifelong_edit.rows import draw
 from lifelong_edit.settings import Settings
 from lifelong_edit.stores.digests import digest_bytes
-from lifelong_edit.stores.tensors import materialise
+from lifelong_edit.stores.tensors import materialise, tensors_digest
 from lifelong_edit.training import Trainer, TrainSettings, calibrate, new_networks, split_by_subject
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -102,7 +102,10 @@ def _share(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> float:
 
 
 class Run:
-    """One training run in a folder; `resume` continues it where its last checkpoint stands."""
+    """One training run in a folder, continued where its last checkpoint stands.
+
+    start: a folder with a trained network to begin with, in place of the rule without one.
+    """
 
     def __init__(
         self,
@@ -113,6 +116,7 @@ class Run:
         settings: Settings,
         train: TrainSettings,
         say: Say = print,
+        start: Path | None = None,
     ) -> None:
         self.loaded, self.out, self.train, self.say = loaded, out, train, say
         self.settings = settings.replace(editor="malmen")
@@ -128,13 +132,28 @@ class Run:
         probes = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in self.facts]
         self.fixed = prepare(loaded, settings, text=text, preserve=probes)
         bench = Bench(loaded, self.settings, self.fixed, self.networks)
-        calibrate(bench, self.networks, self.facts[: train.batch_size])
+        self.start = "" if start is None else self._begin_with(start)
+        if start is None:
+            calibrate(bench, self.networks, self.facts[: train.batch_size])
         self.trainer = Trainer(bench, self.networks, train)
         self.averaged = copy.deepcopy(self.networks).eval().requires_grad_(False)
         self.judged = Bench(loaded, self.settings, self.fixed, self.averaged)
         self.best: tuple[float, dict[str, np.ndarray]] | None = None
         out.mkdir(parents=True, exist_ok=True)
         self._resume()
+
+    def _begin_with(self, folder: Path) -> str:
+        """Take over a trained network, with its normaliser, and say which: the digest of its tensors."""
+        earlier = read_checkpoint(folder)
+        earlier.check(self.loaded.modules)
+        found = (earlier.config.form, earlier.config.rank, earlier.config.blocks)
+        wanted = (self.form, self.train.rank, self.train.blocks)
+        if found != wanted:
+            raise UsageError(
+                f"the network in {folder} has form, rank and blocks {found}; expected {wanted}; set them alike"
+            )
+        self.networks.load_state_dict(earlier.state_dict())
+        return tensors_digest(earlier.tensors())
 
     @property
     def form(self) -> Form:
@@ -146,7 +165,10 @@ class Run:
         """Digest of all that decides the run's numbers; a checkpoint of another run is not continued."""
         parts = (self.settings, self.train)
         return digest_bytes(
-            self.loaded.fingerprint.encode(), self.data_digest.encode(), *(msgspec.json.encode(p) for p in parts)
+            self.loaded.fingerprint.encode(),
+            self.data_digest.encode(),
+            self.start.encode(),
+            *(msgspec.json.encode(p) for p in parts),
         )
 
     def go(self, minutes: float, steps: int | None = None) -> NetworkSet:
@@ -230,6 +252,7 @@ class Run:
                 "data_digest": self.data_digest,
                 "facts": len(self.facts),
                 "train": msgspec.to_builtins(self.train),
+                "start": self.start,
                 "steps": self.trainer.steps,
                 "held_out_mean": self.best[0],
                 "versions": {name: version(name) for name in ("lifelong-edit", "torch", "transformers")},

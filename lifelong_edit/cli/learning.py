@@ -34,6 +34,12 @@ from lifelong_edit.cli.setup import BUNDLED, read_text
     metavar="FILE",
     help="Ordinary text (UTF-8) for statistics. Default: the bundled English prose.",
 )
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="A trained network to begin with. Default: the rule without a network.",
+)
 @click.option("--modules", metavar="NAMES", help="Weight matrices to edit: names, layer numbers or ranges, by comma.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the model's weights. Default: float32.")
 @click.option("--seed", type=int, metavar="N", help="Of the split, the episodes and every draw. Default: 0.")
@@ -54,6 +60,7 @@ def train(
     minutes: float,
     steps: int | None,
     text: tuple[Path, ...],
+    start: Path | None,
     modules: str | None,
     dtype: str | None,
     seed: int | None,
@@ -95,7 +102,7 @@ def train(
     say(f"{len(facts)} facts; loading {model}")
     loaded = load_model(model, modules=solve.modules or None, device=solve.device, dtype=solve.dtype)
     sample = [read_text(path) for path in text] or default_text()
-    run = Run(loaded, facts, sample, out, solve, learn, say)
+    run = Run(loaded, facts, sample, out, solve, learn, say, start)
     run.go(minutes, steps)
     if as_json:
         best = None if run.best is None else run.best[0]

@@ -117,3 +117,16 @@ def test_what_cannot_be_trained_is_refused(loaded: LoadedModel, facts: list[Fact
     fewer = load_model("atlas", modules=["3-4"])
     with pytest.raises(ModelMismatchError, match="trained for modules"):
         read_checkpoint(tmp_path / "other").check(fewer.modules)
+
+
+def test_a_run_can_begin_with_a_trained_network(loaded: LoadedModel, facts: list[Fact], tmp_path: Path) -> None:
+    make(loaded, facts, tmp_path / "first").go(5, steps=2)
+    trained = read_checkpoint(tmp_path / "first")
+    later = Run(loaded, facts, default_text(), tmp_path / "second", SOLVE, SMALL, lambda _: None, tmp_path / "first")
+    for name, tensor in trained.tensors().items():
+        np.testing.assert_array_equal(tensor, later.networks.tensors()[name], err_msg=name)
+    fresh = make(loaded, facts, tmp_path / "fresh")
+    assert later.identity != fresh.identity
+    wider = msgspec.structs.replace(SMALL, rank=9)
+    with pytest.raises(UsageError, match="expected"):
+        Run(loaded, facts, default_text(), tmp_path / "third", SOLVE, wider, lambda _: None, tmp_path / "first")
