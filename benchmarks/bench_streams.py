@@ -37,12 +37,11 @@ TEXT = "data/wikitext2"
 
 @dataclass(frozen=True)
 class Stage:
-    """A training run, begun with the network of the stage before it. share: of the arm's training time."""
+    """A training run, begun with the network of the stage before it, if any; the stages share the time."""
 
     folder: str
     settings: Settings
     train: TrainSettings
-    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,18 +55,13 @@ class Arm:
 SINGLE = TrainSettings(rate=3e-4, locality_weight=1.0, batches=1, batch_size=100, validate_every=100)
 PUBLISHED = Settings(editor="malmen", ask="published", phrasings=0)
 PHRASINGS = PUBLISHED.replace(phrasings=3)
-LONG = TrainSettings(rate=5e-4, locality_weight=5.0, batches=8, validate_every=32)
 ARMS = {
     "published": Arm(PUBLISHED, (Stage("published", PUBLISHED, SINGLE),)),
     "published-phrasings": Arm(PHRASINGS, (Stage("published3", PHRASINGS, SINGLE),)),
     "gradient": Arm(Settings()),
     "malmen": Arm(
         Settings(editor="malmen"),
-        (
-            # Cheap solves and short episodes first, then the solve and the wear of a stream.
-            Stage("joint", Settings(preserved=150, rehearse=25), TrainSettings(), 0.55),
-            Stage("joint2", Settings(), LONG, 0.45),
-        ),
+        (Stage("joint", Settings(preserved=150, rehearse=25), TrainSettings()),),
     ),
 }
 
@@ -151,7 +145,7 @@ def run_arm(name: str, seeds: Sequence[int], networks: Path, minutes: float) -> 
         before, place = place, networks / stage.folder
         if not (place / "network.safetensors").is_file():
             run = Run(loaded, train, [text["valid"]], place, stage.settings, stage.train, start=before)
-            run.go(minutes * stage.share)
+            run.go(minutes / len(arm.stages))
     network = None if place is None else read_checkpoint(place)
     preserve = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in train]
     fixed = prepare(loaded, arm.settings, text=[text["valid"]], preserve=preserve)
@@ -186,7 +180,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--networks", type=Path, default=common.REPOSITORY / ".work" / "networks")
-    parser.add_argument("--minutes", type=float, default=30, help="training time of each network")
+    parser.add_argument("--minutes", type=float, default=16, help="training time of each network")
     options = parser.parse_args()
     for name in options.arms:
         run_arm(name, options.seeds, options.networks, options.minutes)
