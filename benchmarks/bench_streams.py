@@ -53,15 +53,17 @@ class Arm:
 
 
 SINGLE = TrainSettings(rate=3e-4, locality_weight=1.0, batches=1, batch_size=100, validate_every=100)
-PUBLISHED = Settings(editor="malmen", ask="published", phrasings=0)
+# Two passes for every batch, so that the arms are compared at equal work.
+PLAIN = Settings(more_passes=0)
+PUBLISHED = PLAIN.replace(editor="malmen", ask="published", phrasings=0)
 PHRASINGS = PUBLISHED.replace(phrasings=3)
 ARMS = {
     "published": Arm(PUBLISHED, (Stage("published", PUBLISHED, SINGLE),)),
     "published-phrasings": Arm(PHRASINGS, (Stage("published3", PHRASINGS, SINGLE),)),
-    "gradient": Arm(Settings()),
+    "gradient": Arm(PLAIN),
     "malmen": Arm(
-        Settings(editor="malmen"),
-        (Stage("joint", Settings(preserved=150, rehearse=25), TrainSettings()),),
+        PLAIN.replace(editor="malmen"),
+        (Stage("joint", PLAIN.replace(preserved=150, rehearse=25), TrainSettings()),),
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -236,7 +237,8 @@ def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire
         n: state.shifts.get(n, torch.zeros(m.d_in, m.d_out)) for n, m in zip(bench.names, loaded.modules, strict=True)
     }
     losses: list[float] = []
-    for _ in range(passes):
+    enough = False
+    while not enough:
         loaded.set_shifts(shifts)
         traced = trace(loaded, rows, s.micro_batch)
         clock.lap("trace")
@@ -247,14 +249,17 @@ def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire
         for n in bench.names:
             parts[n].append(solved[n])
         clock.lap("solve")
-    shift = {n: total_shift(parts[n]) for n in bench.names}
-    keys = keys_after(bench, state, shift, rows)
-    clock.lap("keys")
+        if len(losses) < passes:
+            continue
+        shift = {n: total_shift(parts[n]) for n in bench.names}
+        keys, taken = keys_after(bench, state, shift, rows)
+        enough = bench.published or taken >= s.taken_enough or len(losses) == passes + s.more_passes
+        clock.lap("keys")
     report = {
         "seconds": clock.seconds,
         "rows": {kind: sum(r.kind == kind for r in rows) for kind in ("new", "rehearsal", "preserved")},
         "positions": positions,
-        "passes": passes,
+        "passes": len(losses),
         "loss": losses,
         "norm": {n: float(np.linalg.norm(materialise(d))) for n, d in shift.items()},
     }
@@ -277,8 +282,13 @@ def total_shift(passes: Sequence[tuple[Tensor, Solution]]) -> Shift:
     return Factors(left.float().cpu().numpy(), right.float().cpu().numpy())
 
 
-def keys_after(bench: Bench, state: SolveState, shift: Mapping[str, Shift], rows: Sequence[Row]) -> dict[str, FactKeys]:
-    """Keys of the new and rehearsed facts, traced once more at the weights that the step leaves."""
+def keys_after(
+    bench: Bench, state: SolveState, shift: Mapping[str, Shift], rows: Sequence[Row]
+) -> tuple[dict[str, FactKeys], float]:
+    """Keys of the new and rehearsed facts, traced once more at the weights that the step leaves.
+
+    Beside them the share of new facts whose prompt is answered with a mean token probability above one half.
+    """
     loaded = bench.loaded
     moved = {}
     for name, part in shift.items():
@@ -287,7 +297,10 @@ def keys_after(bench: Bench, state: SolveState, shift: Mapping[str, Shift], rows
         moved[name] = change if before is None else before + change.to(before.device)
     loaded.set_shifts(moved)
     own = [r for r in rows if r.fact is not None]
-    return fact_keys(bench, trace(loaded, own, bench.settings.micro_batch, gradients=False), own)
+    traced = trace(loaded, own, bench.settings.micro_batch, gradients=False)
+    first = {row.fact: i for i, row in reversed(list(enumerate(own))) if row.kind == "new"}
+    taken = sum(float(traced.losses[i]) < math.log(2) for i in first.values()) / len(first)
+    return fact_keys(bench, traced, own), taken
 
 
 def fact_keys(bench: Bench, traced: Trace, rows: Sequence[Row]) -> dict[str, FactKeys]:

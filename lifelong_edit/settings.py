@@ -33,6 +33,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`joint`: this project's solve; `published`: the original MALMEN (one pass, P = 0, raw gradients)."""
     passes: int = 2
     """Rounds of tracing, asking and solving per batch."""
+    more_passes: int = 4
+    """How many further ones a batch may have whose facts have not taken: small batches are held back by all else."""
+    taken_enough: float = 0.9
+    """Share of the facts that is enough: those to whose prompt the target is more probable than all else, by token."""
     eta: float | None = None
     """Step; None: 0.6 for `gradient` (share of the loss per pass and module), 1e-6 for `ultraedit`; `malmen` learns its
     own and begins with that of `gradient`."""
@@ -79,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise UsageError(f"setting {name} is {getattr(self, name)}; it must be greater than zero")
         for name in (
             "c0",
+            "more_passes",
+            "taken_enough",
             "phrasings",
             "rehearse",
             "preserved",

@@ -21,7 +21,7 @@ run() {
 question="The capital of Hungary is"
 
 say "A store for atlas, the bundled model: it measures what has to hold still, and commits step 0."
-run init --set passes=4  # batches as small as those below need more than two to take
+run init
 
 say "What the model says now. (The invented news of 2031: in January Debrecen, in February Szeged.)"
 run ask "$question" --max-tokens 5

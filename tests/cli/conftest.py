@@ -20,6 +20,7 @@ Run = Callable[..., Result]
 # A model with random weights is no judge of text, so its gate lets everything finite pass; and to its keys one prompt
 # is much like another.
 SETTINGS = {
+    "more_passes": 0,
     "text_tokens": 2000,
     "preserved": 4,
     "rehearse": 4,

@@ -16,6 +16,7 @@ from lifelong_edit.timeline import Timeline
 # A model with random weights is no judge of text, so its gate lets everything finite pass; and to its keys one prompt
 # is much like another.
 SETTINGS = Settings(
+    more_passes=0,
     passes=1,
     rehearse=4,
     preserved=4,

@@ -15,7 +15,15 @@ from lifelong_edit.timeline import Timeline
 
 PLACES = ("Paris", "London", "Vienna", "Warsaw", "Belgrade", "Sydney", "Kenya", "Japan")
 SETTINGS = Settings(
-    passes=2, rehearse=4, preserved=4, c0=50.0, text_tokens=4000, phrasings=1, snapshot_every=3, micro_batch=8
+    more_passes=0,
+    passes=2,
+    rehearse=4,
+    preserved=4,
+    c0=50.0,
+    text_tokens=4000,
+    phrasings=1,
+    snapshot_every=3,
+    micro_batch=8,
 )
 
 
