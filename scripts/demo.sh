@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What lifelong-edit does, in a minute: news into a model, the log, and back. Leaves nothing behind.
+# What lifelong-edit does: news into a model, the log, and back. Leaves nothing behind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

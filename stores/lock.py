@@ -27,7 +27,9 @@ class WriterLock:
         try:
             self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StoreError(f"cannot write to the store: {path}: {error.strerror}; open it read-only") from error
+            raise StoreError(
+                f"cannot write to the store: {path}: {error.strerror}; reading works, writing needs permission there (in Python: open it read-only)"
+            ) from error
         try:
             self._take(timeout)
         except BaseException:
@@ -46,7 +48,7 @@ class WriterLock:
                 if time.monotonic() >= deadline:
                     raise StoreLockedError(
                         f"{self._path.parent} is being written by process {self._holder()}; "
-                        f"gave up after {timeout:g} s; wait for it to finish, or open the store read-only"
+                        f"gave up after {timeout:g} s; wait for it to finish; commands that only read work meanwhile"
                     ) from None
                 time.sleep(POLL)
         os.ftruncate(self._fd, 0)

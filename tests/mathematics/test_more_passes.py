@@ -25,7 +25,7 @@ def facts() -> list[Fact]:
 
 
 def test_single_facts_take(loaded: LoadedModel, facts: list[Fact]) -> None:
-    """One fact against all that holds still: two passes are too few for most. Found: 10 of 12 with four further ones."""
+    """One fact against all that holds still: two passes are too few for most. Found: 10 of 12 with more."""
     folder = hypernetwork_dir()
     assert folder is not None
     settings = Settings(editor="malmen", text_tokens=20_000, preserved=100)
