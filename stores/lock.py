@@ -28,7 +28,8 @@ class WriterLock:
             self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StoreError(
-                f"cannot write to the store: {path}: {error.strerror}; reading works, writing needs permission there (in Python: open it read-only)"
+                f"cannot write to the store: {path}: {error.strerror}; "
+                "reading works, writing needs permission there (in Python: open it read-only)"
             ) from error
         try:
             self._take(timeout)
