@@ -26,10 +26,11 @@ $(STAMP): pyproject.toml constraints.txt scripts/make-venv.sh
 	@bash scripts/make-venv.sh $(VENV)
 	@touch $@
 
+# One thread: the bundled model is small, and threads that wait for a busy core cost more than they bring.
+demo: export OMP_NUM_THREADS := 1
 demo: $(STAMP)  ## edit a stream of news into the bundled model, look at the log, go back
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
-# One thread: the models of the tests are small, and threads that wait for a busy core cost more than they bring.
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP)  ## the whole test suite; PYTEST="tests/docs -k readme" for a part
 	@$(BIN)/python -m pytest $(PYTEST)
