@@ -7,6 +7,7 @@ second.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -61,33 +62,37 @@ class Timeline:
         text: Sequence[str] | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        say: Callable[[str], None] | None = None,
     ) -> Timeline:
         """A new store for a model, standing at step 0, the base.
 
         model: "atlas", a local folder or a hub id. settings: by default `malmen` with a hypernetwork and `gradient`
         without. hypernetwork: folder that `train` wrote; its content is copied into the store. preserve: prompts
         whose answers must stay. text: sample of ordinary text, for statistics and the perplexity of the gate. Where
-        they are None, those that the package brings are taken, see `timeline_defaults`.
-        Raises UsageError where `path` is taken, and whatever loading the model raises.
+        they are None, those that the package brings are taken, see `timeline_defaults`. say: told in a few words what
+        begins, at each phase that takes long; not before all that is cheap to check has been checked.
+        Raises UsageError where `path` is taken, StoreError where no folder can be made there, and whatever loading
+        the model raises.
         """
         folder = Path(path)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"{folder} is already there; choose another folder, or use the store that is in it")
+        _require_place(folder)
         if hypernetwork is None and (settings is None or settings.editor == "malmen"):
             hypernetwork = default_hypernetwork(model)
         if settings is None:
             settings = Settings(editor="gradient" if hypernetwork is None else "malmen")
+        preserve = default_preserved(model) if preserve is None else preserve
+        text = default_text() if text is None else text
+        network = None if hypernetwork is None else Path(hypernetwork)
+        source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        from lifelong_edit.timeline_beginning import Announced, require_fitting
         from lifelong_edit.timeline_model import begin
 
-        beginning = begin(
-            model,
-            settings,
-            hypernetwork=None if hypernetwork is None else Path(hypernetwork),
-            preserve=default_preserved(model) if preserve is None else preserve,
-            text=default_text() if text is None else text,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
+        require_fitting(model, settings, hypernetwork=network, preserve=preserve, text=text, **source)
+        if say is not None:
+            say(f"loading {model}")
+            preserve = Announced(preserve, say, f"asking the preserved prompts ({len(preserve)})")
+            text = Announced(text, say, "measuring the text")
+        beginning = begin(model, settings, hypernetwork=network, preserve=preserve, text=text, **source)
         log = EditLog.create(folder, beginning.record, blobs=beginning.blobs, weights=beginning.weights)
         timeline = cls(log)
         timeline._loaded = beginning.loaded
@@ -323,3 +328,17 @@ class Timeline:
 
     def _take_pending(self) -> list[Place]:
         return self._pending[1] if self._pending[0] == self.head else []
+
+
+def _require_place(folder: Path) -> None:
+    """Raise UsageError where something is at `folder`, StoreError where the folder could not be made."""
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"{folder} is already there; choose another folder, or use the store that is in it")
+        near = next(parent for parent in folder.absolute().parents if parent.exists())
+        with tempfile.TemporaryDirectory(dir=near, prefix=".lifelong-edit-"):
+            pass  # modes, owners and mounts forbid in many ways: trying is the one answer that holds
+    except OSError as error:
+        raise StoreError(
+            f"cannot make a store at {folder}: {error.strerror}; expected a folder that can be made; choose another"
+        ) from error

@@ -9,6 +9,7 @@ import click
 
 from lifelong_edit.cli.common import (
     at_option,
+    counted,
     device_option,
     json_option,
     one_line,
@@ -45,6 +46,8 @@ def ask(
       lifelong-edit ask "The capital of France is" --at 3
       lifelong-edit ask "The capital of France is" --base
     """
+    if not prompt.strip():
+        raise UsageError("found an empty prompt, expected the beginning of a sentence; write it in quotes")
     if base and at is not None:
         raise UsageError("found --base and --at together, expected one of them; --base is --at 0")
     with opened(store, read_only=True, device=device) as timeline:
@@ -121,9 +124,9 @@ def _print(found: Evaluation) -> None:
     click.echo()
     print_table(("perplexity", "base"), [(found.perplexity, found.base_perplexity)])
     if found.dropped:
-        say(f"{found.dropped} neighbours left out: the stream edits them")
+        say(f"{counted(found.dropped, 'neighbour')} left out: the stream edits what they ask for")
     if found.too_long:
-        say(f"{found.too_long} questions left out: too long for the model")
+        say(f"{counted(found.too_long, 'question')} left out: too long for the model")
 
 
 def _both(generated: float, forced: float) -> str:

@@ -113,6 +113,11 @@ def say(message: str) -> None:
         click.echo(message, err=True)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 fact", "2 facts"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def one_line(text: str) -> str:
     """Text on one line, without control characters that a terminal would obey."""
     return "".join(letter if letter.isprintable() else " " for letter in " ".join(text.split()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 
 from lifelong_edit.cli.common import (
     cell,
+    counted,
     device_option,
     json_option,
     one_line,
@@ -28,8 +30,8 @@ from lifelong_edit.cli.setup import BUNDLED, make_store, making_options, require
 from lifelong_edit.errors import UsageError
 
 if TYPE_CHECKING:
-    from lifelong_edit.facts import Fact, ReadReport
-    from lifelong_edit.scheduler import BatchEvent, Scheduler
+    from lifelong_edit.facts import Fact, ReadReport, Record
+    from lifelong_edit.scheduler import BatchEvent, Summary
     from lifelong_edit.timeline import Timeline
 
 _COLUMNS: tuple[tuple[str, int], ...] = (
@@ -75,6 +77,7 @@ def stream(
     Makes a store with the embedded default if there is none; the options of `init` then say what for. Interrupted or
     killed, the same command goes on where it stopped: what was consumed is passed over, and so is what equals a fact in
     force. Files are read through once before the first edit, so that a bad record is found before anything is applied.
+    Input without any fact is no error, and makes no store.
 
     \b
     Examples:
@@ -84,20 +87,33 @@ def stream(
     """
     from lifelong_edit.facts import ReadReport, read_facts
     from lifelong_edit.policies import FixedSize
-    from lifelong_edit.scheduler import Scheduler
+    from lifelong_edit.scheduler import Scheduler, Summary
 
     total = _survey(files, skip_bad)
     read = ReadReport()
+    found = read_facts(files, skip_bad=skip_bad, report=read)
+    records = found if _is_there(store) else _unless_empty(found)
+    if records is None:
+        _report((), _summarise(Summary(), read), files, None, as_json=as_json, dry_run=dry_run)
+        return
     with _store_for(store, device, options, dry_run) as timeline:
         scheduler = Scheduler(timeline, batching=FixedSize(batch_size), skip_bad=skip_bad)
-        records = read_facts(files, skip_bad=skip_bad, report=read)
         events = scheduler.run(records, again=again, dry_run=dry_run, reason=reason)
         shown = list(_show_events(events, timeline, total, as_json=as_json, dry_run=dry_run))
         _tell_conflicts(shown, timeline, as_json=as_json, dry_run=dry_run)
-        summary = _summarise(scheduler, read)
-        if as_json:
-            print_json({"dry_run": dry_run, "batches": [_describe(event) for event in shown], "summary": summary})
-        _tell(summary, timeline.head, dry_run)
+        summary = _summarise(scheduler.summary, read)
+        _report(shown, summary, files, timeline.head, as_json=as_json, dry_run=dry_run)
+
+
+def _is_there(store: Path) -> bool:
+    """Whether there is a store, or at least something that a new one could not take the place of."""
+    return store.exists() and (not store.is_dir() or any(store.iterdir()))
+
+
+def _unless_empty(records: Iterator[Record]) -> Iterator[Record] | None:
+    """The same records, the first of them read by now; None where there are none."""
+    first = next(records, None)
+    return None if first is None else itertools.chain([first], records)
 
 
 def _survey(files: Sequence[str], skip_bad: bool) -> int | None:
@@ -112,16 +128,16 @@ def _survey(files: Sequence[str], skip_bad: bool) -> int | None:
 @contextlib.contextmanager
 def _store_for(store: Path, device: str | None, options: dict[str, Any], dry_run: bool) -> Iterator[Timeline]:
     """The store, made first where there is none; a dry run then works on one that is thrown away."""
-    if store.exists() and (not store.is_dir() or any(store.iterdir())):
+    if _is_there(store):
         with opened(store, read_only=dry_run, device=device) as timeline:
             require_same_store(timeline, options)
             yield timeline
         return
-    say(f"there is no store at {store}: making one for {options['model'] or BUNDLED}")
+    opening = f"there is no store at {store}: making one for {options['model'] or BUNDLED}"
     with contextlib.ExitStack() as stack:
         if dry_run:
             store = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store"
-        yield stack.enter_context(make_store(store, device, options))
+        yield stack.enter_context(make_store(store, device, options, opening))
 
 
 def _show_events(
@@ -196,8 +212,7 @@ def _describe(event: BatchEvent) -> dict[str, Any]:
     }
 
 
-def _summarise(scheduler: Scheduler, read: ReadReport) -> dict[str, Any]:
-    done = scheduler.summary
+def _summarise(done: Summary, read: ReadReport) -> dict[str, Any]:
     return {
         "batches": done.batches,
         "records": done.records,
@@ -213,21 +228,41 @@ def _summarise(scheduler: Scheduler, read: ReadReport) -> dict[str, Any]:
     }
 
 
-def _tell(summary: Mapping[str, Any], head: int, dry_run: bool) -> None:
+def _report(
+    shown: Sequence[BatchEvent],
+    summary: Mapping[str, Any],
+    files: Sequence[str],
+    head: int | None,
+    *,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """What has been done, in the end; head: None where there is no store."""
+    if as_json:
+        print_json({"dry_run": dry_run, "batches": [_describe(event) for event in shown], "summary": summary})
+    if summary["records"]:
+        _tell(summary, head, dry_run)
+    else:
+        left = "no store was made" if head is None else f"the head is step {head}"
+        say(f"found no facts to edit in {cell(', '.join(files), 200)}: nothing was done, and {left}")
+    for reason, count in summary["left_out"].items():
+        say(f"{count} left out: {reason}")
+    if summary["bad"]:
+        say(f"{counted(summary['bad'], 'bad record')} left out:")
+        for place in summary["bad_records"]:
+            say(f"  {one_line(place)}")
+
+
+def _tell(summary: Mapping[str, Any], head: int | None, dry_run: bool) -> None:
     skipped = ", ".join(f"{count} {reason}" for reason, count in summary["skipped"].items())
-    taught = f"{summary['facts']} facts " + ("would be taught" if dry_run else f"in {summary['steps']} steps")
+    facts = counted(summary["facts"], "fact")
+    taught = f"{facts} would be taught" if dry_run else f"{facts} in {counted(summary['steps'], 'step')}"
     say(
-        f"{summary['records']} records: {taught}, {summary['untaken']} not taken"
+        f"{counted(summary['records'], 'record')}: {taught}, {summary['untaken']} not taken"
         f"{f'; skipped: {skipped}' if skipped else ''}; the head is step {head}"
     )
     if summary["skipped"].get("rolled-back"):
         say("records known only from steps that were rolled back were skipped; --again applies them")
-    for reason, count in summary["left_out"].items():
-        say(f"{count} left out: {reason}")
-    if summary["bad"]:
-        say(f"{summary['bad']} bad records left out:")
-        for place in summary["bad_records"]:
-            say(f"  {one_line(place)}")
 
 
 @click.command()

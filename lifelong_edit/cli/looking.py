@@ -56,7 +56,8 @@ def log(store: Path, as_json: bool, last: int | None) -> None:
     if as_json:
         print_json(steps)
         return
-    columns = ("step", "kind", "parent", "facts", "superseded", "taken", "perplexity", "weights_digest", "time")
+    columns: tuple[str, ...] = ("step", "kind", "parent", "facts", "superseded", "taken", "perplexity")
+    columns += ("weights_digest", "time", "reason")
     print_table(columns, [[_short(name, step.get(name)) for name in columns] for step in steps])
 
 

@@ -83,11 +83,15 @@ def making_options(command: Command) -> Command:
     return command
 
 
-def make_store(store: Path, device: str | None, options: dict[str, Any]) -> Timeline:
-    """A new store by the options of `making_options`."""
+def make_store(store: Path, device: str | None, options: dict[str, Any], opening: str) -> Timeline:
+    """A new store by the options of `making_options`; `opening` is said when all that is cheap to check has been."""
     from lifelong_edit.facts import read_prompts
     from lifelong_edit.timeline import Timeline
 
+    if options["trust_remote_code"] and not options["revision"]:
+        raise UsageError(
+            "found --trust-remote-code without --revision, expected both; name the commit whose code you have read"
+        )
     preserve = list(read_prompts(options["preserve"])) if options["preserve"] else None
     text = [read_text(path) for path in options["text"]] or None
     return Timeline.create(
@@ -99,7 +103,20 @@ def make_store(store: Path, device: str | None, options: dict[str, Any]) -> Time
         text=text,
         revision=options["revision"],
         trust_remote_code=options["trust_remote_code"],
+        say=_opened_by(opening),
     )
+
+
+def _opened_by(opening: str) -> Callable[[str], None]:
+    """`say` for the phases of making a store, with a line before the first of them."""
+    lines = [opening]
+
+    def tell(phase: str) -> None:
+        while lines:
+            say(lines.pop())
+        say(f"  {phase}")
+
+    return tell
 
 
 def chosen_settings(device: str | None, options: dict[str, Any]) -> Settings:
@@ -154,7 +171,9 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8", errors="strict" if len(data) < _MAX_TEXT_BYTES else "ignore")
     except UnicodeDecodeError as error:
-        raise BadInputError(f"{path}: found bytes that are not UTF-8 ({error.reason}), expected text") from None
+        raise BadInputError(
+            f"{path}: found bytes that are not UTF-8 ({error.reason}), expected text; save the file as UTF-8"
+        ) from None
 
 
 @click.command()
@@ -173,8 +192,8 @@ def init(store: Path, device: str | None, as_json: bool, **options: Any) -> None
       lifelong-edit init --model path/to/model --preserve prompts.jsonl --editor gradient
       lifelong-edit init --model path/to/model --modules 3-5 --set passes=3 --set rehearse=100
     """
-    say(f"making {store} for {options['model'] or BUNDLED}")
-    with make_store(store, device, options) as timeline:
+    opening = f"making {store} for {options['model'] or BUNDLED}"
+    with make_store(store, device, options, opening) as timeline:
         found = timeline.status()
     if as_json:
         print_json(found)

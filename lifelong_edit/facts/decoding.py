@@ -22,6 +22,7 @@ MAX_RECORD_BYTES = 1 << 20
 MAX_DEPTH = 16
 _CHUNK_BYTES = 1 << 16
 _BOM = codecs.BOM_UTF8
+_KINDS: dict[type, str] = {list: "an array", str: "text", bool: "true or false", type(None): "null"}
 
 
 class _Flaw:
@@ -83,7 +84,7 @@ def checked(value: object) -> Value | BadInputError:
     if flaw is not None:
         return BadInputError(flaw)
     if not isinstance(value, dict):
-        kind = {list: "an array", str: "text", type(None): "null"}.get(type(value), f"a {type(value).__name__}")
+        kind = _KINDS.get(type(value), "a number")
         return BadInputError(f"found {kind}, expected a JSON object; write one record as {{…}} per line or element")
     return value
 

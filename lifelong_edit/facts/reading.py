@@ -47,7 +47,8 @@ class ReadReport:
         """One line for each kind of record that was left out."""
         lines = [f"{count} left out: {skip.value}" for skip, count in self.skips.items()]
         if self.bad:
-            lines.append(f"{self.bad} bad records left out; the first: {self.skipped_bad[0]}")
+            noun = "record" if self.bad == 1 else "records"
+            lines.append(f"{self.bad} bad {noun} left out; the first: {self.skipped_bad[0]}")
         return lines
 
 

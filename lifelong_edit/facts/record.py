@@ -20,7 +20,7 @@ class Probe(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     relation: str | None = None
 
     def __post_init__(self) -> None:
-        _refuse_blank("probe", "prompt", self.prompt)
+        _refuse_blank("probe with a blank `prompt`", self.prompt)
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, dict=True):
@@ -51,9 +51,9 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
 
     def __post_init__(self) -> None:
         for name in ("subject", "prompt", "target"):
-            _refuse_blank("fact", name, getattr(self, name))
+            _refuse_blank(f"fact with a blank `{name}`", getattr(self, name))
         for rephrase in self.rephrases:
-            _refuse_blank("fact", "rephrases", rephrase)
+            _refuse_blank("fact with a blank text in its `rephrases`", rephrase)
         if self.date is not None:
             _refuse_undated(self.date)
 
@@ -77,9 +77,9 @@ class Record(msgspec.Struct, frozen=True):
     """0-based number of the record in its file, bad records included."""
 
 
-def _refuse_blank(kind: str, name: str, text: str) -> None:
+def _refuse_blank(what: str, text: str) -> None:
     if not text.strip():
-        raise BadInputError(f"found a {kind} with a blank `{name}`, expected text; fill it in or drop the record")
+        raise BadInputError(f"found a {what}, expected text; fill it in or drop the record")
 
 
 def _refuse_undated(date: str) -> None:

@@ -216,9 +216,10 @@ def _convert(record: Mapping[str, object], kind: type[T]) -> T:
 
 
 def _describe_unknown(record: Value) -> str:
-    keys = ", ".join(repr(key[:40]) for key in list(record)[:8]) or "none"
+    keys = [repr(key[:40]) for key in list(record)[:8]]
+    told = f"the key{'s' * (len(keys) > 1)} {', '.join(keys)}" if keys else "no keys"
     return (
-        f"found a record with the keys {keys}, expected `subject`, `prompt` and `target` "
+        f"found a record with {told}, expected `subject`, `prompt` and `target` "
         "(or CounterFact's `prompt` and `target_new`, zsRE's `src` and `alt`, FEVER's `claim` and `label`); "
         "rename the fields"
     )

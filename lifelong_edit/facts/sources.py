@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -31,21 +32,34 @@ class Source:
 def expand(sources: Sequence[str]) -> list[str]:
     """File names, `-` and data set ids in order, with globs expanded and sorted.
 
-    Raises `UsageError` for a file that does not exist and a glob that matches nothing.
+    Raises `UsageError` for a file that does not exist or may not be read, a folder, and a glob that matches nothing.
     """
     if isinstance(sources, str):
         raise UsageError(f"found one text {sources!r} as sources, expected a list of them; pass [{sources!r}]")
     found: list[str] = []
     for source in sources:
-        if source == STDIN or source.startswith(DATASET_PREFIX) or Path(source).exists():
+        if source == STDIN or source.startswith(DATASET_PREFIX):
+            found.append(source)
+        elif Path(source).exists():
+            _require_readable(source)
             found.append(source)
         elif matches := sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file()):  # noqa: PTH207
+            for match in matches:
+                _require_readable(match)
             found.extend(matches)
         else:
             raise UsageError(f"found no file {source!r}, expected a file, a glob, - or hf:NAME; check the path")
     if found.count(STDIN) > 1:
         raise UsageError("found - twice, expected standard input once; leave one out")
     return found
+
+
+def _require_readable(name: str) -> None:
+    """Refuse what opening would refuse, before anything is read of the sources that stand before it."""
+    if Path(name).is_dir():
+        raise UsageError(f"found the folder {name!r}, expected a file, a glob, - or hf:NAME; name the files in it")
+    if not os.access(name, os.R_OK):
+        raise UsageError(f"found the file {name!r}, which may not be read, expected a readable one; change its mode")
 
 
 def can_read_twice(sources: Sequence[str]) -> bool:

@@ -48,6 +48,18 @@ def test_status_and_log(run: Run, store: Path) -> None:
     assert "live_facts" in run("status", "--store", store).stdout
 
 
+def test_log_shows_reasons(run: Run, store: Path) -> None:
+    why = "the source was wrong: " + "x" * 200
+    run("rollback", 2, "--store", store, "--reason", why)
+    table = run("log", "--store", store).stdout.splitlines()
+    assert table[0].split()[-1] == "reason"
+    assert table[1].split()[-1] == "-"
+    assert table[2].split()[-1] == "first"
+    assert "the source was wrong: xxx" in table[-1]
+    assert table[-1].endswith("x…")
+    assert data(run("log", "--store", store, "--json"))[-1]["reason"] == why
+
+
 def test_store_by_environment(run: Run, store: Path) -> None:
     assert data(run("status", "--json", env={"LIFELONG_STORE": str(store)}))["head"] == 3
 
@@ -228,7 +240,11 @@ def test_train_then_init(run: Run, tmp_path: Path, tiny_gpt2: Path, making: list
         command += ["--set", pair]
     for pair in ("rank=4", "batch_size=4", "batches=2", "validation_facts=4"):
         command += ["--train", pair]
-    first = data(run(*command, "--steps", 1))
+    trained = run(*command, "--steps", 1)
+    first = data(trained)
+    explained = trained.stderr.index("efficacy (the facts' own prompts), generality")
+    assert explained < trained.stderr.index("held-out ES")
+    assert trained.stderr.count("teacher-forced") == 1
     assert first["steps"] >= 1
     assert (out / "network.safetensors").is_file()
     result = run(*command, "--steps", first["steps"])

@@ -40,15 +40,18 @@ BAD_LINES = {
     "endless_integer": (GOOD.replace('"Lyon"', "9" * 5000).encode() + b"\n", "broken JSON"),
     "huge": (GOOD.replace("Lyon", "x" * MAX_RECORD_BYTES).encode() + b"\n", "longer than 1048576 bytes"),
     "no_json": (b"The capital of France is Lyon\n", "broken JSON"),
-    "number": (b"17\n", "found a int, expected a JSON object"),
+    "number": (b"17\n", "found a number, expected a JSON object"),
+    "fraction": (b"1.5\n", "found a number, expected a JSON object"),
+    "truth": (b"true\n", "found true or false, expected a JSON object"),
     "text": (b'"17"\n', "found text, expected a JSON object"),
     "unknown_shape": (b'{"question": "?", "answer": "!"}\n', "the keys 'question', 'answer'"),
-    "empty_object": (b"{}\n", "the keys none"),
+    "one_unknown_key": (b'{"question": "?"}\n', "with the key 'question', expected"),
+    "empty_object": (b"{}\n", "a record with no keys, expected"),
     "unknown_field": (GOOD.replace("}", ', "targe": "x"}').encode() + b"\n", "unknown field `targe`"),
     "missing_subject": (GOOD.replace('"subject": "France", ', "").encode() + b"\n", "required field `subject`"),
     "blank_target": (GOOD.replace("Lyon", " \\t").encode() + b"\n", "blank `target`"),
     "blank_subject": (GOOD.replace('"France"', '""').encode() + b"\n", "blank `subject`"),
-    "blank_rephrase": (GOOD.replace("}", ', "rephrases": [""]}').encode() + b"\n", "blank `rephrases`"),
+    "blank_rephrase": (GOOD.replace("}", ', "rephrases": [""]}').encode() + b"\n", "a blank text in its `rephrases`"),
     "blank_probe": (GOOD.replace("}", ', "locality": [{"prompt": " "}]}').encode() + b"\n", "blank `prompt`"),
     "number_for_text": (GOOD.replace('"Lyon"', "17").encode() + b"\n", "Expected `str`, got `int`"),
     "null_for_text": (GOOD.replace('"Lyon"', "null").encode() + b"\n", "Expected `str`, got `null`"),
@@ -154,6 +157,8 @@ def test_globs_directories_and_missing_files(tmp_path: Path) -> None:
     assert [f.target for f in facts_of(str(tmp_path / "*.jsonl"))] == ["a", "b"]
     assert can_read_twice([str(tmp_path / "*.jsonl")])
     assert not can_read_twice(["-"])
+    with pytest.raises(UsageError, match="found the folder"):  # before the file in front of it is read
+        next(iter(read_facts([str(tmp_path / "a.jsonl"), str(tmp_path)])))
     for wrong in (str(tmp_path / "*.csv"), str(tmp_path / "none.jsonl"), str(tmp_path)):
         with pytest.raises(UsageError, match="expected"):
             facts_of(wrong)

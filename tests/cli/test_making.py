@@ -1,0 +1,214 @@
+"""A new store: what stands against it is found before it costs anything, and what takes long is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from click.testing import Result
+
+Run = Callable[..., Result]
+GOOD = '{"subject": "Kenya", "prompt": "The currency of Kenya is", "target": "London"}'
+PHASES = ("loading ", "measuring the text", "asking the preserved prompts (8)")
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a model fails the test."""
+
+    def load_model(*_: Any, **__: Any) -> NoReturn:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("lifelong_edit.timeline_model.load_model", load_model)
+    monkeypatch.setattr("lifelong_edit.models.load_model", load_model)
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    """One line on stderr, with the words in it: nothing had been begun."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def network_for(folder: Path, *modules: str) -> Path:
+    """A folder with an untrained hypernetwork for modules of the tiny model."""
+    import msgspec
+    from safetensors.numpy import save_file
+
+    from lifelong_edit.hypernetwork import NetworkConfig, NetworkSet
+
+    config = NetworkConfig(form="joint", rank=4, blocks=1, modules=modules, shapes=((128, 32),) * len(modules))
+    folder.mkdir()
+    save_file(NetworkSet(config).tensors(), folder / "network.safetensors")
+    (folder / "config.json").write_bytes(msgspec.json.encode(config))
+    return folder
+
+
+OPTIONS: dict[str, tuple[list[str], int, str]] = {
+    "module that is not there": (["--modules", "transformer.h.2.mlp.nothing"], 2, "no module"),
+    "layer that is not there": (["--modules", "2-9"], 2, "layers 0 to 3"),
+    "rule without its network": (["--editor", "malmen"], 2, "--hypernetwork"),
+    "unknown conflict policy": (["--set", "conflict_policy=magic"], 2, "conflict_policy"),
+    "unknown device": (["--device", "abacus"], 2, "abacus"),
+    "code of others, unread": (["--trust-remote-code"], 2, "--revision"),
+    "no such model": (["--model", "./nowhere"], 2, "nowhere"),
+}
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_are_refused_before_the_model_is_loaded(run: Run, tmp_path: Path, making: list[str], name: str) -> None:
+    options, code, word = OPTIONS[name]
+    refused(run("init", "--store", tmp_path / "s", *making, *options), code, word)
+    news = write(tmp_path / "news.jsonl", GOOD)
+    refused(run("stream", news, "--store", tmp_path / "s", *making, *options), code, word)
+    assert not (tmp_path / "s").exists()
+
+
+FILES: dict[str, tuple[str, str | bytes, str]] = {
+    "bad record": ("p.jsonl", '{"prompt": "Gold is"}\n{', "p.jsonl:2"),
+    "prompt longer than the model takes": ("p.txt", "In 1969 " * 60, "preserved prompt"),
+    "answer longer than the model takes": ("p.jsonl", json.dumps({"prompt": "A", "target": "b " * 90}), "tokens"),
+    "text that is not UTF-8": ("t.txt", b"prose \xff", "not UTF-8"),
+    "text without a word": ("t.txt", " \n\n", "without any word"),
+}
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("name", FILES)
+def test_files_are_refused_before_the_model_is_loaded(run: Run, tmp_path: Path, tiny_gpt2: Path, name: str) -> None:
+    file, content, word = FILES[name]
+    option = "--text" if file.startswith("t") else "--preserve"
+    path = write(tmp_path / file, content)
+    refused(run("init", "--store", tmp_path / "s", "--model", tiny_gpt2, option, path), 3, word)
+
+
+@pytest.mark.usefixtures("no_model")
+def test_hypernetworks_are_refused_before_the_model_is_loaded(run: Run, tmp_path: Path, making: list[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    command = ["init", "--store", tmp_path / "s", *making, "--hypernetwork"]
+    refused(run(*command, tmp_path / "empty"), 3, "no readable hypernetwork")
+    other = network_for(tmp_path / "other", "transformer.h.0.mlp.c_proj")
+    refused(run(*command, other), 5, "was trained for modules")
+    fitting = network_for(tmp_path / "fitting", "transformer.h.2.mlp.c_proj", "transformer.h.3.mlp.c_proj")
+    reached = run(*command, fitting)
+    assert isinstance(reached.exception, SystemExit)
+    assert "a model was loaded" in reached.stderr  # the control: nothing else stood against it
+
+
+@pytest.mark.usefixtures("no_model")
+def test_places_are_refused_before_the_model_is_loaded(
+    run: Run, tmp_path: Path, making: list[str], store: Path
+) -> None:
+    refused(run("init", "--store", store, *making), 2, "already there")
+    file = write(tmp_path / "file", "")
+    for place in (file / "store", tmp_path / ("x" * 300)):
+        refused(run("init", "--store", place, *making), 4, "cannot make a store at")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "store"]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_facts_are_refused_before_a_store_is_made(run: Run, tmp_path: Path, making: list[str]) -> None:
+    command = ["--store", tmp_path / "s", *making]
+    bad = write(tmp_path / "bad.jsonl", f"{GOOD}\n{{")
+    refused(run("stream", bad, *command), 3, "bad.jsonl:2")
+    refused(run("stream", tmp_path, *command), 2, "found the folder")
+    refused(run("stream", "-", tmp_path, *command, input=GOOD), 2, "found the folder")
+    refused(run("stream", "-", *command, input="{"), 3, "<stdin>:1")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("no_model")
+def test_training_facts_are_counted_before_the_model_is_loaded(run: Run, tmp_path: Path, tiny_gpt2: Path) -> None:
+    facts = write(tmp_path / "facts.jsonl", "\n".join(GOOD.replace("Kenya", f"Kenya {n}") for n in range(40)))
+    command = ["train", "--model", tiny_gpt2, "--data", facts, "--out", tmp_path / "out"]
+    refused(run(*command, "--train", "batch_size=20"), 3, "give more facts")
+    assert not (tmp_path / "out").exists()
+    assert "a model was loaded" in run(*command, "--train", "batch_size=4").stderr
+
+
+def phases_of(result: Result, opening: str) -> None:
+    """The lines on stderr begin with the opening, and with what is done after it."""
+    assert result.exit_code == 0, result.output
+    lines = [line.strip() for line in result.stderr.splitlines()]
+    assert lines[0].startswith(opening)
+    for line, phase in zip(lines[1:4], PHASES, strict=True):
+        assert line.startswith(phase)
+
+
+def test_making_says_what_it_does(run: Run, tmp_path: Path, making: list[str], news: Path) -> None:
+    made = run("init", "--store", tmp_path / "one", *making, "--json")
+    phases_of(made, f"making {tmp_path / 'one'} for ")
+    json.loads(made.stdout)
+    streamed = run("stream", news, "--store", tmp_path / "two", *making, "--json")
+    phases_of(streamed, f"there is no store at {tmp_path / 'two'}: making one for ")
+    again = run("stream", news, "--store", tmp_path / "two", "--json")
+    assert "making" not in again.stderr
+
+
+def test_phases_are_said_once_each() -> None:
+    from lifelong_edit.timeline_beginning import Announced
+
+    said: list[str] = []
+    items = Announced(["a", "b", "c"], said.append, "now")
+    assert len(items) == 3
+    assert said == []
+    assert (list(items), items[1], items[1:], "c" in items) == (["a", "b", "c"], "b", ["b", "c"], True)
+    assert said == ["now"]
+    assert list(Announced([], said.append, "never")) == []
+    assert said == ["now"]
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("content", ["", "\n \n", "[]"])
+def test_a_week_without_news(run: Run, tmp_path: Path, making: list[str], content: str) -> None:
+    empty = write(tmp_path / "empty.jsonl", content)
+    for source, more in ((empty, {}), ("-", {"input": content})):
+        result = run("stream", source, "--store", tmp_path / "s", *making, **more)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert result.stderr == f"found no facts to edit in {source}: nothing was done, and no store was made\n"
+    found = run("stream", empty, "--store", tmp_path / "s", *making, "--json")
+    assert json.loads(found.stdout)["summary"]["records"] == 0
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_week_without_news_for_a_store(run: Run, store: Path, tmp_path: Path) -> None:
+    result = run("stream", write(tmp_path / "empty.jsonl", ""), "--store", store)
+    assert result.exit_code == 0
+    assert result.stderr.endswith("empty.jsonl: nothing was done, and the head is step 3\n")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_week_of_bad_news(run: Run, tmp_path: Path, making: list[str]) -> None:
+    result = run("stream", write(tmp_path / "bad.jsonl", "17\n"), "--store", tmp_path / "s", *making, "--skip-bad")
+    assert result.exit_code == 0
+    assert "found no facts" in result.stderr
+    assert "1 bad record left out:" in result.stderr
+    assert "bad.jsonl:1: found a number" in result.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_standard_input_is_read_once(run: Run, tmp_path: Path, making: list[str]) -> None:
+    lines = "\n".join(GOOD.replace("Kenya", f"Kenya {n}") for n in range(3))
+    found = run("stream", "-", "--store", tmp_path / "s", *making, "--json", input=lines)
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["summary"]["facts"] == 3
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt_is_refused(run: Run, store: Path, prompt: str) -> None:
+    refused(run("ask", prompt, "--store", store), 2, "empty prompt")
