@@ -21,9 +21,9 @@ from lifelong_edit.models import (
     encode,
     encode_prompt,
     generate,
-    masked_positions,
     pad,
 )
+from lifelong_edit.tracing import answer_logits, by_length
 
 # Tokens generated beyond the target's own: enough to see whether its last word ends there.
 MARGIN = 3
@@ -127,21 +127,11 @@ def ask_unchanged(
 @torch.inference_mode()
 def predict_answers(loaded: LoadedModel, encoded: Sequence[Encoded], batch_size: int = 64) -> list[tuple[int, ...]]:
     """The most probable token at each answer position, given the true ones before it: one tuple per sequence."""
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
     found: dict[int, tuple[int, ...]] = {}
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in by_length([len(e.ids) for e in encoded], batch_size):
         batch = pad([encoded[i] for i in chosen], loaded.pad_id, loaded.device)
-        column = torch.arange(batch.ids.shape[1], device=loaded.device)
-        mask = (column >= batch.answer_starts[:, None] - 1) & (column < batch.lengths[:, None] - 1)
-        with masked_positions(loaded.model, mask):
-            out = loaded.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-        best = out.logits[0].argmax(-1).tolist()
-        position = 0
-        for i in chosen:
-            count = _answer_length(encoded[i])
-            found[i] = tuple(best[position : position + count])
-            position += count
+        best = answer_logits(loaded, batch).argmax(-1).split([_answer_length(encoded[i]) for i in chosen])
+        found.update((i, tuple(tokens.tolist())) for i, tokens in zip(chosen, best, strict=True))
     return [found[i] for i in range(len(encoded))]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +46,28 @@ class SolveState:
     editor_state: dict[str, np.ndarray] = field(default_factory=dict)
     digest: str = ""
 
+    def follow(
+        self,
+        facts: Sequence[Fact],
+        keys: Mapping[str, FactKeys],
+        editor_state: Mapping[str, np.ndarray],
+        retired: Sequence[str] = (),
+    ) -> None:
+        """Take over a step's live set, keys and editor state. Keys stay the same objects for the grams."""
+        for digest in retired:
+            self.live.pop(digest, None)
+            self.keys.pop(digest, None)
+        self.live.update((fact.digest, fact) for fact in facts)
+        self.keys.update((digest, found) for digest, found in keys.items() if digest in self.live)
+        self.editor_state = dict(editor_state) or self.editor_state
+
+    def apply(self, proposal: Proposal, facts: Sequence[Fact], retired: Sequence[str] = ()) -> None:
+        """Move on by a proposal that no log keeps: weights and all."""
+        for name, shift in proposal.shift.items():
+            before, change = self.shifts.get(name), torch.from_numpy(materialise(shift))
+            self.shifts[name] = change if before is None else before + change.to(before.device)
+        self.follow(facts, proposal.keys, proposal.editor_state, retired)
+
 
 @dataclass
 class Proposal:
@@ -57,17 +79,29 @@ class Proposal:
     report: dict[str, object]
 
 
+Say = Callable[[str], None]
+
+
+def silent(phase: str) -> None:
+    """For whoever does not want to hear what begins."""
+
+
 def prepare(
     loaded: LoadedModel,
     settings: Settings,
     *,
     text: Sequence[str],
     preserve: Sequence[Probe] = (),
+    say: Say = silent,
 ) -> Tensors:
     """Everything that `init` fixes, as arrays: text grams, key grids, preserved prompts, conflict centre."""
     loaded.set_shifts({})
+    say("measuring the text")
     fixed = prepare_text(loaded, text, settings.text_tokens, settings.micro_batch)
-    fixed |= prepare_preserved(loaded, preserve, settings.preserved_tokens, settings.micro_batch)
+    scale = {m.name: torch.from_numpy(fixed[f"scale/{m.name}"]).to(loaded.device) for m in loaded.modules}
+    if preserve:
+        say(f"asking the preserved prompts ({len(preserve)})")
+    fixed |= prepare_preserved(loaded, preserve, settings.preserved_tokens, settings.micro_batch, scale)
     if "preserved/keys" in fixed:
         fixed["conflict/mean"] = fixed["preserved/keys"].mean(0)
     else:
@@ -97,6 +131,7 @@ class Bench:
         self.guard_windows = torch.from_numpy(fixed["guard/windows"].astype(np.int64))
         self.preserved = load_preserved(fixed, self.conflict_mean)
         self.live_gram = {n: ExactGram(n, self.scale[n]) for n in self.names}
+        self.preserved_gram = {n: ExactGram(n, self.scale[n]) for n in self.names}
 
     @property
     def published(self) -> bool:
@@ -111,11 +146,18 @@ class Bench:
             return float(np.exp(self.settings.log_ridge)) * float(gram.trace()) / len(gram)
         return 1.0 if own is None else own
 
-    def preservation(self, module: str, live: Mapping[str, FactKeys]) -> Tensor:
-        """P = c₀C₀ + Σ kᵀk over the live facts that are not among the rows, (d_in, d_in) float64."""
+    def preservation(self, module: str, live: Mapping[str, FactKeys], subjects: frozenset[str] = frozenset()) -> Tensor:
+        """P = c₀C₀ + c₁ Σ kᵀk over preserved prompts + Σ kᵀk over `live`, (d_in, d_in) float64.
+
+        live: the live facts that are not among the rows. subjects: case-folded ones that facts have changed; what
+        preserved prompts say of them may change. All other preserved prompts are held by the keys that they have
+        in the base model, rows or not: a batch has time for a few hundred rows, but a gram costs it nothing.
+        """
         if self.published:
             return torch.zeros_like(self.text_gram[module])
-        return self.settings.c0 * self.text_gram[module] + self.live_gram[module].over(live)
+        s, held = self.settings, self.preserved.keys_outside(subjects) if self.settings.preserved_keys else {}
+        gram = s.c0 * self.text_gram[module] + self.live_gram[module].over(live)
+        return gram + s.preserved_keys * self.preserved_gram[module].over(held) if held else gram
 
 
 def conflict_keys(bench: Bench, prompts: Sequence[str]) -> np.ndarray:
@@ -156,9 +198,14 @@ def select_rows(
     rows += fact_rows(tokenizer, rehearsed, s.phrasings, "rehearsal")
     if s.preserved and bench.preserved.probes:
         near = torch.from_numpy(conflict_keys(bench, [f.prompt for f in facts])).to(bench.loaded.device)
-        subjects = hidden.union(f.subject.casefold() for f in (*facts, *state.live.values()))
+        subjects = hidden | changed_subjects(state, facts)
         rows += bench.preserved.rows(s.preserved, near, s.preserved_weight, subjects, s.seed, state.digest, batch)
     return rows
+
+
+def changed_subjects(state: SolveState, facts: Sequence[Fact]) -> frozenset[str]:
+    """Case-folded subjects of the facts and of all live ones: what preserved prompts say of them may change."""
+    return frozenset(f.subject.casefold() for f in (*facts, *state.live.values()))
 
 
 def ready_editor(bench: Bench, state: SolveState, rows: Sequence[Row]) -> Asker:
@@ -201,12 +248,16 @@ def asking(bench: Bench, traced: Trace, rows: Sequence[Row], module: str) -> Ten
 
 
 def hold(
-    bench: Bench, live: Mapping[str, FactKeys], positions: int, passes: int
+    bench: Bench,
+    live: Mapping[str, FactKeys],
+    positions: int,
+    passes: int,
+    subjects: frozenset[str] = frozenset(),
 ) -> dict[str, tuple[Tensor, Factor | None]]:
     """P per module for all passes of a batch, with a factor of P + λI where Woodbury will use it more than once."""
     held: dict[str, tuple[Tensor, Factor | None]] = {}
     for name in bench.names:
-        preserved = bench.preservation(name, live)
+        preserved = bench.preservation(name, live, subjects)
         worth = passes > 1 and not bench.published and woodbury_is_cheaper(positions, len(preserved))
         held[name] = (preserved, factorise(preserved, bench.ridge(name)) if worth else None)
     return held
@@ -230,7 +281,8 @@ def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire
     among = {r.fact for r in rows}
     positions = sum(r.positions for r in rows)
     passes = 1 if bench.published else s.passes
-    held = hold(bench, {d: state.keys[d] for d in live if d not in among}, positions, passes)
+    others = {d: state.keys[d] for d in live if d not in among}
+    held = hold(bench, others, positions, passes, changed_subjects(state, facts))
     clock.lap("preservation")
     parts: dict[str, list[tuple[Tensor, Solution]]] = {n: [] for n in bench.names}
     shifts = {

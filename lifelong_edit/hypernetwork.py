@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -197,14 +198,26 @@ def restore_network(config: NetworkConfig, tensors: dict[str, np.ndarray]) -> Ne
     return networks.eval().requires_grad_(False)
 
 
+def read_config(folder: Path) -> NetworkConfig:
+    """What a trained network is and comes from, without its tensors."""
+    with _readable(folder):
+        return msgspec.json.decode((folder / "config.json").read_bytes(), type=NetworkConfig)
+
+
 def read_checkpoint(folder: Path) -> NetworkSet:
     """A trained network from its folder (config.json and network.safetensors)."""
-    try:
-        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=NetworkConfig)
+    config = read_config(folder)
+    with _readable(folder):
         tensors = load_safetensors((folder / "network.safetensors").read_bytes())
+    return restore_network(config, tensors)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, SafetensorError) as error:
         raise BadInputError(
             f"{folder} holds no readable hypernetwork ({error}); expected config.json and network.safetensors "
             "as `lifelong-edit train` writes them"
         ) from error
-    return restore_network(config, tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.errors import BadInputError
+from lifelong_edit.eval.perplexity import WIDTH, text_windows
 from lifelong_edit.facts import Probe
-from lifelong_edit.grams import grid_scale
+from lifelong_edit.grams import FactKeys, grid_scale, to_grid
 from lifelong_edit.models import Encoded, LoadedModel, encode, encode_prompt, generate_from_ids, pad
 from lifelong_edit.rows import BaseAnswer, Row, draw
-from lifelong_edit.tracing import answer_logits, by_length, recording
+from lifelong_edit.tracing import answer_logits, by_length, recording, trace
 
 KEPT = 32
 """How many of the base model's most probable tokens are kept at each answer position."""
 
 Tensors = dict[str, np.ndarray]
+_UNITS = "preserved/units/"
 
 
 @dataclass(frozen=True)
@@ -30,22 +32,6 @@ class TextStatistics:
     mean_gram: dict[str, Tensor]
     largest: dict[str, Tensor]
     tokens: int
-
-
-def text_windows(loaded: LoadedModel, text: Sequence[str], tokens: int, length: int = 128) -> Tensor:
-    """Up to `tokens` tokens of the texts, cut into windows: (windows, length) long."""
-    length = min(length, loaded.context)
-    ids: list[int] = []
-    for part in text:
-        if len(ids) >= tokens:
-            break
-        ids.extend(loaded.tokenizer(part[: 12 * tokens], add_special_tokens=False, verbose=False).input_ids)
-    count = min(len(ids), tokens) // length
-    if count == 0:
-        raise BadInputError(
-            f"the preservation text has {len(ids)} tokens; expected at least one window of {length}; give a longer text"
-        )
-    return torch.tensor(ids[: count * length]).reshape(count, length)
 
 
 def text_statistics(loaded: LoadedModel, windows: Tensor, micro_batch: int) -> TextStatistics:
@@ -138,12 +124,21 @@ def base_answers(loaded: LoadedModel, encoded: Sequence[Encoded], micro_batch: i
 
 @dataclass
 class PreservedPrompts:
-    """Preserved prompts with the base model's answers, and their centred normalised conflict keys (n, d_in)."""
+    """Preserved prompts with the base model's answers and the keys it had there.
+
+    keys: those at the answer positions, on the grid, with the conflict key. directions: the conflict keys centred
+    and normalised, (n, d_in).
+    """
 
     probes: list[Probe]
     prompts: list[list[int]]
     answers: list[BaseAnswer]
+    keys: list[FactKeys]
     directions: Tensor
+
+    def keys_outside(self, subjects: frozenset[str]) -> dict[str, FactKeys]:
+        """The keys of all prompts but those about one of the edited `subjects` (case-folded), by number."""
+        return {str(i): self.keys[i] for i, p in enumerate(self.probes) if not _speaks_of(p, subjects)}
 
     def rows(self, count: int, near: Tensor, weight: float, subjects: frozenset[str], *parts: object) -> list[Row]:
         """`count` rows: half the nearest to the directions `near` (m, d_in), half drawn at random by `parts`.
@@ -177,8 +172,13 @@ def centred(keys: Tensor, mean: Tensor) -> Tensor:
     return torch.nn.functional.normalize(keys - mean, dim=-1)
 
 
-def prepare_preserved(loaded: LoadedModel, probes: Sequence[Probe], tokens: int, micro_batch: int) -> Tensors:
-    """Preserved prompts as arrays to be fixed at `init`; the answers are those of the model as it stands."""
+def prepare_preserved(
+    loaded: LoadedModel, probes: Sequence[Probe], tokens: int, micro_batch: int, scale: Mapping[str, Tensor]
+) -> Tensors:
+    """Preserved prompts as arrays to be fixed at `init`; answers and keys are those of the model as it stands.
+
+    scale: width of the grid, module → (d_in,).
+    """
     if not probes:
         return {}
     encoded = answer_of(loaded, probes, tokens)
@@ -194,13 +194,29 @@ def prepare_preserved(loaded: LoadedModel, probes: Sequence[Probe], tokens: int,
         "preserved/top_logp": np.concatenate([a.top_logp for a in answers]),
         "preserved/rest_logp": np.concatenate([a.rest_logp for a in answers]),
         "preserved/keys": lowest_keys(loaded, prompts, micro_batch).cpu().numpy(),
+        **_units(
+            loaded,
+            [Row(e, "preserved", 1.0, None, a) for e, a in zip(encoded, answers, strict=True)],
+            micro_batch,
+            scale,
+        ),
     }
+
+
+def _units(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, scale: Mapping[str, Tensor]) -> Tensors:
+    """The rows' keys on the grid, `preserved/units/MODULE` → (positions, d_in) int16; many rows, few at a time."""
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in scale}
+    for start in range(0, len(rows), 16 * micro_batch):
+        traced = trace(loaded, rows[start : start + 16 * micro_batch], micro_batch, gradients=False)
+        for name, found in parts.items():
+            found.append(to_grid(traced.keys[name], scale[name]))
+    return {_UNITS + name: np.concatenate(found) for name, found in parts.items()}
 
 
 def load_preserved(fixed: Tensors, mean: Tensor) -> PreservedPrompts:
     """The preserved prompts fixed at `init`, ready to become rows."""
     if "preserved/probes" not in fixed:
-        return PreservedPrompts([], [], [], torch.zeros(0, len(mean)))
+        return PreservedPrompts([], [], [], [], torch.zeros(0, len(mean)))
     probes = msgspec.json.decode(fixed["preserved/probes"].tobytes(), type=list[Probe])
     prompts = _ragged(fixed["preserved/prompt_tokens"], fixed["preserved/prompt_lengths"])
     ids = _ragged(fixed["preserved/answer_tokens"], fixed["preserved/answer_lengths"])
@@ -214,7 +230,9 @@ def load_preserved(fixed: Tensors, mean: Tensor) -> PreservedPrompts:
     )
     answers = [BaseAnswer(tuple(i), top, logp, rest) for i, top, logp, rest in parts]
     directions = centred(torch.from_numpy(fixed["preserved/keys"]).to(mean), mean)
-    return PreservedPrompts(probes, prompts, answers, directions)
+    units = {n.removeprefix(_UNITS): np.split(t, cuts) for n, t in fixed.items() if n.startswith(_UNITS)}
+    keys = [FactKeys({n: u[i] for n, u in units.items()}, fixed["preserved/keys"][i]) for i in range(len(probes))]
+    return PreservedPrompts(probes, prompts, answers, keys, directions)
 
 
 def _ragged(flat: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
@@ -223,7 +241,11 @@ def _ragged(flat: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
 
 def prepare_text(loaded: LoadedModel, text: Sequence[str], tokens: int, micro_batch: int) -> Tensors:
     """Mean grams, key grids and guard windows to be fixed at `init`; the guard windows are in no gram."""
-    windows = text_windows(loaded, text, tokens)
+    windows = text_windows(loaded, "\n".join(text), max(1, tokens // WIDTH)).cpu()
+    if windows.shape[1] < (least := min(WIDTH, loaded.context)):
+        raise BadInputError(
+            f"the preservation text has {windows.shape[1]} tokens; expected at least {least}; give a longer text"
+        )
     guard = max(1, min(24, len(windows) // 8))
     statistics = text_statistics(loaded, windows[guard:] if len(windows) > guard else windows, micro_batch)
     fixed: Tensors = {"guard/windows": windows[:guard].numpy().astype(np.int32)}

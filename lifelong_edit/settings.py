@@ -10,6 +10,20 @@ import msgspec
 from lifelong_edit.errors import UsageError
 
 Ask = Literal["joint", "published"]
+SOLVE = (
+    "ask",
+    "passes",
+    "kappa",
+    "c0",
+    "phrasings",
+    "rehearse",
+    "preserved",
+    "preserved_keys",
+    "preserved_weight",
+    "preserved_step",
+    "preserved_tokens",
+)
+"""The settings that a hypernetwork is trained for: a store that takes one takes these from it unless told otherwise."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`malmen` (needs a trained hypernetwork), `gradient` (no network) or `ultraedit`."""
     ask: Ask = "joint"
     """`joint`: this project's solve; `published`: the original MALMEN (one pass, P = 0, raw gradients)."""
-    passes: int = 2
+    passes: int = 3
     """Rounds of tracing, asking and solving per batch."""
     more_passes: int = 4
     """How many further ones a batch may have whose facts have not taken: small batches are held back by all else."""
@@ -40,11 +54,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     eta: float | None = None
     """Step; None: 0.6 for `gradient` (share of the loss per pass and module), 1e-6 for `ultraedit`; `malmen` learns its
     own and begins with that of `gradient`."""
-    kappa: float = 0.3
+    kappa: float = 2.0
     """Damping of the output metric (Γ + κI)⁻¹, relative to Γ's mean diagonal."""
     trust: float = 1.5
     """Bound on a row's value difference, as a multiple of the rms row norm of the solve's facts at their first pass."""
-    c0: float = 3000.0
+    c0: float = 1000.0
     """How many text keys the mean gram C₀ counts for."""
     log_ridge: float | None = None
     """ℓ in λ = exp(ℓ)·trace(C₀)/d_in; None: λ = 1 unscaled, or the hypernetwork's learned ridge."""
@@ -52,8 +66,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How many rephrases of a fact become rows beside its prompt (m)."""
     rehearse: int = 50
     """How many earlier live facts are rows of a batch's solve."""
-    preserved: int = 300
+    preserved: int = 150
     """How many preserved prompts are rows of a batch's solve, drawn near the batch."""
+    preserved_keys: float = 2.0
+    """Weight in P of the keys of all preserved prompts, rows or not: what rows have no room for is held at no cost."""
     preserved_weight: float = 1.5
     preserved_step: float = 0.1
     """Step of preserved rows relative to facts'. Theirs is the curvature of a divergence that is near zero, many times
@@ -88,6 +104,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "phrasings",
             "rehearse",
             "preserved",
+            "preserved_keys",
             "preserved_weight",
             "preserved_step",
             "gate_min_taken",

@@ -23,7 +23,7 @@ from lifelong_edit.settings import Settings
 from lifelong_edit.stores import EditLog, Place, StepRecord, decode_tensors
 from lifelong_edit.timeline_commit import Draft, write_step
 from lifelong_edit.timeline_config import Config
-from lifelong_edit.timeline_defaults import default_hypernetwork, default_preserved, default_text
+from lifelong_edit.timeline_defaults import default_hypernetwork, default_preserved, default_text, solve_of
 from lifelong_edit.timeline_history import History, Sieved, sieve
 from lifelong_edit.timeline_states import Weights, weights_at
 from lifelong_edit.timeline_view import View
@@ -66,11 +66,12 @@ class Timeline:
     ) -> Timeline:
         """A new store for a model, standing at step 0, the base.
 
-        model: "atlas", a local folder or a hub id. settings: by default `malmen` with a hypernetwork and `gradient`
-        without. hypernetwork: folder that `train` wrote; its content is copied into the store. preserve: prompts
-        whose answers must stay. text: sample of ordinary text, for statistics and the perplexity of the gate. Where
-        they are None, those that the package brings are taken, see `timeline_defaults`. say: told in a few words what
-        begins, at each phase that takes long; not before all that is cheap to check has been checked.
+        model: "atlas", a local folder or a hub id. settings: by default `malmen` in the solve that the hypernetwork was
+        trained for, `gradient` without one. hypernetwork: folder that `train` wrote; its content is copied into the
+        store. preserve: prompts whose answers must stay. text: sample of ordinary text, for statistics and the
+        perplexity of the gate. Where they are None, those that the package brings are taken, see `timeline_defaults`.
+        say: told in a few words what begins, at each phase that takes long; not before all that is cheap to check
+        has been checked.
         Raises UsageError where `path` is taken, StoreError where no folder can be made there, and whatever loading
         the model raises.
         """
@@ -79,20 +80,17 @@ class Timeline:
         if hypernetwork is None and (settings is None or settings.editor == "malmen"):
             hypernetwork = default_hypernetwork(model)
         if settings is None:
-            settings = Settings(editor="gradient" if hypernetwork is None else "malmen")
+            editor = "gradient" if hypernetwork is None else "malmen"
+            settings = Settings(editor=editor, **solve_of(None if hypernetwork is None else Path(hypernetwork)))
         preserve = default_preserved(model) if preserve is None else preserve
         text = default_text() if text is None else text
         network = None if hypernetwork is None else Path(hypernetwork)
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        from lifelong_edit.timeline_beginning import Announced, require_fitting
+        from lifelong_edit.timeline_beginning import require_fitting
         from lifelong_edit.timeline_model import begin
 
         require_fitting(model, settings, hypernetwork=network, preserve=preserve, text=text, **source)
-        if say is not None:
-            say(f"loading {model}")
-            preserve = Announced(preserve, say, f"asking the preserved prompts ({len(preserve)})")
-            text = Announced(text, say, "measuring the text")
-        beginning = begin(model, settings, hypernetwork=network, preserve=preserve, text=text, **source)
+        beginning = begin(model, settings, hypernetwork=network, preserve=preserve, text=text, say=say, **source)
         log = EditLog.create(folder, beginning.record, blobs=beginning.blobs, weights=beginning.weights)
         timeline = cls(log)
         timeline._loaded = beginning.loaded

@@ -61,16 +61,11 @@ class Solving:
         return digest_bytes("\n".join((*parts, self._config.model.fingerprint)).encode())
 
     def moved(self, record: StepRecord, draft: Draft) -> None:
-        """Follow a step that was committed. Keys stay the same objects, so that grams change by what changed."""
+        """Follow a step that was committed."""
         state = self._state
         if draft.kind != "edit" or state is None:
             return
-        for digest in draft.superseded:
-            state.live.pop(digest, None)
-            state.keys.pop(digest, None)
-        state.live.update((fact.digest, fact) for fact in draft.facts)
-        state.keys.update((digest, keys) for digest, keys in draft.keys.items() if digest in state.live)
-        state.editor_state = dict(draft.editor_state) or state.editor_state
+        state.follow(draft.facts, draft.keys, draft.editor_state, draft.superseded)
         self._weights = draft.weights
         state.shifts = as_tensors(draft.weights)
         state.digest = self._digest(record)

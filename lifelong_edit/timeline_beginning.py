@@ -1,4 +1,4 @@
-"""Before a new store costs anything: what is refused at once, and how its maker hears what takes long.
+"""Before a new store costs anything: what is refused at once.
 
 Loading a model and tracing text through it take minutes on a large one. What can be told from the file system, the
 settings, and the model's configuration and tokenizer is therefore told first. Imports torch.
@@ -6,10 +6,10 @@ settings, and the model's configuration and tokenizer is therefore told first. I
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -25,30 +25,6 @@ from lifelong_edit.models.loading import locate
 from lifelong_edit.models.quiet import quiet_transformers
 from lifelong_edit.policies import POLICIES
 from lifelong_edit.settings import Settings
-
-T = TypeVar("T")
-
-
-class Announced(Sequence[T]):
-    """A sequence that says one sentence when its first item is taken: then begins the phase that works on it."""
-
-    def __init__(self, items: Sequence[T], say: Callable[[str], None], sentence: str) -> None:
-        self._items, self._say, self._sentence = items, say, sentence
-        self._silent = True
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[T]: ...
-    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
-        found = self._items[index]
-        if self._silent:
-            self._silent = False
-            self._say(self._sentence)
-        return found
 
 
 @dataclass(frozen=True)

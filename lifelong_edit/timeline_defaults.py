@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lifelong_edit import atlas
 from lifelong_edit.facts import Probe, read_prompts
@@ -20,6 +21,17 @@ def default_preserved(model: str) -> list[Probe]:
     """Prompts whose answers must stay, for the bundled model; for another one only its owner knows them."""
     path = atlas.preserved_prompts_path()
     return list(read_prompts([str(path)])) if model == BUNDLED_MODEL and path.is_file() else []
+
+
+def solve_of(hypernetwork: Path | None) -> dict[str, Any]:
+    """The settings of the solve that a network was trained in: a store's defaults, for it is at home in no other."""
+    if hypernetwork is None:
+        return {}
+    from lifelong_edit.hypernetwork import read_config  # imports torch
+    from lifelong_edit.settings import SOLVE
+
+    trained = read_config(hypernetwork).settings
+    return {name: trained[name] for name in SOLVE if name in trained}
 
 
 def default_hypernetwork(model: str) -> Path | None:

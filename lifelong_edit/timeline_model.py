@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lifelong_edit.batchstep import Bench, prepare
+from lifelong_edit.batchstep import Bench, Say, prepare, silent
 from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.facts import Probe
 from lifelong_edit.hypernetwork import NetworkConfig, NetworkSet, read_checkpoint, restore_network
@@ -47,9 +47,14 @@ def begin(
     text: Sequence[str],
     revision: str | None,
     trust_remote_code: bool,
+    say: Say | None = None,
 ) -> Beginning:
-    """Load a model, prepare what `init` fixes, and make the record of step 0. Raises what loading raises."""
-    started = time.perf_counter()
+    """Load a model, prepare what `init` fixes, and make the record of step 0. Raises what loading raises.
+
+    say: told in a few words what begins, wherever that takes long.
+    """
+    started, say = time.perf_counter(), say or silent
+    say(f"loading {model}")
     loaded = load_model(
         model,
         modules=settings.modules or None,
@@ -61,7 +66,7 @@ def begin(
     networks = None if hypernetwork is None else read_checkpoint(hypernetwork)
     if networks is not None:
         networks.check(loaded.modules)
-    fixed = encode_tensors({**prepare(loaded, settings, text=text, preserve=preserve), **_pack(networks)})
+    fixed = encode_tensors({**prepare(loaded, settings, text=text, preserve=preserve, say=say), **_pack(networks)})
     identity = ModelIdentity(
         source=_absolute(model),
         revision=revision,

@@ -16,8 +16,9 @@ import msgspec
 import torch
 from torch import Tensor
 
-from lifelong_edit.batchstep import Bench, SolveState, asking, fact_keys, hold, select_rows
+from lifelong_edit.batchstep import Bench, SolveState, asking, changed_subjects, fact_keys, hold, select_rows
 from lifelong_edit.editors.gradient import SHARE, linear_step, output_metrics
+from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
 from lifelong_edit.hypernetwork import Form, NetworkConfig, NetworkSet
 from lifelong_edit.models import LoadedModel, encode, pad
@@ -33,22 +34,22 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     rank: int = 256
     blocks: int = 2
     batch_size: int = 50
-    batches: int = 4
+    batches: int = 6
     """Batches of one episode."""
     rate: float = 1e-3
     """Adam's rate for the blocks."""
     scalar_rate: float = 1e-2
     """Adam's rate for the learned steps and ridges."""
     clip: float = 1.0
-    averaging: float = 0.98
+    averaging: float = 0.99
     """Decay of the running mean of the parameters, which is what is validated and kept: single steps are noisy."""
     locality_weight: float = 3.0
     probes: int = 150
     """Hard locality prompts per pass."""
     validation_share: float = 0.3
     """Share of subjects held out; half of their facts are taught in validation, the others probe locality."""
-    validation_facts: int = 150
-    validate_every: int = 40
+    validation_facts: int = 250
+    validate_every: int = 90
     """Steps between validations."""
     seed: int = 0
 
@@ -77,6 +78,17 @@ def split_by_subject(facts: Sequence[Fact], share: float, seed: int) -> tuple[li
     subjects = sorted({f.subject.casefold() for f in facts})
     held = {subjects[i] for i in draw(len(subjects), round(share * len(subjects)), "validation", seed)}
     return [f for f in facts if f.subject.casefold() not in held], [f for f in facts if f.subject.casefold() in held]
+
+
+def divided(facts: Sequence[Fact], t: TrainSettings) -> tuple[list[Fact], list[Fact]]:
+    """Training and held-out facts. Raises BadInputError where one of the two would be too few."""
+    own, held = split_by_subject(facts, t.validation_share, t.seed)
+    if len(own) < 2 * t.batch_size or len(held) < 4:
+        raise BadInputError(
+            f"found {len(own)} facts to train on and {len(held)} held out; expected at least "
+            f"{2 * t.batch_size} and 4; give more facts or a smaller batch size"
+        )
+    return own, held
 
 
 def taught(fact: Fact, *parts: object) -> TaughtFact:
@@ -186,7 +198,9 @@ class Trainer:
         rows = select_rows(bench, state, facts, sorted(state.live), hidden=episode.hidden)
         metric = self.metric(rows)
         among = {r.fact for r in rows}
-        held = hold(bench, {d: k for d, k in state.keys.items() if d not in among}, sum(r.positions for r in rows), 1)
+        others = {d: k for d, k in state.keys.items() if d not in among}
+        changed = episode.hidden | changed_subjects(state, facts)
+        held = hold(bench, others, sum(r.positions for r in rows), 1, changed)
         recalled = [earlier[i] for i in draw(len(earlier), len(batch) // 2, "recall", self.steps)]
         for _ in range(1 if bench.published else bench.settings.passes):
             loaded.set_shifts(state.shifts)

@@ -17,7 +17,7 @@ from safetensors.numpy import save as save_safetensors
 
 from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.batchstep import Bench, SolveState, edit_batch, prepare
-from lifelong_edit.errors import BadInputError, UsageError
+from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.metrics import predict_answers
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.hypernetwork import Form, NetworkSet, read_checkpoint
@@ -25,8 +25,8 @@ from lifelong_edit.models import LoadedModel, encode
 from lifelong_edit.rows import draw
 from lifelong_edit.settings import Settings
 from lifelong_edit.stores.digests import digest_bytes
-from lifelong_edit.stores.tensors import materialise, tensors_digest
-from lifelong_edit.training import Trainer, TrainSettings, calibrate, new_networks, split_by_subject
+from lifelong_edit.stores.tensors import tensors_digest
+from lifelong_edit.training import Trainer, TrainSettings, calibrate, divided, new_networks
 
 CHECKPOINT = "checkpoint.safetensors"
 Say = Callable[[str], None]
@@ -80,12 +80,7 @@ def validate(loaded: LoadedModel, bench: Bench, held: Held, batch_size: int) -> 
     state = SolveState({}, {}, {}, {}, "validation")
     for start in range(0, len(held.taught), batch_size):
         batch = held.taught[start : start + batch_size]
-        proposal = edit_batch(bench, state, batch)
-        for name, shift in proposal.shift.items():
-            change = torch.from_numpy(materialise(shift)).to(loaded.device)
-            state.shifts[name] = state.shifts[name] + change if name in state.shifts else change
-        state.live.update({f.digest: f for f in batch})
-        state.keys.update(proposal.keys)
+        state.apply(edit_batch(bench, state, batch), batch)
     loaded.set_shifts(state.shifts)
     taught = [(f.prompt, f.target) for f in held.taught]
     asked = [(p, f.target) for p, f in zip(held.asked, held.taught, strict=True)]
@@ -120,12 +115,7 @@ class Run:
     ) -> None:
         self.loaded, self.out, self.train, self.say = loaded, out, train, say
         self.settings = settings.replace(editor="malmen")
-        self.facts, held = split_by_subject(facts, train.validation_share, train.seed)
-        if len(self.facts) < 2 * train.batch_size or len(held) < 4:
-            raise BadInputError(
-                f"found {len(self.facts)} facts to train on and {len(held)} held out; expected at least "
-                f"{2 * train.batch_size} and 4; give more facts or a smaller batch size"
-            )
+        self.facts, held = divided(facts, train)
         self.held = hold_out(held, train.validation_facts, train.seed)
         self.data_digest = digest_bytes(*(f.digest.encode() for f in facts))
         self.networks = new_networks(loaded, self.form, train, settings.trust)
@@ -171,17 +161,17 @@ class Run:
             *(msgspec.json.encode(p) for p in parts),
         )
 
-    def go(self, minutes: float, steps: int | None = None) -> NetworkSet:
-        """Train for so many minutes of this process, or up to so many steps in all; write the result."""
-        started = time.monotonic()
+    def go(self, minutes: float, steps: int | None = None, clock: Callable[[], float] = time.monotonic) -> NetworkSet:
+        """Train for so many minutes by `clock` (seconds), or up to so many steps in all; write the result."""
+        started = clock()
         if self.trainer.steps == 0:
             self._validate()
-        while time.monotonic() - started < 60 * minutes and (steps is None or self.trainer.steps < steps):
+        while clock() - started < 60 * minutes and (steps is None or self.trainer.steps < steps):
             before = self.trainer.steps
             self.trainer.run_episode(self.facts)
             recent = self.trainer.history[-(self.trainer.steps - before) :]
             loss = float(np.mean([h["loss"] for h in recent]))
-            self.say(f"step {self.trainer.steps}  loss {loss:.3f}  {time.monotonic() - started:.0f} s")
+            self.say(f"step {self.trainer.steps}  loss {loss:.3f}  {clock() - started:.0f} s")
             if before // self.train.validate_every != self.trainer.steps // self.train.validate_every:
                 self._validate()
             self._save()

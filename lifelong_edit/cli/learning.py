@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, cast
 
 import click
 
 from lifelong_edit.cli.common import counted, device_option, json_option, parse_settings, print_json, say, split_names
 from lifelong_edit.cli.setup import BUNDLED, read_text
-
-if TYPE_CHECKING:
-    from lifelong_edit.facts import Fact
-    from lifelong_edit.models import LoadedModel
-    from lifelong_edit.settings import Settings
-    from lifelong_edit.training import TrainSettings
 
 _MEASURES = (
     "ES, GS and LS are efficacy (the facts' own prompts), generality (another phrasing of them) and locality (unedited "
@@ -98,7 +89,7 @@ def train(
     from lifelong_edit.models import load_model
     from lifelong_edit.settings import Settings
     from lifelong_edit.timeline_defaults import default_text
-    from lifelong_edit.training import TrainSettings
+    from lifelong_edit.training import TrainSettings, divided
     from lifelong_edit.training_run import Run
 
     solve = parse_settings(
@@ -114,7 +105,7 @@ def train(
     learn = parse_settings(TrainSettings, "--train", training, seed=seed)
     facts = [record.fact for record in read_facts(data)]
     sample = [read_text(path) for path in text] or default_text()
-    _require_enough(facts, out, solve, learn)
+    divided(facts, learn)  # too few are refused before a model is loaded for them
     say(f"{counted(len(facts), 'fact')}; loading {model}")
     loaded = load_model(model, modules=solve.modules or None, device=solve.device, dtype=solve.dtype)
     say("measuring the text and asking the facts' prompts")
@@ -126,25 +117,3 @@ def train(
         print_json({"out": str(out), "steps": run.trainer.steps, "held_out_mean": best})
     else:
         click.echo(out)
-
-
-class _ModelNeeded(Exception):
-    """A run has got as far as it can without a model."""
-
-
-class _NoModel:
-    """Stands for a model that is not loaded yet."""
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise _ModelNeeded(name)
-
-
-def _require_enough(facts: Sequence[Fact], out: Path, solve: Settings, learn: TrainSettings) -> None:
-    """Raise `BadInputError` for facts too few to train on, before a model is loaded for them.
-
-    How many are enough is the run's own rule, which it looks at before it touches its model.
-    """
-    from lifelong_edit.training_run import Run
-
-    with contextlib.suppress(_ModelNeeded):
-        Run(cast("LoadedModel", _NoModel()), facts, (), out, solve, learn, say)

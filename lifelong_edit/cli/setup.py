@@ -122,14 +122,16 @@ def _opened_by(opening: str) -> Callable[[str], None]:
 def chosen_settings(device: str | None, options: dict[str, Any]) -> Settings:
     """The settings of a new store; without `--editor`, malmen where there is a hypernetwork, else gradient."""
     from lifelong_edit.settings import Settings
-    from lifelong_edit.timeline_defaults import default_hypernetwork
+    from lifelong_edit.timeline_defaults import default_hypernetwork, solve_of
 
     known = options["hypernetwork"] or default_hypernetwork(options["model"] or BUNDLED)
+    editor = options["editor"] or ("gradient" if known is None else "malmen")
     return parse_settings(
         Settings,
         "--set",
         options["pairs"],
-        editor=options["editor"] or ("gradient" if known is None else "malmen"),
+        **(solve_of(known) if editor == "malmen" else {}),
+        editor=editor,
         modules=split_names(options["modules"]) if options["modules"] else None,
         dtype=options["dtype"],
         seed=options["seed"],

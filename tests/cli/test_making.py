@@ -55,6 +55,29 @@ def network_for(folder: Path, *modules: str) -> Path:
     return folder
 
 
+def test_a_store_takes_the_solve_of_its_network(run: Run, tmp_path: Path, making: list[str]) -> None:
+    """And of its other settings nothing; what is set by hand wins, and another editor takes nothing at all."""
+    import msgspec
+
+    from lifelong_edit.cli.setup import chosen_settings
+
+    names = [f"transformer.h.{i}.mlp.c_proj" for i in (2, 3)]
+    folder = network_for(tmp_path / "network", *names)
+    config = msgspec.json.decode((folder / "config.json").read_bytes())
+    config["settings"] = {"passes": 1, "kappa": 0.5, "preserved": 7, "snapshot_every": 3, "seed": 9}
+    (folder / "config.json").write_bytes(msgspec.json.encode(config))
+    options = dict.fromkeys(("model", "editor", "modules", "dtype", "seed"), None)
+    given = {**options, "hypernetwork": folder, "pairs": ("preserved=5",)}
+    settings = chosen_settings(None, given)
+    assert (settings.passes, settings.kappa, settings.preserved) == (1, 0.5, 5)
+    assert (settings.snapshot_every, settings.seed) == (10, 0)
+    plain = chosen_settings(None, {**given, "editor": "gradient"})
+    assert (plain.passes, plain.kappa, plain.preserved) == (3, 2.0, 5)
+    store = tmp_path / "store"
+    run("init", "--store", store, *making, "--hypernetwork", folder)
+    assert json.loads(run("status", "--store", store, "--json").stdout)["head"] == 0
+
+
 OPTIONS: dict[str, tuple[list[str], int, str]] = {
     "module that is not there": (["--modules", "transformer.h.2.mlp.nothing"], 2, "no module"),
     "layer that is not there": (["--modules", "2-9"], 2, "layers 0 to 3"),
@@ -155,19 +178,6 @@ def test_making_says_what_it_does(run: Run, tmp_path: Path, making: list[str], n
     phases_of(streamed, f"there is no store at {tmp_path / 'two'}: making one for ")
     again = run("stream", news, "--store", tmp_path / "two", "--json")
     assert "making" not in again.stderr
-
-
-def test_phases_are_said_once_each() -> None:
-    from lifelong_edit.timeline_beginning import Announced
-
-    said: list[str] = []
-    items = Announced(["a", "b", "c"], said.append, "now")
-    assert len(items) == 3
-    assert said == []
-    assert (list(items), items[1], items[1:], "c" in items) == (["a", "b", "c"], "b", ["b", "c"], True)
-    assert said == ["now"]
-    assert list(Announced([], said.append, "never")) == []
-    assert said == ["now"]
 
 
 @pytest.mark.usefixtures("no_model")

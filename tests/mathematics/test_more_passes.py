@@ -25,7 +25,7 @@ def facts() -> list[Fact]:
 
 
 def test_single_facts_take(loaded: LoadedModel, facts: list[Fact]) -> None:
-    """One fact against all that holds still: two passes are too few for most. Found: 10 of 12 with more."""
+    """One fact against all that holds still: its passes are too few for most. Found: 10 of 12 with more."""
     folder = hypernetwork_dir()
     assert folder is not None
     settings = Settings(editor="malmen", text_tokens=20_000, preserved=100)
@@ -40,7 +40,7 @@ def test_single_facts_take(loaded: LoadedModel, facts: list[Fact]) -> None:
             taken += ask_pairs(loaded, [(fact.prompt, fact.target)])
             used.append(proposal.report["passes"])
         share[more], passes[more] = summarise(taken).teacher_forced, used
-    assert set(passes[0]) == {2}
+    assert set(passes[0]) == {settings.passes}
     assert share[4] >= 0.8
     assert share[4] > share[0], (share, passes)
-    assert {2, 3} & set(passes[4]), "no batch stopped early"  # type: ignore[arg-type]
+    assert min(passes[4]) < settings.passes + 4, "no batch stopped early"  # type: ignore[operator]

@@ -32,8 +32,8 @@ def drift(bench: Bench, facts: list[Fact], passes: int) -> float:
 
 
 def test_ten_passes_move_by_no_more_than_rounding(shared: Path) -> None:
-    """Found 6e-6 after ten passes with the default step of preserved rows; with that of facts, rounding grows
-    thirteenfold a pass and ends at half the size of an edit.
+    """Found 6e-6 after ten passes with the default step of preserved rows; with that of facts, rounding grows many
+    times over in each pass where P does not hold the prompts' keys.
     """
     folder = shared / "models/trex-gpt2-mini"
     if not folder.is_dir():
@@ -44,4 +44,5 @@ def test_ten_passes_move_by_no_more_than_rounding(shared: Path) -> None:
     preserve = [Probe(f.prompt, f.target_true, f.subject) for f in facts[:120]]
     fixed = prepare(loaded, settings, text=[" ".join(f.prompt for f in facts)], preserve=preserve)
     assert drift(Bench(loaded, settings, fixed), facts[120:170], 10) < 1e-4
-    assert drift(Bench(loaded, settings.replace(preserved_step=1.0), fixed), facts[120:170], 7) > 1e-2
+    unheld = settings.replace(preserved_step=1.0, preserved_keys=0.0, kappa=0.3)
+    assert drift(Bench(loaded, unheld, fixed), facts[120:170], 7) > 1e-2

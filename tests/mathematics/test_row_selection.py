@@ -42,9 +42,11 @@ def watched(
     in_p: list[set[str]] = []
     usual = Bench.preservation
 
-    def preservation(self: Bench, module: str, live: dict[str, FactKeys]) -> torch.Tensor:
+    def preservation(
+        self: Bench, module: str, live: dict[str, FactKeys], subjects: frozenset[str] = frozenset()
+    ) -> torch.Tensor:
         in_p.append(set(live))
-        return usual(self, module, live)
+        return usual(self, module, live, subjects)
 
     monkeypatch.setattr(Bench, "preservation", preservation)
     proposal = edit_batch(bench, state, facts, retire=retire)

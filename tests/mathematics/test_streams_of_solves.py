@@ -10,6 +10,7 @@ from torch import Tensor
 from lifelong_edit.batchstep import Bench
 from lifelong_edit.grams import ExactGram, FactKeys, grid_scale, to_grid
 from lifelong_edit.solver import factorise, solve
+from lifelong_edit.tracing import trace
 
 D_IN, D_OUT, RIDGE, C0 = 30, 7, 0.4, 12.0
 
@@ -91,7 +92,7 @@ def test_it_holds_with_the_grams_of_stored_keys() -> None:
 def test_the_bench_preserves_text_and_live_keys(make_bench: object) -> None:
     """P = c₀C₀ + Σ kᵀk, against NumPy on what is stored."""
     assert callable(make_bench)
-    bench: Bench = make_bench(c0=50.0)
+    bench: Bench = make_bench(c0=50.0, preserved_keys=0.0)
     name = bench.names[0]
     g = np.random.default_rng(1)
     live = {
@@ -102,3 +103,24 @@ def test_the_bench_preserves_text_and_live_keys(make_bench: object) -> None:
     wanted = 50.0 * bench.text_gram[name].numpy() + keys.T @ keys
     np.testing.assert_allclose(bench.preservation(name, live).numpy(), wanted, rtol=1e-12, atol=1e-12)
     assert not np.allclose(bench.preservation(name, {}).numpy(), wanted)
+
+
+def test_the_bench_preserves_the_keys_of_preserved_prompts(make_bench: object) -> None:
+    """P gains c₁ Σ kᵀk over the prompts' keys in the base model, but for those about subjects that were edited."""
+    assert callable(make_bench)
+    bench: Bench = make_bench(preserved_keys=3.0)
+    name, prompts = bench.names[0], bench.preserved
+    edited = frozenset([(prompts.probes[0].subject or "").casefold()])
+    assert edited != {""}
+    kept = [i for i, p in enumerate(prompts.probes) if (p.subject or "").casefold() not in edited]
+    assert 0 < len(kept) < len(prompts.probes)
+    bench.loaded.set_shifts({})
+    traced = trace(bench.loaded, [prompts.row(i, 1.0) for i in kept], 64)
+    keys = traced.keys[name].double().numpy()
+    plain = make_bench(preserved_keys=0.0).preservation(name, {}).numpy()
+    found = bench.preservation(name, {}, edited).numpy() - plain
+    # The keys are those traced, rounded to the grid.
+    assert np.linalg.norm(found - 3.0 * keys.T @ keys) < 1e-3 * np.linalg.norm(found)
+    everything = bench.preservation(name, {}).numpy() - plain
+    assert np.trace(everything) > 1.001 * np.trace(found)
+    np.testing.assert_array_equal(bench.preservation(name, {}, edited).numpy() - plain, found)
