@@ -43,7 +43,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     clip: float = 1.0
     averaging: float = 0.99
     """Decay of the running mean of the parameters, which is what is validated and kept: single steps are noisy."""
-    locality_weight: float = 3.0
+    locality_weight: float = 6.0
     probes: int = 150
     """Hard locality prompts per pass."""
     validation_share: float = 0.3
