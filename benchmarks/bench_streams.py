@@ -61,6 +61,8 @@ ARMS = {
     "published": Arm(PUBLISHED, (Stage("published", PUBLISHED, SINGLE),)),
     "published-phrasings": Arm(PHRASINGS, (Stage("published3", PHRASINGS, SINGLE),)),
     "gradient": Arm(PLAIN),
+    # Another point of the same rule: what efficacy and generality cost in locality.
+    "gradient-larger-steps": Arm(PLAIN.replace(eta=0.9)),
     "gradient-two-passes": Arm(TWO),
     "malmen": Arm(TWO.replace(editor="malmen"), (Stage("joint", TWO, TrainSettings()),)),
 }
