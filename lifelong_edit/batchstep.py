@@ -129,7 +129,7 @@ class Bench:
         self.scale = {n: torch.from_numpy(fixed[f"scale/{n}"]).to(device) for n in self.names}
         self.conflict_mean = torch.from_numpy(fixed["conflict/mean"]).to(device)
         self.guard_windows = torch.from_numpy(fixed["guard/windows"].astype(np.int64))
-        self.preserved = load_preserved(fixed, self.conflict_mean)
+        self.preserved = load_preserved(fixed, self.conflict_mean, settings.seed)
         self.live_gram = {n: ExactGram(n, self.scale[n]) for n in self.names}
         self.preserved_gram = {n: ExactGram(n, self.scale[n]) for n in self.names}
 

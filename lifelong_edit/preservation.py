@@ -23,6 +23,8 @@ KEPT = 32
 
 Tensors = dict[str, np.ndarray]
 _UNITS = "preserved/units/"
+GUARDS = 200
+"""At most so many preserved prompts stand guard."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class PreservedPrompts:
     """Preserved prompts with the base model's answers and the keys it had there.
 
     keys: those at the answer positions, on the grid, with the conflict key. directions: the conflict keys centred
-    and normalised, (n, d_in).
+    and normalised, (n, d_in). guard: numbers of those that are never rows nor in a gram, so that they can judge.
     """
 
     probes: list[Probe]
@@ -135,17 +137,26 @@ class PreservedPrompts:
     answers: list[BaseAnswer]
     keys: list[FactKeys]
     directions: Tensor
+    guard: frozenset[int] = frozenset()
+
+    def free(self, subjects: frozenset[str]) -> list[int]:
+        """Numbers of the prompts that a solve may use: no guards, and none about an edited subject (case-folded)."""
+        return [i for i, p in enumerate(self.probes) if i not in self.guard and not _speaks_of(p, subjects)]
+
+    def guards(self, subjects: frozenset[str]) -> list[int]:
+        """Numbers of the guards, without those about an edited subject: their answers may have to change."""
+        return [i for i in sorted(self.guard) if not _speaks_of(self.probes[i], subjects)]
 
     def keys_outside(self, subjects: frozenset[str]) -> dict[str, FactKeys]:
-        """The keys of all prompts but those about one of the edited `subjects` (case-folded), by number."""
-        return {str(i): self.keys[i] for i, p in enumerate(self.probes) if not _speaks_of(p, subjects)}
+        """The keys of all prompts but guards and those about one of the edited `subjects` (case-folded), by number."""
+        return {str(i): self.keys[i] for i in self.free(subjects)}
 
     def rows(self, count: int, near: Tensor, weight: float, subjects: frozenset[str], *parts: object) -> list[Row]:
         """`count` rows: half the nearest to the directions `near` (m, d_in), half drawn at random by `parts`.
 
         Prompts about one of the edited `subjects` (case-folded) are left out: their answers may have to change.
         """
-        allowed = [i for i, p in enumerate(self.probes) if not _speaks_of(p, subjects)]
+        allowed = self.free(subjects)
         count = min(count, len(allowed))
         if count == 0:
             return []
@@ -213,8 +224,8 @@ def _units(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, scale: Ma
     return {_UNITS + name: np.concatenate(found) for name, found in parts.items()}
 
 
-def load_preserved(fixed: Tensors, mean: Tensor) -> PreservedPrompts:
-    """The preserved prompts fixed at `init`, ready to become rows."""
+def load_preserved(fixed: Tensors, mean: Tensor, seed: int) -> PreservedPrompts:
+    """The preserved prompts fixed at `init`, ready to become rows; a tenth of them, drawn by `seed`, stand guard."""
     if "preserved/probes" not in fixed:
         return PreservedPrompts([], [], [], [], torch.zeros(0, len(mean)))
     probes = msgspec.json.decode(fixed["preserved/probes"].tobytes(), type=list[Probe])
@@ -232,7 +243,8 @@ def load_preserved(fixed: Tensors, mean: Tensor) -> PreservedPrompts:
     directions = centred(torch.from_numpy(fixed["preserved/keys"]).to(mean), mean)
     units = {n.removeprefix(_UNITS): np.split(t, cuts) for n, t in fixed.items() if n.startswith(_UNITS)}
     keys = [FactKeys({n: u[i] for n, u in units.items()}, fixed["preserved/keys"][i]) for i in range(len(probes))]
-    return PreservedPrompts(probes, prompts, answers, keys, directions)
+    guard = frozenset(draw(len(probes), min(GUARDS, len(probes) // 10), "guard", seed))
+    return PreservedPrompts(probes, prompts, answers, keys, directions, guard)
 
 
 def _ragged(flat: np.ndarray, lengths: np.ndarray) -> list[list[int]]:

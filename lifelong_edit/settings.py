@@ -76,6 +76,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     that of the facts' cross-entropy: with the same step each pass overshoots and grows what it should take back."""
     preserved_tokens: int = 3
     """Length of the base model's own continuation that stands for a preserved prompt's answer."""
+    reconsolidation_passes: int = 8
+    """At most so many rounds over all live facts together."""
+    reconsolidation_gain: float = 0.01
+    """A reconsolidation ends with the pass that lowers the facts' loss by less than this share of the first one."""
+    reconsolidation_eta: float = 0.4
+    """Its step, as `eta` of `gradient`."""
+    reconsolidation_preserved: int = 1500
+    """How many preserved prompts are rows in each of its passes, drawn afresh."""
     text_tokens: int = 60_000
     """How many tokens of text the mean gram C₀ is taken over."""
 
@@ -93,8 +101,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             # JSON has no infinity: it would be stored as null, and come back as the default.
             if isinstance(value, float) and not math.isfinite(value):
                 raise UsageError(f"setting {name} is {value}; it must be a finite number")
-        positive = ("micro_batch", "passes", "kappa", "trust", "snapshot_every", "text_tokens", "preserved_tokens")
-        for name in positive:
+        for name in (
+            "micro_batch",
+            "passes",
+            "kappa",
+            "trust",
+            "snapshot_every",
+            "text_tokens",
+            "preserved_tokens",
+            "reconsolidation_passes",
+            "reconsolidation_eta",
+        ):
             if not getattr(self, name) > 0:
                 raise UsageError(f"setting {name} is {getattr(self, name)}; it must be greater than zero")
         for name in (
@@ -107,6 +124,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "preserved_keys",
             "preserved_weight",
             "preserved_step",
+            "reconsolidation_gain",
+            "reconsolidation_preserved",
             "gate_min_taken",
         ):
             if not getattr(self, name) >= 0:

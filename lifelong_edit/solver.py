@@ -80,6 +80,17 @@ def solve(
     return Solution(torch.cholesky_solve(keys.T @ (weights[:, None] * values), system.lower), keys, weights, system)
 
 
+def solve_sums(system: Tensor, right: Tensor) -> Tensor:
+    """S = A⁻¹R from sums over many rows: A (d_in, d_in) with P and λI in it, R = Kᵀdiag(w)D (d_in, d_out), float64.
+
+    Raises StepRefusedError as `solve` does.
+    """
+    for name, part in (("matrix", system), ("right side", right)):
+        if not bool(torch.isfinite(part).all()):
+            raise StepRefusedError(f"the {name} of the solve is not finite; expected numbers; nothing was applied")
+    return torch.cholesky_solve(right, _cholesky(system))
+
+
 def woodbury_is_cheaper(n: int, d_in: int) -> bool:
     """Whether n² d + n³/3 (with a kept factor) beats d³/3: both need n d² for the keys."""
     return n * n * d_in + n**3 / 3 < d_in**3 / 3

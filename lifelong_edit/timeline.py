@@ -289,6 +289,32 @@ class Timeline:
             Draft(kind="rollback", parent=target.step, weights=self.weights(step), target=target, reason=reason)
         )
 
+    def reconsolidate(
+        self,
+        *,
+        start: float = 0.0,
+        guard: bool = True,
+        reason: str | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> StepRecord:
+        """Solve again over all live facts together, as a step: old edits come back, and worn locality with them.
+
+        start: 0 is canonical, from the base weights, whatever the history was; a number up to 1 is warm, from so much
+        of the present ΔW. guard: commit nothing that loses what the state before had; the step's kind is then
+        `refused`, its state that before. say: told about each pass. Raises UsageError where there is no live fact, and
+        StepRefusedError where a number is not finite.
+        """
+        self._refuse_read_only()
+        if not 0 <= start <= 1:
+            raise UsageError(f"found start {start:g}; expected 0 (canonical) to 1 (from the present weights)")
+        if not self.history().live(self.head):
+            raise UsageError("the store has no live facts; expected at least one to reconsolidate; edit some first")
+        began = time.perf_counter()
+        draft = self._solve().reconsolidation(start, guard, say or (lambda phase: None))
+        draft.reason = reason
+        draft.report["seconds"] = time.perf_counter() - began
+        return self._commit(draft)
+
     def _commit(self, draft: Draft) -> StepRecord:
         try:
             record = write_step(self._log, self.history(), self.config, draft)

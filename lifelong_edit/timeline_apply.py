@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lifelong_edit.batchstep import Bench, Proposal, SolveState, conflict_keys, edit_batch
+from lifelong_edit.batchstep import Bench, Proposal, Say, SolveState, conflict_keys, edit_batch
 from lifelong_edit.facts import Fact
+from lifelong_edit.guard import as_report, measure, objections
 from lifelong_edit.policies import Decision, find_conflicts
+from lifelong_edit.reconsolidation import reconsolidate
 from lifelong_edit.stores import EditLog, KeyIndex, Place, StepRecord, digest_bytes, materialise
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_config import Config
@@ -63,6 +65,8 @@ class Solving:
     def moved(self, record: StepRecord, draft: Draft) -> None:
         """Follow a step that was committed."""
         state = self._state
+        if draft.kind == "reconsolidate":
+            self._state = None  # all keys are new ones: read from the log
         if draft.kind != "edit" or state is None:
             return
         state.follow(draft.facts, draft.keys, draft.editor_state, draft.superseded)
@@ -109,6 +113,39 @@ class Solving:
                 "editor": proposal.report,
             },
             device=str(self._bench.loaded.device),
+        )
+
+    # -- all facts together
+
+    def reconsolidation(self, start: float, guarded: bool, say: Say) -> Draft:
+        """The step that solves again over all live facts, begun at `start` times ΔW.
+
+        Its kind is `refused` where the guard objects; its report has the figures either way. The model is left at
+        the weights of the state that the step leads to.
+        """
+        state, record = self.state(), self._history().record(self._at)
+        facts = list(state.live.values())
+        warm = {name: start * shift for name, shift in state.shifts.items()} if start else None
+        report: dict[str, Any] = {"start": start}
+        try:
+            self._bench.loaded.set_shifts(state.shifts)
+            before = measure(self._bench, facts, record.live_digest)
+            solved = reconsolidate(self._bench, facts, start=warm, state=state.digest if start else "", say=say)
+            after = measure(self._bench, facts, record.live_digest)
+        except BaseException:
+            self._bench.loaded.set_shifts(state.shifts)
+            raise
+        against = objections(before, after)
+        report |= {"guard": as_report(before, after), "objections": against, "editor": solved.report}
+        device = str(self._bench.loaded.device)
+        if against and guarded:
+            self._bench.loaded.set_shifts(state.shifts)
+            return Draft(
+                kind="refused", parent=self._at, weights=self._weights, target=record, report=report, device=device
+            )
+        weights = {name: shift.cpu().numpy() for name, shift in solved.shifts.items()}
+        return Draft(
+            kind="reconsolidate", parent=self._at, weights=weights, keys=solved.keys, report=report, device=device
         )
 
     def _conflicts(self, state: SolveState, facts: Sequence[Fact]) -> Decision:

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 class Draft:
     """A step before it is committed. `weights`: ΔW of the state that it leads to, (d_in, d_out) float32 each.
 
-    target: of a rollback, the step whose state it goes back to; its digests are taken over.
+    target: of a rollback, the step whose state it goes back to, of a refusal the one whose state stays; its digests
+    are taken over.
     """
 
     kind: StepKind
@@ -89,8 +90,10 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
 
 
 def _keep_whole(history: History, config: Config, draft: Draft) -> bool:
-    if draft.target is not None:  # a rollback's state is kept by the step that made it
+    if draft.target is not None:  # the state is kept by the step that made it
         return False
+    if draft.kind == "reconsolidate":  # it has no shift from the state before
+        return True
     return EveryN(config.settings.snapshot_every).snapshot(history.since_snapshot(draft.parent) + 1)
 
 

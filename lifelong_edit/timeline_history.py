@@ -11,6 +11,8 @@ from lifelong_edit.facts import Fact, Record
 from lifelong_edit.policies import identities, normalise
 from lifelong_edit.stores import Place, StepRecord, digest_bytes
 
+STILL = ("rollback", "refused")
+"""Kinds of steps that make no state of their own: they stand at their parent's."""
 SkipReason = Literal["consumed", "live", "repeated", "contradicted", "rolled-back", "conflict"]
 
 
@@ -72,9 +74,9 @@ class History:
         return self.records[step]
 
     def state_of(self, step: int) -> int:
-        """The step that made the state at `step`: itself, or for a rollback the one it went back to."""
+        """The step that made the state at `step`: itself, or the one that a rollback went back to, a refusal left."""
         record = self.record(step)
-        while record.kind == "rollback":
+        while record.kind in STILL:
             record = self.records[record.parent]
         return record.step
 

@@ -112,8 +112,9 @@ def test_the_bench_preserves_the_keys_of_preserved_prompts(make_bench: object) -
     name, prompts = bench.names[0], bench.preserved
     edited = frozenset([(prompts.probes[0].subject or "").casefold()])
     assert edited != {""}
-    kept = [i for i, p in enumerate(prompts.probes) if (p.subject or "").casefold() not in edited]
-    assert 0 < len(kept) < len(prompts.probes)
+    own = [i for i in range(len(prompts.probes)) if i not in prompts.guard]
+    kept = [i for i in own if (prompts.probes[i].subject or "").casefold() not in edited]
+    assert 0 < len(kept) < len(own) < len(prompts.probes)
     bench.loaded.set_shifts({})
     traced = trace(bench.loaded, [prompts.row(i, 1.0) for i in kept], 64)
     keys = traced.keys[name].double().numpy()

@@ -38,6 +38,7 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.editors": 4,
     "lifelong_edit.batchstep": 5,
     "lifelong_edit.gate": 5,
+    "lifelong_edit.guard": 5,
     "lifelong_edit.reconsolidation": 5,
     "lifelong_edit.training": 5,
     "lifelong_edit.training_run": 5,

@@ -1,0 +1,85 @@
+"""The judge of a reconsolidation: it must not lose what the state before it had (design.md, section 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import msgspec
+
+from lifelong_edit.batchstep import Bench
+from lifelong_edit.eval.perplexity import perplexity_of
+from lifelong_edit.facts import Fact
+from lifelong_edit.gate import answers_taken
+from lifelong_edit.models import generate_from_ids
+from lifelong_edit.rows import draw, phrasings_of
+
+SAMPLE = 200
+"""Live facts that are asked."""
+LOCALITY_BOUND = 0.01
+"""By how much the share of guard prompts with the base model's answer may fall."""
+PERPLEXITY_BOUND = 1.01
+"""By what factor perplexity on the store's sample may rise."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is measured, by greedy generation. locality: NaN without guard prompts."""
+
+    retention: float
+    """Share of right answers: the facts' own prompts, and for each one phrasing that is no row, where there is one."""
+    asked: int
+    locality: float
+    perplexity: float
+
+
+def measure(bench: Bench, facts: Sequence[Fact], identity: str) -> Figures:
+    """The figures of the model as it stands, on a sample of the live facts drawn by `identity`."""
+    ordered = sorted(facts, key=lambda fact: fact.digest)
+    sample = [ordered[i] for i in draw(len(ordered), SAMPLE, "guard", bench.settings.seed, identity)]
+    asked = [*sample, *(other for fact in sample if (other := _unseen(fact, bench.settings.phrasings)) is not None)]
+    taken = answers_taken(bench.loaded, asked)
+    subjects = frozenset(fact.subject.casefold() for fact in ordered)
+    windows = bench.guard_windows.to(bench.loaded.device)
+    return Figures(
+        sum(taken) / len(taken), len(taken), _locality(bench, subjects), perplexity_of(bench.loaded, windows)
+    )
+
+
+def objections(before: Figures, after: Figures) -> list[str]:
+    """Why a reconsolidation should not be committed; empty where nothing speaks against it."""
+    found = []
+    error = math.sqrt(max(before.retention * (1 - before.retention), 1 / before.asked) / before.asked)
+    if after.retention < before.retention - error:
+        found.append(f"retention falls from {before.retention:.3f} to {after.retention:.3f}")
+    if after.locality < before.locality - LOCALITY_BOUND:
+        found.append(f"locality on guard prompts falls from {before.locality:.3f} to {after.locality:.3f}")
+    if not after.perplexity <= PERPLEXITY_BOUND * before.perplexity:  # NaN is beyond every bound
+        found.append(f"perplexity rises from {before.perplexity:.1f} to {after.perplexity:.1f}")
+    return found
+
+
+def as_report(before: Figures, after: Figures) -> dict[str, dict[str, float | None]]:
+    """Both sets of figures as JSON values."""
+    return {
+        name: {key: None if math.isnan(value) else value for key, value in asdict(figures).items()}
+        for name, figures in (("before", before), ("after", after))
+    }
+
+
+def _unseen(fact: Fact, rows: int) -> Fact | None:
+    """The fact asked in a phrasing that is no row of any solve."""
+    used = {fact.prompt, *phrasings_of(fact, rows)}
+    free = [prompt for prompt in fact.rephrases if prompt not in used]
+    return msgspec.structs.replace(fact, prompt=free[0]) if free else None
+
+
+def _locality(bench: Bench, subjects: frozenset[str]) -> float:
+    """Share of the guard prompts, which are never rows, that the model answers as the base model does."""
+    prompts, guard = bench.preserved, bench.preserved.guards(subjects)
+    if not guard:
+        return math.nan
+    answers = [prompts.answers[i].ids for i in guard]
+    found = generate_from_ids(bench.loaded, [prompts.prompts[i] for i in guard], [len(ids) for ids in answers])
+    return sum(g.with_end == ids for g, ids in zip(found, answers, strict=True)) / len(guard)

@@ -1,0 +1,150 @@
+"""Solving again over all live facts together (design.md, section 4), so that old edits are not slowly forgotten.
+
+Solving again from what is stored would change nothing: successive solves are recursive least squares. What stored rows
+cannot know is that keys go stale when lower modules change, and that value differences were asked for at weights that
+no longer exist. So all live facts and the preserved prompts are traced again, in several passes. Knows no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lifelong_edit.batchstep import Bench, Say, asking, conflict_keys, fact_keys, silent
+from lifelong_edit.editors import Asker, GradientEditor
+from lifelong_edit.errors import UsageError
+from lifelong_edit.facts import Fact
+from lifelong_edit.grams import FactKeys
+from lifelong_edit.rows import Row, draw, fact_rows
+from lifelong_edit.solver import solve_sums
+from lifelong_edit.tracing import trace
+
+CHUNK = 64
+"""Facts, or four times as many preserved prompts, that are traced and summed at a time: memory stays flat."""
+SAMPLE = 256
+"""Facts whose gradients at the base weights make the output metric and the step."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a reconsolidation leads to: ΔW whole (d_in, d_out), the keys of all live facts there, a report."""
+
+    shifts: dict[str, Tensor]
+    keys: dict[str, FactKeys]
+    report: dict[str, object]
+
+
+def reconsolidate(
+    bench: Bench,
+    facts: Sequence[Fact],
+    *,
+    start: Mapping[str, Tensor] | None = None,
+    state: str = "",
+    say: Say = silent,
+) -> Resolved:
+    """Solve for all live facts and the preserved prompts together.
+
+    start: ΔW to begin with, by module (d_in, d_out); None is canonical: from the base weights, a function of the live
+    facts and of what `init` fixed alone. state: digest of the state that a warm start comes from, for its draws. Rows
+    are taken in the order of the facts' digests. Every pass moves all modules from one trace; the last is the one that
+    gained less than `reconsolidation_gain` of the first loss, or number `reconsolidation_passes`. The rule without a
+    network asks, with steps of its own (`reconsolidation_eta`): it asks for little, many times.
+
+    Raises UsageError without facts, StepRefusedError where a number is not finite.
+    """
+    if not facts:
+        raise UsageError("the store has no live facts; expected at least one to reconsolidate")
+    s, facts = bench.settings, sorted(facts, key=lambda fact: fact.digest)
+    identity = (s.seed, state, tuple(f.digest for f in facts))
+    asker = _asker(bench, facts, identity)
+    subjects = frozenset(f.subject.casefold() for f in facts)
+    fixed = {n: bench.preservation(n, {}, subjects) for n in bench.names}
+    near = _directions(bench, facts)
+    shifts = {m.name: torch.zeros(m.d_in, m.d_out, device=bench.loaded.device) for m in bench.loaded.modules}
+    shifts = shifts if start is None else {n: start[n].to(shifts[n]) for n in shifts}
+    losses: list[float] = []
+    rows = {"facts": 0, "preserved": 0}
+    while len(losses) < s.reconsolidation_passes:
+        bench.loaded.set_shifts(shifts)
+        kept = bench.preserved.rows(
+            s.reconsolidation_preserved, near, s.preserved_weight, subjects, *identity, len(losses)
+        )
+        sums = _Sums({n: fixed[n].clone() for n in bench.names}, bench)
+        for part in _chunks(bench, facts, kept):
+            sums.take(asker, part)
+        losses.append(sums.loss / len(facts))
+        rows = {"facts": sums.rows - len(kept), "preserved": len(kept)}
+        shifts = {n: shifts[n] + sums.shift(n).to(shifts[n]) for n in shifts}
+        say(f"pass {len(losses)} over {len(facts)} facts and {len(kept)} preserved prompts: loss {losses[-1]:.3f}")
+        if len(losses) > 1 and losses[-2] - losses[-1] < s.reconsolidation_gain * losses[0]:
+            break
+    bench.loaded.set_shifts(shifts)
+    norms = {n: float(shift.norm()) for n, shift in shifts.items()}
+    report: dict[str, object] = {"passes": len(losses), "loss": losses, "rows": rows, "norm": norms}
+    return Resolved(shifts, _keys(bench, facts), report)
+
+
+class _Sums:
+    """A = P + λI + Σ w kᵀk and Σ w kᵀd per module, float64, while the rows go by."""
+
+    def __init__(self, grams: dict[str, Tensor], bench: Bench) -> None:
+        self.bench, self.grams = bench, grams
+        self.rights: dict[str, Tensor] = {}
+        self.loss, self.rows = 0.0, 0
+        for name, gram in grams.items():
+            gram.diagonal().add_(bench.ridge(name))
+
+    def take(self, asker: Asker, rows: Sequence[Row]) -> None:
+        """Trace rows at the model's present weights and add them."""
+        traced = trace(self.bench.loaded, rows, self.bench.settings.micro_batch)
+        weights = traced.weights(rows).double()[:, None]
+        for name, gram in self.grams.items():
+            keys = traced.keys[name]
+            values = asker.ask(name, keys, asking(self.bench, traced, rows, name)).double()
+            weighted = weights * keys.double()
+            gram.addmm_(weighted.T, keys.double())
+            right = weighted.T @ values
+            self.rights[name] = self.rights[name] + right if name in self.rights else right
+        self.rows += len(rows)
+        self.loss += sum(float(traced.losses[i]) for i, row in enumerate(rows) if row.kind == "new")
+
+    def shift(self, name: str) -> Tensor:
+        """S = A⁻¹ Σ w kᵀd, (d_in, d_out)."""
+        return solve_sums(self.grams[name], self.rights[name])
+
+
+def _chunks(bench: Bench, facts: Sequence[Fact], kept: Sequence[Row]) -> Iterator[list[Row]]:
+    tokenizer, s = bench.loaded.tokenizer, bench.settings
+    for i in range(0, len(facts), CHUNK):
+        yield fact_rows(tokenizer, facts[i : i + CHUNK], s.phrasings)
+    for i in range(0, len(kept), 4 * CHUNK):
+        yield list(kept[i : i + 4 * CHUNK])
+
+
+def _asker(bench: Bench, facts: Sequence[Fact], identity: tuple[object, ...]) -> Asker:
+    """The rule with the metric and the step of a sample of the facts at the base weights."""
+    s = bench.settings
+    sample = [facts[i] for i in draw(len(facts), SAMPLE, "metric", *identity)]
+    bench.loaded.set_shifts({})
+    traced = trace(bench.loaded, fact_rows(bench.loaded.tokenizer, sample, s.phrasings), s.micro_batch)
+    rule = GradientEditor(s.reconsolidation_eta, s.kappa, s.trust)
+    return rule.ready(traced.keys, traced.gradients, {}, float(traced.losses.sum()))
+
+
+def _directions(bench: Bench, facts: Sequence[Fact]) -> Tensor:
+    """Directions of up to SAMPLE·4 facts, near which preserved prompts are looked for, (n, d_in)."""
+    step = -(-len(facts) // (4 * SAMPLE))
+    found = conflict_keys(bench, [f.prompt for f in facts[::step]])
+    return torch.from_numpy(found).to(bench.loaded.device)
+
+
+def _keys(bench: Bench, facts: Sequence[Fact]) -> dict[str, FactKeys]:
+    """The keys of all facts at the model's present weights."""
+    found: dict[str, FactKeys] = {}
+    for rows in _chunks(bench, facts, ()):
+        traced = trace(bench.loaded, rows, bench.settings.micro_batch, gradients=False)
+        found |= fact_keys(bench, traced, rows)
+    return found
