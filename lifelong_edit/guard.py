@@ -61,9 +61,9 @@ def objections(before: Figures, after: Figures) -> list[str]:
 
 
 def as_report(before: Figures, after: Figures) -> dict[str, dict[str, float | None]]:
-    """Both sets of figures as JSON values."""
+    """Both sets of figures as JSON values, which know no NaN and no infinity."""
     return {
-        name: {key: None if math.isnan(value) else value for key, value in asdict(figures).items()}
+        name: {key: value if math.isfinite(value) else None for key, value in asdict(figures).items()}
         for name, figures in (("before", before), ("after", after))
     }
 

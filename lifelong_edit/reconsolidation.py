@@ -7,6 +7,7 @@ no longer exist. So all live facts and the preserved prompts are traced again, i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from lifelong_edit.batchstep import Bench, Say, asking, conflict_keys, fact_keys, silent
 from lifelong_edit.editors import Asker, GradientEditor
-from lifelong_edit.errors import UsageError
+from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.grams import FactKeys
 from lifelong_edit.rows import Row, draw, fact_rows
@@ -81,8 +82,10 @@ def reconsolidate(
         say(f"pass {len(losses)} over {len(facts)} facts and {len(kept)} preserved prompts: loss {losses[-1]:.3f}")
         if len(losses) > 1 and losses[-2] - losses[-1] < s.reconsolidation_gain * losses[0]:
             break
-    bench.loaded.set_shifts(shifts)
     norms = {n: float(shift.norm()) for n, shift in shifts.items()}
+    if not all(map(math.isfinite, norms.values())):  # of the last pass, which no further solve looks at
+        raise StepRefusedError("a weight shift is not finite; expected numbers; the reconsolidation was refused")
+    bench.loaded.set_shifts(shifts)
     report: dict[str, object] = {"passes": len(losses), "loss": losses, "rows": rows, "norm": norms}
     return Resolved(shifts, _keys(bench, facts), report)
 

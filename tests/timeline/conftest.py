@@ -77,10 +77,13 @@ def lenient() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def start_store(tiny_gpt2: Path, sentences: list[str]) -> Callable[..., Timeline]:
-    """Makes a store at a path; further arguments change settings."""
+    """Makes a store at a path; further arguments change settings. Guard prompts need ten preserved ones."""
 
-    def make(path: Path, hypernetwork: Path | None = None, **changes: Any) -> Timeline:
-        preserve = [Probe(prompt=s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
+    def make(
+        path: Path, hypernetwork: Path | None = None, preserve: list[Probe] | None = None, **changes: Any
+    ) -> Timeline:
+        if preserve is None:
+            preserve = [Probe(prompt=s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
         return Timeline.create(
             path,
             model=str(tiny_gpt2),
