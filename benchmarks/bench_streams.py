@@ -64,6 +64,7 @@ ARMS = {
     # Another point of the same rule: what efficacy and generality cost in locality.
     "gradient-larger-steps": Arm(PLAIN.replace(eta=0.9)),
     "gradient-two-passes": Arm(TWO),
+    "gradient-two-larger-steps": Arm(TWO.replace(eta=0.9)),
     "malmen": Arm(TWO.replace(editor="malmen"), (Stage("joint", TWO, TrainSettings()),)),
 }
 

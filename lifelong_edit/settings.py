@@ -80,7 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """At most so many rounds over all live facts together."""
     reconsolidation_gain: float = 0.01
     """A reconsolidation ends with the pass that lowers the facts' loss by less than this share of the first one."""
-    reconsolidation_eta: float = 0.4
+    reconsolidation_eta: float = 0.6
     """Its step, as `eta` of `gradient`."""
     reconsolidation_preserved: int = 1500
     """How many preserved prompts are rows in each of its passes, drawn afresh."""
