@@ -36,15 +36,22 @@ class Figures:
 
 def measure(bench: Bench, facts: Sequence[Fact], identity: str) -> Figures:
     """The figures of the model as it stands, on a sample of the live facts drawn by `identity`."""
+    share, asked = retention(bench, facts, identity)
+    subjects = frozenset(fact.subject.casefold() for fact in facts)
+    windows = bench.guard_windows.to(bench.loaded.device)
+    return Figures(share, asked, _locality(bench, subjects), perplexity_of(bench.loaded, windows))
+
+
+def retention(bench: Bench, facts: Sequence[Fact], identity: str) -> tuple[float, int]:
+    """Share of right answers of the model as it stands (see `Figures`), and how many were asked for.
+
+    The sample is drawn by `identity`, whatever the order of the facts, of which there is at least one.
+    """
     ordered = sorted(facts, key=lambda fact: fact.digest)
     sample = [ordered[i] for i in draw(len(ordered), SAMPLE, "guard", bench.settings.seed, identity)]
     asked = [*sample, *(other for fact in sample if (other := _unseen(fact, bench.settings.phrasings)) is not None)]
     taken = answers_taken(bench.loaded, asked)
-    subjects = frozenset(fact.subject.casefold() for fact in ordered)
-    windows = bench.guard_windows.to(bench.loaded.device)
-    return Figures(
-        sum(taken) / len(taken), len(taken), _locality(bench, subjects), perplexity_of(bench.loaded, windows)
-    )
+    return sum(taken) / len(taken), len(taken)
 
 
 def objections(before: Figures, after: Figures) -> list[str]:

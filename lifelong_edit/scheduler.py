@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lifelong_edit.errors import BadInputError, StepRefusedError
 from lifelong_edit.facts import Fact, Record
-from lifelong_edit.policies import BatchingPolicy, FixedSize
+from lifelong_edit.policies import BatchingPolicy, FixedSize, Never, ReconsolidationPolicy, Standing
 from lifelong_edit.stores import StepRecord
 from lifelong_edit.timeline import Timeline
 
@@ -46,6 +46,19 @@ class BatchEvent:
         return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReconsolidationEvent:
+    """What became of a reconsolidation that the policy asked for."""
+
+    step: int
+    refused: bool
+    """Whether the guard objected: the step is logged, and the state is that before."""
+    report: Mapping[str, Any]
+    """The step's report: guard, objections, editor."""
+    weights_digest: str
+    seconds: float
+
+
 @dataclass
 class Summary:
     """What a run did."""
@@ -57,12 +70,20 @@ class Summary:
     steps: list[int] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     conflicts: Counter[str] = field(default_factory=Counter)
+    reconsolidations: int = 0
+    refused: int = 0
+    """Reconsolidations that the guard objected to; they are not among `reconsolidations`."""
     bad: list[str] = field(default_factory=list)
     """`file:line: reason` of records that this model cannot take, left out with `skip_bad`."""
     seconds: float = 0.0
 
-    def add(self, event: BatchEvent) -> None:
-        """Count a batch in."""
+    def add(self, event: BatchEvent | ReconsolidationEvent) -> None:
+        """Count an event in."""
+        if isinstance(event, ReconsolidationEvent):
+            self.reconsolidations += not event.refused
+            self.refused += event.refused
+            self.seconds += event.seconds
+            return
         self.batches += 1
         self.records += event.records
         self.facts += event.facts
@@ -79,23 +100,37 @@ class Scheduler:
 
     Batches are cut from the records as they come, before anything is skipped, so that a run which was killed
     anywhere and is started again with the same input meets the same batches and leaves the same digests.
+
+    reconsolidation: asked after each committed edit, and at the start of a run, since the last one may have been cut
+    off before it could be asked; by default never due. say: told about each pass of a reconsolidation.
     """
 
-    def __init__(self, timeline: Timeline, *, batching: BatchingPolicy | None = None, skip_bad: bool = False) -> None:
+    def __init__(
+        self,
+        timeline: Timeline,
+        *,
+        batching: BatchingPolicy | None = None,
+        reconsolidation: ReconsolidationPolicy | None = None,
+        skip_bad: bool = False,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         self._timeline = timeline
         self._batching = batching or FixedSize(BATCH_SIZE)
-        self._skip_bad = skip_bad
+        self._reconsolidation = reconsolidation or Never()
+        self._skip_bad, self._say = skip_bad, say
         self.summary = Summary()
 
     def run(
         self, records: Iterable[Record], *, again: bool = False, dry_run: bool = False, reason: str | None = None
-    ) -> Iterator[BatchEvent]:
-        """Batch by batch: what became of it. `summary` counts along.
+    ) -> Iterator[BatchEvent | ReconsolidationEvent]:
+        """Batch by batch: what became of it, and of each reconsolidation between them. `summary` counts along.
 
         again: also what is known only from steps that were rolled back. dry_run: commit nothing; every batch is
-        tried on the head as it stands. Raises `BadInputError` at a record that the reader or the model refuses, with
-        nothing of its batch applied, and `StepRefusedError` where the gate refuses.
+        tried on the head as it stands, and nothing is reconsolidated. Raises `BadInputError` at a record that the
+        reader or the model refuses, with nothing of its batch applied, and `StepRefusedError` where the gate refuses.
         """
+        if not dry_run:
+            yield from self._reconsolidate(reason)
         for number, batch in enumerate(self._batching.cut(records)):
             started = time.perf_counter()
             sound = self._check(batch, again)
@@ -103,6 +138,33 @@ class Scheduler:
             event = find(number, sound, again, reason, started)
             self.summary.add(event)
             yield event
+            if event.step is not None:
+                yield from self._reconsolidate(reason)
+
+    def _reconsolidate(self, reason: str | None) -> Iterator[ReconsolidationEvent]:
+        """Reconsolidate if the policy says so; the step's reason is the policy where the run has none."""
+        timeline = self._timeline
+        since, before = timeline.history().edits(timeline.head)
+        if not self._reconsolidation.due(Standing(since, before, self._retention)):
+            return
+        step = timeline.reconsolidate(reason=reason or str(self._reconsolidation), say=self._say)
+        event = ReconsolidationEvent(
+            step=step.step,
+            refused=step.kind == "refused",
+            report=step.report,
+            weights_digest=step.weights_digest,
+            seconds=step.report["seconds"],
+        )
+        self.summary.add(event)
+        yield event
+
+    def _retention(self) -> float:
+        """Share of right answers at the head, as the guard of a reconsolidation measures it."""
+        from lifelong_edit.guard import retention
+
+        head = self._timeline.at(self._timeline.head)
+        head.loaded()  # the model is moved there
+        return retention(self._timeline.bench(), head.facts(), head.record.live_digest)[0]
 
     def _apply(
         self, number: int, batch: Sequence[Record], again: bool, reason: str | None, started: float

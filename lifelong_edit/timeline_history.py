@@ -122,6 +122,19 @@ class History:
             count += 1
         return count
 
+    def edits(self, step: int) -> tuple[int, int]:
+        """Edit steps on the line of a step: those since the last try to reconsolidate, and those up to it.
+
+        A refusal stands beside the line, at the state that it left: it counts as a try there.
+        """
+        refused = {self.state_of(record.step) for record in self.records if record.kind == "refused"}
+        since, before = 0, 0
+        for record in self.line(step):
+            since += record.kind == "edit"
+            if record.kind == "reconsolidate" or record.step in refused:
+                since, before = 0, before + since
+        return since, before
+
     def added(self, digest: str) -> bool:
         """Whether a fact was added by some step of the log."""
         return digest in self._added

@@ -6,7 +6,15 @@ from lifelong_edit.policies.batching import BatchingPolicy, FixedSize
 from lifelong_edit.policies.conflicts import POLICIES, Candidates, Conflict, Decision, find_conflicts
 from lifelong_edit.policies.identity import identities, normalise
 from lifelong_edit.policies.keep import EveryN, KeepPolicy
-from lifelong_edit.policies.reconsolidate import Never, ReconsolidationPolicy
+from lifelong_edit.policies.reconsolidate import (
+    EveryNSteps,
+    Geometric,
+    Never,
+    ReconsolidationPolicy,
+    Retention,
+    Standing,
+    reconsolidation_policy,
+)
 
 __all__ = [
     "POLICIES",
@@ -15,11 +23,16 @@ __all__ = [
     "Conflict",
     "Decision",
     "EveryN",
+    "EveryNSteps",
     "FixedSize",
+    "Geometric",
     "KeepPolicy",
     "Never",
     "ReconsolidationPolicy",
+    "Retention",
+    "Standing",
     "find_conflicts",
     "identities",
     "normalise",
+    "reconsolidation_policy",
 ]

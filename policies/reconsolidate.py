@@ -2,24 +2,111 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
+
+from lifelong_edit.errors import UsageError
+
+FORMS = "never, every:N, geometric, retention:SHARE"
+"""What `reconsolidation_policy` knows."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a policy is shown. Counted along the state's own line, so that a rollback takes its steps out.
+
+    An attempt is a reconsolidation, or one that was refused: the same would be refused again.
+    """
+
+    edits: int
+    """Edit steps since the last attempt, or since the base."""
+    before: int
+    """Edit steps up to the last attempt; 0 where there was none."""
+    retention: Callable[[], float]
+    """Measures the share of right answers on a sample of the live facts: it costs the model's time."""
 
 
 class ReconsolidationPolicy(Protocol):
-    """Decides after each edit."""
+    """Decides after each edit. As text it is the form that `reconsolidation_policy` reads."""
 
-    def due(self, edits: int) -> bool:
-        """Whether to reconsolidate now.
-
-        edits: edit steps since the last reconsolidation, counted along the state's own line, so that a rollback
-        takes its steps out of the count.
-        """
+    def due(self, standing: Standing) -> bool:
+        """Whether to reconsolidate now. A function of the state alone: a run that was killed must decide the same."""
         ...
 
 
+@dataclass(frozen=True)
 class Never:
-    """The first policy: only when asked for."""
+    """Only when asked for."""
 
-    def due(self, edits: int) -> bool:
+    def __str__(self) -> str:
+        return "never"
+
+    def due(self, standing: Standing) -> bool:
         """Always False."""
         return False
+
+
+@dataclass(frozen=True)
+class EveryNSteps:
+    """After each `n` edit steps."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise UsageError(f"found a reconsolidation every {self.n} steps, expected at least 1")
+
+    def __str__(self) -> str:
+        return f"every:{self.n}"
+
+    def due(self, standing: Standing) -> bool:
+        """Whether `n` edit steps have passed."""
+        return standing.edits >= self.n
+
+
+@dataclass(frozen=True)
+class Geometric:
+    """At 4, 8, 16, 32 ... edit steps: all of them together cost about as much as the last one twice."""
+
+    first: int = 4
+
+    def __str__(self) -> str:
+        return "geometric"
+
+    def due(self, standing: Standing) -> bool:
+        """Whether the steps since the last attempt are as many as those up to it."""
+        return standing.edits >= max(self.first, standing.before)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """As soon as a smaller share than `bound` of a sample of the live facts is answered right."""
+
+    bound: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bound <= 1:
+            raise UsageError(f"found the retention bound {self.bound:g}, expected more than 0 and at most 1")
+
+    def __str__(self) -> str:
+        return f"retention:{self.bound:g}"
+
+    def due(self, standing: Standing) -> bool:
+        """Whether retention has fallen; not asked where nothing was edited since the last attempt."""
+        return standing.edits > 0 and standing.retention() < self.bound
+
+
+def reconsolidation_policy(text: str) -> ReconsolidationPolicy:
+    """The policy that a text names, one of FORMS. Raises `UsageError` for any other text."""
+    name, colon, value = text.strip().partition(":")
+    try:
+        if not colon and name in ("never", "geometric"):
+            return Never() if name == "never" else Geometric()
+        if colon and name == "every":
+            return EveryNSteps(int(value))
+        if colon and name == "retention":
+            return Retention(float(value))
+    except ValueError:
+        pass  # not a number: said below
+    raise UsageError(f"found the reconsolidation policy {text!r}, expected one of {FORMS}")

@@ -18,6 +18,7 @@ from lifelong_edit.timeline import Timeline
 SETTINGS = Settings(
     more_passes=0,
     passes=1,
+    reconsolidation_passes=2,
     rehearse=4,
     preserved=4,
     c0=50.0,
