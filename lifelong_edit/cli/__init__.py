@@ -10,6 +10,7 @@ from lifelong_edit.cli.editing import rollback, stream
 from lifelong_edit.cli.exporting import export
 from lifelong_edit.cli.learning import train
 from lifelong_edit.cli.looking import facts, log, show, status
+from lifelong_edit.cli.reconsolidating import reconsolidate
 from lifelong_edit.cli.setup import init
 from lifelong_edit.cli.shell import completion
 
@@ -37,7 +38,10 @@ def cli(debug: bool) -> None:
     """
 
 
-for _command in (init, train, stream, status, log, show, facts, rollback, ask, evaluate, export, completion):
+for _command in (
+    *(init, train, stream, reconsolidate, rollback),
+    *(status, log, show, facts, ask, evaluate, export, completion),
+):
     cli.add_command(_command)
 
 

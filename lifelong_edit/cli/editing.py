@@ -1,4 +1,4 @@
-"""Commands that change the timeline: stream, rollback."""
+"""Commands that edit and go back: stream, rollback."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,14 @@ from lifelong_edit.cli.common import (
     say,
     store_option,
 )
-from lifelong_edit.cli.looking import describe_step
+from lifelong_edit.cli.looking import describe_step, guarded
+from lifelong_edit.cli.reconsolidating import tell_refusal
 from lifelong_edit.cli.setup import BUNDLED, make_store, making_options, require_same_store
 from lifelong_edit.errors import UsageError
 
 if TYPE_CHECKING:
     from lifelong_edit.facts import Fact, ReadReport, Record
-    from lifelong_edit.scheduler import BatchEvent, Summary
+    from lifelong_edit.scheduler import BatchEvent, ReconsolidationEvent, Summary
     from lifelong_edit.timeline import Timeline
 
 _COLUMNS: tuple[tuple[str, int], ...] = (
@@ -48,6 +50,15 @@ _COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
 @click.command()
 @click.argument("files", nargs=-1, required=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Facts edited together.")
+@click.option(
+    "--reconsolidate",
+    "policy",
+    default="never",
+    show_default=True,
+    metavar="POLICY",
+    help="When to solve again over all live facts: never, every:N (edit steps), geometric (at 4, 8, 16, 32 ... edit "
+    "steps), retention:SHARE (when a smaller share of a sample of the live facts is answered right).",
+)
 @click.option("--again", is_flag=True, help="Also facts that are known only from steps that were rolled back.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad records out, count and report them, instead of stopping.")
 @click.option("--dry-run", is_flag=True, help="Commit nothing; show conflicts, what would take, what the gate says.")
@@ -59,6 +70,7 @@ _COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
 def stream(
     files: tuple[str, ...],
     batch_size: int,
+    policy: str,
     again: bool,
     skip_bad: bool,
     dry_run: bool,
@@ -83,12 +95,14 @@ def stream(
     Examples:
       lifelong-edit stream facts/*.jsonl
       lifelong-edit stream week.jsonl --dry-run
+      lifelong-edit stream archive/*.jsonl --reconsolidate geometric
       cat week.jsonl | lifelong-edit stream - --batch-size 32 --reason "week 12"
     """
     from lifelong_edit.facts import ReadReport, read_facts
-    from lifelong_edit.policies import FixedSize
-    from lifelong_edit.scheduler import Scheduler, Summary
+    from lifelong_edit.policies import FixedSize, reconsolidation_policy
+    from lifelong_edit.scheduler import BatchEvent, Scheduler, Summary
 
+    due = reconsolidation_policy(policy)
     total = _survey(files, skip_bad)
     read = ReadReport()
     found = read_facts(files, skip_bad=skip_bad, report=read)
@@ -97,10 +111,11 @@ def stream(
         _report((), _summarise(Summary(), read), files, None, as_json=as_json, dry_run=dry_run)
         return
     with _store_for(store, device, options, dry_run) as timeline:
-        scheduler = Scheduler(timeline, batching=FixedSize(batch_size), skip_bad=skip_bad)
+        scheduler = Scheduler(timeline, batching=FixedSize(batch_size), reconsolidation=due, skip_bad=skip_bad, say=say)
         events = scheduler.run(records, again=again, dry_run=dry_run, reason=reason)
-        shown = list(_show_events(events, timeline, total, as_json=as_json, dry_run=dry_run))
-        _tell_conflicts(shown, timeline, as_json=as_json, dry_run=dry_run)
+        shown = list(_show_events(events, total, as_json=as_json))
+        batches = [event for event in shown if isinstance(event, BatchEvent)]
+        _tell_conflicts(batches, timeline, as_json=as_json, dry_run=dry_run)
         summary = _summarise(scheduler.summary, read)
         _report(shown, summary, files, timeline.head, as_json=as_json, dry_run=dry_run)
 
@@ -141,14 +156,20 @@ def _store_for(store: Path, device: str | None, options: dict[str, Any], dry_run
 
 
 def _show_events(
-    events: Iterator[BatchEvent], timeline: Timeline, total: int | None, *, as_json: bool, dry_run: bool
-) -> Iterator[BatchEvent]:
-    """Print each batch as it comes (unless all is printed as JSON in the end) and pass it on."""
+    events: Iterator[BatchEvent | ReconsolidationEvent], total: int | None, *, as_json: bool
+) -> Iterator[BatchEvent | ReconsolidationEvent]:
+    """Print each event as it comes (unless all is printed as JSON in the end) and pass it on."""
+    from lifelong_edit.scheduler import BatchEvent
+
     if not as_json:
         print_row([(name, width, name) for name, width in _COLUMNS])
     advance, close = progress_bar(total, "facts")
     try:
         for event in events:
+            if not isinstance(event, BatchEvent):
+                _show_reconsolidation(event, as_json=as_json)
+                yield event
+                continue
             advance(event.records)
             if not as_json:
                 _print_event(event)
@@ -174,6 +195,23 @@ def _print_event(event: BatchEvent) -> None:
         "weights": event.weights_digest[:12] if event.weights_digest else None,
     }
     print_row([(name, width, cells[name]) for name, width in _COLUMNS])
+
+
+def _show_reconsolidation(event: ReconsolidationEvent, *, as_json: bool) -> None:
+    """Its row has the step, and no batch: the figures are said beside it."""
+    if not as_json:
+        cells: Mapping[str, object] = {
+            "step": event.step,
+            "perplexity": event.report["guard"]["before" if event.refused else "after"]["perplexity"],
+            "seconds": round(event.seconds, 2),
+            "weights": event.weights_digest[:12],
+        }
+        print_row([(name, width, cells.get(name)) for name, width in _COLUMNS])
+    if event.refused:
+        tell_refusal(event.step, event.report)
+    else:
+        told = ", ".join(f"{name} {value}" for name, value in guarded(event.report).items())
+        say(f"step {event.step} reconsolidates all live facts: {told}")
 
 
 def _tell_untaken(event: BatchEvent, facts: Mapping[str, Fact]) -> None:
@@ -221,6 +259,8 @@ def _summarise(done: Summary, read: ReadReport) -> dict[str, Any]:
         "untaken": done.untaken,
         "skipped": dict(done.skipped),
         "conflicts": dict(done.conflicts),
+        "reconsolidations": done.reconsolidations,
+        "refused": done.refused,
         "left_out": {skip.value: count for skip, count in read.skips.items()},
         "bad": read.bad + len(done.bad),
         "bad_records": [*read.skipped_bad, *done.bad],
@@ -229,7 +269,7 @@ def _summarise(done: Summary, read: ReadReport) -> dict[str, Any]:
 
 
 def _report(
-    shown: Sequence[BatchEvent],
+    shown: Sequence[BatchEvent | ReconsolidationEvent],
     summary: Mapping[str, Any],
     files: Sequence[str],
     head: int | None,
@@ -239,7 +279,11 @@ def _report(
 ) -> None:
     """What has been done, in the end; head: None where there is no store."""
     if as_json:
-        print_json({"dry_run": dry_run, "batches": [_describe(event) for event in shown], "summary": summary})
+        from lifelong_edit.scheduler import BatchEvent
+
+        batches = [_describe(event) for event in shown if isinstance(event, BatchEvent)]
+        others = [asdict(event) for event in shown if not isinstance(event, BatchEvent)]
+        print_json({"dry_run": dry_run, "batches": batches, "reconsolidations": others, "summary": summary})
     if summary["records"]:
         _tell(summary, head, dry_run)
     else:
@@ -257,9 +301,11 @@ def _tell(summary: Mapping[str, Any], head: int | None, dry_run: bool) -> None:
     skipped = ", ".join(f"{count} {reason}" for reason, count in summary["skipped"].items())
     facts = counted(summary["facts"], "fact")
     taught = f"{facts} would be taught" if dry_run else f"{facts} in {counted(summary['steps'], 'step')}"
+    again = f"; {counted(summary['reconsolidations'], 'reconsolidation')}" if summary["reconsolidations"] else ""
+    again += f"; {counted(summary['refused'], 'reconsolidation')} refused" if summary["refused"] else ""
     say(
         f"{counted(summary['records'], 'record')}: {taught}, {summary['untaken']} not taken"
-        f"{f'; skipped: {skipped}' if skipped else ''}; the head is step {head}"
+        f"{f'; skipped: {skipped}' if skipped else ''}{again}; the head is step {head}"
     )
     if summary["skipped"].get("rolled-back"):
         say("records known only from steps that were rolled back were skipped; --again applies them")

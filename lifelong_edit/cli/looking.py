@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import click
 
 from lifelong_edit.cli.common import (
     at_option,
+    cell,
     json_option,
     one_line,
     opened,
@@ -87,7 +89,11 @@ def show(step: int, store: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    print_pairs([(name, value) for name, value in found.items() if not isinstance(value, dict | list)])
+    told = {"passes": record.report["editor"]["passes"], **guarded(record.report)} if "guard" in record.report else {}
+    told |= {"refused": "; ".join(record.report["objections"])} if record.kind == "refused" else {}
+    print_pairs([(name, value) for name, value in (found | told).items() if not isinstance(value, dict | list)])
+    if not facts:
+        return
     untaken = set(record.report.get("gate", {}).get("untaken", ()))
     rows = [
         ("-" if digest in record.superseded else "taken" if digest not in untaken else "NOT TAKEN", digest[:12], fact)
@@ -140,6 +146,7 @@ def facts(
 def describe_step(record: Any) -> dict[str, Any]:
     """A step as `log --json` shows it."""
     gate = record.report.get("gate", {})
+    guard = record.report.get("guard", {}).get("before" if record.kind == "refused" else "after", {})
     return {
         "step": record.step,
         "kind": record.kind,
@@ -148,12 +155,19 @@ def describe_step(record: Any) -> dict[str, Any]:
         "superseded": len(record.superseded),
         "skipped": len(record.skipped),
         "taken": gate.get("taken"),
-        "perplexity": gate.get("perplexity"),
+        "perplexity": gate.get("perplexity", guard.get("perplexity")),
         "weights_digest": record.weights_digest,
         "live_digest": record.live_digest,
         "time": record.time,
         "reason": record.reason,
     }
+
+
+def guarded(report: Mapping[str, Any]) -> dict[str, str]:
+    """What the guard of a reconsolidation measured, before → after."""
+    before, after = report["guard"]["before"], report["guard"]["after"]
+    names = ("retention", "locality", "perplexity")
+    return {name: f"{cell(before[name])} → {cell(after[name])}" for name in names}
 
 
 def describe_fact(fact: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ SETTINGS = {
     "micro_batch": 8,
     "phrasings": 1,
     "passes": 1,
+    "reconsolidation_passes": 3,
     "gate_perplexity": 1e9,
     "conflict_cosine": 0.9999,
 }

@@ -1,0 +1,72 @@
+"""The command that solves again over all live facts: reconsolidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lifelong_edit.cli.common import (
+    device_option,
+    json_option,
+    opened,
+    print_json,
+    print_table,
+    say,
+    store_option,
+)
+from lifelong_edit.cli.looking import describe_step, guarded
+
+
+@click.command()
+@click.option(
+    "--start",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="0: from the base weights, whatever the history was; up to 1: from so much of the present change.",
+)
+@click.option("--no-guard", is_flag=True, help="Commit also what loses retention, locality or perplexity.")
+@click.option("--reason", metavar="TEXT", help="Why, for the log.")
+@device_option
+@store_option
+@json_option
+def reconsolidate(
+    start: float, no_guard: bool, reason: str | None, device: str | None, store: Path, as_json: bool
+) -> None:
+    """Solve again over all live facts together, as one committed step.
+
+    A long stream wears: old facts are forgotten bit by bit, and prompts that nobody edited drift. This traces all live
+    facts and the preserved prompts anew and solves for all of them at once. It takes a few passes; each is told on
+    stderr.
+
+    It is refused, and logged as such, where it would lose what the state before it had: right answers on a sample of
+    the live facts, the base model's answers on preserved prompts kept aside for this, perplexity. The model then stays
+    what it was, and the exit code is 1.
+
+    \b
+    Examples:
+      lifelong-edit reconsolidate
+      lifelong-edit reconsolidate --start 1 --reason "after week 12"
+      lifelong-edit stream week.jsonl --reconsolidate geometric
+    """
+    with opened(store, read_only=False, device=device) as timeline:
+        step = timeline.reconsolidate(start=start, guard=not no_guard, reason=reason, say=say)
+    if as_json:
+        print_json(describe_step(step) | {"report": step.report})
+    else:
+        told = guarded(step.report)
+        columns = ("step", "kind", "passes", *told, "seconds", "weights_digest")
+        row = (step.step, step.kind, step.report["editor"]["passes"], *told.values())
+        print_table(columns, [[*row, step.report["seconds"], step.weights_digest[:12]]])
+    if step.kind == "refused":
+        tell_refusal(step.step, step.report, "error: ")
+        raise click.exceptions.Exit(1)
+
+
+def tell_refusal(step: int, report: Mapping[str, Any], prefix: str = "") -> None:
+    """Why a reconsolidation was refused, in one sentence on stderr."""
+    why = "; ".join(report["objections"])
+    say(f"{prefix}the reconsolidation was refused: {why}; step {step} logs it, and the model is what it was")
