@@ -18,12 +18,12 @@ run() {
     lifelong-edit "$@"
 }
 
-question="The capital of Hungary is"
+question="The currency of Denmark is the"
 
 say "A store for atlas, the bundled model: it measures what has to hold still, and commits step 0."
 run init
 
-say "What the model says now. (The invented news of 2031: in January Debrecen, in February Szeged.)"
+say "What the model says now. (The invented news of 2031: in January the euro, in February the Norwegian krone.)"
 run ask "$question" --max-tokens 5
 
 say "All the news, batch by batch. Each batch is one durable step, checked before it is committed."
