@@ -25,6 +25,7 @@ from lifelong_edit.eval.perplexity import perplexity_of, text_windows
 from lifelong_edit.facts import Fact, Probe, read_facts
 from lifelong_edit.hypernetwork import read_checkpoint
 from lifelong_edit.models import LoadedModel, load_model
+from lifelong_edit.reconsolidation import reconsolidate
 from lifelong_edit.settings import Settings
 from lifelong_edit.training import TrainSettings
 from lifelong_edit.training_run import Run
@@ -44,10 +45,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Arm:
-    """An editing rule with its settings, and how its network is trained (no stages: it has none)."""
+    """An editing rule with its settings, and how its network is trained (no stages: it has none).
+
+    reconsolidated: after so many batches all live facts are solved for again, from the base weights.
+    """
 
     settings: Settings
     stages: tuple[Stage, ...] = ()
+    reconsolidated: tuple[int, ...] = ()
 
 
 SINGLE = TrainSettings(rate=3e-4, locality_weight=1.0, batches=1, batch_size=100, validate_every=100)
@@ -65,6 +70,7 @@ ARMS = {
     "gradient-larger-steps": Arm(PLAIN.replace(eta=0.9)),
     "gradient-two-passes": Arm(TWO),
     "gradient-two-larger-steps": Arm(TWO.replace(eta=0.9)),
+    "gradient-reconsolidated": Arm(PLAIN, reconsolidated=(5, 10, 20)),
     "malmen": Arm(TWO.replace(editor="malmen"), (Stage("joint", TWO, TrainSettings()),)),
 }
 
@@ -88,6 +94,14 @@ class Stream:
         self.seconds += time.perf_counter() - started
         state.apply(proposal, batch, old)
         state.digest = f"{state.digest}|{batch[0].digest}"
+
+    def reconsolidate(self, bench: Bench) -> None:
+        """Solve again over all live facts, from the base weights."""
+        started = time.perf_counter()
+        found = reconsolidate(bench, list(self.state.live.values()))
+        self.seconds += time.perf_counter() - started
+        self.state.shifts, self.state.keys = dict(found.shifts), dict(found.keys)
+        self.state.digest += "|reconsolidated"
 
 
 def make_stream(facts: Sequence[Fact], count: int, seed: int) -> Stream:
@@ -158,10 +172,15 @@ def run_arm(name: str, seeds: Sequence[int], networks: Path, minutes: float) -> 
             bench = Bench(loaded, arm.settings, fixed, network)
             for i, size in enumerate(sizes):
                 stream.apply(bench, stream.facts[sum(sizes[:i]) : sum(sizes[:i]) + size])
-                if i + 1 in checks:
-                    label = f"{i + 1} x {size}, seed {seed}"
-                    found[label] = judge(loaded, stream, text["test"])
-                    print(name, label, line(found[label]), flush=True)
+                if i + 1 not in checks:
+                    continue
+                label = f"{i + 1} x {size}, seed {seed}"
+                if size == 50 and i + 1 in arm.reconsolidated:
+                    found[f"before: {label}"] = judge(loaded, stream, text["test"])
+                    print(name, f"before: {label}", line(found[f"before: {label}"]), flush=True)
+                    stream.reconsolidate(bench)
+                found[label] = judge(loaded, stream, text["test"])
+                print(name, label, line(found[label]), flush=True)
         common.write(f"streams-{name}", found)
     return found
 
