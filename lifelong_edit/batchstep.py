@@ -339,7 +339,7 @@ def keys_after(
 ) -> tuple[dict[str, FactKeys], float]:
     """Keys of the new and rehearsed facts, traced once more at the weights that the step leaves.
 
-    Beside them the share of new facts whose prompt is answered with a mean token probability above one half.
+    Beside them the share of new facts whose prompt is answered, every token of it more probable than all else together.
     """
     loaded = bench.loaded
     moved = {}
@@ -351,7 +351,7 @@ def keys_after(
     own = [r for r in rows if r.fact is not None]
     traced = trace(loaded, own, bench.settings.micro_batch, gradients=False)
     first = {row.fact: i for i, row in reversed(list(enumerate(own))) if row.kind == "new"}
-    taken = sum(float(traced.losses[i]) < math.log(2) for i in first.values()) / len(first)
+    taken = sum(float(traced.worst[i]) < math.log(2) for i in first.values()) / len(first)
     return fact_keys(bench, traced, own), taken
 
 

@@ -18,13 +18,15 @@ class Trace:
     """What one pass over rows recorded, positions in the order of the rows.
 
     keys: module → (n, d_in) float32. gradients: module → (n, d_out) float32, of the summed loss.
-    row: (n,) index of each position's row. losses: (rows,) the loss of each row.
+    row: (n,) index of each position's row. losses: (rows,) the loss of each row. worst: (rows,) the greatest loss
+    at any one of its positions.
     """
 
     keys: dict[str, Tensor]
     gradients: dict[str, Tensor]
     row: Tensor
     losses: Tensor
+    worst: Tensor
 
     def weights(self, rows: Sequence[Row]) -> Tensor:
         """w of each position, (n,) float32: its row's."""
@@ -129,7 +131,7 @@ def trace(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, gradients:
     keys: dict[str, list[Tensor]] = {n: [] for n in names}
     grads: dict[str, list[Tensor]] = {n: [] for n in names}
     row_index: list[Tensor] = []
-    losses = torch.zeros(len(rows))
+    losses, worst = torch.zeros(len(rows)), torch.zeros(len(rows))
     for chosen in by_length([len(r.encoded.ids) for r in rows], micro_batch):
         part = [rows[i] for i in chosen]
         batch = pad([r.encoded for r in part], loaded.pad_id, loaded.device)
@@ -144,8 +146,11 @@ def trace(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, gradients:
             keys[name].append(_at(mask, inputs[name]))
         where = torch.tensor(chosen, device=row.device)
         row_index.append(where[row])
-        losses[chosen] = torch.zeros(len(part)).index_add_(0, row.cpu(), loss.detach().cpu())
-    return _in_row_order(keys, grads if gradients else {}, torch.cat(row_index), losses)
+        row, loss = row.cpu(), loss.detach().cpu()
+        losses[chosen] = torch.zeros(len(part)).index_add_(0, row, loss)
+        counts = torch.tensor([1 if r.base is not None else r.positions for r in part])
+        worst[chosen] = torch.zeros(len(part)).scatter_reduce_(0, row, loss * counts[row], "amax")
+    return _in_row_order(keys, grads if gradients else {}, torch.cat(row_index), losses, worst)
 
 
 def _at(mask: Tensor, states: Tensor) -> Tensor:
@@ -153,11 +158,14 @@ def _at(mask: Tensor, states: Tensor) -> Tensor:
     return states.reshape(*mask.shape, -1)[mask].float()
 
 
-def _in_row_order(keys: dict[str, list[Tensor]], grads: dict[str, list[Tensor]], row: Tensor, losses: Tensor) -> Trace:
+def _in_row_order(
+    keys: dict[str, list[Tensor]], grads: dict[str, list[Tensor]], row: Tensor, losses: Tensor, worst: Tensor
+) -> Trace:
     order = torch.argsort(row, stable=True)
     return Trace(
         {n: torch.cat(parts)[order] for n, parts in keys.items()},
         {n: torch.cat(parts)[order] for n, parts in grads.items()},
         row[order],
         losses,
+        worst,
     )

@@ -15,11 +15,13 @@ def normalise(text: str) -> str:
 
 
 def identities(fact: Fact) -> tuple[Identity, ...]:
-    """The names under which a fact is known: its prompt, and its subject and relation where it has one.
+    """The names under which a fact is known: its prompt, each of its phrasings for its subject, and its relation.
 
     Two facts that share one of them ask for the same thing; with different targets they contradict each other.
     """
-    prompt = ("prompt", normalise(fact.prompt))
-    if fact.relation is None or not fact.relation.strip():
-        return (prompt,)
-    return (prompt, ("relation", normalise(fact.subject), normalise(fact.relation)))
+    subject = normalise(fact.subject)
+    phrasings = dict.fromkeys(normalise(text) for text in (fact.prompt, *fact.rephrases))
+    names: list[Identity] = [("prompt", normalise(fact.prompt)), *(("phrasing", subject, text) for text in phrasings)]
+    if fact.relation is not None and fact.relation.strip():
+        names.append(("relation", subject, normalise(fact.relation)))
+    return tuple(names)

@@ -191,3 +191,21 @@ def test_conflict_keys_and_text_statistics_see_the_same_keys(model: LoadedModel,
     flat = keys[0].reshape(60, -1).double().numpy()
     np.testing.assert_allclose(statistics.mean_gram[name].numpy(), flat.T @ flat / 60, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(statistics.largest[name].numpy(), np.abs(flat).max(0), rtol=1e-4, atol=1e-6)
+
+
+def test_worst_is_the_greatest_loss_at_one_position(model: LoadedModel, news: list[Fact]) -> None:
+    """Of facts −log p of their least probable token, against logits made everywhere; the mean would hide it."""
+    rows = rows_of(model, news)
+    found = trace(model, rows, 3, gradients=False)
+    hidden = 0
+    for i, row in enumerate(rows):
+        if row.base is not None:
+            continue
+        ids = torch.tensor([row.encoded.ids])
+        with torch.no_grad():
+            logits = model.model(input_ids=ids).logits[0, row.encoded.answer_start - 1 : -1].float()
+        answer = ids[0, row.encoded.answer_start :]
+        losses = -logits.log_softmax(-1)[range(len(answer)), answer]
+        assert float(found.worst[i]) == pytest.approx(float(losses.max()), rel=1e-4)
+        hidden += float(found.losses[i]) < 0.99 * float(losses.max())
+    assert hidden

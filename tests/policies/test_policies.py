@@ -35,7 +35,18 @@ def test_identity_ignores_case_space_and_compatibility_forms() -> None:
     assert set(identities(same)) == set(identities(PARIS))
     assert set(identities(PARIS)) & set(identities(LYON))
     assert not set(identities(PARIS)) & set(identities(TOKYO))
-    assert len(identities(msgspec.structs.replace(PARIS, relation=" "))) == 1
+    assert len(identities(PARIS)) == len(identities(msgspec.structs.replace(PARIS, relation=" "))) + 1
+
+
+def test_a_phrasing_of_the_same_subject_is_the_same_question() -> None:
+    """Without a relation: asked in a rephrase of the one in force, or rephrased as it is asked."""
+    old = Fact(subject="Sweden", prompt="The capital of Sweden is", target="Lund", rephrases=("Sweden is ruled from",))
+    turned = Fact(subject="sweden", prompt="Sweden is  ruled from", target="Uppsala", rephrases=(old.prompt,))
+    near = Fact(subject="Sweden", prompt="The Swedes are governed from", target="Uppsala", rephrases=old.rephrases)
+    for new in (turned, near):
+        assert find_conflicts([new], live(old)).retire == (old.digest,)
+    other = Fact(subject="Norway", prompt="Norway is ruled from", target="Uppsala", rephrases=("Sweden is ruled from",))
+    assert find_conflicts([other], live(old)).conflicts == ()
 
 
 def test_batches_are_of_one_size_and_end_before_a_contradiction() -> None:
