@@ -26,7 +26,7 @@ from lifelong_edit.preservation import (
     prepare_preserved,
     prepare_text,
 )
-from lifelong_edit.rows import Row, draw, fact_rows
+from lifelong_edit.rows import Row, draw, fact_rows, subjects_of
 from lifelong_edit.settings import Settings
 from lifelong_edit.solver import Factor, Solution, factorise, solve, woodbury_is_cheaper
 from lifelong_edit.stores.tensors import Dense, Factors, Shift, materialise
@@ -205,7 +205,7 @@ def select_rows(
 
 def changed_subjects(state: SolveState, facts: Sequence[Fact]) -> frozenset[str]:
     """Case-folded subjects of the facts and of all live ones: what preserved prompts say of them may change."""
-    return frozenset(f.subject.casefold() for f in (*facts, *state.live.values()))
+    return subjects_of((*facts, *state.live.values()))
 
 
 def ready_editor(bench: Bench, state: SolveState, rows: Sequence[Row]) -> Asker:

@@ -13,7 +13,7 @@ from lifelong_edit.eval.perplexity import perplexity_of
 from lifelong_edit.facts import Fact
 from lifelong_edit.gate import answers_taken
 from lifelong_edit.models import generate_from_ids
-from lifelong_edit.rows import draw, phrasings_of
+from lifelong_edit.rows import draw, phrasings_of, subjects_of
 
 SAMPLE = 200
 """Live facts that are asked."""
@@ -37,9 +37,8 @@ class Figures:
 def measure(bench: Bench, facts: Sequence[Fact], identity: str) -> Figures:
     """The figures of the model as it stands, on a sample of the live facts drawn by `identity`."""
     share, asked = retention(bench, facts, identity)
-    subjects = frozenset(fact.subject.casefold() for fact in facts)
     windows = bench.guard_windows.to(bench.loaded.device)
-    return Figures(share, asked, _locality(bench, subjects), perplexity_of(bench.loaded, windows))
+    return Figures(share, asked, _locality(bench, subjects_of(facts)), perplexity_of(bench.loaded, windows))
 
 
 def retention(bench: Bench, facts: Sequence[Fact], identity: str) -> tuple[float, int]:

@@ -19,7 +19,7 @@ from lifelong_edit.editors import Asker, GradientEditor
 from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.grams import FactKeys
-from lifelong_edit.rows import Row, draw, fact_rows
+from lifelong_edit.rows import Row, draw, fact_rows, subjects_of
 from lifelong_edit.solver import solve_sums
 from lifelong_edit.tracing import trace
 
@@ -61,7 +61,7 @@ def reconsolidate(
     s, facts = bench.settings, sorted(facts, key=lambda fact: fact.digest)
     identity = (s.seed, state, tuple(f.digest for f in facts))
     asker = _asker(bench, facts, identity)
-    subjects = frozenset(f.subject.casefold() for f in facts)
+    subjects = subjects_of(facts)
     fixed = {n: bench.preservation(n, {}, subjects) for n in bench.names}
     near = _directions(bench, facts)
     shifts = {m.name: torch.zeros(m.d_in, m.d_out, device=bench.loaded.device) for m in bench.loaded.modules}

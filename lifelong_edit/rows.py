@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +52,11 @@ def draw(population: int, count: int, *parts: object) -> list[int]:
     seed = int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
     chosen = np.random.default_rng(seed).permutation(population)[:count]
     return sorted(int(i) for i in chosen)
+
+
+def subjects_of(facts: Iterable[Fact]) -> frozenset[str]:
+    """The facts' subjects, case-folded, as preserved prompts are compared with."""
+    return frozenset(fact.subject.casefold() for fact in facts)
 
 
 def phrasings_of(fact: Fact, count: int) -> list[str]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.facts import Fact, Probe, Record
 from lifelong_edit.settings import Settings
-from lifelong_edit.stores import EditLog, Place, StepRecord, decode_tensors
+from lifelong_edit.stores import EditLog, Place, StepRecord, decode_tensors, require_free
 from lifelong_edit.timeline_commit import Draft, write_step
 from lifelong_edit.timeline_config import Config
 from lifelong_edit.timeline_defaults import default_hypernetwork, default_preserved, default_text, solve_of
@@ -79,12 +79,12 @@ class Timeline:
         _require_place(folder)
         if hypernetwork is None and (settings is None or settings.editor == "malmen"):
             hypernetwork = default_hypernetwork(model)
+        network = None if hypernetwork is None else Path(hypernetwork)
         if settings is None:
-            editor = "gradient" if hypernetwork is None else "malmen"
-            settings = Settings(editor=editor, **solve_of(None if hypernetwork is None else Path(hypernetwork)))
+            editor = "gradient" if network is None else "malmen"
+            settings = Settings(editor=editor, **solve_of(network))
         preserve = default_preserved(model) if preserve is None else preserve
         text = default_text() if text is None else text
-        network = None if hypernetwork is None else Path(hypernetwork)
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         from lifelong_edit.timeline_beginning import require_fitting
         from lifelong_edit.timeline_model import begin
@@ -310,7 +310,7 @@ class Timeline:
         if not self.history().live(self.head):
             raise UsageError("the store has no live facts; expected at least one to reconsolidate; edit some first")
         began = time.perf_counter()
-        draft = self._solve().reconsolidation(start, guard, say or (lambda phase: None))
+        draft = self._solve().reconsolidation(start, guard, say)
         draft.reason = reason
         draft.report["seconds"] = time.perf_counter() - began
         return self._commit(draft)
@@ -357,8 +357,7 @@ class Timeline:
 def _require_place(folder: Path) -> None:
     """Raise UsageError where something is at `folder`, StoreError where the folder could not be made."""
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"{folder} is already there; choose another folder, or use the store that is in it")
+        require_free(folder)
         near = next(parent for parent in folder.absolute().parents if parent.exists())
         with tempfile.TemporaryDirectory(dir=near, prefix=".lifelong-edit-"):
             pass  # modes, owners and mounts forbid in many ways: trying is the one answer that holds

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lifelong_edit.batchstep import Bench, Proposal, Say, SolveState, conflict_keys, edit_batch
+from lifelong_edit.batchstep import Bench, Proposal, Say, SolveState, conflict_keys, edit_batch, silent
 from lifelong_edit.facts import Fact
 from lifelong_edit.guard import as_report, measure, objections
 from lifelong_edit.policies import Decision, find_conflicts
@@ -117,7 +117,7 @@ class Solving:
 
     # -- all facts together
 
-    def reconsolidation(self, start: float, guarded: bool, say: Say) -> Draft:
+    def reconsolidation(self, start: float, guarded: bool, say: Say | None) -> Draft:
         """The step that solves again over all live facts, begun at `start` times ΔW.
 
         Its kind is `refused` where the guard objects; its report has the figures either way. The model is left at
@@ -130,7 +130,9 @@ class Solving:
         try:
             self._bench.loaded.set_shifts(state.shifts)
             before = measure(self._bench, facts, record.live_digest)
-            solved = reconsolidate(self._bench, facts, start=warm, state=state.digest if start else "", say=say)
+            solved = reconsolidate(
+                self._bench, facts, start=warm, state=state.digest if start else "", say=say or silent
+            )
             after = measure(self._bench, facts, record.live_digest)
         except BaseException:
             self._bench.loaded.set_shifts(state.shifts)

@@ -16,7 +16,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from lifelong_edit.atomic import write_bytes_atomic
-from lifelong_edit.batchstep import Bench, SolveState, edit_batch, prepare
+from lifelong_edit.batchstep import Bench, Say, SolveState, edit_batch, prepare
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.metrics import predict_answers
 from lifelong_edit.facts import Fact, Probe
@@ -29,7 +29,6 @@ from lifelong_edit.stores.tensors import tensors_digest
 from lifelong_edit.training import Trainer, TrainSettings, calibrate, divided, new_networks
 
 CHECKPOINT = "checkpoint.safetensors"
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,7 @@ class EditLog:
         Raises UsageError where something is there already that is not an empty folder.
         """
         path = Path(path).absolute()
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UsageError(f"{path} is already there; choose another folder, or use the store that is in it")
+        require_free(path)
         marker = StoreMarker(store_id=uuid.uuid4().hex, created=datetime.now(UTC).isoformat())
         encoded = msgspec.json.encode(marker)
         try:
@@ -205,6 +204,12 @@ class EditLog:
     def size(self) -> int:
         """Bytes that the store takes on the disk, caches included."""
         return sum(file.stat().st_blocks * 512 for file in self.path.rglob("*") if file.is_file())
+
+
+def require_free(path: Path) -> None:
+    """Raise UsageError where something is at `path` that is not an empty folder."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{path} is already there; choose another folder, or use the store that is in it")
 
 
 def _follow(tables: Tables, record: StepRecord) -> Head:
