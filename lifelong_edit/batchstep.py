@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lifelong_edit.derived import derived_rows
 from lifelong_edit.editors import Asker, Editor, make_editor
 from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact, Probe
@@ -129,7 +130,7 @@ class Bench:
         self.scale = {n: torch.from_numpy(fixed[f"scale/{n}"]).to(device) for n in self.names}
         self.conflict_mean = torch.from_numpy(fixed["conflict/mean"]).to(device)
         self.guard_windows = torch.from_numpy(fixed["guard/windows"].astype(np.int64))
-        self.preserved = load_preserved(fixed, self.conflict_mean, settings.seed)
+        self.preserved = load_preserved(fixed, loaded.modules, self.conflict_mean, settings.seed)
         self.live_gram = {n: ExactGram(n, self.scale[n]) for n in self.names}
         self.preserved_gram = {n: ExactGram(n, self.scale[n]) for n in self.names}
 
@@ -161,11 +162,14 @@ class Bench:
 
 
 def conflict_keys(bench: Bench, prompts: Sequence[str]) -> np.ndarray:
-    """Centred normalised keys of the lowest edited module at each prompt's last token, (n, d_in) float32."""
-    ids = [encode_prompt(bench.loaded.tokenizer, p) for p in prompts]
-    keys = lowest_keys(bench.loaded, ids, bench.settings.micro_batch)
-    found: np.ndarray = centred(keys, bench.conflict_mean).cpu().numpy()
+    """Centred normalised conflict keys, those of `lowest_keys` at each prompt's last token, (n, d_in) float32."""
+    found: np.ndarray = centred(_raw_conflict_keys(bench, prompts), bench.conflict_mean).cpu().numpy()
     return found
+
+
+def _raw_conflict_keys(bench: Bench, prompts: Sequence[str]) -> Tensor:
+    ids = [encode_prompt(bench.loaded.tokenizer, p) for p in prompts]
+    return lowest_keys(bench.loaded, ids, bench.settings.micro_batch)
 
 
 class _Clock:
@@ -200,6 +204,9 @@ def select_rows(
         near = torch.from_numpy(conflict_keys(bench, [f.prompt for f in facts])).to(bench.loaded.device)
         subjects = hidden | changed_subjects(state, facts)
         rows += bench.preserved.rows(s.preserved, near, s.preserved_weight, subjects, s.seed, state.digest, batch)
+    elif s.preserved:
+        known = [*facts, *(state.live[digest] for digest in live)]
+        rows += derived_rows(bench.loaded, s, known, s.preserved, s.seed, state.digest, batch)
     return rows
 
 
@@ -229,9 +236,9 @@ def solve_pass(
     bench: Bench, asker: Asker, traced: Trace, rows: Sequence[Row], held: Mapping[str, tuple[Tensor, Factor | None]]
 ) -> dict[str, tuple[Tensor, Solution]]:
     """Asking and solving after one trace, all modules from the same one (Jacobi): D and solution per module."""
-    weights = traced.weights(rows)
     solved = {}
     for name in bench.names:
+        weights = traced.weights(rows, name)
         values = asker.ask(name, traced.keys[name], asking(bench, traced, rows, name))
         preserved, factor = held[name]
         solved[name] = (values, solve(traced.keys[name], values, weights, preserved, bench.ridge(name), factor))
@@ -243,20 +250,21 @@ def asking(bench: Bench, traced: Trace, rows: Sequence[Row], module: str) -> Ten
     gradients = traced.gradients[module]
     if bench.published:
         return gradients
-    preserved = traced.kinds(rows, "preserved")[:, None]
+    preserved = traced.kinds(rows, module, "preserved")[:, None]
     return torch.where(preserved, bench.settings.preserved_step * gradients, gradients)
 
 
 def hold(
     bench: Bench,
     live: Mapping[str, FactKeys],
-    positions: int,
+    rows: Sequence[Row],
     passes: int,
     subjects: frozenset[str] = frozenset(),
 ) -> dict[str, tuple[Tensor, Factor | None]]:
     """P per module for all passes of a batch, with a factor of P + λI where Woodbury will use it more than once."""
     held: dict[str, tuple[Tensor, Factor | None]] = {}
-    for name in bench.names:
+    for module in bench.loaded.modules:
+        name, positions = module.name, sum(row.positions_in(module) for row in rows)
         preserved = bench.preservation(name, live, subjects)
         worth = passes > 1 and not bench.published and woodbury_is_cheaper(positions, len(preserved))
         held[name] = (preserved, factorise(preserved, bench.ridge(name)) if worth else None)
@@ -274,15 +282,15 @@ def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire
     clock, s, loaded = _Clock(), bench.settings, bench.loaded
     live = [d for d in sorted(state.live) if d not in set(retire)]
     rows = select_rows(bench, state, facts, live)
+    conflict = conflict_of(bench, facts)
     clock.lap("rows")
     # The published rules know no metric at the base weights: they are ready with what the pass itself traces.
     asker = None if bench.published else ready_editor(bench, state, rows)
     clock.lap("metric")
     among = {r.fact for r in rows}
-    positions = sum(r.positions for r in rows)
     passes = 1 if bench.published else s.passes
     others = {d: state.keys[d] for d in live if d not in among}
-    held = hold(bench, others, positions, passes, changed_subjects(state, facts))
+    held = hold(bench, others, rows, passes, changed_subjects(state, facts))
     clock.lap("preservation")
     parts: dict[str, list[tuple[Tensor, Solution]]] = {n: [] for n in bench.names}
     shifts = {
@@ -304,13 +312,13 @@ def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire
         if len(losses) < passes:
             continue
         shift = {n: total_shift(parts[n]) for n in bench.names}
-        keys, taken = keys_after(bench, state, shift, rows)
+        keys, taken = keys_after(bench, state, shift, rows, conflict)
         enough = bench.published or taken >= s.taken_enough or len(losses) == passes + s.more_passes
         clock.lap("keys")
     report = {
         "seconds": clock.seconds,
         "rows": {kind: sum(r.kind == kind for r in rows) for kind in ("new", "rehearsal", "preserved")},
-        "positions": positions,
+        "positions": {m.name: sum(r.positions_in(m) for r in rows) for m in loaded.modules},
         "passes": len(losses),
         "loss": losses,
         "norm": {n: float(np.linalg.norm(materialise(d))) for n, d in shift.items()},
@@ -335,10 +343,15 @@ def total_shift(passes: Sequence[tuple[Tensor, Solution]]) -> Shift:
 
 
 def keys_after(
-    bench: Bench, state: SolveState, shift: Mapping[str, Shift], rows: Sequence[Row]
+    bench: Bench,
+    state: SolveState,
+    shift: Mapping[str, Shift],
+    rows: Sequence[Row],
+    conflict: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, FactKeys], float]:
     """Keys of the new and rehearsed facts, traced once more at the weights that the step leaves.
 
+    conflict: the conflict keys of the new ones, digest → (d_in,).
     Beside them the share of new facts whose prompt is answered, every token of it more probable than all else together.
     """
     loaded = bench.loaded
@@ -352,24 +365,35 @@ def keys_after(
     traced = trace(loaded, own, bench.settings.micro_batch, gradients=False)
     first = {row.fact: i for i, row in reversed(list(enumerate(own))) if row.kind == "new"}
     taken = sum(float(traced.worst[i]) < math.log(2) for i in first.values()) / len(first)
-    return fact_keys(bench, traced, own), taken
+    known = {digest: keys.conflict for digest, keys in state.keys.items()}
+    return fact_keys(bench, traced, own, {**known, **conflict}), taken
 
 
-def fact_keys(bench: Bench, traced: Trace, rows: Sequence[Row]) -> dict[str, FactKeys]:
-    """The keys of fact rows in a trace, on the grid, by fact; rows of no fact are passed over."""
+def fact_keys(
+    bench: Bench, traced: Trace, rows: Sequence[Row], conflict: Mapping[str, np.ndarray]
+) -> dict[str, FactKeys]:
+    """The keys of fact rows in a trace, on the grid, by fact; rows of no fact are passed over.
+
+    conflict: digest → (d_in,), the facts' conflict keys, which no trace at edited weights can tell.
+    """
     for name in bench.names:
         # A finite shift can still overflow a layer above it; on the grid that would become a silent zero.
         if not bool(torch.isfinite(traced.keys[name]).all()):
             raise StepRefusedError(f"a key of {name} is not finite after the step; expected numbers; it was refused")
     units = {n: to_grid(traced.keys[n], bench.scale[n]) for n in bench.names}
-    lowest = traced.keys[bench.names[0]].cpu().numpy()
-    spans: dict[str, list[int]] = {}
-    for position, row in enumerate(traced.row.tolist()):
-        digest = rows[row].fact
-        if digest is not None:
-            spans.setdefault(digest, []).append(position)
-    # A fact's first position is its prompt's last token.
+    facts = dict.fromkeys(row.fact for row in rows if row.fact is not None)
+    spans: dict[str, dict[str, list[int]]] = {n: {digest: [] for digest in facts} for n in bench.names}
+    for name, where in spans.items():
+        for position, row in enumerate(traced.row[name].tolist()):
+            digest = rows[row].fact
+            if digest is not None:
+                where[digest].append(position)
     return {
-        digest: FactKeys({n: units[n][where] for n in bench.names}, lowest[where[0]].copy())
-        for digest, where in spans.items()
+        digest: FactKeys({n: units[n][spans[n][digest]] for n in bench.names}, conflict[digest]) for digest in facts
     }
+
+
+def conflict_of(bench: Bench, facts: Sequence[Fact]) -> dict[str, np.ndarray]:
+    """The conflict key of each fact's prompt as it is stored, digest → (d_in,) float32: neither centred nor scaled."""
+    keys = _raw_conflict_keys(bench, [fact.prompt for fact in facts]).cpu().numpy()
+    return {fact.digest: key.copy() for fact, key in zip(facts, keys, strict=True)}

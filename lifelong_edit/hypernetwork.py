@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from lifelong_edit.errors import BadInputError, ModelMismatchError
 from lifelong_edit.models import EditableModule
+from lifelong_edit.models.families import Positions
+from lifelong_edit.settings import SUBJECT
 
 Form = Literal["joint", "published"]
 
@@ -32,9 +34,17 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     modules: tuple[str, ...]
     shapes: tuple[tuple[int, int], ...]
     """(d_in, d_out) of each module."""
+    positions: tuple[Positions, ...] = ()
+    """Where each module is edited; empty: at answer positions, all of them."""
     settings: dict[str, object] = msgspec.field(default_factory=dict)
     """The settings of the solve that it was trained in."""
     provenance: dict[str, object] = msgspec.field(default_factory=dict)
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """The modules as `--modules` names them."""
+        places = self.positions or ("answer",) * len(self.modules)
+        return tuple(n + (SUBJECT if p == "subject" else "") for n, p in zip(self.modules, places, strict=True))
 
 
 def within(values: Tensor, radius: Tensor | float) -> Tensor:
@@ -167,8 +177,8 @@ class NetworkSet(nn.Module):
 
     def check(self, modules: Iterable[EditableModule]) -> None:
         """Raise ModelMismatchError unless the networks were trained for these modules."""
-        found = {m.name: (m.d_in, m.d_out) for m in modules}
-        trained = dict(zip(self.config.modules, self.config.shapes, strict=True))
+        found = {m.entry: (m.d_in, m.d_out) for m in modules}
+        trained = dict(zip(self.config.entries, self.config.shapes, strict=True))
         if found != trained:
             raise ModelMismatchError(
                 f"the hypernetwork was trained for modules {trained}, the store edits {found}; "

@@ -14,7 +14,16 @@ from lifelong_edit.errors import BadInputError
 from lifelong_edit.eval.perplexity import WIDTH, text_windows
 from lifelong_edit.facts import Probe
 from lifelong_edit.grams import FactKeys, grid_scale, to_grid
-from lifelong_edit.models import Encoded, LoadedModel, encode, encode_prompt, generate_from_ids, pad
+from lifelong_edit.models import (
+    EditableModule,
+    Encoded,
+    LoadedModel,
+    encode,
+    encode_prompt,
+    generate_from_ids,
+    pad,
+    subject_span,
+)
 from lifelong_edit.rows import BaseAnswer, Row, draw
 from lifelong_edit.tracing import answer_logits, by_length, recording, trace
 
@@ -24,7 +33,7 @@ KEPT = 32
 Tensors = dict[str, np.ndarray]
 _UNITS = "preserved/units/"
 GUARDS = 200
-"""At most so many preserved prompts stand guard."""
+"""The prompts of at most so many subjects stand guard."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +62,21 @@ def text_statistics(loaded: LoadedModel, windows: Tensor, micro_batch: int) -> T
 
 
 class _Reached(Exception):
-    """The lowest edited module was reached: the layers above are not needed."""
+    """The module was reached: the layers above are not needed."""
 
 
 def lowest_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_batch: int) -> Tensor:
-    """Key of the lowest edited module at each prompt's last token, (n, d_in) float32.
+    """Key of the conflict module at each prompt's last token and the base weights, (n, d_in) float32.
 
-    Nothing beneath that module is ever edited, so the key is the same at every state.
+    So it is the same at every state.
     """
+    if loaded.modules[0] == loaded.conflict_module:
+        return _last_keys(loaded, prompts, micro_batch)  # nothing beneath it is edited
+    with loaded.at_base():
+        return _last_keys(loaded, prompts, micro_batch)
+
+
+def _last_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_batch: int) -> Tensor:
     found: list[Tensor] = []
     where: list[int] = []
 
@@ -68,7 +84,7 @@ def lowest_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_bat
         found.append(arguments[0])
         raise _Reached
 
-    handle = loaded.model.get_submodule(loaded.modules[0].name).register_forward_pre_hook(stop)
+    handle = loaded.model.get_submodule(loaded.conflict_module.name).register_forward_pre_hook(stop)
     keys: list[Tensor] = []
     try:
         for chosen in by_length([len(p) for p in prompts], micro_batch):
@@ -96,13 +112,14 @@ def answer_of(loaded: LoadedModel, probes: Sequence[Probe], tokens: int) -> list
     open_ones = [i for i, p in enumerate(probes) if p.target is None]
     prompts = [encode_prompt(loaded.tokenizer, probes[i].prompt) for i in open_ones]
     encoded: dict[int, Encoded] = {
-        i: encode(loaded.tokenizer, p.prompt, p.target) for i, p in enumerate(probes) if p.target is not None
+        i: encode(loaded.tokenizer, p.prompt, p.target, p.subject) for i, p in enumerate(probes) if p.target is not None
     }
     for i, prompt, found in zip(open_ones, prompts, generate_from_ids(loaded, prompts, tokens), strict=True):
         ids = list(found.ids) or [loaded.pad_id]
         ends = [n for n, token in enumerate(ids) if set(loaded.tokenizer.decode([token])) & set(".,;!?\n")]
         ids = ids[: max(1, ends[0])] if ends else ids
-        encoded[i] = Encoded((*prompt, *ids), len(prompt))
+        span = subject_span(loaded.tokenizer, probes[i].prompt, probes[i].subject)
+        encoded[i] = Encoded((*prompt, *ids), len(prompt), span)
     return [encoded[i] for i in range(len(probes))]
 
 
@@ -128,12 +145,14 @@ def base_answers(loaded: LoadedModel, encoded: Sequence[Encoded], micro_batch: i
 class PreservedPrompts:
     """Preserved prompts with the base model's answers and the keys it had there.
 
-    keys: those at the answer positions, on the grid, with the conflict key. directions: the conflict keys centred
-    and normalised, (n, d_in). guard: numbers of those that are never rows nor in a gram, so that they can judge.
+    subjects: where the subject's tokens stand in each prompt. keys: those at the editing positions, on the grid, with
+    the conflict key. directions: the conflict keys centred and normalised, (n, d_in). guard: numbers of those that are
+    never rows nor in a gram, so that they can judge: all prompts of the subjects drawn.
     """
 
     probes: list[Probe]
     prompts: list[list[int]]
+    subjects: list[tuple[int, int]]
     answers: list[BaseAnswer]
     keys: list[FactKeys]
     directions: Tensor
@@ -144,8 +163,15 @@ class PreservedPrompts:
         return [i for i, p in enumerate(self.probes) if i not in self.guard and not _speaks_of(p, subjects)]
 
     def guards(self, subjects: frozenset[str]) -> list[int]:
-        """Numbers of the guards, without those about an edited subject: their answers may have to change."""
-        return [i for i in sorted(self.guard) if not _speaks_of(self.probes[i], subjects)]
+        """Numbers of the guards that are asked, the first of each subject.
+
+        Not those about one of the edited `subjects` (case-folded): their answers may have to change.
+        """
+        first: dict[str, int] = {}
+        for i in sorted(self.guard):
+            if not _speaks_of(self.probes[i], subjects):
+                first.setdefault(_about(self.probes[i]), i)
+        return list(first.values())
 
     def keys_outside(self, subjects: frozenset[str]) -> dict[str, FactKeys]:
         """The keys of all prompts but guards and those about one of the edited `subjects` (case-folded), by number."""
@@ -171,7 +197,20 @@ class PreservedPrompts:
         """The row of one preserved prompt."""
         answer = self.answers[index]
         prompt = self.prompts[index]
-        return Row(Encoded((*prompt, *answer.ids), len(prompt)), "preserved", weight, None, answer)
+        encoded = Encoded((*prompt, *answer.ids), len(prompt), self.subjects[index])
+        return Row(encoded, "preserved", weight, None, answer)
+
+
+def _about(probe: Probe) -> str:
+    """What a prompt is about, case-folded: its subject, or itself where that is not known."""
+    return (probe.subject or probe.prompt).casefold()
+
+
+def _draw_guards(probes: Sequence[Probe], seed: int) -> frozenset[int]:
+    """Numbers of all prompts about a tenth of the subjects: a phrasing among the rows would be half the answer."""
+    about = list(dict.fromkeys(map(_about, probes)))
+    chosen = {about[i] for i in draw(len(about), min(GUARDS, len(about) // 10), "guard", seed)}
+    return frozenset(i for i, probe in enumerate(probes) if _about(probe) in chosen)
 
 
 def _speaks_of(probe: Probe, subjects: frozenset[str]) -> bool:
@@ -199,6 +238,7 @@ def prepare_preserved(
         "preserved/probes": np.frombuffer(msgspec.json.encode(list(probes)), dtype=np.uint8),
         "preserved/prompt_lengths": np.array([len(p) for p in prompts], dtype=np.int32),
         "preserved/prompt_tokens": np.concatenate([np.array(p, dtype=np.int32) for p in prompts]),
+        "preserved/subjects": np.array([e.subject for e in encoded], dtype=np.int32),
         "preserved/answer_lengths": np.array([len(a.ids) for a in answers], dtype=np.int32),
         "preserved/answer_tokens": np.concatenate([np.array(a.ids, dtype=np.int32) for a in answers]),
         "preserved/top_ids": np.concatenate([a.top_ids for a in answers]).astype(np.int32),
@@ -224,10 +264,10 @@ def _units(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, scale: Ma
     return {_UNITS + name: np.concatenate(found) for name, found in parts.items()}
 
 
-def load_preserved(fixed: Tensors, mean: Tensor, seed: int) -> PreservedPrompts:
+def load_preserved(fixed: Tensors, modules: Sequence[EditableModule], mean: Tensor, seed: int) -> PreservedPrompts:
     """The preserved prompts fixed at `init`, ready to become rows; a tenth of them, drawn by `seed`, stand guard."""
     if "preserved/probes" not in fixed:
-        return PreservedPrompts([], [], [], [], torch.zeros(0, len(mean)))
+        return PreservedPrompts([], [], [], [], [], torch.zeros(0, len(mean)))
     probes = msgspec.json.decode(fixed["preserved/probes"].tobytes(), type=list[Probe])
     prompts = _ragged(fixed["preserved/prompt_tokens"], fixed["preserved/prompt_lengths"])
     ids = _ragged(fixed["preserved/answer_tokens"], fixed["preserved/answer_lengths"])
@@ -241,10 +281,12 @@ def load_preserved(fixed: Tensors, mean: Tensor, seed: int) -> PreservedPrompts:
     )
     answers = [BaseAnswer(tuple(i), top, logp, rest) for i, top, logp, rest in parts]
     directions = centred(torch.from_numpy(fixed["preserved/keys"]).to(mean), mean)
-    units = {n.removeprefix(_UNITS): np.split(t, cuts) for n, t in fixed.items() if n.startswith(_UNITS)}
+    subjects = fixed.get("preserved/subjects", np.zeros((len(probes), 2), np.int32))
+    ends = {"answer": cuts, "subject": np.cumsum(subjects[:, 1] - subjects[:, 0])[:-1]}
+    units = {m.name: np.split(fixed[_UNITS + m.name], ends[m.positions]) for m in modules}
     keys = [FactKeys({n: u[i] for n, u in units.items()}, fixed["preserved/keys"][i]) for i in range(len(probes))]
-    guard = frozenset(draw(len(probes), min(GUARDS, len(probes) // 10), "guard", seed))
-    return PreservedPrompts(probes, prompts, answers, keys, directions, guard)
+    spans = [(int(start), int(end)) for start, end in subjects]
+    return PreservedPrompts(probes, prompts, spans, answers, keys, directions, _draw_guards(probes, seed))
 
 
 def _ragged(flat: np.ndarray, lengths: np.ndarray) -> list[list[int]]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lifelong_edit.batchstep import Bench, Say, asking, conflict_keys, fact_keys, silent
+from lifelong_edit.batchstep import Bench, Say, asking, conflict_keys, conflict_of, fact_keys, silent
+from lifelong_edit.derived import derived_rows
 from lifelong_edit.editors import Asker, GradientEditor
 from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact
@@ -66,11 +67,13 @@ def reconsolidate(
     near = _directions(bench, facts)
     shifts = {m.name: torch.zeros(m.d_in, m.d_out, device=bench.loaded.device) for m in bench.loaded.modules}
     shifts = shifts if start is None else {n: start[n].to(shifts[n]) for n in shifts}
+    derived = [] if bench.preserved.probes else _derived(bench, facts, identity)
     losses: list[float] = []
     rows = {"facts": 0, "preserved": 0}
     while len(losses) < s.reconsolidation_passes:
+        shifts = {n: (1 - s.reconsolidation_decay) * shift for n, shift in shifts.items()} if losses else shifts
         bench.loaded.set_shifts(shifts)
-        kept = bench.preserved.rows(
+        kept = derived or bench.preserved.rows(
             s.reconsolidation_preserved, near, s.preserved_weight, subjects, *identity, len(losses)
         )
         sums = _Sums({n: fixed[n].clone() for n in bench.names}, bench)
@@ -103,9 +106,8 @@ class _Sums:
     def take(self, asker: Asker, rows: Sequence[Row]) -> None:
         """Trace rows at the model's present weights and add them."""
         traced = trace(self.bench.loaded, rows, self.bench.settings.micro_batch)
-        weights = traced.weights(rows).double()[:, None]
         for name, gram in self.grams.items():
-            keys = traced.keys[name]
+            keys, weights = traced.keys[name], traced.weights(rows, name).double()[:, None]
             values = asker.ask(name, keys, asking(self.bench, traced, rows, name)).double()
             weighted = weights * keys.double()
             gram.addmm_(weighted.T, keys.double())
@@ -137,6 +139,12 @@ def _asker(bench: Bench, facts: Sequence[Fact], identity: tuple[object, ...]) ->
     return rule.ready(traced.keys, traced.gradients, {}, float(traced.losses.sum()))
 
 
+def _derived(bench: Bench, facts: Sequence[Fact], identity: tuple[object, ...]) -> list[Row]:
+    """Preserved rows made from the facts, for a store that has none: as many as there are facts at the most."""
+    count = min(len(facts), bench.settings.reconsolidation_preserved)
+    return derived_rows(bench.loaded, bench.settings, facts, count, *identity)
+
+
 def _directions(bench: Bench, facts: Sequence[Fact]) -> Tensor:
     """Directions of up to SAMPLE·4 facts, near which preserved prompts are looked for, (n, d_in)."""
     step = -(-len(facts) // (4 * SAMPLE))
@@ -147,7 +155,8 @@ def _directions(bench: Bench, facts: Sequence[Fact]) -> Tensor:
 def _keys(bench: Bench, facts: Sequence[Fact]) -> dict[str, FactKeys]:
     """The keys of all facts at the model's present weights."""
     found: dict[str, FactKeys] = {}
+    conflict = conflict_of(bench, facts)
     for rows in _chunks(bench, facts, ()):
         traced = trace(bench.loaded, rows, bench.settings.micro_batch, gradients=False)
-        found |= fact_keys(bench, traced, rows)
+        found |= fact_keys(bench, traced, rows, conflict)
     return found

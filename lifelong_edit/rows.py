@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import Encoded, encode
+from lifelong_edit.models import EditableModule, Encoded, encode
 
 RowKind = Literal["new", "rehearsal", "preserved"]
 
@@ -43,8 +43,13 @@ class Row:
 
     @property
     def positions(self) -> int:
-        """Number of editing positions: those whose next token is an answer token."""
+        """Number of answer positions: those whose next token is an answer token."""
         return len(self.encoded.ids) - self.encoded.answer_start
+
+    def positions_in(self, module: EditableModule) -> int:
+        """Number of positions at which a module is edited: answer positions, or the subject's tokens."""
+        start, end = self.encoded.subject
+        return self.positions if module.positions == "answer" else end - start
 
 
 def draw(population: int, count: int, *parts: object) -> list[int]:
@@ -70,7 +75,7 @@ def fact_rows(
 ) -> list[Row]:
     """The rows of facts: for each its prompt and up to `phrasings` rephrases, in order."""
     return [
-        Row(encode(tokenizer, prompt, fact.target), kind, 1.0, fact.digest)
+        Row(encode(tokenizer, prompt, fact.target, fact.subject), kind, 1.0, fact.digest)
         for fact in facts
         for prompt in (fact.prompt, *phrasings_of(fact, phrasings))
     ]

@@ -9,6 +9,8 @@ import msgspec
 
 from lifelong_edit.errors import UsageError
 
+SUBJECT = "@subject"
+"""Stands behind a module's name where it is edited at the tokens of the subject, not at the answer."""
 Ask = Literal["joint", "published"]
 SOLVE = (
     "ask",
@@ -34,7 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     modules: tuple[str, ...] = ()
-    """Names of the edited weight matrices; empty: the family's upper MLP output projections."""
+    """Names of the edited weight matrices, with `@subject` behind those that are edited at the tokens of the subject;
+    empty: those of the network, if there is one, else the family's MLP output projections (`default_layers`)."""
     device: str = "cpu"
     dtype: str = "float32"
     micro_batch: int = 64
@@ -82,6 +85,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A reconsolidation ends with the pass that lowers the facts' loss by less than this share of the first one."""
     reconsolidation_eta: float = 0.6
     """Its step, as `eta` of `gradient`."""
+    reconsolidation_decay: float = 0.03
+    """The share of ΔW that each of its passes lets go before it solves: what no row asks for again is gone after a few
+    passes, and the rest comes to rest where asking and letting go are even."""
     reconsolidation_preserved: int = 1500
     """How many preserved prompts are rows in each of its passes, drawn afresh."""
     text_tokens: int = 60_000
@@ -125,6 +131,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "preserved_weight",
             "preserved_step",
             "reconsolidation_gain",
+            "reconsolidation_decay",
             "reconsolidation_preserved",
             "gate_min_taken",
         ):

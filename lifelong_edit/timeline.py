@@ -83,6 +83,8 @@ class Timeline:
         if settings is None:
             editor = "gradient" if network is None else "malmen"
             settings = Settings(editor=editor, **solve_of(network))
+        elif settings.editor == "malmen" and network is not None and not settings.modules:
+            settings = settings.replace(modules=solve_of(network)["modules"])
         preserve = default_preserved(model) if preserve is None else preserve
         text = default_text() if text is None else text
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from lifelong_edit.errors import StoreError
-from lifelong_edit.settings import Settings
+from lifelong_edit.settings import SUBJECT, Settings
 from lifelong_edit.stores import StepRecord, digest_bytes
 
 
@@ -23,6 +23,13 @@ class ModelIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     fingerprint: str
     modules: dict[str, tuple[int, int]]
     """(d_in, d_out) of each edited module, in order of depth."""
+    subject_modules: tuple[str, ...] = ()
+    """Those of them that are edited at the tokens of the subject."""
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """The modules as `--modules` names them."""
+        return tuple(name + (SUBJECT if name in self.subject_modules else "") for name in self.modules)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

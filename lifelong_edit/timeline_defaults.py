@@ -24,14 +24,14 @@ def default_preserved(model: str) -> list[Probe]:
 
 
 def solve_of(hypernetwork: Path | None) -> dict[str, Any]:
-    """The settings of the solve that a network was trained in: a store's defaults, for it is at home in no other."""
+    """Modules and settings that a network was trained for: a store's defaults, for it is at home in no others."""
     if hypernetwork is None:
         return {}
     from lifelong_edit.hypernetwork import read_config  # imports torch
     from lifelong_edit.settings import SOLVE
 
-    trained = read_config(hypernetwork).settings
-    return {name: trained[name] for name in SOLVE if name in trained}
+    config = read_config(hypernetwork)
+    return {name: config.settings[name] for name in SOLVE if name in config.settings} | {"modules": config.entries}
 
 
 def default_hypernetwork(model: str) -> Path | None:

@@ -74,6 +74,7 @@ def begin(
         dtype=settings.dtype,
         fingerprint=loaded.fingerprint,
         modules={m.name: (m.d_in, m.d_out) for m in loaded.modules},
+        subject_modules=tuple(m.name for m in loaded.modules if m.positions == "subject"),
     )
     config = Config(model=identity, settings=settings)
     weights = zeros(identity.modules)
@@ -135,7 +136,7 @@ def make_bench(
     if loaded is None:
         loaded = load_model(
             model.source if source is None else source,
-            modules=tuple(model.modules),
+            modules=model.entries,
             revision=model.revision if source is None else None,
             device=device or config.settings.device,
             dtype=model.dtype,

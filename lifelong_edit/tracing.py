@@ -17,26 +17,26 @@ from lifelong_edit.rows import Row
 class Trace:
     """What one pass over rows recorded, positions in the order of the rows.
 
-    keys: module → (n, d_in) float32. gradients: module → (n, d_out) float32, of the summed loss.
-    row: (n,) index of each position's row. losses: (rows,) the loss of each row. worst: (rows,) the greatest loss
-    at any one of its positions.
+    keys: module → (n, d_in) float32. gradients: module → (n, d_out) float32, of the summed loss. row: module → (n,)
+    index of each position's row; n is the same for all modules that are edited at the same kind of positions.
+    losses: (rows,) the loss of each row. worst: (rows,) the greatest loss at any one of its answer tokens.
     """
 
     keys: dict[str, Tensor]
     gradients: dict[str, Tensor]
-    row: Tensor
+    row: dict[str, Tensor]
     losses: Tensor
     worst: Tensor
 
-    def weights(self, rows: Sequence[Row]) -> Tensor:
-        """w of each position, (n,) float32: its row's."""
-        weight = torch.tensor([r.weight for r in rows], dtype=torch.float32, device=self.row.device)
-        return weight[self.row]
+    def weights(self, rows: Sequence[Row], module: str) -> Tensor:
+        """w of each position of a module, (n,) float32: its row's."""
+        where = self.row[module]
+        return torch.tensor([r.weight for r in rows], dtype=torch.float32, device=where.device)[where]
 
-    def kinds(self, rows: Sequence[Row], *kinds: str) -> Tensor:
-        """Mask over positions whose row is of one of `kinds`, (n,) bool."""
-        wanted = torch.tensor([r.kind in kinds for r in rows], device=self.row.device)
-        return wanted[self.row]
+    def kinds(self, rows: Sequence[Row], module: str, *kinds: str) -> Tensor:
+        """Mask over a module's positions whose row is of one of `kinds`, (n,) bool."""
+        where = self.row[module]
+        return torch.tensor([r.kind in kinds for r in rows], device=where.device)[where]
 
 
 def by_length(lengths: Sequence[int], micro_batch: int) -> Iterator[list[int]]:
@@ -50,6 +50,12 @@ def editing_mask(batch: TokenBatch) -> Tensor:
     """(b, t) bool: positions whose next token is an answer token."""
     position = torch.arange(batch.ids.shape[1], device=batch.ids.device)
     return (position >= batch.answer_starts[:, None] - 1) & (position < batch.lengths[:, None] - 1)
+
+
+def subject_mask(batch: TokenBatch) -> Tensor:
+    """(b, t) bool: the tokens of the subject in the prompt."""
+    position = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+    return (position >= batch.subjects[:, :1]) & (position < batch.subjects[:, 1:])
 
 
 def answer_logits(loaded: LoadedModel, batch: TokenBatch) -> Tensor:
@@ -130,27 +136,28 @@ def trace(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, gradients:
     names = [m.name for m in loaded.modules]
     keys: dict[str, list[Tensor]] = {n: [] for n in names}
     grads: dict[str, list[Tensor]] = {n: [] for n in names}
-    row_index: list[Tensor] = []
+    index: dict[str, list[Tensor]] = {n: [] for n in names}
     losses, worst = torch.zeros(len(rows)), torch.zeros(len(rows))
     for chosen in by_length([len(r.encoded.ids) for r in rows], micro_batch):
         part = [rows[i] for i in chosen]
         batch = pad([r.encoded for r in part], loaded.pad_id, loaded.device)
-        mask = editing_mask(batch)
+        answer, subject = editing_mask(batch), subject_mask(batch)
+        masks = {m.name: answer if m.positions == "answer" else subject for m in loaded.modules}
         with recording(loaded, gradients) as (inputs, outputs), torch.set_grad_enabled(gradients):
             loss, row = position_losses(answer_logits(loaded, batch), batch, part)
         if gradients:
             found = torch.autograd.grad(loss.sum(), [outputs[n] for n in names])
             for name, g in zip(names, found, strict=True):
-                grads[name].append(_at(mask, g))
-        for name in names:
-            keys[name].append(_at(mask, inputs[name]))
+                grads[name].append(_at(masks[name], g))
         where = torch.tensor(chosen, device=row.device)
-        row_index.append(where[row])
+        for name in names:
+            keys[name].append(_at(masks[name], inputs[name]))
+            index[name].append(where[masks[name].nonzero()[:, 0]])
         row, loss = row.cpu(), loss.detach().cpu()
         losses[chosen] = torch.zeros(len(part)).index_add_(0, row, loss)
         counts = torch.tensor([1 if r.base is not None else r.positions for r in part])
         worst[chosen] = torch.zeros(len(part)).scatter_reduce_(0, row, loss * counts[row], "amax")
-    return _in_row_order(keys, grads if gradients else {}, torch.cat(row_index), losses, worst)
+    return _in_row_order(keys, grads if gradients else {}, index, losses, worst)
 
 
 def _at(mask: Tensor, states: Tensor) -> Tensor:
@@ -159,13 +166,18 @@ def _at(mask: Tensor, states: Tensor) -> Tensor:
 
 
 def _in_row_order(
-    keys: dict[str, list[Tensor]], grads: dict[str, list[Tensor]], row: Tensor, losses: Tensor, worst: Tensor
+    keys: dict[str, list[Tensor]],
+    grads: dict[str, list[Tensor]],
+    index: dict[str, list[Tensor]],
+    losses: Tensor,
+    worst: Tensor,
 ) -> Trace:
-    order = torch.argsort(row, stable=True)
+    row = {n: torch.cat(parts) for n, parts in index.items()}
+    order = {n: torch.argsort(of, stable=True) for n, of in row.items()}
     return Trace(
-        {n: torch.cat(parts)[order] for n, parts in keys.items()},
-        {n: torch.cat(parts)[order] for n, parts in grads.items()},
-        row[order],
+        {n: torch.cat(parts)[order[n]] for n, parts in keys.items()},
+        {n: torch.cat(parts)[order[n]] for n, parts in grads.items()},
+        {n: of[order[n]] for n, of in row.items()},
         losses,
         worst,
     )

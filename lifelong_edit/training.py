@@ -16,7 +16,16 @@ import msgspec
 import torch
 from torch import Tensor
 
-from lifelong_edit.batchstep import Bench, SolveState, asking, changed_subjects, fact_keys, hold, select_rows
+from lifelong_edit.batchstep import (
+    Bench,
+    SolveState,
+    asking,
+    changed_subjects,
+    conflict_of,
+    fact_keys,
+    hold,
+    select_rows,
+)
 from lifelong_edit.editors.gradient import SHARE, linear_step, output_metrics
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
@@ -200,7 +209,7 @@ class Trainer:
         among = {r.fact for r in rows}
         others = {d: k for d, k in state.keys.items() if d not in among}
         changed = episode.hidden | changed_subjects(state, facts)
-        held = hold(bench, others, sum(r.positions for r in rows), 1, changed)
+        held = hold(bench, others, rows, 1, changed)
         recalled = [earlier[i] for i in draw(len(earlier), len(batch) // 2, "recall", self.steps)]
         for _ in range(1 if bench.published else bench.settings.passes):
             loaded.set_shifts(state.shifts)
@@ -210,7 +219,8 @@ class Trainer:
         for fact in facts:
             state.live[fact.digest] = fact
         # One trace earlier than in a committed step, which saves an episode a quarter of its time.
-        state.keys.update(fact_keys(bench, traced, rows))
+        conflict = {digest: keys.conflict for digest, keys in state.keys.items()} | conflict_of(bench, facts)
+        state.keys.update(fact_keys(bench, traced, rows, conflict))
 
     def metric(self, rows: Sequence[Row]) -> dict[str, Tensor] | None:
         """The output metric of the solve's own facts at ΔW = 0; none for the published form."""
@@ -230,7 +240,7 @@ class Trainer:
         judges: Sequence[Row],
     ) -> None:
         """Ask, solve, judge, carry the gradient back through the solve, step."""
-        bench, weights = self.bench, traced.weights(rows)
+        bench = self.bench
         asked, solutions = {}, {}
         for name in bench.names:
             gradients = asking(bench, traced, rows, name)
@@ -238,7 +248,7 @@ class Trainer:
             asked[name] = self.networks.ask(name, traced.keys[name], gradients)
             values = asked[name].detach()
             ridge = self.networks.ridge(name)
-            solutions[name] = solve(traced.keys[name], values, weights, held[name][0], ridge)
+            solutions[name] = solve(traced.keys[name], values, traced.weights(rows, name), held[name][0], ridge)
             before = state.shifts.get(name)
             shift = solutions[name].shift.float()
             state.shifts[name] = shift if before is None else before + shift
@@ -274,6 +284,7 @@ def new_networks(loaded: LoadedModel, form: Form, t: TrainSettings, trust: float
             trust=trust,
             modules=tuple(m.name for m in modules),
             shapes=tuple((m.d_in, m.d_out) for m in modules),
+            positions=tuple(m.positions for m in modules),
         )
     )
 

@@ -126,17 +126,10 @@ def chosen_settings(device: str | None, options: dict[str, Any]) -> Settings:
 
     known = options["hypernetwork"] or default_hypernetwork(options["model"] or BUNDLED)
     editor = options["editor"] or ("gradient" if known is None else "malmen")
-    return parse_settings(
-        Settings,
-        "--set",
-        options["pairs"],
-        **(solve_of(known) if editor == "malmen" else {}),
-        editor=editor,
-        modules=split_names(options["modules"]) if options["modules"] else None,
-        dtype=options["dtype"],
-        seed=options["seed"],
-        device=device,
-    )
+    named = {"editor": editor, "dtype": options["dtype"], "seed": options["seed"], "device": device}
+    named |= solve_of(known) if editor == "malmen" else {}
+    named |= {"modules": split_names(options["modules"])} if options["modules"] else {}
+    return parse_settings(Settings, "--set", options["pairs"], **named)
 
 
 def require_same_store(timeline: Timeline, options: dict[str, Any]) -> None:

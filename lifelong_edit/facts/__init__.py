@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.facts.reading import ReadReport, read_facts, read_prompts
+from lifelong_edit.facts.reading import ReadReport, preserved_prompts_of, read_facts, read_prompts
 from lifelong_edit.facts.record import Fact, Probe, Record
 from lifelong_edit.facts.shapes import Skip, verbalise_claim
 from lifelong_edit.facts.sources import can_read_twice
@@ -14,6 +14,7 @@ __all__ = [
     "Record",
     "Skip",
     "can_read_twice",
+    "preserved_prompts_of",
     "read_facts",
     "read_prompts",
     "verbalise_claim",

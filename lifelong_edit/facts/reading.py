@@ -13,6 +13,7 @@ from lifelong_edit.facts.shapes import Skip, recognise
 from lifelong_edit.facts.sources import Source, expand, open_source, open_text
 
 _KEPT_REASONS = 1000
+_PRESERVED_REPHRASES = 3
 _PROBE_FIELDS = frozenset({"prompt", "target", "subject", "relation"})
 
 
@@ -79,8 +80,9 @@ def read_facts(sources: Sequence[str], *, skip_bad: bool = False, report: ReadRe
 def read_prompts(sources: Sequence[str]) -> Iterator[Probe]:
     """Prompts whose answers shall stay: facts of any shape, `{"prompt": …}` records, or the lines of .txt files.
 
-    Of a fact its prompt is taken, with `target_true` as the answer: `target` is what somebody wants to teach. Of a
-    record with no other fields than a probe's, `target` is the answer. Raises as `read_facts`.
+    Of a fact its prompt and up to three of its rephrases are taken, with `target_true` as the answer: `target` is what
+    somebody wants to teach. Of a record with no other fields than a probe's, `target` is the answer. Raises as
+    `read_facts`.
     """
     for name in expand(sources):
         if name.endswith(".txt"):
@@ -89,9 +91,7 @@ def read_prompts(sources: Sequence[str]) -> Iterator[Probe]:
             continue
         with open_source(name) as source:
             for element in source.elements:
-                found = _prompt_at(source, element)
-                if found is not None:
-                    yield found
+                yield from _prompts_at(source, element)
 
 
 def _recognise_at(source: Source, element: Element) -> Fact | Skip:
@@ -104,17 +104,23 @@ def _recognise_at(source: Source, element: Element) -> Fact | Skip:
         raise BadInputError(f"{source.name}:{line}: {error}") from None
 
 
-def _prompt_at(source: Source, element: Element) -> Probe | None:
+def preserved_prompts_of(fact: Fact) -> list[Probe]:
+    """What a fact that shall not be taught says of what must stay: its prompt, and up to three of its rephrases."""
+    prompts = list(dict.fromkeys((fact.prompt, *fact.rephrases)))[: 1 + _PRESERVED_REPHRASES]
+    return [Probe(prompt, fact.target_true, fact.subject, fact.relation) for prompt in prompts]
+
+
+def _prompts_at(source: Source, element: Element) -> list[Probe]:
     line, value = element
     if isinstance(value, dict) and _is_probe(value):
         try:
-            return Probe(**value)  # type: ignore[arg-type]
+            return [Probe(**value)]  # type: ignore[arg-type]
         except BadInputError as error:
             raise BadInputError(f"{source.name}:{line}: {error}") from None
     found = _recognise_at(source, element)
     if isinstance(found, Skip):
-        return None
-    return Probe(found.prompt, found.target_true, found.subject, found.relation)
+        return []
+    return preserved_prompts_of(found)
 
 
 def _is_probe(value: Value) -> bool:

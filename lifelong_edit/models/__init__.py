@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from lifelong_edit.models.encoding import Encoded, TokenBatch, encode, encode_prompt, pad, separator, special_front
+from lifelong_edit.models.encoding import (
+    Encoded,
+    TokenBatch,
+    encode,
+    encode_prompt,
+    pad,
+    separator,
+    special_front,
+    subject_span,
+)
 from lifelong_edit.models.families import FAMILIES, EditableModule, Family
 from lifelong_edit.models.fingerprint import fingerprint_of
 from lifelong_edit.models.forward import head_input, last_position, masked_positions
@@ -34,4 +43,5 @@ __all__ = [
     "require_fingerprint",
     "separator",
     "special_front",
+    "subject_span",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,16 +25,19 @@ class Encoded:
 
     ids: tuple[int, ...]
     answer_start: int
+    subject: tuple[int, int] = (0, 0)
+    """Where the subject's tokens begin and end in the prompt, the end not included; (0, 0) where it is not known."""
 
 
 @dataclass
 class TokenBatch:
-    """Sequences padded on the right. ids, mask: (b, t) long. lengths, answer_starts: (b,) long."""
+    """Sequences padded on the right. ids, mask: (b, t) long. lengths, answer_starts: (b,) long. subjects: (b, 2)."""
 
     ids: Tensor
     mask: Tensor
     lengths: Tensor
     answer_starts: Tensor
+    subjects: Tensor
 
 
 def separator(prompt: str, target: str) -> str:
@@ -50,12 +54,13 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     return front + plain
 
 
-def encode(tokenizer: Any, prompt: str, target: str) -> Encoded:
+def encode(tokenizer: Any, prompt: str, target: str, subject: str | None = None) -> Encoded:
     """Tokens of `prompt` and of `target` as its continuation; those of the prompt equal `encode_prompt`'s.
 
     The target's tokens are those that the tokenizer gives it within the whole text, wherever the prompt's
     own tokens are a prefix of the text's. Where they are not (a merge across the boundary, as after a
     prompt that ends in a space), they are tokens which decode to the same text after the prompt's.
+    subject: what the prompt speaks of, to be found in it (`subject_span`).
     Raises BadInputError for an empty target and for a text longer than the model's context.
     """
     if not target.strip():
@@ -68,7 +73,22 @@ def encode(tokenizer: Any, prompt: str, target: str) -> Encoded:
         raise BadInputError(f"the target {target!r} has no tokens in this model's vocabulary")
     ids = (*front, *plain, *answer)
     _check_length(tokenizer, ids, prompt)
-    return Encoded(ids, len(front) + len(plain))
+    return Encoded(ids, len(front) + len(plain), subject_span(tokenizer, prompt, subject))
+
+
+def subject_span(tokenizer: Any, prompt: str, subject: str | None) -> tuple[int, int]:
+    """Where the tokens of a subject begin and end within `encode_prompt`'s, at its last mention, in any case.
+
+    (0, 0) where the prompt does not mention it, or where a slow tokenizer cannot tell which token stands where.
+    """
+    mentions = [] if not subject else list(re.finditer(re.escape(subject.strip()), prompt, re.IGNORECASE))
+    if not mentions or not tokenizer.is_fast:
+        return 0, 0
+    start, end = mentions[-1].span()
+    spans = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    inside = [i for i, (first, last) in enumerate(spans) if first < end and last > start]
+    front = len(_tokens(tokenizer, prompt)[0])
+    return (front + inside[0], front + inside[-1] + 1) if inside else (0, 0)
 
 
 def _prompt_tokens(tokenizer: Any, prompt: str) -> tuple[list[int], list[int]]:
@@ -132,4 +152,5 @@ def pad(encoded: Sequence[Encoded], pad_id: int, device: torch.device | str) -> 
     ids = torch.tensor([list(e.ids) + [pad_id] * (width - len(e.ids)) for e in encoded], dtype=torch.long)
     mask = (torch.arange(width) < lengths[:, None]).long()
     starts = torch.tensor([e.answer_start for e in encoded])
-    return TokenBatch(ids.to(device), mask.to(device), lengths.to(device), starts.to(device))
+    subjects = torch.tensor([e.subject for e in encoded], dtype=torch.long).reshape(-1, 2)
+    return TokenBatch(ids.to(device), mask.to(device), lengths.to(device), starts.to(device), subjects.to(device))

@@ -11,12 +11,16 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lifelong_edit.errors import UnknownModelError
+from lifelong_edit.settings import SUBJECT
 
 Orientation = Literal["conv1d", "linear"]
 Kind = Literal["causal"]
+Positions = Literal["answer", "subject"]
 
 # MALMEN (arXiv 2311.04661, section 5.1) edits six layers; more cost time and memory in proportion.
 MOST_LAYERS = 6
+# Beside them, where the subject is read.
+MOST_SUBJECT_LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class EditableModule:
     """One weight matrix that may be edited: y = kW + b, with W of shape (d_in, d_out).
 
     orientation says how the model stores it: "conv1d" as W, "linear" as its transpose.
-    layer is the number in its name, from 0 at the input.
+    layer is the number in its name, from 0 at the input. positions says where in a text its keys are taken:
+    "answer" at those whose next token is an answer token, "subject" at the tokens of the fact's subject.
     """
 
     name: str
@@ -45,6 +50,12 @@ class EditableModule:
     d_out: int
     orientation: Orientation
     layer: int
+    positions: Positions = "answer"
+
+    @property
+    def entry(self) -> str:
+        """The module as `--modules` names it."""
+        return self.name + (SUBJECT if self.positions == "subject" else "")
 
 
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
@@ -78,21 +89,36 @@ def family_of(model_type: str, modules: Sequence[str] | None) -> Family:
 
 
 def find_modules(model: Any, family: Family, modules: Sequence[str] | None) -> tuple[EditableModule, ...]:
-    """The editable modules of a model in order of depth: those asked for, else the upper half of the layers.
+    """The editable modules of a model in order of depth: those asked for, else `default_layers`.
 
-    modules: exact module names, layer numbers ("7") or ranges of them, both ends included ("3-5").
-    Raises UnknownModelError for a name that does not exist or is no linear map.
+    modules: exact module names, layer numbers ("7") or ranges of them, both ends included ("3-5"); with "@subject"
+    behind them they are edited at the tokens of the subject ("0-2@subject").
+    Raises UnknownModelError for a name that does not exist or is no linear map, and for one that is named both ways.
     """
     layers = int(model.config.get_text_config().num_hidden_layers)
-    if not modules:
-        first = max(layers // 2, layers - MOST_LAYERS)
-        modules = [f"{first}-{layers - 1}"]
-    names = [name for entry in modules for name in _expand(entry.strip(), family, layers)]
     order = {name: number for number, (name, _) in enumerate(model.named_modules())}
-    for name in names:
-        if name not in order:
-            raise UnknownModelError(f"no module {name!r} in this {family.model_type} model; {_examples(model)}")
-    return tuple(_editable(model, name) for name in sorted(set(names), key=order.__getitem__))
+    places: dict[str, Positions] = {}
+    for entry in modules or default_layers(layers):
+        plain = entry.strip().removesuffix(SUBJECT)
+        where: Positions = "answer" if plain == entry.strip() else "subject"
+        for name in _expand(plain, family, layers):
+            if name not in order:
+                raise UnknownModelError(f"no module {name!r} in this {family.model_type} model; {_examples(model)}")
+            if places.setdefault(name, where) != where:
+                raise UnknownModelError(f"module {name!r} is named with {SUBJECT} and without; expected one of the two")
+    return tuple(_editable(model, name, places[name]) for name in sorted(places, key=order.__getitem__))
+
+
+def default_layers(layers: int) -> list[str]:
+    """The layers whose MLP output projections are edited by default, as entries of `--modules`.
+
+    At the answer the upper half, where the answer is made. At the subject up to four beneath: there the model reads
+    up what it knows of a subject (about a third of the way up: Meng et al., arXiv 2202.05262), in whatever phrasing.
+    """
+    first = max(layers // 2, layers - MOST_LAYERS)
+    end = min(layers // 2, (layers + 2) // 3 + 1)
+    answer = f"{first}-{layers - 1}"
+    return [f"{max(0, end - MOST_SUBJECT_LAYERS)}-{end - 1}{SUBJECT}", answer] if end > 0 else [answer]
 
 
 def _expand(entry: str, family: Family, layers: int) -> list[str]:
@@ -111,7 +137,7 @@ def _expand(entry: str, family: Family, layers: int) -> list[str]:
     return [family.output.format(layer=layer) for layer in range(first, last + 1)]
 
 
-def _editable(model: Any, name: str) -> EditableModule:
+def _editable(model: Any, name: str, positions: Positions) -> EditableModule:
     module = model.get_submodule(name)
     # Exact classes: a quantised or sharded subclass of Linear keeps something else in `weight`.
     if type(module) not in (Conv1D, nn.Linear):
@@ -123,7 +149,7 @@ def _editable(model: Any, name: str) -> EditableModule:
     orientation: Orientation = "conv1d" if type(module) is Conv1D else "linear"
     d_in, d_out = module.weight.shape if orientation == "conv1d" else module.weight.shape[::-1]
     numbers = re.findall(r"(?<=\.)\d+(?=\.|$)", f".{name}")
-    return EditableModule(name, int(d_in), int(d_out), orientation, int(numbers[0]) if numbers else 0)
+    return EditableModule(name, int(d_in), int(d_out), orientation, int(numbers[0]) if numbers else 0, positions)
 
 
 def _examples(model: Any) -> str:

@@ -66,6 +66,14 @@ class LoadedModel:
         return int(self.model.config.get_text_config().max_position_embeddings)
 
     @property
+    def conflict_module(self) -> EditableModule:
+        """The lowest module edited at answer positions, whose key at a prompt's end tells what the prompt asks for.
+
+        At the base weights, where something beneath it is edited: then the key never goes stale.
+        """
+        return next((m for m in self.modules if m.positions == "answer"), self.modules[0])
+
+    @property
     def pad_id(self) -> int:
         """A token id to fill batches with; masked everywhere, so any valid one will do."""
         for candidate in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):

@@ -289,6 +289,9 @@ def test_prompts_to_preserve(tmp_path: Path) -> None:
         ("The capital of France is", "Lyon"),
     ]
     assert list(read_prompts([taught])) == [Probe("The capital of France is", "Paris", "France")]
+    again = '"rephrases": ["France is run from", "The capital of France is", "a", "b", "c"]'
+    more = write(tmp_path / "m.jsonl", GOOD.replace("}", f", {again}}}").encode())
+    assert [p.prompt for p in read_prompts([more])] == ["The capital of France is", "France is run from", "a", "b"]
     bad = write(tmp_path / "bad.txt", b"fine\n\xff\n")
     with pytest.raises(BadInputError, match=r"bad\.txt:2: "):
         list(read_prompts([bad]))

@@ -143,6 +143,7 @@ def random_network(loaded: LoadedModel) -> Callable[..., NetworkSet]:
             blocks=2,
             modules=tuple(m.name for m in modules),
             shapes=tuple((m.d_in, m.d_out) for m in modules),
+            positions=tuple(m.positions for m in modules),
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -112,6 +112,7 @@ def test_the_store_holds_its_own_hypernetwork(
     config = NetworkConfig(
         form="joint", rank=4, blocks=1, modules=tuple(m.name for m in modules),
         shapes=tuple((m.d_in, m.d_out) for m in modules),
+            positions=tuple(m.positions for m in modules),
     )  # fmt: skip
     folder = tmp_path / "network"
     folder.mkdir()
