@@ -213,6 +213,20 @@ def keys_at(log: EditLog, history: History, step: int) -> dict[str, FactKeys]:
     return {fact: found[fact] for fact in live}
 
 
+def key_ages_at(log: EditLog, history: History, step: int) -> dict[str, int]:
+    """How many edit steps of the line the keys of each fact live at the state of a step have stood since their trace.
+
+    0: traced by the last edit, or by a reconsolidation that no edit followed.
+    """
+    edits, traced = 0, dict[str, int]()
+    for record in history.line(step):
+        edits += record.kind == "edit"
+        if record.keys is not None:
+            tensors = decode_tensors(log.blob(record.keys), f"keys of step {record.step}")
+            traced.update((row.tobytes().hex(), edits) for row in tensors["facts"])
+    return {fact: edits - traced[fact] for fact in history.fold(step).live}
+
+
 def editor_state_at(log: EditLog, history: History, step: int) -> dict[str, npt.NDArray[Any]]:
     """The editor's own state at the state of a step, empty where it has none."""
     for record in reversed(history.line(step)):

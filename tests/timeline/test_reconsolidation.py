@@ -113,7 +113,7 @@ def test_the_step_stores_the_shift_whole_and_the_keys_of_all_live_facts(filled: 
         keys = decode_keys(timeline._log.blob(str(step.keys)), "keys")
         assert keys.keys() == {fact.digest for fact in timeline.facts()}
         assert len(heard) == step.report["editor"]["passes"]
-        assert step.report.keys() == {"start", "guard", "objections", "editor", "seconds"}
+        assert step.report.keys() == {"start", "staleness", "guard", "objections", "editor", "seconds"}
         assert timeline.history().since_snapshot(3) == 0
         # The model at hand is the one that the store describes.
         base = {m.name: timeline.bench().loaded.base_weight(m.name).numpy() for m in timeline.bench().loaded.modules}
