@@ -68,14 +68,15 @@ def measure(timeline: Timeline, facts: Sequence[Fact], kinds: Sequence[Kind]) ->
     before = {kind: cost(lambda k=kind: bare_pass(bench.loaded, rows, s.micro_batch, k)) for kind in kinds}
     forget_peak()
     resident_before, done = resident(), list[Resolved]()
-    whole = cost(lambda: done.append(reconsolidate(bench, facts)))
+    sizes: list[int] = []
+    whole = cost(lambda: done.append(solve(bench, facts, sizes)))
     memory = {"before": resident_before, "peak": resident("VmHWM"), "after": resident()}
     solved, report = done[0], done[0].report
     if report["rows"] != (counted := _count(rows)):
         raise SystemExit(f"a pass had {report['rows']} rows, the bare one {counted}; make own_rows follow the passes")
     after = {kind: cost(lambda k=kind: bare_pass(bench.loaded, rows, s.micro_batch, k)) for kind in kinds}
     bare = {k: Cost((before[k].wall + after[k].wall) / 2, (before[k].cpu + after[k].cpu) / 2) for k in kinds}
-    memory["keys"] = sum(a.nbytes for k in solved.keys.values() for a in (*k.rows.values(), k.conflict)) / MIB
+    memory["keys"] = sum(sizes) / MIB
     forget_peak()
     memory["before_commit"] = resident()
     commit = cost(lambda: write(timeline, solved))
@@ -94,6 +95,14 @@ def measure(timeline: Timeline, facts: Sequence[Fact], kinds: Sequence[Kind]) ->
     }
 
 
+def solve(bench: Bench, facts: Sequence[Fact], sizes: list[int]) -> Resolved:
+    """A reconsolidation with its closing trace of keys, which are counted and dropped."""
+    solved = reconsolidate(bench, facts)
+    for part in solved.key_parts():
+        sizes += [array.nbytes for keys in part.values() for array in (*keys.rows.values(), keys.conflict)]
+    return solved
+
+
 def _count(rows: Sequence[Row]) -> dict[str, int]:
     preserved = sum(row.kind == "preserved" for row in rows)
     return {"facts": len(rows) - preserved, "preserved": preserved}
@@ -102,7 +111,7 @@ def _count(rows: Sequence[Row]) -> dict[str, int]:
 def write(timeline: Timeline, solved: Resolved) -> None:
     """Commit what a reconsolidation led to, as a timeline does."""
     weights = {name: shift.cpu().numpy() for name, shift in solved.shifts.items()}
-    draft = Draft(kind="reconsolidate", parent=0, weights=weights, keys=solved.keys)
+    draft = Draft(kind="reconsolidate", parent=0, weights=weights, key_parts=solved.key_parts)
     write_step(timeline._log, timeline.history(), timeline.config, draft)
 
 

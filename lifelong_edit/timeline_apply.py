@@ -156,7 +156,12 @@ class Solving:
             )
         weights = {name: shift.cpu().numpy() for name, shift in solved.shifts.items()}
         return Draft(
-            kind="reconsolidate", parent=self._at, weights=weights, keys=solved.keys, report=report, device=device
+            kind="reconsolidate",
+            parent=self._at,
+            weights=weights,
+            key_parts=solved.key_parts,
+            report=report,
+            device=device,
         )
 
     def _conflicts(self, state: SolveState, facts: Sequence[Fact]) -> Decision:

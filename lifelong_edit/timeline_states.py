@@ -204,8 +204,8 @@ def keys_at(log: EditLog, history: History, step: int) -> dict[str, FactKeys]:
     live = history.fold(step).live
     found: dict[str, FactKeys] = {}
     for record in history.line(step):
-        if record.keys is not None:
-            traced = decode_keys(log.blob(record.keys), f"keys of step {record.step}")
+        for blob in record.key_blobs:
+            traced = decode_keys(log.blob(blob), f"keys of step {record.step}")
             found.update({fact: keys for fact, keys in traced.items() if fact in live})
     missing = [fact for fact in live if fact not in found]
     if missing:
@@ -221,8 +221,8 @@ def key_ages_at(log: EditLog, history: History, step: int) -> dict[str, int]:
     edits, traced = 0, dict[str, int]()
     for record in history.line(step):
         edits += record.kind == "edit"
-        if record.keys is not None:
-            tensors = decode_tensors(log.blob(record.keys), f"keys of step {record.step}")
+        for blob in record.key_blobs:
+            tensors = decode_tensors(log.blob(blob), f"keys of step {record.step}")
             traced.update((row.tobytes().hex(), edits) for row in tensors["facts"])
     return {fact: edits - traced[fact] for fact in history.fold(step).live}
 
