@@ -8,8 +8,9 @@ no longer exist. So all live facts and the preserved prompts are traced again, i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -32,11 +33,20 @@ SAMPLE = 256
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a reconsolidation leads to: ΔW whole (d_in, d_out), the keys of all live facts there, a report."""
+    """What a reconsolidation leads to: ΔW whole (d_in, d_out), the keys of all live facts there, a report.
+
+    key_parts: moves the model there and traces the keys, CHUNK facts at a time, anew at each call: whoever stores them
+    need not hold them together. Raises StepRefusedError where one is not finite.
+    """
 
     shifts: dict[str, Tensor]
-    keys: dict[str, FactKeys]
+    key_parts: Callable[[], Iterator[dict[str, FactKeys]]]
     report: dict[str, object]
+
+    @cached_property
+    def keys(self) -> dict[str, FactKeys]:
+        """The keys of all live facts, held together."""
+        return {fact: keys for part in self.key_parts() for fact, keys in part.items()}
 
 
 def reconsolidate(
@@ -90,7 +100,7 @@ def reconsolidate(
         raise StepRefusedError("a weight shift is not finite; expected numbers; the reconsolidation was refused")
     bench.loaded.set_shifts(shifts)
     report: dict[str, object] = {"passes": len(losses), "loss": losses, "rows": rows, "norm": norms}
-    return Resolved(shifts, _keys(bench, facts), report)
+    return Resolved(shifts, partial(_keys, bench, facts, shifts), report)
 
 
 class _Sums:
@@ -152,11 +162,11 @@ def _directions(bench: Bench, facts: Sequence[Fact]) -> Tensor:
     return torch.from_numpy(found).to(bench.loaded.device)
 
 
-def _keys(bench: Bench, facts: Sequence[Fact]) -> dict[str, FactKeys]:
-    """The keys of all facts at the model's present weights."""
-    found: dict[str, FactKeys] = {}
-    conflict = conflict_of(bench, facts)
-    for rows in _chunks(bench, facts, ()):
+def _keys(bench: Bench, facts: Sequence[Fact], shifts: Mapping[str, Tensor]) -> Iterator[dict[str, FactKeys]]:
+    """The keys of all facts at the base weights plus `shifts`, CHUNK facts at a time."""
+    bench.loaded.set_shifts(shifts)
+    for start in range(0, len(facts), CHUNK):
+        part = facts[start : start + CHUNK]
+        rows = fact_rows(bench.loaded.tokenizer, part, bench.settings.phrasings)
         traced = trace(bench.loaded, rows, bench.settings.micro_batch, gradients=False)
-        found |= fact_keys(bench, traced, rows, conflict)
-    return found
+        yield fact_keys(bench, traced, rows, conflict_of(bench, part))

@@ -206,7 +206,16 @@ class Timeline:
             "modules": list(model.modules),
             "time": record.time,
             "bytes": self._log.size(),
+            "staleness": history.staleness(history.head),
         }
+
+    def staleness(self) -> dict[str, Any]:
+        """How far the stored keys have drifted from those of the model at the head, measured now; loads the model.
+
+        `state`, the step whose state was measured, and figures by module and age as of `lifelong_edit.staleness`.
+        """
+        found: dict[str, Any] = self._solve().staleness()
+        return found
 
     def weights(self, step: int) -> Weights:
         """ΔW by module at the state of a step, checked against the digest logged with it. No torch."""

@@ -13,12 +13,13 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.guard import as_report, measure, objections
 from lifelong_edit.policies import Decision, find_conflicts
 from lifelong_edit.reconsolidation import reconsolidate
+from lifelong_edit.staleness import staleness
 from lifelong_edit.stores import EditLog, KeyIndex, Place, StepRecord, digest_bytes, materialise
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_config import Config
 from lifelong_edit.timeline_history import History, Sieved
 from lifelong_edit.timeline_model import as_tensors
-from lifelong_edit.timeline_states import Weights, add_shifts, editor_state_at, keys_at, weights_at
+from lifelong_edit.timeline_states import Weights, add_shifts, editor_state_at, key_ages_at, keys_at, weights_at
 
 NEIGHBOURS = 8
 """How many live facts are looked at per new one."""
@@ -117,6 +118,14 @@ class Solving:
 
     # -- all facts together
 
+    def staleness(self) -> dict[str, Any]:
+        """How far the stored keys have drifted at the state at the head. The model is left at its weights."""
+        state = self.state()
+        ages = key_ages_at(self._log, self._history(), self._at)
+        self._bench.loaded.set_shifts(state.shifts)
+        found = staleness(self._bench, list(state.live.values()), state.keys, ages, state.digest)
+        return {"state": self._at, **found}
+
     def reconsolidation(self, start: float, guarded: bool, say: Say | None) -> Draft:
         """The step that solves again over all live facts, begun at `start` times ΔW.
 
@@ -128,7 +137,7 @@ class Solving:
         warm = {name: start * shift for name, shift in state.shifts.items()} if start else None
         report: dict[str, Any] = {"start": start}
         try:
-            self._bench.loaded.set_shifts(state.shifts)
+            report["staleness"] = self.staleness()  # as of before; the model stands at the state's weights from here on
             before = measure(self._bench, facts, record.live_digest)
             solved = reconsolidate(
                 self._bench, facts, start=warm, state=state.digest if start else "", say=say or silent
@@ -147,7 +156,12 @@ class Solving:
             )
         weights = {name: shift.cpu().numpy() for name, shift in solved.shifts.items()}
         return Draft(
-            kind="reconsolidate", parent=self._at, weights=weights, keys=solved.keys, report=report, device=device
+            kind="reconsolidate",
+            parent=self._at,
+            weights=weights,
+            key_parts=solved.key_parts,
+            report=report,
+            device=device,
         )
 
     def _conflicts(self, state: SolveState, facts: Sequence[Fact]) -> Decision:

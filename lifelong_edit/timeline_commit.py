@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,8 @@ class Draft:
     """A step before it is committed. `weights`: ΔW of the state that it leads to, (d_in, d_out) float32 each.
 
     target: of a rollback, the step whose state it goes back to, of a refusal the one whose state stays; its digests
-    are taken over.
+    are taken over. key_parts: traces keys anew at each call, a few facts at a time, instead of `keys`; they are written
+    as they come, so that they need not be held together.
     """
 
     kind: StepKind
@@ -48,6 +49,7 @@ class Draft:
     places: Sequence[Place] = ()
     shift: Mapping[str, Shift] | None = None
     keys: Mapping[str, FactKeys] = field(default_factory=dict)
+    key_parts: Callable[[], Iterable[Mapping[str, FactKeys]]] | None = None
     editor_state: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     reason: str | None = None
@@ -85,8 +87,9 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         provenance=_provenance(config, draft),
     )
     facts = {fact.digest: msgspec.json.encode(fact) for fact in draft.facts}
-    log.append(record, facts=facts, blobs={**blobs, weights: stored}, weights=weights)
-    return record
+    traced = None if (parts := draft.key_parts) is None else lambda: map(encode_keys, parts())
+    log.append(record, facts=facts, blobs={**blobs, weights: stored}, weights=weights, keys=traced)
+    return record if traced is None else log.step(record.step)
 
 
 def _keep_whole(history: History, config: Config, draft: Draft) -> bool:

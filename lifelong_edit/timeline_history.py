@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact, Record
@@ -134,6 +134,12 @@ class History:
             if record.kind == "reconsolidate" or record.step in refused:
                 since, before = 0, before + since
         return since, before
+
+    def staleness(self, step: int) -> dict[str, Any] | None:
+        """What the last reconsolidation logged of stale keys, of those that began at a state on the line of a step."""
+        line = {record.step for record in self.line(step)}
+        found = (r.report["staleness"] for r in reversed(self.records) if "staleness" in r.report and r.parent in line)
+        return next(found, None)
 
     def added(self, digest: str) -> bool:
         """Whether a fact was added by some step of the log."""

@@ -204,13 +204,27 @@ def keys_at(log: EditLog, history: History, step: int) -> dict[str, FactKeys]:
     live = history.fold(step).live
     found: dict[str, FactKeys] = {}
     for record in history.line(step):
-        if record.keys is not None:
-            traced = decode_keys(log.blob(record.keys), f"keys of step {record.step}")
+        for blob in record.key_blobs:
+            traced = decode_keys(log.blob(blob), f"keys of step {record.step}")
             found.update({fact: keys for fact, keys in traced.items() if fact in live})
     missing = [fact for fact in live if fact not in found]
     if missing:
         raise StoreDamagedError(f"the store has no keys of the live fact {missing[0]}; restore it from a backup")
     return {fact: found[fact] for fact in live}
+
+
+def key_ages_at(log: EditLog, history: History, step: int) -> dict[str, int]:
+    """How many edit steps of the line the keys of each fact live at the state of a step have stood since their trace.
+
+    0: traced by the last edit, or by a reconsolidation that no edit followed.
+    """
+    edits, traced = 0, dict[str, int]()
+    for record in history.line(step):
+        edits += record.kind == "edit"
+        for blob in record.key_blobs:
+            tensors = decode_tensors(log.blob(blob), f"keys of step {record.step}")
+            traced.update((row.tobytes().hex(), edits) for row in tensors["facts"])
+    return {fact: edits - traced[fact] for fact in history.fold(step).live}
 
 
 def editor_state_at(log: EditLog, history: History, step: int) -> dict[str, npt.NDArray[Any]]:

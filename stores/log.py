@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -115,31 +115,37 @@ class EditLog:
     # -- writing
 
     def append(
-        self, record: StepRecord, *, facts: Mapping[str, bytes], blobs: Mapping[str, bytes], weights: str | None = None
+        self,
+        record: StepRecord,
+        *,
+        facts: Mapping[str, bytes],
+        blobs: Mapping[str, bytes],
+        weights: str | None = None,
+        keys: Callable[[], Iterable[bytes]] | None = None,
     ) -> Head:
         """Commit one step: record, facts, blobs and the new head together; on return all of it is on the disk.
 
         facts: digest → encoded fact. blobs: `digest_bytes` → bytes. weights: digest of the blob that holds ΔW of
-        the new head; that of the former head is dropped unless a step names it.
+        the new head; that of the former head is dropped unless a step names it. keys: makes blobs of keys one by one,
+        each written before the next is made, and all named in the record; called anew where the map had to be grown.
         Raises StoreError where the record does not follow the head, or nothing could be written.
         """
         if self._lock is None or self._closed:
             raise StoreError(f"{self.path} is {'closed' if self._closed else 'open read-only'}; open it for writing")
-        encoded = encode_step(record)
-        head = Head(record.step, digest_bytes(encoded), weights)
 
-        def commit(transaction: object) -> None:
+        def commit(transaction: object) -> Head:
             tables = Tables(self._environment, transaction)
             former = _follow(tables, record)
             for digest, fact in facts.items():
                 tables.put("facts", digest.encode(), fact, overwrite=False)
             for digest, blob in blobs.items():
                 tables.put_blob(digest, blob)
-            _enter(tables, record, encoded, head)
+            head = _enter(tables, record if keys is None else _with_keys(tables, record, keys()), weights)
             if former.weights is not None and former.weights != weights:
                 tables.drop_unreferenced(former.weights)
+            return head
 
-        self._environment.write(commit)
+        head = self._environment.write(commit)
         write_acknowledged(self.path, self.marker.store_id, head)
         return head
 
@@ -220,8 +226,19 @@ def _follow(tables: Tables, record: StepRecord) -> Head:
     return former
 
 
-def _enter(tables: Tables, record: StepRecord, encoded: bytes, head: Head) -> None:
+def _with_keys(tables: Tables, record: StepRecord, parts: Iterable[bytes]) -> StepRecord:
+    """Write blobs of keys as they come, and name them in the record."""
+    digests: list[str] = []
+    for data in parts:
+        digests.append(digest_bytes(data))
+        tables.put_blob(digests[-1], data)
+    return msgspec.structs.replace(record, keys=digests[0], further_keys=tuple(digests[1:]))
+
+
+def _enter(tables: Tables, record: StepRecord, weights: str | None) -> Head:
     """Write a step and make it the head."""
+    encoded = encode_step(record)
+    head = Head(record.step, digest_bytes(encoded), weights)
     for digest in record.blobs:
         tables.refer(digest)
     if head.weights is not None and not tables.has_blob(head.weights):
@@ -230,3 +247,4 @@ def _enter(tables: Tables, record: StepRecord, encoded: bytes, head: Head) -> No
         tables.consume(place, record.step)
     tables.put("steps", step_key(record.step), encoded)
     tables.put("head", HEAD, msgspec.msgpack.encode(head))
+    return head

@@ -62,6 +62,8 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     editor_state: str | None = None
     fixed: str | None = None
     """Digests of this step's blobs: shift, keys of the facts it traced, ΔW whole, editor state, what `init` fixed."""
+    further_keys: tuple[str, ...] = ()
+    """Digests of further blobs of keys, where the step traced more facts than one holds."""
 
     weights_digest: str
     """`tensors_digest` of ΔW at this step's state."""
@@ -75,8 +77,13 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def blobs(self) -> tuple[str, ...]:
         """Digests of the blobs that this record refers to, each once."""
-        named = (self.shift, self.keys, self.snapshot, self.editor_state, self.fixed)
+        named = (self.shift, *self.key_blobs, self.snapshot, self.editor_state, self.fixed)
         return tuple(dict.fromkeys(digest for digest in named if digest is not None))
+
+    @property
+    def key_blobs(self) -> tuple[str, ...]:
+        """Digests of the blobs with the keys of the facts that this step traced."""
+        return () if self.keys is None else (self.keys, *self.further_keys)
 
 
 def _plain(value: object) -> Any:

@@ -1,8 +1,8 @@
-"""Commands that only read the log: status, log, show, facts. They start without torch."""
+"""Commands that only read the log: status, log, show, facts. They start without torch, but for `status --keys`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import click
 from lifelong_edit.cli.common import (
     at_option,
     cell,
+    device_option,
     json_option,
     one_line,
     opened,
@@ -24,20 +25,29 @@ from lifelong_edit.cli.common import (
 @click.command()
 @store_option
 @json_option
-def status(store: Path, as_json: bool) -> None:
+@device_option
+@click.option("--keys", is_flag=True, help="Measure how stale the stored keys are now; this loads the model.")
+def status(store: Path, as_json: bool, device: str | None, keys: bool) -> None:
     """Where the timeline stands: head, number of steps, live facts, digests.
+
+    And how far the stored keys of live facts have drifted from the model's present ones, by module and by the number of
+    edits since they were traced: as logged by the last reconsolidation, at the state before it, or, with --keys, now.
 
     \b
     Examples:
       lifelong-edit status
       lifelong-edit status --json | jq .weights_digest
+      lifelong-edit status --keys
     """
-    with opened(store, read_only=True) as timeline:
-        found = timeline.status()
+    with opened(store, read_only=True, device=device) as timeline:
+        found = timeline.status() | ({"staleness": timeline.staleness()} if keys else {})
     if as_json:
         print_json(found)
         return
+    stale = found.pop("staleness")
     print_pairs([(name, value) for name, value in found.items() if not isinstance(value, dict | list)])
+    if stale is not None:
+        print_staleness(stale)
 
 
 @click.command()
@@ -92,6 +102,8 @@ def show(step: int, store: Path, as_json: bool) -> None:
     told = {"passes": record.report["editor"]["passes"], **guarded(record.report)} if "guard" in record.report else {}
     told |= {"refused": "; ".join(record.report["objections"])} if record.kind == "refused" else {}
     print_pairs([(name, value) for name, value in (found | told).items() if not isinstance(value, dict | list)])
+    if "staleness" in record.report:
+        print_staleness(record.report["staleness"])
     if not facts:
         return
     untaken = set(record.report.get("gate", {}).get("untaken", ()))
@@ -168,6 +180,21 @@ def guarded(report: Mapping[str, Any]) -> dict[str, str]:
     before, after = report["guard"]["before"], report["guard"]["after"]
     names = ("retention", "locality", "perplexity")
     return {name: f"{cell(before[name])} → {cell(after[name])}" for name in names}
+
+
+def print_staleness(found: Mapping[str, Any]) -> None:
+    """How stale keys are: relative drift by module and age, the number of edits since the keys were traced."""
+    click.echo(f"\nkeys at step {found['state']}: {found['sampled']} of {found['live']} live facts")
+    columns = ("module", "age", "facts", "median", "p90")
+    rows = [{**row, "age": _span(row["ages"])} for row in found["drift"]]
+    print_table(columns, [[row[name] for name in columns] for row in rows])
+
+
+def _span(ages: Sequence[int] | None) -> str:
+    if ages is None:
+        return "all"
+    first, last = ages
+    return str(first) if first == last else f"{first} to {last}"
 
 
 def describe_fact(fact: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lmdb
@@ -219,6 +219,44 @@ def test_a_full_map_grows_and_the_whole_step_is_written(make_store: MakeStore, a
         record = add_step(log, size=30_000)  # 480 kB each, several times the map
     assert log.steps()[3] == record
     assert len(log.blob(str(record.shift))) > 480_000
+
+
+def test_keys_are_written_one_by_one_and_named_in_the_record(make_store: MakeStore) -> None:
+    """Each blob is in the transaction before the next is made; a full map makes them all again."""
+    log = make_store(map_size=64 * 4096)
+    record = StepRecord(
+        step=1, kind="reconsolidate", parent=0, previous=log.head().chain, time="t", weights_digest="", live_digest=""
+    )
+    begun = []
+
+    def keys() -> Iterator[bytes]:
+        begun.append(True)
+        yield from (bytes([number]) * 50_000 for number in range(8))
+
+    log.append(record, facts={}, blobs={}, weights=log.head().weights, keys=keys)
+    assert len(begun) == 2
+    found = log.step(1)
+    assert [log.blob(digest)[0] for digest in found.key_blobs] == list(range(8))
+    assert set(found.key_blobs) == set(found.blobs)
+    assert log.head().chain == digest_bytes(msgspec.msgpack.encode(found))
+
+
+def test_keys_that_fail_half_way_leave_nothing_behind(make_store: MakeStore) -> None:
+    log = make_store()
+    head = log.head()
+    record = StepRecord(
+        step=1, kind="reconsolidate", parent=0, previous=head.chain, time="t", weights_digest="", live_digest=""
+    )
+
+    def keys() -> Iterator[bytes]:
+        yield b"first"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        log.append(record, facts={}, blobs={}, weights=head.weights, keys=keys)
+    assert (log.head(), log.has_blob(digest_bytes(b"first"))) == (head, False)
+    log.append(record, facts={}, blobs={}, weights=head.weights, keys=lambda: [b"first"])
+    assert log.step(1).key_blobs == (digest_bytes(b"first"),)
 
 
 def test_a_reader_keeps_its_handle_while_the_log_grows(make_store: MakeStore, add_step: AddStep) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong_edit.errors import StoreError, UsageError
+from lifelong_edit import reconsolidation
+from lifelong_edit.batchstep import fact_keys
+from lifelong_edit.errors import StepRefusedError, StoreError, UsageError
 from lifelong_edit.facts import Fact
+from lifelong_edit.grams import FactKeys
 from lifelong_edit.stores import decode_tensors, tensors_digest
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_states import decode_keys
+from lifelong_edit.timeline_states import decode_keys, keys_at
 
 Start = Callable[..., Timeline]
 Batch = Callable[..., list[Fact]]
@@ -113,12 +117,65 @@ def test_the_step_stores_the_shift_whole_and_the_keys_of_all_live_facts(filled: 
         keys = decode_keys(timeline._log.blob(str(step.keys)), "keys")
         assert keys.keys() == {fact.digest for fact in timeline.facts()}
         assert len(heard) == step.report["editor"]["passes"]
-        assert step.report.keys() == {"start", "guard", "objections", "editor", "seconds"}
+        assert step.report.keys() == {"start", "staleness", "guard", "objections", "editor", "seconds"}
         assert timeline.history().since_snapshot(3) == 0
         # The model at hand is the one that the store describes.
         base = {m.name: timeline.bench().loaded.base_weight(m.name).numpy() for m in timeline.bench().loaded.modules}
         for name, weight in held(timeline).items():
             np.testing.assert_array_equal(weight.numpy(), base[name] + snapshot[name])
+
+
+def test_keys_are_written_as_they_are_traced(
+    filled: Callable[..., Timeline], batch: Batch, lenient: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few facts at a time, never held together; and what is read from several blobs is what one would have held."""
+    held_at_once: list[int] = []
+    made: list[weakref.ref[FactKeys]] = []
+
+    def watched(*arguments: Any) -> dict[str, FactKeys]:
+        held_at_once.append(sum(ref() is not None for ref in made))
+        found = fact_keys(*arguments)
+        made.extend(weakref.ref(keys) for keys in found.values())
+        return found
+
+    with filled() as timeline:
+        monkeypatch.setattr(reconsolidation, "CHUNK", 2)
+        step = timeline.reconsolidate(guard=False)
+        timeline.rollback(2)
+        monkeypatch.setattr(reconsolidation, "fact_keys", watched)
+        again = timeline.reconsolidate(guard=False)
+        assert held_at_once == [0, 0, 0]
+        assert len(step.further_keys) == 2
+        assert (again.keys, again.further_keys) == (step.keys, step.further_keys)
+        assert set(step.key_blobs) < set(step.blobs)
+        facts = sorted(fact.digest for fact in timeline.facts())
+        blobs = [decode_keys(timeline._log.blob(digest), "keys") for digest in step.key_blobs]
+        assert [list(part) for part in blobs] == [facts[:2], facts[2:4], facts[4:]]
+        read = keys_at(timeline._log, timeline.history(), again.step)
+        resolved = reconsolidation.reconsolidate(timeline.bench(), timeline.facts())
+        assert read.keys() == resolved.keys.keys() == set(facts)
+        for fact, keys in resolved.keys.items():
+            np.testing.assert_array_equal(read[fact].conflict, keys.conflict)
+            for module, rows in keys.rows.items():
+                np.testing.assert_array_equal(read[fact].rows[module], rows)
+        following = timeline.apply(batch(2), gate=lenient)
+    with Timeline.open(timeline.path) as reopened:
+        reopened.rollback(step.step)
+        assert reopened.apply(batch(2), gate=lenient, again=True).weights_digest == following.weights_digest
+
+
+def test_keys_that_are_not_finite_commit_nothing(
+    filled: Callable[..., Timeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> dict[str, FactKeys]:
+        raise StepRefusedError("a key is not finite")
+
+    with filled() as timeline:
+        before = timeline.status()
+        monkeypatch.setattr(reconsolidation, "fact_keys", broken)
+        with pytest.raises(StepRefusedError, match="not finite"):
+            timeline.reconsolidate(guard=False)
+        assert timeline.status() == before
 
 
 def test_it_can_be_rolled_back_and_gone_back_to(filled: Callable[..., Timeline], batch: Batch, lenient: Gate) -> None:
