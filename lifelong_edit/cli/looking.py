@@ -27,6 +27,9 @@ from lifelong_edit.cli.common import (
 def status(store: Path, as_json: bool) -> None:
     """Where the timeline stands: head, number of steps, live facts, digests.
 
+    `forecast` is the share of the live facts that the last edit was expected to make forgotten, `forecast_since` that
+    of all edits since the last try to reconsolidate.
+
     \b
     Examples:
       lifelong-edit status
