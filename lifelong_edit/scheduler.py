@@ -101,8 +101,9 @@ class Scheduler:
     Batches are cut from the records as they come, before anything is skipped, so that a run which was killed
     anywhere and is started again with the same input meets the same batches and leaves the same digests.
 
-    reconsolidation: asked after each committed edit, and at the start of a run, since the last one may have been cut
-    off before it could be asked; by default never due. say: told about each pass of a reconsolidation.
+    reconsolidation: asked after each committed edit, at the start of a run, since the last one may have been cut off
+    before it could be asked, and before each batch that leaves something to edit; by default never due. say: told
+    about each pass of a reconsolidation.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Scheduler:
         self._batching = batching or FixedSize(BATCH_SIZE)
         self._reconsolidation = reconsolidation or Never()
         self._skip_bad, self._say = skip_bad, say
+        self._retained: tuple[int, float] | None = None
         self.summary = Summary()
 
     def run(
@@ -134,6 +136,9 @@ class Scheduler:
         for number, batch in enumerate(self._batching.cut(records)):
             started = time.perf_counter()
             sound = self._check(batch, again)
+            if not dry_run and self._timeline.sieve(sound, again=again).facts:
+                yield from self._reconsolidate(reason, sound, again)
+                started = time.perf_counter()
             find = self._preview if dry_run else self._apply
             event = find(number, sound, again, reason, started)
             self.summary.add(event)
@@ -141,11 +146,17 @@ class Scheduler:
             if event.step is not None:
                 yield from self._reconsolidate(reason)
 
-    def _reconsolidate(self, reason: str | None) -> Iterator[ReconsolidationEvent]:
-        """Reconsolidate if the policy says so; the step's reason is the policy where the run has none."""
+    def _reconsolidate(
+        self, reason: str | None, coming: Sequence[Record] | None = None, again: bool = False
+    ) -> Iterator[ReconsolidationEvent]:
+        """Reconsolidate if the policy says so; the step's reason is the policy where the run has none.
+
+        coming: the batch that is to be edited next, where one is at hand.
+        """
         timeline = self._timeline
         since, before = timeline.history().edits(timeline.head)
-        if not self._reconsolidation.due(Standing(since, before, self._retention)):
+        forecast = None if coming is None else lambda: self._forecast(coming, again)
+        if not self._reconsolidation.due(Standing(since, before, self._retention, forecast)):
             return
         step = timeline.reconsolidate(reason=reason or str(self._reconsolidation), say=self._say)
         event = ReconsolidationEvent(
@@ -158,13 +169,22 @@ class Scheduler:
         self.summary.add(event)
         yield event
 
+    def _forecast(self, coming: Sequence[Record], again: bool) -> float:
+        """Share of the live facts that will have been forgotten since the last attempt, with the coming batch."""
+        found = self._timeline.forecast(coming, again=again)
+        return 0.0 if found is None else float(found["since"])
+
     def _retention(self) -> float:
-        """Share of right answers at the head, as the guard of a reconsolidation measures it."""
+        """Share of right answers at the head, as the guard of a reconsolidation measures it: once per head."""
         from lifelong_edit.guard import retention
 
+        if self._retained is not None and self._retained[0] == self._timeline.head:
+            return self._retained[1]
         head = self._timeline.at(self._timeline.head)
         head.loaded()  # the model is moved there
-        return retention(self._timeline.bench(), head.facts(), head.record.live_digest)[0]
+        share = retention(self._timeline.bench(), head.facts(), head.record.live_digest)[0]
+        self._retained = (head.step, share)
+        return share
 
     def _apply(
         self, number: int, batch: Sequence[Record], again: bool, reason: str | None, started: float

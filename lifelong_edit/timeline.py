@@ -197,6 +197,7 @@ class Timeline:
             "steps": len(history.records),
             "live_facts": len(fold.live),
             "superseded": len(fold.ever) - len(fold.live),
+            **history.forecast(history.head),
             "weights_digest": record.weights_digest,
             "live_digest": record.live_digest,
             "base_fingerprint": model.fingerprint,
@@ -286,7 +287,25 @@ class Timeline:
         """
         sieved = self.sieve(facts, again=again)
         draft = self._solve().propose(sieved, (), gate) if sieved.facts else None
-        return None if draft is None else draft.report
+        if draft is None:
+            return None
+        draft.report["forecast"] = self._solve().forecast_of(draft)
+        found: dict[str, Any] = draft.report
+        return found
+
+    def forecast(self, facts: Sequence[Fact] | Sequence[Record], *, again: bool = False) -> dict[str, Any] | None:
+        """What a batch would make forgotten, told by its keys before any solve; None where nothing is left to do.
+
+        `live`: facts that it leaves in force; `forgotten`: how many of them are expected to be forgotten; `share`: the
+        same as a share; `since`: the share together with what was forecast of the edits since the last try to
+        reconsolidate. A function of the head's state and the batch.
+        """
+        sieved = self.sieve(facts, again=again)
+        if not sieved.facts:
+            return None
+        found: dict[str, Any] = self._solve().forecast(sieved.facts)
+        total = self.history().forgotten(self.head) + found["forgotten"]
+        return found | {"since": total / found["live"] if found["live"] else 0.0}
 
     def rollback(self, step: int, *, reason: str | None = None) -> StepRecord:
         """Go back to the state at a step, as a new step of the log. Step 0 is the base.

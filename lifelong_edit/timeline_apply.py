@@ -10,6 +10,8 @@ import numpy as np
 
 from lifelong_edit.batchstep import Bench, Proposal, Say, SolveState, conflict_keys, edit_batch, silent
 from lifelong_edit.facts import Fact
+from lifelong_edit.forecast import key_features, outlook
+from lifelong_edit.forecast_measuring import live_conflict_keys, proposed_changes
 from lifelong_edit.guard import as_report, measure, objections
 from lifelong_edit.policies import Decision, find_conflicts
 from lifelong_edit.reconsolidation import reconsolidate
@@ -17,12 +19,15 @@ from lifelong_edit.staleness import staleness
 from lifelong_edit.stores import EditLog, KeyIndex, Place, StepRecord, digest_bytes, materialise
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_config import Config
+from lifelong_edit.timeline_defaults import default_forecasters
 from lifelong_edit.timeline_history import History, Sieved
 from lifelong_edit.timeline_model import as_tensors
 from lifelong_edit.timeline_states import Weights, add_shifts, editor_state_at, key_ages_at, keys_at, weights_at
 
 NEIGHBOURS = 8
 """How many live facts are looked at per new one."""
+AT_RISK = 5
+"""How many live facts a forecast from a proposal names."""
 
 Gate = Callable[[Bench, SolveState, Proposal, Sequence[Fact]], Mapping[str, Any]]
 
@@ -84,7 +89,7 @@ class Solving:
         Takes what conflicts drop out of `sieved`. Raises StepRefusedError; the model is put back then.
         """
         state = self.state()
-        decision = self._conflicts(state, sieved.facts)
+        decision, keys = self._conflicts(state, sieved.facts)
         sieved.drop(decision.drop, "conflict")
         if not sieved.facts:
             return None
@@ -111,10 +116,40 @@ class Solving:
                 "gate": dict(figures),
                 "conflicts": [msgspec.to_builtins(conflict) for conflict in decision.conflicts],
                 "skipped": sieved.counts(),
+                "forecast": self._outlook(state, decision, keys),
                 "editor": proposal.report,
             },
             device=str(self._bench.loaded.device),
         )
+
+    # -- what a batch will make forgotten
+
+    def forecast(self, facts: Sequence[Fact]) -> dict[str, Any]:
+        """What editing a batch will do to the live facts that it leaves in force, by keys alone: see `outlook`.
+
+        A function of the head's state and the batch; the same figures as in the report of the step, were it made.
+        """
+        return self._outlook(self.state(), *self._conflicts(self.state(), facts))
+
+    def forecast_of(self, draft: Draft) -> dict[str, Any]:
+        """The same from the change that a step proposes, with the facts most at risk; before it is committed."""
+        state = self.state()
+        live = _left(state, draft.superseded)
+        if not live or draft.shift is None:
+            return outlook("change", (), np.zeros(0), AT_RISK)
+        batch = conflict_keys(self._bench, [fact.prompt for fact in draft.facts])
+        keys = key_features(live_conflict_keys(self._bench, state, live), batch)
+        features = np.hstack([keys, proposed_changes(self._bench, state, live, draft.shift)])
+        return outlook("change", live, default_forecasters()["change"].probabilities(features), AT_RISK)
+
+    def _outlook(self, state: SolveState, decision: Decision, keys: Mapping[str, Any]) -> dict[str, Any]:
+        """keys: the conflict key of each fact of the batch, (d_in,); those that conflicts drop do nothing."""
+        live = _left(state, decision.retire)
+        batch = [key for digest, key in keys.items() if digest not in decision.drop]
+        if not live or not batch:
+            return outlook("keys", live, np.zeros(len(live)))
+        features = key_features(live_conflict_keys(self._bench, state, live), np.stack(batch))
+        return outlook("keys", live, default_forecasters()["keys"].probabilities(features))
 
     # -- all facts together
 
@@ -164,13 +199,19 @@ class Solving:
             device=device,
         )
 
-    def _conflicts(self, state: SolveState, facts: Sequence[Fact]) -> Decision:
+    def _conflicts(self, state: SolveState, facts: Sequence[Fact]) -> tuple[Decision, dict[str, Any]]:
+        """What is decided of a batch, and the conflict key of each of its facts, (d_in,)."""
         settings = self._config.settings
         index = self.index()
-        found = index.search(conflict_keys(self._bench, [fact.prompt for fact in facts]), NEIGHBOURS)
-        return find_conflicts(
-            facts, state.live, candidates=found, cosine=settings.conflict_cosine, policy=settings.conflict_policy
+        keys = conflict_keys(self._bench, [fact.prompt for fact in facts])
+        decision = find_conflicts(
+            facts,
+            state.live,
+            candidates=index.search(keys, NEIGHBOURS),
+            cosine=settings.conflict_cosine,
+            policy=settings.conflict_policy,
         )
+        return decision, {fact.digest: key for fact, key in zip(facts, keys, strict=True)}
 
     # -- the key index
 
@@ -205,6 +246,12 @@ class Solving:
         mean = self._bench.conflict_mean.cpu().numpy()
         keys = self.state().keys
         return np.stack([keys[fact].conflict for fact in facts]).astype(np.float32) - mean
+
+
+def _left(state: SolveState, retired: Sequence[str]) -> list[str]:
+    """Digests of the live facts that a batch leaves in force, sorted: no figure depends on how they came."""
+    gone = set(retired)
+    return sorted(digest for digest in state.live if digest not in gone)
 
 
 def _default_gate(gate: Gate | None) -> Gate:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 from lifelong_edit import atlas
 from lifelong_edit.facts import Probe, read_prompts
+from lifelong_edit.forecast import Forecaster, Kind, read_forecasters
 
 BUNDLED_MODEL = "atlas"
 
@@ -37,3 +39,9 @@ def solve_of(hypernetwork: Path | None) -> dict[str, Any]:
 def default_hypernetwork(model: str) -> Path | None:
     """The folder of the network that was trained for a model and comes with the package, if there is one."""
     return atlas.hypernetwork_dir() if model == BUNDLED_MODEL else None
+
+
+@functools.cache
+def default_forecasters() -> dict[Kind, Forecaster]:
+    """The forecasters that were fitted on the forgetting of the bundled model, by kind."""
+    return read_forecasters(atlas.forecast_path())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -127,13 +128,35 @@ class History:
 
         A refusal stands beside the line, at the state that it left: it counts as a try there.
         """
+        since = self.edited_since(step)
+        return len(since), sum(record.kind == "edit" for record in self.line(step)) - len(since)
+
+    def edited_since(self, step: int) -> list[StepRecord]:
+        """The edit steps on the line of a step since the last try to reconsolidate, see `edits`."""
         refused = {self.state_of(record.step) for record in self.records if record.kind == "refused"}
-        since, before = 0, 0
+        since: list[StepRecord] = []
         for record in self.line(step):
-            since += record.kind == "edit"
+            if record.kind == "edit":
+                since.append(record)
             if record.kind == "reconsolidate" or record.step in refused:
-                since, before = 0, before + since
-        return since, before
+                since = []
+        return since
+
+    def forgotten(self, step: int) -> float:
+        """How many live facts the edits since the last try were expected to make forgotten, by what they logged."""
+        return math.fsum(record.report.get("forecast", {}).get("forgotten", 0.0) for record in self.edited_since(step))
+
+    def forecast(self, step: int) -> dict[str, float | None]:
+        """What was forecast when the state at a step was made: the share of the live facts that the last edit was
+
+        expected to make forgotten (`forecast`; None without an edit), and that of all edits since the last try.
+        """
+        edits = [record for record in self.line(step) if record.kind == "edit"]
+        live = len(self.fold(step).live)
+        return {
+            "forecast": edits[-1].report.get("forecast", {}).get("share") if edits else None,
+            "forecast_since": self.forgotten(step) / live if live else 0.0,
+        }
 
     def staleness(self, step: int) -> dict[str, Any] | None:
         """What the last reconsolidation logged of stale keys, of those that began at a state on the line of a step."""

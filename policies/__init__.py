@@ -8,6 +8,7 @@ from lifelong_edit.policies.identity import identities, normalise
 from lifelong_edit.policies.keep import EveryN, KeepPolicy
 from lifelong_edit.policies.reconsolidate import (
     EveryNSteps,
+    Forecast,
     Geometric,
     Never,
     ReconsolidationPolicy,
@@ -25,6 +26,7 @@ __all__ = [
     "EveryN",
     "EveryNSteps",
     "FixedSize",
+    "Forecast",
     "Geometric",
     "KeepPolicy",
     "Never",

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from lifelong_edit.errors import UsageError
 
-FORMS = "never, every:N, geometric, retention:SHARE"
+FORMS = "never, every:N, geometric, retention:SHARE, forecast:BOUND"
 """What `reconsolidation_policy` knows."""
 
 
@@ -25,10 +25,16 @@ class Standing:
     """Edit steps up to the last attempt; 0 where there was none."""
     retention: Callable[[], float]
     """Measures the share of right answers on a sample of the live facts: it costs the model's time."""
+    forecast: Callable[[], float] | None = None
+    """Forecasts the share of the live facts that will have been forgotten since the last attempt, once the coming
+    batch is edited. None where no batch is at hand: after an edit."""
 
 
 class ReconsolidationPolicy(Protocol):
-    """Decides after each edit. As text it is the form that `reconsolidation_policy` reads."""
+    """Decides after each edit, and before each batch that is to be edited: there `Standing.forecast` is known.
+
+    As text it is the form that `reconsolidation_policy` reads.
+    """
 
     def due(self, standing: Standing) -> bool:
         """Whether to reconsolidate now. A function of the state alone: a run that was killed must decide the same."""
@@ -97,6 +103,28 @@ class Retention:
         return standing.edits > 0 and standing.retention() < self.bound
 
 
+@dataclass(frozen=True)
+class Forecast:
+    """Before the batch with which more than `bound` of the live facts would be forgotten since the last attempt.
+
+    The share is a sum: what was forecast of each edit since then, and of the coming batch. A batch's own figure does
+    not fall when all facts are solved again, since it depends on keys that never change; the sum does.
+    """
+
+    bound: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bound <= 1:
+            raise UsageError(f"found the forecast bound {self.bound:g}, expected more than 0 and at most 1")
+
+    def __str__(self) -> str:
+        return f"forecast:{self.bound:g}"
+
+    def due(self, standing: Standing) -> bool:
+        """Whether too much would be forgotten; never twice without an edit in between."""
+        return standing.edits > 0 and standing.forecast is not None and standing.forecast() > self.bound
+
+
 def reconsolidation_policy(text: str) -> ReconsolidationPolicy:
     """The policy that a text names, one of FORMS. Raises `UsageError` for any other text."""
     name, colon, value = text.strip().partition(":")
@@ -107,6 +135,8 @@ def reconsolidation_policy(text: str) -> ReconsolidationPolicy:
             return EveryNSteps(int(value))
         if colon and name == "retention":
             return Retention(float(value))
+        if colon and name == "forecast":
+            return Forecast(float(value))
     except ValueError:
         pass  # not a number: said below
     raise UsageError(f"found the reconsolidation policy {text!r}, expected one of {FORMS}")

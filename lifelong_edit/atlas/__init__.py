@@ -10,6 +10,7 @@ from pathlib import Path
 __all__ = [
     "edits_train_path",
     "edits_validation_path",
+    "forecast_path",
     "heldout_text_path",
     "hypernetwork_dir",
     "model_dir",
@@ -44,6 +45,11 @@ def edits_train_path() -> Path:
 def edits_validation_path() -> Path:
     """JSONL of counterfactual edits of other subjects, for validation."""
     return _HERE / "edits_validation.jsonl"
+
+
+def forecast_path() -> Path:
+    """JSON of the forecasters fitted on what streams of ``edits_train_path`` made this model forget."""
+    return _HERE / "forecast.json"
 
 
 def text_path() -> Path:

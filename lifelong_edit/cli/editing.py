@@ -43,6 +43,7 @@ _COLUMNS: tuple[tuple[str, int], ...] = (
     ("taken", 6),
     ("skipped", 7),
     ("conflicts", 9),
+    ("at risk", 7),
 )
 _COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
 
@@ -57,11 +58,17 @@ _COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
     show_default=True,
     metavar="POLICY",
     help="When to solve again over all live facts: never, every:N (edit steps), geometric (at 4, 8, 16, 32 ... edit "
-    "steps), retention:SHARE (when a smaller share of a sample of the live facts is answered right).",
+    "steps), retention:SHARE (when a smaller share of a sample of the live facts is answered right), forecast:BOUND "
+    "(before the batch with which a larger share of the live facts would be forgotten since the last time: the sum of "
+    "what is forecast of each batch by its keys, before it is solved).",
 )
 @click.option("--again", is_flag=True, help="Also facts that are known only from steps that were rolled back.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad records out, count and report them, instead of stopping.")
-@click.option("--dry-run", is_flag=True, help="Commit nothing; show conflicts, what would take, what the gate says.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Commit nothing; show conflicts, what would take, what it would make forgotten, what the gate says.",
+)
 @click.option("--reason", metavar="TEXT", help="Why, for the log.")
 @making_options
 @device_option
@@ -116,6 +123,7 @@ def stream(
         shown = list(_show_events(events, total, as_json=as_json))
         batches = [event for event in shown if isinstance(event, BatchEvent)]
         _tell_conflicts(batches, timeline, as_json=as_json, dry_run=dry_run)
+        _tell_forecasts(batches, timeline, as_json=as_json)
         summary = _summarise(scheduler.summary, read)
         _report(shown, summary, files, timeline.head, as_json=as_json, dry_run=dry_run)
 
@@ -190,6 +198,7 @@ def _print_event(event: BatchEvent) -> None:
         "taken": gate.get("taken"),
         "skipped": sum(event.skipped.values()),
         "conflicts": len(event.report.get("conflicts", ())),
+        "at risk": _at_risk(event),
         "perplexity": gate.get("perplexity"),
         "seconds": round(event.seconds, 2),
         "weights": event.weights_digest[:12] if event.weights_digest else None,
@@ -235,6 +244,26 @@ def _tell_conflicts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json
     print_table(("conflict", "action", "probability", "new", "in force"), rows)
 
 
+def _at_risk(event: BatchEvent) -> float | None:
+    """How many live facts the batch is expected to make the model forget."""
+    forecast = event.report.get("forecast")
+    return None if forecast is None else round(forecast["forgotten"], 2)
+
+
+def _tell_forecasts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json: bool) -> None:
+    """In a dry run the facts most at risk are known: a table of them."""
+    found = [(event, risk) for event in events for risk in event.report.get("forecast", {}).get("at_risk", ())]
+    if as_json or not found:
+        return
+    facts = timeline.facts_by_digest([risk["fact"] for _, risk in found])
+    rows = []
+    for event, risk in found:
+        fact = facts[risk["fact"]]
+        rows.append((event.batch, round(risk["probability"], 3), risk["fact"][:12], f"{fact.prompt} → {fact.target}"))
+    click.echo()
+    print_table(("batch", "risk", "fact", "in force"), rows)
+
+
 def _describe(event: BatchEvent) -> dict[str, Any]:
     return {
         "batch": event.batch,
@@ -247,6 +276,7 @@ def _describe(event: BatchEvent) -> dict[str, Any]:
         "seconds": event.seconds,
         "gate": event.report.get("gate", {}),
         "conflicts": event.report.get("conflicts", []),
+        "forecast": event.report.get("forecast"),
     }
 
 

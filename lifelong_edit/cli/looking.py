@@ -33,6 +33,9 @@ def status(store: Path, as_json: bool, device: str | None, keys: bool) -> None:
     And how far the stored keys of live facts have drifted from the model's present ones, by module and by the number of
     edits since they were traced: as logged by the last reconsolidation, at the state before it, or, with --keys, now.
 
+    `forecast` is the share of the live facts that the last edit was expected to make forgotten, `forecast_since` that
+    of all edits since the last try to reconsolidate.
+
     \b
     Examples:
       lifelong-edit status

@@ -35,6 +35,7 @@ def test_status_and_log(run: Run, store: Path) -> None:
     status, log = data(run("status", "--store", store, "--json")), data(run("log", "--store", store, "--json"))
     assert {"head", "steps", "live_facts", "weights_digest", "base_fingerprint"} <= status.keys()
     assert (status["head"], status["steps"], status["live_facts"]) == (3, 4, 6)
+    assert 0 < status["forecast"] <= status["forecast_since"] < 1
     assert [step["step"] for step in log] == [0, 1, 2, 3]
     assert [step["kind"] for step in log] == ["init", "edit", "edit", "edit"]
     assert [step["facts"] for step in log] == [0, 2, 2, 2]
@@ -125,8 +126,13 @@ def test_dry_run_changes_nothing(run: Run, store: Path, tmp_path: Path, making: 
     assert dry["summary"]["steps"] == 0
     assert [(c["kind"], c["action"]) for c in dry["batches"][0]["conflicts"]] == [("contradiction", "supersede")]
     assert dry["batches"][0]["gate"]["asked"] == 2
+    forecast = dry["batches"][0]["forecast"]
+    assert (forecast["by"], forecast["live"], len(forecast["at_risk"])) == ("change", 5, 5)
+    assert 0 < forecast["forgotten"] == pytest.approx(sum(risk["probability"] for risk in forecast["at_risk"]))
     shown = run("stream", more, "--store", store, "--dry-run")
     assert "contradiction" in shown.stdout
+    table = shown.stdout[shown.stdout.index("\nbatch ") + 1 :].splitlines()
+    assert [row.split()[2] for row in table[1:6]] == [risk["fact"][:12] for risk in forecast["at_risk"]]
     assert "2 facts would be taught" in shown.stderr
     assert run("log", "--store", store, "--json").stdout == before
     refused = data(run("stream", news, "--store", tmp_path / "none", *making, "--set", "gate_perplexity=1e-9",

@@ -35,9 +35,11 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.preservation": 3,
     "lifelong_edit.derived": 3,
     "lifelong_edit.hypernetwork": 3,
+    "lifelong_edit.forecast": 0,  # numbers in, numbers out
     "lifelong_edit.export": 3,  # models in, folders out
     "lifelong_edit.editors": 4,
     "lifelong_edit.batchstep": 5,
+    "lifelong_edit.forecast_measuring": 5,
     "lifelong_edit.gate": 5,
     "lifelong_edit.guard": 5,
     "lifelong_edit.reconsolidation": 5,

@@ -7,6 +7,7 @@ import pytest
 from lifelong_edit.errors import UsageError
 from lifelong_edit.policies import (
     EveryNSteps,
+    Forecast,
     Geometric,
     Never,
     ReconsolidationPolicy,
@@ -52,6 +53,17 @@ def test_by_retention() -> None:
             Retention(bound)
 
 
+def test_by_forecast() -> None:
+    policy = Forecast(0.1)
+    assert policy.due(Standing(1, 0, unasked, lambda: 0.11))
+    assert not policy.due(Standing(1, 0, unasked, lambda: 0.1))
+    assert not policy.due(Standing(1, 0, unasked)), "no batch is at hand"
+    assert not policy.due(Standing(0, 5, unasked, unasked)), "nothing was edited since the last attempt"
+    for bound in (0.0, 1.01, -1.0, float("nan")):
+        with pytest.raises(UsageError):
+            Forecast(bound)
+
+
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
@@ -59,6 +71,7 @@ def test_by_retention() -> None:
         ("every:7", EveryNSteps(7)),
         ("geometric", Geometric()),
         ("retention:0.95", Retention(0.95)),
+        ("forecast:0.02", Forecast(0.02)),
         (" geometric ", Geometric()),
     ],
 )
@@ -69,16 +82,30 @@ def test_policy_by_name(text: str, policy: ReconsolidationPolicy) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "always", "every", "every:", "every:x", "every:1.5", "never:1", "geometric:4", "retention:", "forecast:0.9"],
+    [
+        "",
+        "always",
+        "every",
+        "every:",
+        "every:x",
+        "every:1.5",
+        "never:1",
+        "geometric:4",
+        "retention:",
+        "forecast:",
+        "forecast",
+    ],
 )
 def test_unknown_policy_names_the_known_ones(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         reconsolidation_policy(text)
     assert repr(text) in str(caught.value)
-    assert "never, every:N, geometric, retention:SHARE" in str(caught.value)
+    assert "never, every:N, geometric, retention:SHARE, forecast:BOUND" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["every:0", "every:-2", "retention:0", "retention:2", "retention:nan"])
+@pytest.mark.parametrize(
+    "text", ["every:0", "every:-2", "retention:0", "retention:2", "retention:nan", "forecast:0", "forecast:1.5"]
+)
 def test_number_out_of_range(text: str) -> None:
     with pytest.raises(UsageError, match="expected"):
         reconsolidation_policy(text)

@@ -1,0 +1,195 @@
+"""What a coming batch will make the model forget: a probability for each live fact, before anything is committed.
+
+Two kinds of forecast. From `keys`, before the solve: how near the batch's conflict keys come to a fact's own, which
+is the best published predictor of an edit's being forgotten, and never goes stale. From the `change`, after the solve:
+how far the proposed shift moves the outputs of the edited modules at the fact's own keys. Both are free of a model's
+scale, so that what was fitted on one model serves others until they have measured forgetting of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lifelong_edit.errors import UsageError
+
+Array = npt.NDArray[np.float64]
+Kind = Literal["keys", "change"]
+
+NEAR = 5
+"""How many of the batch's nearest keys are averaged."""
+FEATURES: Mapping[Kind, tuple[str, ...]] = {
+    "keys": ("nearest", "near", "crowd"),
+    "change": ("nearest", "near", "crowd", "largest_change", "mean_change"),
+}
+"""nearest: largest cosine with a key of the batch. near: mean of the NEAR largest. crowd: log of the batch's size.
+largest_change, mean_change: log of ‖K S‖ / ‖K (W₀ + ΔW)‖, largest and mean over modules."""
+FOLDS = 5
+ROWS = 4096
+"""Keys that are multiplied at a time."""
+
+
+class Forecaster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A logistic regression on standardised features: plain numbers, kept as JSON.
+
+    means, scales, coefficients: one per feature. auc: area under the curve of receiver operating characteristics, each
+    group of rows judged by a fit on the others. provenance: what it was fitted on.
+    """
+
+    features: tuple[str, ...]
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+    coefficients: tuple[float, ...]
+    intercept: float
+    auc: float
+    provenance: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        lengths = {len(part) for part in (self.features, self.means, self.scales, self.coefficients)}
+        if len(lengths) > 1:
+            raise UsageError(f"a forecaster has parts of {sorted(lengths)} numbers; expected one of each per feature")
+
+    def probabilities(self, features: Array) -> Array:
+        """The probability of being forgotten, (n,), for features (n, number of features) in the order of `features`."""
+        if features.ndim != 2 or features.shape[1] != len(self.features):
+            raise UsageError(f"features have shape {features.shape}; expected (n, {len(self.features)})")
+        standard = (features - np.array(self.means)) / np.array(self.scales)
+        found: Array = 1 / (1 + np.exp(-(standard @ np.array(self.coefficients) + self.intercept)))
+        return found
+
+
+def key_features(live: npt.NDArray[Any], batch: npt.NDArray[Any]) -> Array:
+    """Features of the kind `keys`, (n live facts, 3), see FEATURES.
+
+    live: (n, d_in), batch: (m, d_in), m ≥ 1: conflict keys, centred and of length 1.
+    """
+    if not len(batch):
+        raise UsageError("a forecast was asked for a batch without facts; expected at least one")
+    cosines = live.astype(np.float64) @ batch.astype(np.float64).T
+    near = np.sort(cosines, axis=1)[:, -NEAR:]
+    found: Array = np.stack([near[:, -1], near.mean(1), np.full(len(live), np.log(len(batch)))], axis=1)
+    return found
+
+
+def change_features(
+    keys: Sequence[Mapping[str, npt.NDArray[np.int16]]],
+    scales: Mapping[str, npt.NDArray[Any]],
+    weights: Mapping[str, npt.NDArray[Any]],
+    shift: Mapping[str, npt.NDArray[Any]],
+) -> Array:
+    """What the kind `change` has beyond `keys`, (n live facts, 2), see FEATURES.
+
+    keys: per fact and module (positions, d_in) on the grid. scales: width of the grid, (d_in,). weights: W₀ + ΔW before
+    the batch, shift: S, both (d_in, d_out).
+    """
+    ratios = np.stack([_ratios([k[name] for k in keys], scales[name], weights[name], shift[name]) for name in shift])
+    logs = np.log(np.maximum(ratios, 1e-8))  # a fact that nothing moves, but not by an infinite margin
+    found: Array = np.stack([logs.max(0), logs.mean(0)], axis=1)
+    return found
+
+
+def _ratios(
+    rows: Sequence[npt.NDArray[np.int16]], scale: npt.NDArray[Any], weight: npt.NDArray[Any], shift: npt.NDArray[Any]
+) -> Array:
+    """‖K S‖ / ‖K W‖ by fact, Frobenius, (n,)."""
+    counts = [len(part) for part in rows]
+    owner, units = np.repeat(np.arange(len(rows)), counts), np.concatenate(rows)
+    moved, present = np.zeros(len(rows)), np.zeros(len(rows))
+    for start in range(0, len(units), ROWS):
+        block = slice(start, start + ROWS)
+        inputs = (units[block] * scale).astype(np.float32)
+        for total, matrix in ((moved, shift), (present, weight)):
+            squares = np.square(inputs @ matrix.astype(np.float32)).sum(1, dtype=np.float64)
+            np.add.at(total, owner[block], squares)
+    found: Array = np.sqrt(moved / np.maximum(present, np.finfo(np.float64).tiny))
+    return found
+
+
+def fit_forecaster(
+    names: Sequence[str],
+    features: Array,
+    forgotten: npt.NDArray[np.bool_],
+    groups: npt.NDArray[Any],
+    provenance: Mapping[str, Any] | None = None,
+) -> Forecaster:
+    """A forecaster from measured forgetting: which of the facts answered right before a batch were wrong after it.
+
+    features: (n, names). forgotten: (n,). groups: (n,), the batch that each row was measured at; its facts share their
+    luck, so the AUC is taken over folds of whole batches. Raises UsageError where nothing was forgotten or nothing
+    kept, or where there are fewer than two groups.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import GroupKFold
+
+    known = len(np.unique(groups))
+    if known < 2 or not 0 < forgotten.sum() < len(forgotten):
+        raise UsageError(
+            f"found {int(forgotten.sum())} of {len(forgotten)} facts forgotten in {known} batches; expected some "
+            "forgotten and some kept, in two batches at least; measure a longer stream"
+        )
+    means, scales = features.mean(0), features.std(0)
+    scales = np.where(scales > 0, scales, 1.0)  # a feature that never varies says nothing, and must not divide by 0
+    standard = (features - means) / scales
+    held_out = np.zeros(len(features))
+    for learn, judge in GroupKFold(min(FOLDS, known)).split(standard, forgotten, groups):
+        if forgotten[learn].any():
+            fold = LogisticRegression(max_iter=1000).fit(standard[learn], forgotten[learn])
+            held_out[judge] = fold.decision_function(standard[judge])
+    model = LogisticRegression(max_iter=1000).fit(standard, forgotten)
+    return Forecaster(
+        features=tuple(names),
+        means=tuple(map(float, means)),
+        scales=tuple(map(float, scales)),
+        coefficients=tuple(map(float, model.coef_[0])),
+        intercept=float(model.intercept_[0]),
+        auc=float(roc_auc_score(forgotten, held_out)),
+        provenance=dict(provenance or {}) | {"rows": len(forgotten), "forgotten": int(forgotten.sum())},
+    )
+
+
+def set_level(forecaster: Forecaster, features: Array, forgotten: float) -> Forecaster:
+    """The same forecaster with the intercept at which so many of the facts with these features are forgotten.
+
+    Order and AUC stay. Raises UsageError unless 0 < forgotten < number of facts.
+    """
+    from scipy.optimize import brentq
+
+    if not 0 < forgotten < len(features):
+        raise UsageError(f"found {forgotten:g} of {len(features)} facts forgotten; expected more than 0 and not all")
+
+    def moved(by: float) -> Forecaster:
+        return msgspec.structs.replace(forecaster, intercept=forecaster.intercept + by)
+
+    by = brentq(lambda by: float(moved(by).probabilities(features).sum()) - forgotten, -50, 50)
+    return moved(float(by))
+
+
+def read_forecasters(path: Path) -> dict[Kind, Forecaster]:
+    """The forecasters of a file, by kind. Raises UsageError where it holds something else."""
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=dict[Kind, Forecaster])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UsageError(f"{path} holds no forecasters ({error}); expected the JSON that fitting writes") from error
+    if {kind: f.features for kind, f in found.items()} != dict(FEATURES):
+        raise UsageError(f"{path} has forecasters of other features than this release; fit them again")
+    return found
+
+
+def outlook(kind: Kind, live: Sequence[str], probabilities: Array, most: int = 0) -> dict[str, Any]:
+    """A forecast as plain values for the log: live facts, how many of them would be forgotten, and their share.
+
+    live: digests, with a probability each. most: so many of them, those most at risk, are named as `at_risk`.
+    """
+    total = float(probabilities.sum())
+    found: dict[str, Any] = {"by": kind, "live": len(live), "forgotten": total}
+    found["share"] = total / len(live) if live else 0.0
+    if most:
+        first = sorted(range(len(live)), key=lambda i: (-probabilities[i], live[i]))[:most]
+        found["at_risk"] = [{"fact": live[i], "probability": float(probabilities[i])} for i in first]
+    return found
