@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ from typing import Any
 import msgspec
 
 from benchmarks import common
-from lifelong_edit.batchstep import Bench, SolveState, edit_batch, prepare
-from lifelong_edit.eval.metrics import ask_pairs, ask_unchanged, base_answers, summarise
+from lifelong_edit.batchstep import Bench, Proposal, SolveState, edit_batch, prepare
+from lifelong_edit.eval.metrics import Result, ask_pairs, ask_unchanged, base_answers, predict_answers, summarise
 from lifelong_edit.eval.perplexity import perplexity_of, text_windows
 from lifelong_edit.facts import Fact, Probe, read_facts
-from lifelong_edit.hypernetwork import read_checkpoint
-from lifelong_edit.models import LoadedModel, load_model
-from lifelong_edit.reconsolidation import reconsolidate
+from lifelong_edit.hypernetwork import NetworkSet, read_checkpoint
+from lifelong_edit.models import Encoded, LoadedModel, encode, encode_prompt, load_model
+from lifelong_edit.reconsolidation import Resolved, reconsolidate
 from lifelong_edit.settings import Settings
 from lifelong_edit.training import TrainSettings
 from lifelong_edit.training_run import Run
@@ -77,31 +78,58 @@ ARMS = {
 
 @dataclass
 class Stream:
-    """Facts in a seeded order, what generality asks of each, and the probes of locality."""
+    """Facts in a seeded order, what generality asks of each, and the probes of locality.
+
+    seconds, processor: what editing has taken so far, by the wall clock and of the process. batches: digests of the
+    facts that each batch brought. base: what the base model says to probes, asked once.
+    """
 
     facts: list[Fact]
     asked: dict[str, str]
     unedited: list[Fact]
     state: SolveState = field(default_factory=lambda: SolveState({}, {}, {}))
     seconds: float = 0.0
+    processor: float = 0.0
+    batches: list[list[str]] = field(default_factory=list)
+    base: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def apply(self, bench: Bench, batch: Sequence[Fact]) -> None:
+    def apply(self, bench: Bench, batch: Sequence[Fact]) -> Proposal:
         """Edit one batch; a fact replaces an earlier one of the same subject and relation."""
-        state, new = self.state, {(f.subject.casefold(), f.relation) for f in batch}
-        old = [d for d, f in state.live.items() if (f.subject.casefold(), f.relation) in new]
-        started = time.perf_counter()
-        proposal = edit_batch(bench, state, batch, retire=old)
-        self.seconds += time.perf_counter() - started
-        state.apply(proposal, batch, old)
-        state.digest = f"{state.digest}|{batch[0].digest}"
+        old = self.replaced(batch)
+        with self.timed():
+            proposal = edit_batch(bench, self.state, batch, retire=old)
+        self.state.apply(proposal, batch, old)
+        self.came(batch)
+        return proposal
+
+    def replaced(self, batch: Sequence[Fact]) -> list[str]:
+        """Digests of the live facts that a batch replaces."""
+        new = {(f.subject.casefold(), f.relation) for f in batch}
+        return [d for d, f in self.state.live.items() if (f.subject.casefold(), f.relation) in new]
+
+    def came(self, batch: Sequence[Fact]) -> None:
+        """Note that a batch was edited."""
+        self.state.digest = f"{self.state.digest}|{batch[0].digest}"
+        self.batches.append([fact.digest for fact in batch])
 
     def reconsolidate(self, bench: Bench) -> None:
         """Solve again over all live facts, from the base weights."""
-        started = time.perf_counter()
-        found = reconsolidate(bench, list(self.state.live.values()))
-        self.seconds += time.perf_counter() - started
+        with self.timed():
+            found = reconsolidate(bench, list(self.state.live.values()))
+        self.take(found)
+
+    def take(self, found: Resolved) -> None:
+        """Move on to what a reconsolidation has found."""
         self.state.shifts, self.state.keys = dict(found.shifts), dict(found.keys)
         self.state.digest += "|reconsolidated"
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Counts the time of the block, on both clocks."""
+        wall, processor = time.perf_counter(), time.process_time()
+        yield
+        self.seconds += time.perf_counter() - wall
+        self.processor += time.process_time() - processor
 
 
 def make_stream(facts: Sequence[Fact], count: int, seed: int) -> Stream:
@@ -121,26 +149,99 @@ def make_stream(facts: Sequence[Fact], count: int, seed: int) -> Stream:
     return Stream(chosen, asked, unedited[:300])
 
 
-def judge(loaded: LoadedModel, stream: Stream, text: str) -> dict[str, Any]:
-    """Efficacy, generality, locality (neighbours, random facts), teacher-forced and by generation; perplexity."""
+def judge(
+    loaded: LoadedModel, stream: Stream, text: str, *, generated: bool = True, cohorts: bool = False
+) -> dict[str, Any]:
+    """Efficacy, generality, locality (neighbours, random facts), teacher-forced and by generation; perplexity.
+
+    generated: without it teacher-forced alone, at a fraction of the time. cohorts: also batch by batch.
+    """
     live = list(stream.state.live.values())
     edited = {(f.subject.casefold(), f.relation) for f in stream.facts}
-    near = {p.prompt: p.target for f in live for p in f.locality if _free(p, f, edited)}
-    far = {f.prompt: f.target_true for f in stream.unedited}
-    near_base, far_base = (base_answers(loaded, list(probes.items())) for probes in (near, far))
+    near = {p.prompt: (f.digest, p.target) for f in live for p in f.locality if _free(p, f, edited)}
+    far = {f.prompt: (f.digest, f.target_true) for f in stream.unedited}
+    unknown = [(p, t) for p, (_, t) in (near | far).items() if p not in stream.base]
+    stream.base.update(zip([p for p, _ in unknown], base_answers(loaded, unknown), strict=True))
     loaded.set_shifts(stream.state.shifts)
-    results = {
-        "efficacy": ask_pairs(loaded, [(f.prompt, f.target) for f in live]),
-        "generality": ask_pairs(loaded, [(stream.asked[f.digest], f.target) for f in live if f.digest in stream.asked]),
-        "locality": ask_unchanged(loaded, list(near), near_base),
-        "random facts": ask_unchanged(loaded, list(far), far_base),
+    asked = [f for f in live if f.digest in stream.asked]
+    found = {
+        "efficacy": _ask(loaded, [f.digest for f in live], [(f.prompt, f.target) for f in live], generated),
+        "generality": _ask(
+            loaded, [f.digest for f in asked], [(stream.asked[f.digest], f.target) for f in asked], generated
+        ),
+        "locality": _ask_unchanged(loaded, stream, near, generated),
+        "random facts": _ask_unchanged(loaded, stream, far, generated),
     }
-    scores: dict[str, Any] = {name: msgspec.to_builtins(summarise(found)) for name, found in results.items()}
-    return {**scores, "perplexity": perplexity_of(loaded, text_windows(loaded, text)), "seconds": stream.seconds}
+    scores: dict[str, Any] = {name: _score([r for _, r in pairs], generated) for name, pairs in found.items() if pairs}
+    if cohorts:
+        scores["cohorts"] = _by_batch(stream, found, generated)
+    return {
+        **scores,
+        "perplexity": perplexity_of(loaded, text_windows(loaded, text)),
+        "seconds": stream.seconds,
+        "processor": stream.processor,
+    }
+
+
+Answers = list[tuple[str, Result]]
+"""Results, each with the digest of the fact that was asked, or beside which was asked."""
+
+
+def _ask(loaded: LoadedModel, digests: Sequence[str], pairs: Sequence[tuple[str, str]], generated: bool) -> Answers:
+    if generated:
+        return list(zip(digests, ask_pairs(loaded, pairs), strict=True))
+    encoded = [encode(loaded.tokenizer, prompt, target) for prompt, target in pairs]
+    return list(zip(digests, _forced(loaded, encoded), strict=True))
+
+
+def _ask_unchanged(
+    loaded: LoadedModel, stream: Stream, probes: Mapping[str, tuple[str, str | None]], generated: bool
+) -> Answers:
+    digests, answers = [digest for digest, _ in probes.values()], [stream.base[prompt] for prompt in probes]
+    if generated:
+        return list(zip(digests, ask_unchanged(loaded, list(probes), answers), strict=True))
+    fronts = [encode_prompt(loaded.tokenizer, prompt) for prompt in probes]
+    encoded = [Encoded((*front, *answer), len(front)) for front, answer in zip(fronts, answers, strict=True)]
+    return list(zip(digests, _forced(loaded, encoded), strict=True))
+
+
+def _forced(loaded: LoadedModel, encoded: Sequence[Encoded]) -> list[Result]:
+    """Teacher-forced alone; what was not asked counts as wrong, and `_score` leaves it out."""
+    guesses = predict_answers(loaded, encoded)
+    return [Result(g == e.ids[e.answer_start :], False, False, "") for g, e in zip(guesses, encoded, strict=True)]
+
+
+def _score(results: Sequence[Result], generated: bool) -> dict[str, Any]:
+    score: dict[str, Any] = msgspec.to_builtins(summarise(results))
+    return score if generated else {"count": score["count"], "teacher_forced": score["teacher_forced"]}
+
+
+def _by_batch(stream: Stream, found: Mapping[str, Answers], generated: bool) -> list[dict[str, Any]]:
+    """The scores of each batch's facts, from the oldest on; where none is live any more, nothing."""
+    cohorts = []
+    for number, digests in enumerate(stream.batches, 1):
+        own = set(digests)
+        parts = {name: [r for d, r in answers if d in own] for name, answers in found.items()}
+        cohorts.append({"batch": number, **{name: _score(part, generated) for name, part in parts.items() if part}})
+    return cohorts
 
 
 def _free(probe: Probe, fact: Fact, edited: set[tuple[str, str | None]]) -> bool:
     return ((probe.subject or "").casefold(), fact.relation) not in edited
+
+
+def trained(
+    arm: Arm, loaded: LoadedModel, facts: Sequence[Fact], text: str, networks: Path, minutes: float
+) -> NetworkSet | None:
+    """The arm's network, trained on `facts` where `networks` does not hold it already; None where it has none."""
+    place: Path | None = None
+    for stage in arm.stages:
+        before, place = place, networks / stage.folder
+        if not (place / "network.safetensors").is_file():
+            run = Run(loaded, facts, [text], place, stage.settings, stage.train, start=before)
+            # One thread's own seconds: arms that run side by side have the same budget.
+            run.go(minutes / len(arm.stages), clock=time.process_time)
+    return None if place is None else read_checkpoint(place)
 
 
 def run_arm(name: str, seeds: Sequence[int], networks: Path, minutes: float) -> dict[str, Any]:
@@ -151,14 +252,7 @@ def run_arm(name: str, seeds: Sequence[int], networks: Path, minutes: float) -> 
         [r.fact for r in read_facts([str(folder / f"facts_{s}.jsonl")])] for s in ("train", "stream")
     )
     text = {s: (common.shared(TEXT) / f"{s}.txt").read_text() for s in ("valid", "test")}
-    place: Path | None = None
-    for stage in arm.stages:
-        before, place = place, networks / stage.folder
-        if not (place / "network.safetensors").is_file():
-            run = Run(loaded, train, [text["valid"]], place, stage.settings, stage.train, start=before)
-            # One thread's own seconds: arms that run side by side have the same budget.
-            run.go(minutes / len(arm.stages), clock=time.process_time)
-    network = None if place is None else read_checkpoint(place)
+    network = trained(arm, loaded, train, text["valid"], networks, minutes)
     preserve = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in train]
     fixed = prepare(loaded, arm.settings, text=[text["valid"]], preserve=preserve)
     found: dict[str, Any] = {"settings": msgspec.to_builtins(arm.settings)}
@@ -186,8 +280,11 @@ def run_arm(name: str, seeds: Sequence[int], networks: Path, minutes: float) -> 
 
 
 def line(scores: dict[str, Any]) -> str:
-    """One line: teacher-forced / by generation."""
-    parts = [f"{k} {v['teacher_forced']:.3f}/{v['generated']:.3f}" for k, v in scores.items() if isinstance(v, dict)]
+    """One line: teacher-forced, and by generation where that was asked."""
+    asked = {k: v for k, v in scores.items() if isinstance(v, dict) and "teacher_forced" in v}
+    parts = [
+        k + "".join(f" {v[way]:.3f}" for way in ("teacher_forced", "generated") if way in v) for k, v in asked.items()
+    ]
     return "  ".join([*parts, f"ppl {scores['perplexity']:.1f}", f"{scores['seconds']:.0f} s"])
 
 

@@ -85,10 +85,10 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def write(name: str, results: Mapping[str, Any] | Sequence[Any]) -> Path:
+def write(name: str, results: Mapping[str, Any] | Sequence[Any], folder: Path = RESULTS) -> Path:
     """Leaves `results/NAME.json` with the figures and where they come from; floats to six digits."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     record = {"benchmark": name, **provenance(), "results": rounded(results)}
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"wrote {path.relative_to(REPOSITORY)}")

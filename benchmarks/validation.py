@@ -1,0 +1,51 @@
+"""Streams of the training facts, to choose settings on: what is edited, what is probed and what is preserved."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import msgspec
+
+from benchmarks.bench_streams import Stream, make_stream
+from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.rows import subjects_of
+
+NEAR = 330
+"""At most so many facts are set aside that share relation and true answer with an edited one."""
+FAR = 60
+"""So many others are set aside."""
+
+
+def validation(facts: Sequence[Fact], count: int, seed: int) -> tuple[Stream, list[Probe]]:
+    """A stream of about `count` facts drawn by seed, and the preserved prompts.
+
+    Facts are set aside by subject: no subject is edited and probed, or probed and preserved. Most neighbours that
+    these facts come with are facts among them, so locality is asked on facts that are set aside instead.
+    """
+    generator = random.Random(seed)
+    subjects = sorted(subjects_of(facts))
+    generator.shuffle(subjects)
+    place = {subject: i for i, subject in enumerate(subjects)}
+    order = sorted(facts, key=lambda fact: (place[fact.subject.casefold()], fact.digest))
+    taught, rest = order[:count], order[count:]
+    edited = subjects_of(taught)
+    rest = [fact for fact in rest if fact.subject.casefold() not in edited]
+    answers = {(fact.relation, fact.target_true) for fact in taught}
+    near = [fact for fact in rest if (fact.relation, fact.target_true) in answers][:NEAR]
+    far = [fact for fact in rest if fact not in near][:FAR]
+    probed = subjects_of([*near, *far])
+    stream = make_stream([_beside(fact, near) for fact in taught], count, seed)
+    stream.unedited = far
+    return stream, [preserved(fact) for fact in rest if fact.subject.casefold() not in probed]
+
+
+def preserved(fact: Fact) -> Probe:
+    """What is so today, as a preserved prompt."""
+    return Probe(fact.prompt, fact.target_true, fact.subject, fact.relation)
+
+
+def _beside(fact: Fact, near: Sequence[Fact]) -> Fact:
+    """The fact with those neighbours that were set aside."""
+    own = [f for f in near if (f.relation, f.target_true) == (fact.relation, fact.target_true)]
+    return msgspec.structs.replace(fact, locality=tuple(Probe(f.prompt, f.target_true, f.subject) for f in own))
