@@ -27,6 +27,9 @@ SOLVE = (
 )
 """The settings that a hypernetwork is trained for: a store that takes one takes these from it unless told otherwise."""
 
+CHOSEN = "settings.json"
+"""The file in which `train --choose` leaves what it found."""
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Fixed at `init`, stored with the store, and part of what decides each digest.

@@ -6,9 +6,13 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lifelong_edit import atlas
+from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Probe, read_prompts
 from lifelong_edit.forecast import Forecaster, Kind, read_forecasters
+from lifelong_edit.settings import CHOSEN, SOLVE, Settings
 
 BUNDLED_MODEL = "atlas"
 
@@ -26,14 +30,36 @@ def default_preserved(model: str) -> list[Probe]:
 
 
 def solve_of(hypernetwork: Path | None) -> dict[str, Any]:
-    """Modules and settings that a network was trained for: a store's defaults, for it is at home in no others."""
+    """Modules and settings that a network was trained for: a store's defaults, for it is at home in no others.
+
+    With it those that `train --choose` found for the model, where they lie beside the network.
+    """
     if hypernetwork is None:
         return {}
     from lifelong_edit.hypernetwork import read_config  # imports torch
-    from lifelong_edit.settings import SOLVE
 
     config = read_config(hypernetwork)
-    return {name: config.settings[name] for name in SOLVE if name in config.settings} | {"modules": config.entries}
+    chosen = settings_from(hypernetwork) if (hypernetwork / CHOSEN).is_file() else {}
+    solve = {name: config.settings[name] for name in SOLVE if name in config.settings}
+    return chosen | solve | {"modules": config.entries}
+
+
+def settings_from(path: Path | None) -> dict[str, Any]:
+    """Settings by name from what `train --choose` wrote, the file or its folder; those at rest (None) are left out.
+
+    Raises BadInputError where it holds no settings, or one that does not exist.
+    """
+    if path is None:
+        return {}
+    file = path / CHOSEN if path.is_dir() else path
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=dict[str, Any]).get("settings")
+        known = msgspec.convert(found, Settings)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BadInputError(
+            f"{file} holds no settings ({error}); expected what `lifelong-edit train --choose` writes"
+        ) from error
+    return {name: getattr(known, name) for name in found or () if getattr(known, name) is not None}
 
 
 def default_hypernetwork(model: str) -> Path | None:

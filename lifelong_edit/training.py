@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import torch
@@ -32,6 +33,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.hypernetwork import Form, NetworkConfig, NetworkSet
 from lifelong_edit.models import LoadedModel, encode, pad
 from lifelong_edit.preservation import PreservedPrompts
+from lifelong_edit.reconsolidation import reconsolidate
 from lifelong_edit.rows import Row, draw
 from lifelong_edit.solver import solve, solve_backward
 from lifelong_edit.tracing import Trace, answer_logits, by_length, position_losses, trace
@@ -45,6 +47,9 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     batch_size: int = 50
     batches: int = 6
     """Batches of one episode."""
+    reconsolidate_every: int = 0
+    """After so many batches of an episode all its facts are solved for again from the base weights, as a store does
+    that lives long; 0: never."""
     rate: float = 1e-3
     """Adam's rate for the blocks."""
     scalar_rate: float = 1e-2
@@ -193,10 +198,25 @@ class Trainer:
         episode = make_episode(facts, self.bench.preserved, self.train, self.episode)
         state = SolveState({}, {}, {}, {}, f"episode-{self.train.seed}-{self.episode}")
         earlier: list[TaughtFact] = []
-        for batch in episode.batches:
+        every = self.train.reconsolidate_every
+        for number, batch in enumerate(episode.batches, start=1):
             self.run_batch(state, batch, earlier, episode)
             earlier += batch
+            # After the last batch nothing would be learned from it.
+            if every and number % every == 0 and number < len(episode.batches):
+                self.reconsolidate(state, episode)
         self.episode += 1
+
+    def reconsolidate(self, state: SolveState, episode: Episode) -> None:
+        """Solve again for all live facts of an episode: ΔW and keys become the result, constants for the optimiser.
+
+        The episode's locality prompts, and all else about their subjects, are no rows of it and in none of its grams.
+        """
+        bench, preserved = copy(self.bench), self.bench.preserved
+        asked = {i for i, probe in enumerate(preserved.probes) if (probe.subject or "").casefold() in episode.hidden}
+        bench.preserved = replace(preserved, guard=preserved.guard | asked)
+        found = reconsolidate(bench, list(state.live.values()))
+        state.shifts, state.keys = found.shifts, found.keys
 
     def run_batch(
         self, state: SolveState, batch: Sequence[TaughtFact], earlier: Sequence[TaughtFact], episode: Episode

@@ -57,12 +57,15 @@ class Held:
     neighbours: list[Fact]
 
 
-def hold_out(facts: Sequence[Fact], count: int, seed: int) -> Held:
+def hold_out(facts: Sequence[Fact], count: int, seed: int, exchanged: bool = False) -> Held:
     """Up to `count` held-out facts to teach, the rest of them as neighbours of same relation and answer.
 
-    The first half of a fact's rephrases may be rows, one of the second half is asked.
+    The first half of a fact's rephrases may be rows, one of the second half is asked. exchanged: facts are taught that
+    are not taught without it, and those that are become neighbours.
     """
     order = draw(len(facts), min(count, max(1, len(facts) // 2)), "taught", seed)
+    if exchanged:
+        order = sorted(set(range(len(facts))) - set(order))[:count]
     teach, asked = [], []
     for i in order:
         fact, half = facts[i], len(facts[i].rephrases) // 2
@@ -81,6 +84,11 @@ def validate(loaded: LoadedModel, bench: Bench, held: Held, batch_size: int) -> 
         batch = held.taught[start : start + batch_size]
         state.apply(edit_batch(bench, state, batch), batch)
     loaded.set_shifts(state.shifts)
+    return ask_held(loaded, held)
+
+
+def ask_held(loaded: LoadedModel, held: Held) -> Scores:
+    """The scores of the model as it stands, teacher-forced; NaN where there is nothing to ask."""
     taught = [(f.prompt, f.target) for f in held.taught]
     asked = [(p, f.target) for p, f in zip(held.asked, held.taught, strict=True)]
     near = [(f.prompt, f.target_true or "") for f in held.neighbours]

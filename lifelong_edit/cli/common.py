@@ -192,15 +192,15 @@ def progress_bar(total: int | None, unit: str) -> tuple[Callable[[int], None], C
 def parse_settings(kind: type[T], option: str, pairs: Sequence[str], **named: object) -> T:
     """A struct of settings from options by name (None: not given) and `name=value` pairs, which win.
 
-    kind: `Settings` or `TrainSettings`. option: what the pairs are called on the command line. Raises `UsageError`
-    for a name that does not exist and a value of the wrong kind.
+    kind: `Settings`, `TrainSettings` or `Choosing`. option: what the pairs are called on the command line. Raises
+    `UsageError` for a name that does not exist and a value of the wrong kind.
     """
     given: dict[str, object] = {name: value for name, value in named.items() if value is not None}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or name not in field_names(kind):
             raise UsageError(f"found {option} {pair!r}, expected NAME=VALUE with one of {', '.join(field_names(kind))}")
-        given[name] = split_names(text) if name == "modules" else _value(text)
+        given[name] = split_names(text) if name in ("modules", "only") else _value(text)
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:

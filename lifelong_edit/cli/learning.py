@@ -8,6 +8,7 @@ import click
 
 from lifelong_edit.cli.common import counted, device_option, json_option, parse_settings, print_json, say, split_names
 from lifelong_edit.cli.setup import BUNDLED, read_text
+from lifelong_edit.errors import UsageError
 
 _MEASURES = (
     "ES, GS and LS are efficacy (the facts' own prompts), generality (another phrasing of them) and locality (unedited "
@@ -27,7 +28,26 @@ _MEASURES = (
     help="Facts to learn editing on, in any shape that `stream` reads; may be given several times. Phrasings and "
     "`target_true` make it learn more.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Where the network goes.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the network goes, and the settings that were chosen.",
+)
+@click.option(
+    "--editor",
+    type=click.Choice(["malmen", "gradient"]),
+    default="malmen",
+    show_default=True,
+    help="`gradient`, the rule without a network, has nothing to train: with --choose its settings are chosen.",
+)
+@click.option(
+    "--choose",
+    type=click.FloatRange(min=0),
+    metavar="MINUTES",
+    help="Choose the settings of the solve on held-out facts first, for so many minutes in all, earlier runs counted.",
+)
 @click.option(
     "--minutes", type=click.FloatRange(min=0), default=60.0, show_default=True, help="For how long this time."
 )
@@ -56,12 +76,21 @@ _MEASURES = (
     metavar="NAME=VALUE",
     help="A setting of the training: rank, batch_size, rate …",
 )
+@click.option(
+    "--choosing",
+    "judging",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="How --choose judges: facts, only, the weights of efficacy, generality, locality and perplexity …",
+)
 @device_option
 @json_option
 def train(
     model: str,
     data: tuple[str, ...],
     out: Path,
+    editor: str,
+    choose: float | None,
     minutes: float,
     steps: int | None,
     text: tuple[Path, ...],
@@ -71,49 +100,56 @@ def train(
     seed: int | None,
     pairs: tuple[str, ...],
     training: tuple[str, ...],
+    judging: tuple[str, ...],
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Train a hypernetwork for a model on facts, in the solve that it will live in.
+    """Train a hypernetwork for a model on facts, in the solve that it will live in; choose the settings of the solve.
 
     Facts are split by subject; efficacy, generality and locality on those held out are printed as it goes, and the best
     network is kept. Interrupted or killed, the same command goes on from the last checkpoint in DIR. The result is
     `network.safetensors` and a readable `config.json` with its provenance: give DIR to `init --hypernetwork`.
 
+    With --choose the settings are searched for first, on the same held-out facts; `settings.json` in DIR holds them
+    with every trial. `init --hypernetwork DIR` takes them with the network, `init --settings DIR` without one.
+
     \b
     Examples:
       lifelong-edit train --model path/to/model --data facts.jsonl --out network
       lifelong-edit train --data facts.jsonl --out network --minutes 10 --train rank=64
+      lifelong-edit train --data facts.jsonl --out chosen --editor gradient --choose 20
     """
+    from lifelong_edit.choosing import Choice, Choosing
     from lifelong_edit.facts import read_facts
     from lifelong_edit.models import load_model
-    from lifelong_edit.settings import Settings
+    from lifelong_edit.settings import CHOSEN, Settings
     from lifelong_edit.timeline_defaults import default_text
     from lifelong_edit.training import TrainSettings, divided
     from lifelong_edit.training_run import Run
 
-    solve = parse_settings(
-        Settings,
-        "--set",
-        pairs,
-        editor="malmen",
-        modules=split_names(modules) if modules else None,
-        dtype=dtype,
-        seed=seed,
-        device=device,
-    )
+    if editor == "gradient" and choose is None:
+        raise UsageError("found --editor gradient without --choose, expected both: that rule has nothing to train")
+    named = {"modules": split_names(modules) if modules else None, "dtype": dtype, "seed": seed, "device": device}
+    solve = parse_settings(Settings, "--set", pairs, editor=editor, **named)
     learn = parse_settings(TrainSettings, "--train", training, seed=seed)
+    choosing = parse_settings(Choosing, "--choosing", judging, seed=learn.seed)
     facts = [record.fact for record in read_facts(data)]
     sample = [read_text(path) for path in text] or default_text()
     divided(facts, learn)  # too few are refused before a model is loaded for them
     say(f"{counted(len(facts), 'fact')}; loading {model}")
     loaded = load_model(model, modules=solve.modules or None, device=solve.device, dtype=solve.dtype)
     say("measuring the text and asking the facts' prompts")
-    run = Run(loaded, facts, sample, out, solve, learn, say, start)
     say(_MEASURES)
-    run.go(minutes, steps)
+    found: dict[str, object] = {"out": str(out)}
+    if choose is not None:
+        choice = Choice(loaded, facts, sample, out, solve, learn, choosing, say)
+        solve = choice.go(choose)
+        found |= {"trials": len(choice.record.trials), "settings": str(out / CHOSEN)}
+    if editor == "malmen":
+        run = Run(loaded, facts, sample, out, solve, learn, say, start)
+        run.go(minutes, steps)
+        found |= {"steps": run.trainer.steps, "held_out_mean": None if run.best is None else run.best[0]}
     if as_json:
-        best = None if run.best is None else run.best[0]
-        print_json({"out": str(out), "steps": run.trainer.steps, "held_out_mean": best})
+        print_json(found)
     else:
         click.echo(out)

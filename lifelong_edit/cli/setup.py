@@ -42,6 +42,12 @@ _MAKING = (
         help="What `train` wrote for this model; it is copied into the store. Default for atlas: the bundled one.",
     ),
     click.option(
+        "--settings",
+        type=click.Path(path_type=Path, exists=True),
+        metavar="FILE",
+        help="Settings that `train --choose` found: its settings.json, or the folder with it. --set wins.",
+    ),
+    click.option(
         "--preserve",
         multiple=True,
         metavar="FILE",
@@ -122,14 +128,21 @@ def _opened_by(opening: str) -> Callable[[str], None]:
 def chosen_settings(device: str | None, options: dict[str, Any]) -> Settings:
     """The settings of a new store; without `--editor`, malmen where there is a hypernetwork, else gradient."""
     from lifelong_edit.settings import Settings
-    from lifelong_edit.timeline_defaults import default_hypernetwork, solve_of
+    from lifelong_edit.timeline_defaults import default_hypernetwork, settings_from, solve_of
 
     known = options["hypernetwork"] or default_hypernetwork(options["model"] or BUNDLED)
     editor = options["editor"] or ("gradient" if known is None else "malmen")
-    named = {"editor": editor, "dtype": options["dtype"], "seed": options["seed"], "device": device}
-    named |= solve_of(known) if editor == "malmen" else {}
-    named |= {"modules": split_names(options["modules"])} if options["modules"] else {}
-    return parse_settings(Settings, "--set", options["pairs"], **named)
+    named = {
+        "editor": editor,
+        "modules": split_names(options["modules"]) if options["modules"] else None,
+        "dtype": options["dtype"],
+        "seed": options["seed"],
+        "device": device,
+    }
+    given = solve_of(known) if editor == "malmen" else {}
+    given |= settings_from(options.get("settings"))
+    given |= {name: value for name, value in named.items() if value is not None}
+    return parse_settings(Settings, "--set", options["pairs"], **given)
 
 
 def require_same_store(timeline: Timeline, options: dict[str, Any]) -> None:
@@ -138,8 +151,10 @@ def require_same_store(timeline: Timeline, options: dict[str, Any]) -> None:
     The same command has to work a second time, so options that say what the store is like anyway are no error.
     """
     from lifelong_edit.settings import Settings
+    from lifelong_edit.timeline_defaults import settings_from
 
-    named = {name: options[name] for name in ("editor", "dtype", "seed") if options[name] is not None}
+    named = settings_from(options.get("settings"))
+    named |= {name: options[name] for name in ("editor", "dtype", "seed") if options[name] is not None}
     if options["modules"]:
         named["modules"] = split_names(options["modules"])
     asked = parse_settings(Settings, "--set", options["pairs"], **named)

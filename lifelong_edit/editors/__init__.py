@@ -11,6 +11,7 @@ from lifelong_edit.hypernetwork import NetworkSet
 from lifelong_edit.settings import Settings
 
 __all__ = [
+    "SHARE",
     "Ask",
     "Asker",
     "Editor",

@@ -1,0 +1,76 @@
+"""`train --choose`, and stores that take what it found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+Run = Callable[..., Result]
+TRAIN = ["--train", "batch_size=4", "--train", "validation_share=0.4"]
+FAST = ["--choosing", "facts=4", "--choosing", "batch_size=2", "--choosing", "only=eta,passes"]
+
+
+@pytest.fixture(scope="module")
+def command(making: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """`train --choose` for the tiny model, with everything but --out."""
+    facts = tmp_path_factory.mktemp("facts") / "facts.jsonl"
+    record = '{{"subject": "Kenya {0}", "prompt": "The currency of Kenya {0} is", "target": "London"}}'
+    facts.write_text("\n".join(record.format(n) for n in range(24)))
+    kept = [making[i : i + 2] for i in range(0, len(making), 2) if making[i] != "--preserve"]
+    options = [part for pair in kept for part in pair]
+    return ["train", *options, "--data", str(facts), *TRAIN, *FAST, "--choose", "0"]
+
+
+def test_a_store_takes_what_was_chosen(run: Run, tmp_path: Path, command: list[str], making: list[str]) -> None:
+    out = tmp_path / "chosen"
+    done = run(*command, "--editor", "gradient", "--out", out, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found == {"out": str(out), "trials": 4, "settings": str(out / "settings.json")}
+    assert sorted(path.name for path in out.iterdir()) == ["settings.json", "trials.json"]
+    result = json.loads((out / "settings.json").read_text())
+    assert (result["settings"]["c0"], result["settings"]["log_ridge"]) == (50.0, None)  # as given by --set
+    result["settings"] |= {"eta": 0.75, "kappa": 8.0}
+    (out / "settings.json").write_text(json.dumps(result))
+    model = making[:4]
+    for place, more in ((out, []), (out / "settings.json", ["--set", "kappa=4"])):
+        store = tmp_path / place.name
+        store = store.with_name(store.name + "-store")
+        made = run("init", "--store", store, *model, "--settings", place, "--editor", "gradient", *more)
+        assert made.exit_code == 0, made.output
+        settings = json.loads(run("show", 0, "--store", store, "--json").stdout)["provenance"]["config"]["settings"]
+        assert (settings["c0"], settings["eta"]) == (50.0, 0.75)
+        assert settings["kappa"] == (4.0 if more else 8.0)
+    other = run("stream", command[command.index("--data") + 1], "--store", store, "--settings", out)
+    assert other.exit_code == 2  # kappa is fixed at init, and this file says otherwise
+    assert "was made with kappa 4.0" in other.stderr
+
+
+def test_a_network_is_trained_in_what_was_chosen(run: Run, tmp_path: Path, command: list[str]) -> None:
+    from lifelong_edit.timeline_defaults import solve_of
+
+    out = tmp_path / "network"
+    more = ["--steps", 1, "--train", "rank=4", "--train", "batches=1", "--train", "validation_facts=2"]
+    done = run(*command, *more, "--out", out, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["steps"] >= 1
+    assert solve_of(out)["reconsolidation_passes"] == 3  # --set says so, and settings.json beside the network
+    (out / "settings.json").unlink()
+    assert "reconsolidation_passes" not in solve_of(out)
+
+
+def test_what_is_no_choice_is_refused(run: Run, tmp_path: Path, command: list[str]) -> None:
+    index = command.index("--choose")
+    without = run(*command[:index], "--editor", "gradient", "--out", tmp_path / "a")
+    assert (without.exit_code, "without --choose" in without.stderr) == (2, True)
+    unknown = run(*command, "--choosing", "only=seed", "--out", tmp_path / "b")
+    assert (unknown.exit_code, "expected some of eta" in unknown.stderr) == (2, True)
+    wrong = tmp_path / "settings.json"
+    for content in ('{"trials": []}', '{"settings": {"colour": 1}}', "[]", "{"):
+        wrong.write_text(content)
+        found = run("init", "--store", tmp_path / "s", "--settings", wrong)
+        assert (found.exit_code, "holds no settings" in found.stderr) == (3, True), found.output
