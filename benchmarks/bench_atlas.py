@@ -12,7 +12,7 @@ from benchmarks.bench_streams import Stream, judge, line, make_stream
 from lifelong_edit import atlas
 from lifelong_edit.batchstep import Bench, prepare
 from lifelong_edit.facts import read_facts
-from lifelong_edit.hypernetwork import read_checkpoint
+from lifelong_edit.hypernetwork import read_checkpoint, read_config
 from lifelong_edit.models import load_model
 from lifelong_edit.settings import Settings
 from lifelong_edit.timeline_defaults import default_preserved, default_text
@@ -23,12 +23,12 @@ BATCH = 60
 def main() -> None:
     """Three batches of 60 with each editor; figures to results/atlas.json."""
     torch.manual_seed(0)
-    loaded = load_model("atlas")
+    folder = atlas.hypernetwork_dir()
+    loaded = load_model("atlas", modules=None if folder is None else read_config(folder).entries)
     facts = [r.fact for r in read_facts([str(atlas.edits_validation_path())])]
     # The last rephrase of each is one that the model was never trained on; it is asked apart, by tests of the model.
     facts = [msgspec.structs.replace(f, rephrases=f.rephrases[:-1]) for f in facts]
     fixed = prepare(loaded, Settings(), text=default_text(), preserve=default_preserved("atlas"))
-    folder = atlas.hypernetwork_dir()
     found: dict[str, Any] = {}
     for editor in ("gradient", "malmen"):
         network = read_checkpoint(folder) if editor == "malmen" and folder is not None else None

@@ -8,7 +8,7 @@ from lifelong_edit.atlas import edits_validation_path, hypernetwork_dir
 from lifelong_edit.batchstep import Bench, SolveState, edit_batch, prepare
 from lifelong_edit.eval.metrics import ask_pairs, summarise
 from lifelong_edit.facts import Fact, read_facts
-from lifelong_edit.hypernetwork import read_checkpoint
+from lifelong_edit.hypernetwork import read_checkpoint, read_config
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.settings import Settings
 from lifelong_edit.timeline_defaults import default_preserved, default_text
@@ -16,7 +16,9 @@ from lifelong_edit.timeline_defaults import default_preserved, default_text
 
 @pytest.fixture(scope="module")
 def loaded() -> LoadedModel:
-    return load_model("atlas")
+    folder = hypernetwork_dir()
+    assert folder is not None
+    return load_model("atlas", modules=read_config(folder).entries)
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ def test_the_gradient_reaches_the_networks_parameters_through_the_solve(
     bench = make_bench(random_network(form), editor="malmen", ask=form, eta=None)
     rows, name = fact_rows(bench.loaded.tokenizer, news[:4], 1), bench.names[0]
     traced, preserved = trace(bench.loaded, rows, 8), bench.preservation(bench.names[0], {})
-    keys, gradients, weights = traced.keys[name], traced.gradients[name], traced.weights(rows)
+    keys, gradients, weights = traced.keys[name], traced.gradients[name], traced.weights(rows, name)
     slope = torch.randn(128, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
     by_hand = random_network(form).requires_grad_(True)
