@@ -65,7 +65,7 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         "editor_state": encode_tensors(draft.editor_state) if draft.editor_state else None,
         "snapshot": stored if _keep_whole(history, config, draft) else None,
     }
-    names = {part: digest_bytes(data) for part, data in parts.items() if data is not None}
+    names: dict[str, Any] = {part: digest_bytes(data) for part, data in parts.items() if data is not None}
     blobs = {names[part]: data for part, data in parts.items() if data is not None}
     weights = digest_bytes(stored)
     head = log.head()
@@ -87,7 +87,7 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         provenance=_provenance(config, draft),
     )
     facts = {fact.digest: msgspec.json.encode(fact) for fact in draft.facts}
-    traced = None if (parts := draft.key_parts) is None else lambda: map(encode_keys, parts())
+    traced = None if (trace := draft.key_parts) is None else lambda: map(encode_keys, trace())
     log.append(record, facts=facts, blobs={**blobs, weights: stored}, weights=weights, keys=traced)
     return record if traced is None else log.step(record.step)
 
