@@ -82,13 +82,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     that of the facts' cross-entropy: with the same step each pass overshoots and grows what it should take back."""
     preserved_tokens: int = 3
     """Length of the base model's own continuation that stands for a preserved prompt's answer."""
-    reconsolidation_passes: int = 8
+    reconsolidation_passes: int = 12
     """At most so many rounds over all live facts together."""
-    reconsolidation_gain: float = 0.01
+    reconsolidation_gain: float = 0.002
     """A reconsolidation ends with the pass that lowers the facts' loss by less than this share of the first one."""
     reconsolidation_eta: float = 0.6
     """Its step, as `eta` of `gradient`."""
-    reconsolidation_decay: float = 0.03
+    reconsolidation_decay: float = 0.02
     """The share of ΔW that each of its passes lets go before it solves: what no row asks for again is gone after a few
     passes, and the rest comes to rest where asking and letting go are even."""
     reconsolidation_preserved: int = 1500
