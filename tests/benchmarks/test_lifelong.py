@@ -60,7 +60,7 @@ def bench(loaded: LoadedModel, sentences: list[str], text: str) -> Bench:
 def test_a_deck_deals_all_before_it_deals_one_twice() -> None:
     deck = Deck(range(10), random.Random(0))
     dealt = [deck.deal(4) for _ in range(5)]
-    assert sorted(sum(dealt, [])) == sorted([*range(10)] * 2)
+    assert sorted(item for hand in dealt for item in hand) == sorted([*range(10)] * 2)
     assert sorted(deck.deal(99)) == [*range(10)]
     assert Deck([], random.Random(0)).deal(3) == []
 
@@ -175,7 +175,7 @@ def test_figures_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
 def run_of(seed: int, score: float) -> dict[str, Any]:
     """A complete run of 20 batches that ends with `score` in everything."""
     scores = {"count": 1, "teacher_forced": score, "generated": score, "natural": score}
-    judged = {name: scores for name in ("efficacy", "generality", "locality", "random facts")}
+    judged = dict.fromkeys(("efficacy", "generality", "locality", "random facts"), scores)
     cohorts = [{"batch": i, **judged} for i in range(1, 21)]
     check = {"after": 20, "what": "batch", **judged, "cohorts": cohorts, "perplexity": 1, "seconds": 1, "processor": 1}
     return {"seed": seed, "batches": 20, "size": 50, "complete": True, "checks": [check]}
