@@ -64,7 +64,7 @@ _MAKING = (
     click.option(
         "--modules",
         metavar="NAMES",
-        help="Weight matrices to edit: names, layer numbers or ranges, by comma; `@subject` behind one: at the subject.",
+        help="Weight matrices to edit: names, layers or ranges, by comma; `@subject` behind one: at the subject.",
     ),
     click.option(
         "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the model's weights. Default: float32."
