@@ -81,13 +81,15 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         skipped=tuple(skip.fact for skip in draft.skips),
         places=tuple(draft.places),
         **names,
+        further_keys=(),  # the log names them as they are written
         weights_digest=tensors_digest(draft.weights) if draft.target is None else draft.target.weights_digest,
         live_digest=_live_digest(history, draft),
         report=draft.report,
         provenance=_provenance(config, draft),
     )
     facts = {fact.digest: msgspec.json.encode(fact) for fact in draft.facts}
-    traced = None if (parts := draft.key_parts) is None else lambda: map(encode_keys, parts())
+    made = draft.key_parts
+    traced = None if made is None else lambda: map(encode_keys, made())
     log.append(record, facts=facts, blobs={**blobs, weights: stored}, weights=weights, keys=traced)
     return record if traced is None else log.step(record.step)
 
