@@ -50,10 +50,11 @@ def staleness(
 def drifts(bench: Bench, facts: Sequence[Fact], stored: Mapping[str, FactKeys]) -> dict[str, dict[str, float]]:
     """Per fact and module the relative drift of its stored keys at the model's present weights."""
     found: dict[str, dict[str, float]] = {}
+    conflict = {digest: keys.conflict for digest, keys in stored.items()}
     for start in range(0, len(facts), CHUNK):
         rows = fact_rows(bench.loaded.tokenizer, facts[start : start + CHUNK], bench.settings.phrasings)
         traced = trace(bench.loaded, rows, bench.settings.micro_batch, gradients=False)
-        for digest, present in fact_keys(bench, traced, rows).items():
+        for digest, present in fact_keys(bench, traced, rows, conflict).items():
             found[digest] = {
                 name: _relative(present.rows[name], stored[digest].rows[name], bench.scale[name].cpu().numpy())
                 for name in bench.names

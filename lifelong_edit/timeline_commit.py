@@ -65,7 +65,7 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         "editor_state": encode_tensors(draft.editor_state) if draft.editor_state else None,
         "snapshot": stored if _keep_whole(history, config, draft) else None,
     }
-    names: dict[str, Any] = {part: digest_bytes(data) for part, data in parts.items() if data is not None}
+    names = {part: digest_bytes(data) for part, data in parts.items() if data is not None}
     blobs = {names[part]: data for part, data in parts.items() if data is not None}
     weights = digest_bytes(stored)
     head = log.head()
@@ -81,13 +81,15 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         skipped=tuple(skip.fact for skip in draft.skips),
         places=tuple(draft.places),
         **names,
+        further_keys=(),  # the log names them as they are written
         weights_digest=tensors_digest(draft.weights) if draft.target is None else draft.target.weights_digest,
         live_digest=_live_digest(history, draft),
         report=draft.report,
         provenance=_provenance(config, draft),
     )
     facts = {fact.digest: msgspec.json.encode(fact) for fact in draft.facts}
-    traced = None if (trace := draft.key_parts) is None else lambda: map(encode_keys, trace())
+    made = draft.key_parts
+    traced = None if made is None else lambda: map(encode_keys, made())
     log.append(record, facts=facts, blobs={**blobs, weights: stored}, weights=weights, keys=traced)
     return record if traced is None else log.step(record.step)
 

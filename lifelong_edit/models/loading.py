@@ -34,7 +34,8 @@ def load_model(
     """Load a language model to be edited.
 
     source: "atlas" (bundled), a local folder, or a hub id. modules: names of weight matrices, layer
-    numbers or ranges ("3-5"); by default the MLP output projections of the upper half of the layers.
+    numbers or ranges ("3-5"), with "@subject" behind those to be edited at the tokens of the subject; by default
+    the MLP output projections of `default_layers`.
     Raises UsageError, UnknownModelError, or LifelongEditError with the reason in one sentence.
     """
     if trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):

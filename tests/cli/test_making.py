@@ -123,7 +123,10 @@ def test_hypernetworks_are_refused_before_the_model_is_loaded(run: Run, tmp_path
     command = ["init", "--store", tmp_path / "s", *making, "--hypernetwork"]
     refused(run(*command, tmp_path / "empty"), 3, "no readable hypernetwork")
     other = network_for(tmp_path / "other", "transformer.h.0.mlp.c_proj")
-    refused(run(*command, other), 5, "was trained for modules")
+    refused(run(*command, other, "--modules", "2-3"), 5, "was trained for modules")
+    refused(run(*command, other, "--modules", "0@subject"), 5, "was trained for modules")
+    reached = run(*command, other)  # the control: without --modules the store takes those of the network
+    assert "a model was loaded" in reached.stderr
     fitting = network_for(tmp_path / "fitting", "transformer.h.2.mlp.c_proj", "transformer.h.3.mlp.c_proj")
     reached = run(*command, fitting)
     assert isinstance(reached.exception, SystemExit)

@@ -123,7 +123,7 @@ def test_stream_with_a_policy_as_json(run: Run, empty_store: Path, news: Path, m
     assert "the reconsolidation was refused: it is Monday; step 3" in result.stderr
 
 
-@pytest.mark.parametrize("policy", ["forecast:0.9", "every:0", "sometimes"])
+@pytest.mark.parametrize("policy", ["forecast:1.1", "forecast:", "every:0", "sometimes"])
 def test_unknown_policy(run: Run, empty_store: Path, news: Path, policy: str) -> None:
     result = run("stream", news, "--store", empty_store, "--reconsolidate", policy)
     assert (result.exit_code, result.stdout) == (2, "")

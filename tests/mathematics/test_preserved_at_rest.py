@@ -20,9 +20,9 @@ def drift(bench: Bench, facts: list[Fact], passes: int) -> float:
     bench.loaded.set_shifts({})
     news = fact_rows(bench.loaded.tokenizer, facts, 3)
     asker = ready_editor(bench, SolveState({}, {}, {}), news)
-    real = solve_pass(bench, asker, trace(bench.loaded, news, 64), news, hold(bench, {}, 10**6, 1))
+    real = solve_pass(bench, asker, trace(bench.loaded, news, 64), news, hold(bench, {}, news, 1))
     kept = [bench.preserved.row(i, 1.5) for i in range(120)]
-    held = hold(bench, {}, sum(r.positions for r in kept), passes)
+    held = hold(bench, {}, kept, passes)
     shifts = {m.name: torch.zeros(m.d_in, m.d_out) for m in bench.loaded.modules}
     for _ in range(passes):
         bench.loaded.set_shifts(shifts)

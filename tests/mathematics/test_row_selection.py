@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lifelong_edit import batchstep
-from lifelong_edit.batchstep import Bench, SolveState, edit_batch, fact_keys, select_rows
+from lifelong_edit.batchstep import Bench, SolveState, conflict_of, edit_batch, fact_keys, select_rows
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
 from lifelong_edit.grams import FactKeys
@@ -157,7 +157,8 @@ def test_keys_that_are_no_numbers_are_refused_and_not_stored_as_zeros(make_bench
     bench = make_bench()
     rows = select_rows(bench, SolveState({}, {}, {}), news[:2], [])
     traced = trace(bench.loaded, rows, 8)
-    assert set(fact_keys(bench, traced, rows)) == {f.digest for f in news[:2]}
+    conflict = conflict_of(bench, news[:2])
+    assert set(fact_keys(bench, traced, rows, conflict)) == {f.digest for f in news[:2]}
     traced.keys[bench.names[-1]][0, 0] = float("nan")
     with pytest.raises(StepRefusedError, match="not finite"):
-        fact_keys(bench, traced, rows)
+        fact_keys(bench, traced, rows, conflict)

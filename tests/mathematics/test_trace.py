@@ -28,7 +28,7 @@ def model(request: pytest.FixtureRequest, tiny_gpt2: Path, tiny_llama: Path, tin
 def rows_of(model: LoadedModel, news: list[Fact]) -> list[Row]:
     """Facts in two phrasings and preserved prompts, mixed, of many lengths; then the model is edited."""
     rows = fact_rows(model.tokenizer, news[:5], 1)
-    encoded = [encode(model.tokenizer, f"{f.subject} speaks", f.target) for f in news[5:9]]
+    encoded = [encode(model.tokenizer, f"{f.subject} speaks", f.target, f.subject) for f in news[5:9]]
     bases = base_answers(model, encoded, 4)
     kept = [Row(e, "preserved", 1.5, None, b) for e, b in zip(encoded, bases, strict=True)]
     g = torch.Generator().manual_seed(4)
@@ -39,7 +39,8 @@ def rows_of(model: LoadedModel, news: list[Fact]) -> list[Row]:
 def alone(model: LoadedModel, row: Row) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
     """Keys, gradients and loss of one row: no padding, logits everywhere, one leaf added to each output."""
     ids = torch.tensor([row.encoded.ids])
-    at = slice(row.encoded.answer_start - 1, len(row.encoded.ids) - 1)
+    answers = slice(row.encoded.answer_start - 1, len(row.encoded.ids) - 1)
+    at = {m.name: answers if m.positions == "answer" else slice(*row.encoded.subject) for m in model.modules}
     keys: dict[str, Tensor] = {}
     added = {m.name: torch.zeros(ids.shape[1], m.d_out, requires_grad=True) for m in model.modules}
     handles = []
@@ -50,7 +51,7 @@ def alone(model: LoadedModel, row: Row) -> tuple[dict[str, Tensor], dict[str, Te
             return out + added[name].reshape(out.shape)
 
         handles.append(model.model.get_submodule(m.name).register_forward_hook(hook))
-    logits = model.model(input_ids=ids).logits[0, at].float()
+    logits = model.model(input_ids=ids).logits[0, answers].float()
     for handle in handles:
         handle.remove()
     answer = ids[0, row.encoded.answer_start :]
@@ -59,8 +60,8 @@ def alone(model: LoadedModel, row: Row) -> tuple[dict[str, Tensor], dict[str, Te
     else:
         loss = bucketed_kl(logits, row.base.top_ids, row.base.top_logp, row.base.rest_logp)
     found = torch.autograd.grad(loss, list(added.values()))
-    gradients = {name: g[at] for name, g in zip(added, found, strict=True)}
-    return {n: k[at].detach() for n, k in keys.items()}, gradients, float(loss.detach())
+    gradients = {name: g[at[name]] for name, g in zip(added, found, strict=True)}
+    return {n: k[at[n]].detach() for n, k in keys.items()}, gradients, float(loss.detach())
 
 
 def bucketed_kl(logits: Tensor, ids: np.ndarray, logp: np.ndarray, rest: np.ndarray) -> Tensor:
@@ -79,11 +80,13 @@ def worst(model: LoadedModel, rows: list[Row], micro_batch: int) -> float:
     errors = []
     for i, row in enumerate(rows):
         keys, gradients, loss = alone(model, row)
-        at = found.row == i
-        assert int(at.sum()) == row.positions == len(row.encoded.ids) - row.encoded.answer_start
-        for name in keys:
+        assert row.positions == len(row.encoded.ids) - row.encoded.answer_start
+        for module in model.modules:
+            name = module.name
+            at = found.row[name] == i
+            assert int(at.sum()) == len(keys[name]) == row.positions_in(module)
             pairs = [(found.keys[name][at], keys[name]), (found.gradients[name][at], gradients[name])]
-            errors += [float((a - b).norm() / b.norm()) for a, b in pairs]
+            errors += [float((a - b).norm() / b.norm()) for a, b in pairs if len(b)]
         errors.append(abs(float(found.losses[i]) - loss) / loss)
     return max(errors)
 
@@ -129,7 +132,8 @@ def test_the_order_of_rows_changes_nothing_but_the_order(loaded: LoadedModel, ne
     for place, i in enumerate(order):
         for name in one.keys:
             for a, b in ((one.keys, other.keys), (one.gradients, other.gradients)):
-                torch.testing.assert_close(b[name][other.row == place], a[name][one.row == i], rtol=1e-4, atol=1e-6)
+                at, wanted = other.row[name] == place, one.row[name] == i
+                torch.testing.assert_close(b[name][at], a[name][wanted], rtol=1e-4, atol=1e-6)
 
 
 def test_editing_positions_are_those_whose_next_token_is_an_answer_token(loaded: LoadedModel, news: list[Fact]) -> None:
@@ -145,9 +149,12 @@ def test_weights_and_kinds_belong_to_positions(loaded: LoadedModel, news: list[F
     rows = [dataclasses.replace(r, weight=i + 0.5) for i, r in enumerate(rows_of(loaded, news))]
     found = trace(loaded, rows, 4, gradients=False)
     assert found.gradients == {}
-    assert found.weights(rows).tolist() == [i + 0.5 for i, r in enumerate(rows) for _ in range(r.positions)]
-    kept = found.kinds(rows, "preserved").tolist()
-    assert kept == [r.kind == "preserved" for r in rows for _ in range(r.positions)]
+    for module in loaded.modules:
+        counts = [r.positions_in(module) for r in rows]
+        weights = found.weights(rows, module.name).tolist()
+        assert weights == [i + 0.5 for i, count in enumerate(counts) for _ in range(count)]
+        kept = found.kinds(rows, module.name, "preserved").tolist()
+        assert kept == [r.kind == "preserved" for r, count in zip(rows, counts, strict=True) for _ in range(count)]
 
 
 def test_preserved_rows_ask_for_nothing_at_the_base_weights(loaded: LoadedModel, news: list[Fact]) -> None:
@@ -166,19 +173,19 @@ def test_a_base_answer_without_the_rest_bucket_would_pull_at_the_base(loaded: Lo
     """The mutation: the mass of all other tokens understated, as if only the kept ones counted."""
     rows = [r for r in rows_of(loaded, news) if r.base is not None]
     loaded.set_shifts({})
-    name = loaded.modules[0].name
-    right = float(trace(loaded, rows, 8).gradients[name].norm())
+    right = {name: float(g.norm()) for name, g in trace(loaded, rows, 8).gradients.items()}
     cut = [
         dataclasses.replace(r, base=dataclasses.replace(r.base, rest_logp=r.base.rest_logp - 3)) for r in rows if r.base
     ]
-    assert float(trace(loaded, cut, 8).gradients[name].norm()) > 100 * right
+    for name, gradients in trace(loaded, cut, 8).gradients.items():
+        assert float(gradients.norm()) > 100 * right[name]
 
 
 def test_conflict_keys_and_text_statistics_see_the_same_keys(model: LoadedModel, news: list[Fact]) -> None:
     """The other two readers of module inputs, against the trace and against NumPy."""
     rows = fact_rows(model.tokenizer, news, 0)
-    found, name = trace(model, rows, 5, gradients=False), model.modules[0].name
-    first = [int((found.row == i).nonzero()[0]) for i in range(len(rows))]
+    found, name = trace(model, rows, 5, gradients=False), model.conflict_module.name
+    first = [int((found.row[name] == i).nonzero()[0]) for i in range(len(rows))]
     prompts = [r.encoded.ids[: r.encoded.answer_start] for r in rows]
     torch.testing.assert_close(lowest_keys(model, prompts, 5), found.keys[name][first], rtol=1e-4, atol=1e-6)
     windows = torch.arange(60).reshape(4, 15)

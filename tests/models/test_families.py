@@ -22,6 +22,7 @@ from lifelong_edit.models import (
     load_model,
     pad,
 )
+from lifelong_edit.models.families import MOST_LAYERS, MOST_SUBJECT_LAYERS, default_layers
 
 LAYERS = 4
 LLAMA = {
@@ -104,8 +105,11 @@ def test_every_family_of_the_registry_is_held_by_these_tests() -> None:
     assert set(CONFIGS) == set(FAMILIES)
 
 
-def test_upper_half_by_default(loaded: LoadedModel, family: str) -> None:
-    assert [m.layer for m in loaded.modules] == [2, 3]
+def test_lower_half_at_the_subject_and_upper_half_at_the_answer_by_default(loaded: LoadedModel, family: str) -> None:
+    assert [(m.layer, m.positions) for m in loaded.modules] == [
+        (0, "subject"), (1, "subject"), (2, "answer"), (3, "answer")
+    ]  # fmt: skip
+    assert loaded.conflict_module == loaded.modules[2]
     assert loaded.family.model_type == family
     assert loaded.family.kind == "causal"
     assert loaded.context == 64
@@ -218,6 +222,27 @@ def test_modules_by_layer_range_and_by_name(tiny_gpt2: Path) -> None:
     ]
 
 
+def test_modules_are_edited_at_the_subject_where_they_are_named_so(tiny_gpt2: Path) -> None:
+    name = "transformer.h.2.mlp.c_proj"
+    loaded = load_model(str(tiny_gpt2), modules=["3", " 0-1@subject", f"{name}@subject", "1@subject"])
+    assert [(m.layer, m.positions) for m in loaded.modules] == [
+        (0, "subject"), (1, "subject"), (2, "subject"), (3, "answer")
+    ]  # fmt: skip
+    assert loaded.conflict_module.layer == 3
+    entries = [m.entry for m in loaded.modules]
+    assert entries[2:] == [f"{name}@subject", "transformer.h.3.mlp.c_proj"]
+    again = load_model(str(tiny_gpt2), modules=entries[::-1])
+    assert again.modules == loaded.modules
+    everywhere = load_model(str(tiny_gpt2), modules=["1-2@subject"])
+    assert everywhere.conflict_module.layer == 1  # for want of one at the answer
+
+
+@pytest.mark.parametrize("modules", [["0-1@subject", "1-3"], ["2", "transformer.h.2.mlp.c_proj@subject"]])
+def test_a_module_named_both_ways_is_refused(tiny_gpt2: Path, modules: list[str]) -> None:
+    with pytest.raises(UnknownModelError, match=r"transformer\.h\.[12]\.mlp\.c_proj'.*@subject and without"):
+        load_model(str(tiny_gpt2), modules=modules)
+
+
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
@@ -226,6 +251,9 @@ def test_modules_by_layer_range_and_by_name(tiny_gpt2: Path) -> None:
         (["lm_head"], "output head"),
         (["2-4"], "layers 0 to 3"),
         (["3-2"], "layers 0 to 3"),
+        (["2-4@subject"], "layers 0 to 3"),
+        (["transformer.h.9.mlp.c_proj@subject"], "'transformer.h.9.mlp.c_proj'"),
+        (["1@answer"], "'1@answer'"),
     ],
 )
 def test_unknown_modules_are_refused_with_what_exists(tiny_gpt2: Path, modules: list[str], message: str) -> None:
@@ -233,11 +261,42 @@ def test_unknown_modules_are_refused_with_what_exists(tiny_gpt2: Path, modules: 
         load_model(str(tiny_gpt2), modules=modules)
 
 
-def test_at_most_six_layers_by_default(tmp_path: Path, tiny_tokenizer: Any) -> None:
+@pytest.mark.parametrize(
+    ("layers", "entries"),
+    [
+        (1, ["0-0"]),
+        (2, ["0-0@subject", "1-1"]),
+        (4, ["0-1@subject", "2-3"]),
+        (6, ["0-2@subject", "3-5"]),
+        (12, ["1-4@subject", "6-11"]),
+        (28, ["7-10@subject", "22-27"]),
+        (48, ["13-16@subject", "42-47"]),
+    ],
+)
+def test_default_layers(layers: int, entries: list[str]) -> None:
+    """Golden: networks and stores are made for them, and stores that name no modules are made with them."""
+    assert default_layers(layers) == entries
+
+
+def test_subject_layers_lie_beneath_the_others_about_a_third_of_the_way_up() -> None:
+    for layers in range(2, 100):
+        subject, answer = default_layers(layers)
+        (first, last), (start, end) = ([int(n) for n in e.removesuffix("@subject").split("-")] for e in (subject, answer))
+        assert subject.endswith("@subject")
+        assert 0 <= first <= last < start <= end == layers - 1
+        assert last - first < MOST_SUBJECT_LAYERS
+        assert end - start < MOST_LAYERS
+        assert start >= layers // 2
+        assert last <= layers / 3 + 1
+
+
+def test_at_most_six_and_four_layers_by_default(tmp_path: Path, tiny_tokenizer: Any) -> None:
     config = transformers.GPT2Config(vocab_size=len(tiny_tokenizer), n_embd=8, n_layer=16, n_head=2, n_positions=16)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
-    assert [m.layer for m in load_model(str(tmp_path)).modules] == [10, 11, 12, 13, 14, 15]
+    found = load_model(str(tmp_path)).modules
+    assert [m.layer for m in found if m.positions == "answer"] == [10, 11, 12, 13, 14, 15]
+    assert [m.layer for m in found if m.positions == "subject"] == [3, 4, 5, 6]
 
 
 def test_unknown_model_type_names_the_known_ones_and_takes_modules_by_hand(tmp_path: Path, tiny_tokenizer: Any) -> None:
@@ -263,12 +322,12 @@ def test_unknown_model_type_names_the_known_ones_and_takes_modules_by_hand(tmp_p
 
 def test_shift_of_wrong_shape_or_name_is_refused_before_any_weight_changes(tiny_gpt2: Path) -> None:
     loaded = load_model(str(tiny_gpt2))
-    first, second = loaded.modules
+    first, second = loaded.modules[:2]
     good = torch.ones(first.d_in, first.d_out)
     with pytest.raises(ModelMismatchError, match=r"\(32, 128\).*\(128, 32\)"):
         loaded.set_shifts({first.name: good, second.name: good.T})
     with pytest.raises(UnknownModelError, match=first.name):
-        loaded.set_shifts({first.name: good, "transformer.h.0.mlp.c_proj": good})
+        loaded.set_shifts({first.name: good, "transformer.h.0.mlp.c_fc": good})
     assert fingerprint_of(loaded.model) == loaded.fingerprint
 
 

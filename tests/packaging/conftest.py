@@ -70,14 +70,16 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     """The wheel in a fresh environment.
 
     Its dependencies are lent by the environment that the tests run in, through a path file: that brings their
-    modules, but not the hook of the editable install, since path files are read in site folders only.
+    modules, but not the hook of the editable install, since path files are read in site folders only. It may itself
+    have been lent some.
     """
     home = tmp_path_factory.mktemp("environment")
     run([sys.executable, "-m", "venv", "--without-pip", home], home)
     bin_folder = home / ("Scripts" if os.name == "nt" else "bin")
     pip_install(wheel, pip_options=["--python", bin_folder / "python"])
     (site,) = (path.parent for path in home.rglob("lifelong_edit") if path.parent.name == "site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    lent = [path for path in sys.path if Path(path).name == Path(sysconfig.get_path("purelib")).name]
+    (site / "dependencies.pth").write_text("".join(f"{path}\n" for path in lent))
     return Installed(bin=bin_folder, elsewhere=tmp_path_factory.mktemp("elsewhere"))
 
 
