@@ -33,6 +33,7 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.tracing": 3,
     "lifelong_edit.solver": 3,
     "lifelong_edit.preservation": 3,
+    "lifelong_edit.textgram": 3,
     "lifelong_edit.hypernetwork": 3,
     "lifelong_edit.export": 3,  # models in, folders out
     "lifelong_edit.editors": 4,
