@@ -95,6 +95,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How many preserved prompts are rows in each of its passes, drawn afresh."""
     text_tokens: int = 60_000
     """How many tokens of text the mean gram C₀ is taken over."""
+    gram_rank: int | None = None
+    """Rank of the factor that C₀ is kept as, beside a diagonal; 0: whole, in float64; None: whole up to a d_in of
+    8,192, beyond it a factor of rank 1,024."""
 
     snapshot_every: int = 10
     gate_perplexity: float = 1.5
@@ -140,6 +143,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"setting {name} is {getattr(self, name)}; it must not be negative")
+        if self.gram_rank is not None and not self.gram_rank >= 0:
+            raise UsageError(f"setting gram_rank is {self.gram_rank}; it must not be negative")
         if self.eta is not None and not self.eta > 0:
             raise UsageError(f"setting eta is {self.eta}; it must be greater than zero")
         if self.ask not in ("joint", "published"):
