@@ -281,7 +281,9 @@ def test_default_layers(layers: int, entries: list[str]) -> None:
 def test_subject_layers_lie_beneath_the_others_about_a_third_of_the_way_up() -> None:
     for layers in range(2, 100):
         subject, answer = default_layers(layers)
-        (first, last), (start, end) = ([int(n) for n in e.removesuffix("@subject").split("-")] for e in (subject, answer))
+        (first, last), (start, end) = (
+            [int(n) for n in e.removesuffix("@subject").split("-")] for e in (subject, answer)
+        )
         assert subject.endswith("@subject")
         assert 0 <= first <= last < start <= end == layers - 1
         assert last - first < MOST_SUBJECT_LAYERS
