@@ -25,15 +25,26 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
-from benchmarks.bench_streams import ARMS, MODEL, TEXT, Arm, Stream, judge, line, make_stream, trained
+from benchmarks.bench_streams import (
+    ARMS,
+    MODEL,
+    PUBLISHED_MODULES,
+    TEXT,
+    Arm,
+    Stream,
+    judge,
+    line,
+    make_stream,
+    trained,
+)
 from benchmarks.finetuning import FineTuner, Recipe
-from benchmarks.validation import preserved, validation
+from benchmarks.validation import validation
 from lifelong_edit.batchstep import Bench, prepare
 from lifelong_edit.cli.common import parse_settings
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.eval.metrics import ask_pairs, summarise
 from lifelong_edit.eval.perplexity import perplexity_of, text_windows
-from lifelong_edit.facts import Fact, Probe, read_facts
+from lifelong_edit.facts import Fact, Probe, preserved_prompts_of, read_facts
 from lifelong_edit.guard import measure, objections, retention
 from lifelong_edit.hypernetwork import NetworkSet, read_checkpoint
 from lifelong_edit.models import LoadedModel, load_model
@@ -228,9 +239,11 @@ def over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 @dataclass
 class Ground:
-    """What all arms stand on: model, facts and text; and where networks and figures lie."""
+    """What all arms stand on: models, facts and text; and where networks and figures lie."""
 
     loaded: LoadedModel
+    published: LoadedModel
+    """The same model, edited where the published rule edits it."""
     train: list[Fact]
     facts: list[Fact]
     text: dict[str, str]
@@ -243,14 +256,16 @@ class Ground:
             return validation(self.train, count, seed)
         if count > len(self.facts):
             raise UsageError(f"found {len(self.facts)} facts, expected at least {count}; ask for fewer batches")
-        return make_stream(self.facts, count, seed), [preserved(fact) for fact in self.train]
+        return make_stream(self.facts, count, seed), [
+            probe for fact in self.train for probe in preserved_prompts_of(fact)
+        ]
 
     def arm(self, name: str) -> tuple[Settings, NetworkSet | None, type[Bench], ReconsolidationPolicy]:
         """Settings, network, bench and policy of an arm. Raises UsageError for one that is none."""
         o = self.options
         if name == "published":
             arm: Arm = ARMS[name]
-            network = trained(arm, self.loaded, self.train, self.text["valid"], o.networks, o.minutes)
+            network = trained(arm, self.published, self.train, self.text["valid"], o.networks, o.minutes)
             return arm.settings, network, Bench, Never()
         network = None if o.network is None else read_checkpoint(o.network)
         named = {} if o.network is None else {"editor": "malmen", **solve_of(o.network)}
@@ -266,7 +281,7 @@ class Ground:
 
 def run_arm(ground: Ground, name: str, plan: Plan) -> None:
     """All seeds of one arm that its file does not have yet."""
-    o, loaded = ground.options, ground.loaded
+    o, loaded = ground.options, ground.published if name == "published" else ground.loaded
     settings, network, kind, policy = ground.arm(name)
     head: dict[str, Any] = {"arm": name, "facts": plan.facts, "settings": msgspec.to_builtins(settings)}
     head |= {"policy": str(policy)} if not name.startswith("finetune") else {"recipe": msgspec.to_builtins(o.recipe)}
@@ -381,7 +396,8 @@ def main() -> None:
         model, text = common.shared(MODEL), common.shared(TEXT)
         train, facts = ([r.fact for r in read_facts([str(model / f"facts_{s}.jsonl")])] for s in ("train", "stream"))
         texts = {s: (text / f"{s}.txt").read_text(encoding="utf-8") for s in ("valid", "test")}
-        ground = Ground(load_model(str(model)), train, facts, texts, o)
+        published = load_model(str(model), modules=PUBLISHED_MODULES)
+        ground = Ground(load_model(str(model)), published, train, facts, texts, o)
         for name in o.arms:
             run_arm(ground, name, plan)
     except LifelongEditError as error:

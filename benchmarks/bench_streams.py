@@ -23,7 +23,7 @@ from benchmarks import common
 from lifelong_edit.batchstep import Bench, Proposal, SolveState, edit_batch, prepare
 from lifelong_edit.eval.metrics import Result, ask_pairs, ask_unchanged, base_answers, predict_answers, summarise
 from lifelong_edit.eval.perplexity import perplexity_of, text_windows
-from lifelong_edit.facts import Fact, Probe, read_facts
+from lifelong_edit.facts import Fact, Probe, preserved_prompts_of, read_facts
 from lifelong_edit.hypernetwork import NetworkSet, read_checkpoint
 from lifelong_edit.models import Encoded, LoadedModel, encode, encode_prompt, load_model
 from lifelong_edit.reconsolidation import Resolved, reconsolidate
@@ -56,6 +56,8 @@ class Arm:
     reconsolidated: tuple[int, ...] = ()
 
 
+PUBLISHED_MODULES = ("3-5",)
+"""The published rule edits at the answer alone: the upper half of the layers, as it does."""
 SINGLE = TrainSettings(rate=3e-4, locality_weight=1.0, batches=1, batch_size=100, validate_every=100)
 # The same passes for every batch, so that the arms are compared at equal work.
 PLAIN = Settings(more_passes=0)
@@ -247,13 +249,14 @@ def trained(
 def run_arm(name: str, seeds: Sequence[int], networks: Path, minutes: float) -> dict[str, Any]:
     """All seeds of one arm."""
     arm, folder = ARMS[name], common.shared(MODEL)
-    loaded = load_model(str(folder))
+    published = arm.settings.ask == "published"
+    loaded = load_model(str(folder), modules=PUBLISHED_MODULES if published else None)
     train, stream_facts = (
         [r.fact for r in read_facts([str(folder / f"facts_{s}.jsonl")])] for s in ("train", "stream")
     )
     text = {s: (common.shared(TEXT) / f"{s}.txt").read_text() for s in ("valid", "test")}
     network = trained(arm, loaded, train, text["valid"], networks, minutes)
-    preserve = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in train]
+    preserve = [probe for f in train for probe in preserved_prompts_of(f)]
     fixed = prepare(loaded, arm.settings, text=[text["valid"]], preserve=preserve)
     found: dict[str, Any] = {"settings": msgspec.to_builtins(arm.settings)}
     if network is not None:

@@ -31,17 +31,17 @@ T = TypeVar("T")
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How it is fine-tuned."""
 
-    rate: float = 2e-3
+    rate: float = 4e-3
     """Adam's, at its height."""
     warmup: float = 0.05
     """Share of the budget until the rate is at its height; from there it falls to zero along a cosine."""
-    rows: int = 96
+    rows: int = 48
     """Rows of facts per step."""
     replayed: float = 0.5
     """Share of them that are of earlier facts, where there are any."""
     preserved: int = 48
     """Preserved prompts per step."""
-    preserved_weight: float = 1.0
+    preserved_weight: float = 10.0
     """Weight of their mean loss against the mean loss of the facts."""
     decay: float = 0.0
     """How fast weights return to the base model's: share of ΔW per step, in units of the rate."""
@@ -69,7 +69,7 @@ class Deck(Generic[T]):
 
 
 class FineTuner:
-    """Fine-tunes one model along a stream. Rows are encoded once, as the time that takes is no fault of the method."""
+    """Fine-tunes one model along a stream. Each fact's rows are encoded once."""
 
     def __init__(self, bench: Bench, recipe: Recipe, seed: int = 0) -> None:
         self._bench, self.recipe = bench, recipe

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from benchmarks.bench_streams import Stream, make_stream
-from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.facts import Fact, Probe, preserved_prompts_of
 from lifelong_edit.rows import subjects_of
 
 NEAR = 330
@@ -37,12 +37,8 @@ def validation(facts: Sequence[Fact], count: int, seed: int) -> tuple[Stream, li
     probed = subjects_of([*near, *far])
     stream = make_stream([_beside(fact, near) for fact in taught], count, seed)
     stream.unedited = far
-    return stream, [preserved(fact) for fact in rest if fact.subject.casefold() not in probed]
-
-
-def preserved(fact: Fact) -> Probe:
-    """What is so today, as a preserved prompt."""
-    return Probe(fact.prompt, fact.target_true, fact.subject, fact.relation)
+    kept = [fact for fact in rest if fact.subject.casefold() not in probed]
+    return stream, [probe for fact in kept for probe in preserved_prompts_of(fact)]
 
 
 def _beside(fact: Fact, near: Sequence[Fact]) -> Fact:

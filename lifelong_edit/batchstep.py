@@ -31,6 +31,7 @@ from lifelong_edit.rows import Row, draw, fact_rows, subjects_of
 from lifelong_edit.settings import Settings
 from lifelong_edit.solver import Factor, Solution, factorise, solve, woodbury_is_cheaper
 from lifelong_edit.stores.tensors import Dense, Factors, Shift, materialise
+from lifelong_edit.textgram import TextGrams
 from lifelong_edit.tracing import Trace, trace
 
 
@@ -98,7 +99,7 @@ def prepare(
     """Everything that `init` fixes, as arrays: text grams, key grids, preserved prompts, conflict centre."""
     loaded.set_shifts({})
     say("measuring the text")
-    fixed = prepare_text(loaded, text, settings.text_tokens, settings.micro_batch)
+    fixed = prepare_text(loaded, text, settings.text_tokens, settings.micro_batch, settings.gram_rank, say)
     scale = {m.name: torch.from_numpy(fixed[f"scale/{m.name}"]).to(loaded.device) for m in loaded.modules}
     if preserve:
         say(f"asking the preserved prompts ({len(preserve)})")
@@ -126,7 +127,7 @@ class Bench:
         self.editor: Editor = make_editor(settings, networks)
         device = loaded.device
         self.names = [m.name for m in loaded.modules]
-        self.text_gram = {n: torch.from_numpy(fixed[f"gram/{n}"]).to(device).double() for n in self.names}
+        self.text_gram = TextGrams(fixed, self.names, device)
         self.scale = {n: torch.from_numpy(fixed[f"scale/{n}"]).to(device) for n in self.names}
         self.conflict_mean = torch.from_numpy(fixed["conflict/mean"]).to(device)
         self.guard_windows = torch.from_numpy(fixed["guard/windows"].astype(np.int64))
@@ -143,8 +144,7 @@ class Bench:
         """λ of a module's solve: the editor's own, the setting's exp(ℓ)·trace(C₀)/d_in, or 1."""
         own = self.editor.ridge(module)
         if self.settings.log_ridge is not None:
-            gram = self.text_gram[module]
-            return float(np.exp(self.settings.log_ridge)) * float(gram.trace()) / len(gram)
+            return math.exp(self.settings.log_ridge) * self.text_gram.trace(module) / self.text_gram.width(module)
         return 1.0 if own is None else own
 
     def preservation(self, module: str, live: Mapping[str, FactKeys], subjects: frozenset[str] = frozenset()) -> Tensor:
@@ -155,10 +155,11 @@ class Bench:
         in the base model, rows or not: a batch has time for a few hundred rows, but a gram costs it nothing.
         """
         if self.published:
-            return torch.zeros_like(self.text_gram[module])
+            width = self.text_gram.width(module)
+            return torch.zeros(width, width, dtype=torch.float64, device=self.loaded.device)
         s, held = self.settings, self.preserved.keys_outside(subjects) if self.settings.preserved_keys else {}
-        gram = s.c0 * self.text_gram[module] + self.live_gram[module].over(live)
-        return gram + s.preserved_keys * self.preserved_gram[module].over(held) if held else gram
+        gram = self.text_gram.add_to(self.live_gram[module].over(live), module, s.c0)
+        return gram.add_(self.preserved_gram[module].over(held), alpha=s.preserved_keys) if held else gram
 
 
 def conflict_keys(bench: Bench, prompts: Sequence[str]) -> np.ndarray:

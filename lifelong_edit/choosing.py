@@ -327,8 +327,8 @@ def _matters(name: str, arm: Arm) -> bool:
 
 def _log_ridge_of_one(bench: Bench) -> float:
     """ℓ at which exp(ℓ)·trace(C₀)/d_in is 1, in the mean over the modules."""
-    traces = [float(gram.trace()) / len(gram) for gram in bench.text_gram.values()]
-    return -sum(map(math.log, traces)) / len(traces)
+    logs = [math.log(bench.text_gram.trace(name) / bench.text_gram.width(name)) for name in bench.names]
+    return -sum(logs) / len(logs)
 
 
 def _finite(value: float) -> float | None:

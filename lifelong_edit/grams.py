@@ -64,7 +64,8 @@ class ExactGram:
         self._add(come, 1.0)
         self._add(gone, -1.0)
         self._held = dict(facts)
-        return self._sum * self.scale[:, None] * self.scale[None, :]
+        # In place: for a large d_in every further copy is gigabytes.
+        return (self._sum * self.scale[:, None]).mul_(self.scale[None, :])
 
     def _add(self, facts: Iterable[FactKeys], sign: float) -> None:
         parts = [keys.rows[self.module] for keys in facts]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -25,10 +26,14 @@ from lifelong_edit.models import (
     subject_span,
 )
 from lifelong_edit.rows import BaseAnswer, Row, draw
+from lifelong_edit.textgram import GramSum, gram_sum, rank_for
 from lifelong_edit.tracing import answer_logits, by_length, recording, trace
 
 KEPT = 32
 """How many of the base model's most probable tokens are kept at each answer position."""
+
+PROGRESS_SECONDS = 10.0
+"""How often a long measurement says how far it is."""
 
 Tensors = dict[str, np.ndarray]
 _UNITS = "preserved/units/"
@@ -38,27 +43,41 @@ GUARDS = 200
 
 @dataclass(frozen=True)
 class TextStatistics:
-    """Per module: mean gram C₀ (d_in, d_in) and greatest |k| (d_in,) of text keys, float64; tokens seen."""
+    """Per module: the sum of kᵀk over text keys, and the greatest |k| (d_in,), float64; tokens seen."""
 
-    mean_gram: dict[str, Tensor]
+    grams: dict[str, GramSum]
     largest: dict[str, Tensor]
     tokens: int
 
 
-def text_statistics(loaded: LoadedModel, windows: Tensor, micro_batch: int) -> TextStatistics:
-    """Gram and range of every position's keys over text windows (windows, length), streamed."""
-    mean: dict[str, Tensor] = {}
+def text_statistics(
+    loaded: LoadedModel,
+    windows: Tensor,
+    micro_batch: int,
+    gram_rank: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> TextStatistics:
+    """Gram and range of every position's keys over text windows (windows, length), streamed.
+
+    Memory does not grow with the text: a gram (d_in, d_in) per module, or a sketch of it (see `rank_for`). say: told
+    how far it is, every ten seconds.
+    """
+    grams = {m.name: gram_sum(m.d_in, rank_for(m.d_in, gram_rank), loaded.device) for m in loaded.modules}
     largest: dict[str, Tensor] = {}
+    told = time.monotonic()
     for start in range(0, len(windows), micro_batch):
         ids = windows[start : start + micro_batch].to(loaded.device)
         with torch.no_grad(), recording(loaded, gradients=False) as (inputs, _):
             loaded.model(input_ids=ids, use_cache=False)
         for name, keys in inputs.items():
             flat = keys.flatten(0, -2).float()
-            gram, top = (flat.T @ flat).double(), flat.abs().amax(0).double()
-            mean[name] = mean[name] + gram if name in mean else gram
+            grams[name].add(flat)
+            top = flat.abs().amax(0).double()
             largest[name] = torch.maximum(largest[name], top) if name in largest else top
-    return TextStatistics({n: g / windows.numel() for n, g in mean.items()}, largest, windows.numel())
+        if say is not None and time.monotonic() - told > PROGRESS_SECONDS:
+            told = time.monotonic()
+            say(f"measuring the text: {min(len(windows), start + micro_batch)} of {len(windows)} windows")
+    return TextStatistics(grams, largest, windows.numel())
 
 
 class _Reached(Exception):
@@ -293,7 +312,14 @@ def _ragged(flat: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
     return [part.tolist() for part in np.split(flat, np.cumsum(lengths)[:-1])]
 
 
-def prepare_text(loaded: LoadedModel, text: Sequence[str], tokens: int, micro_batch: int) -> Tensors:
+def prepare_text(
+    loaded: LoadedModel,
+    text: Sequence[str],
+    tokens: int,
+    micro_batch: int,
+    gram_rank: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Tensors:
     """Mean grams, key grids and guard windows to be fixed at `init`; the guard windows are in no gram."""
     windows = text_windows(loaded, "\n".join(text), max(1, tokens // WIDTH)).cpu()
     if windows.shape[1] < (least := min(WIDTH, loaded.context)):
@@ -301,9 +327,11 @@ def prepare_text(loaded: LoadedModel, text: Sequence[str], tokens: int, micro_ba
             f"the preservation text has {windows.shape[1]} tokens; expected at least {least}; give a longer text"
         )
     guard = max(1, min(24, len(windows) // 8))
-    statistics = text_statistics(loaded, windows[guard:] if len(windows) > guard else windows, micro_batch)
+    statistics = text_statistics(
+        loaded, windows[guard:] if len(windows) > guard else windows, micro_batch, gram_rank, say
+    )
     fixed: Tensors = {"guard/windows": windows[:guard].numpy().astype(np.int32)}
-    for name, gram in statistics.mean_gram.items():
-        fixed[f"gram/{name}"] = gram.float().cpu().numpy()
+    for name, gram in statistics.grams.items():
+        fixed |= gram.arrays(name, statistics.tokens)
         fixed[f"scale/{name}"] = grid_scale(statistics.largest[name]).cpu().numpy()
     return fixed

@@ -82,19 +82,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     that of the facts' cross-entropy: with the same step each pass overshoots and grows what it should take back."""
     preserved_tokens: int = 3
     """Length of the base model's own continuation that stands for a preserved prompt's answer."""
-    reconsolidation_passes: int = 8
+    reconsolidation_passes: int = 12
     """At most so many rounds over all live facts together."""
-    reconsolidation_gain: float = 0.01
+    reconsolidation_gain: float = 0.002
     """A reconsolidation ends with the pass that lowers the facts' loss by less than this share of the first one."""
     reconsolidation_eta: float = 0.6
     """Its step, as `eta` of `gradient`."""
-    reconsolidation_decay: float = 0.03
+    reconsolidation_decay: float = 0.02
     """The share of ΔW that each of its passes lets go before it solves: what no row asks for again is gone after a few
     passes, and the rest comes to rest where asking and letting go are even."""
     reconsolidation_preserved: int = 1500
     """How many preserved prompts are rows in each of its passes, drawn afresh."""
     text_tokens: int = 60_000
     """How many tokens of text the mean gram C₀ is taken over."""
+    gram_rank: int | None = None
+    """Rank of the factor that C₀ is kept as, beside a diagonal; 0: whole, in float64; None: whole up to a d_in of
+    8,192, beyond it a factor of rank 1,024."""
 
     snapshot_every: int = 10
     gate_perplexity: float = 1.5
@@ -140,6 +143,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"setting {name} is {getattr(self, name)}; it must not be negative")
+        if self.gram_rank is not None and not self.gram_rank >= 0:
+            raise UsageError(f"setting gram_rank is {self.gram_rank}; it must not be negative")
         if self.eta is not None and not self.eta > 0:
             raise UsageError(f"setting eta is {self.eta}; it must be greater than zero")
         if self.ask not in ("joint", "published"):

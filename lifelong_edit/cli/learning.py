@@ -65,7 +65,11 @@ _MEASURES = (
     metavar="DIR",
     help="A trained network to begin with. Default: the rule without a network.",
 )
-@click.option("--modules", metavar="NAMES", help="Weight matrices to edit: names, layer numbers or ranges, by comma.")
+@click.option(
+    "--modules",
+    metavar="NAMES",
+    help="Weight matrices to edit: names, layers or ranges, by comma; `@subject` behind one: at the subject.",
+)
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the model's weights. Default: float32.")
 @click.option("--seed", type=int, metavar="N", help="Of the split, the episodes and every draw. Default: 0.")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the solve it is trained in.")

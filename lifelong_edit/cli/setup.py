@@ -62,7 +62,9 @@ _MAKING = (
         help="Ordinary text (UTF-8), for statistics and the gate's perplexity. Default: the bundled English prose.",
     ),
     click.option(
-        "--modules", metavar="NAMES", help="Weight matrices to edit: names, layer numbers or ranges, by comma."
+        "--modules",
+        metavar="NAMES",
+        help="Weight matrices to edit: names, layers or ranges, by comma; `@subject` behind one: at the subject.",
     ),
     click.option(
         "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the model's weights. Default: float32."

@@ -196,7 +196,8 @@ def test_conflict_keys_and_text_statistics_see_the_same_keys(model: LoadedModel,
         model.model(input_ids=windows)
     handle.remove()
     flat = keys[0].reshape(60, -1).double().numpy()
-    np.testing.assert_allclose(statistics.mean_gram[name].numpy(), flat.T @ flat / 60, rtol=1e-4, atol=1e-6)
+    gram = statistics.grams[name].arrays(name, 60)[f"gram/{name}"]
+    np.testing.assert_allclose(gram, flat.T @ flat / 60, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(statistics.largest[name].numpy(), np.abs(flat).max(0), rtol=1e-4, atol=1e-6)
 
 

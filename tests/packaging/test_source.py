@@ -34,6 +34,7 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.solver": 3,
     "lifelong_edit.preservation": 3,
     "lifelong_edit.derived": 3,
+    "lifelong_edit.textgram": 3,
     "lifelong_edit.hypernetwork": 3,
     "lifelong_edit.forecast": 0,  # numbers in, numbers out
     "lifelong_edit.export": 3,  # models in, folders out

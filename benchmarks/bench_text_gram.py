@@ -1,0 +1,116 @@
+"""What C₀ as a factor of low rank and a diagonal costs and spares, beside the whole gram in double precision.
+
+On trex-gpt2-mini (d_in 1,152): the error of C₀ (Frobenius, relative), of the shift of 50 facts, and efficacy,
+generality and locality after four batches of held-out training facts, for ranks that are shares of d_in; the same for
+the whole gram stored in single precision. At a d_in of 16,384: seconds and memory of the sketch, on made-up keys.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import shared, write
+from lifelong_edit.batchstep import Bench, SolveState, edit_batch, prepare
+from lifelong_edit.facts import Probe, read_facts
+from lifelong_edit.models import load_model
+from lifelong_edit.settings import Settings
+from lifelong_edit.stores.tensors import materialise
+from lifelong_edit.textgram import gram_sum
+from lifelong_edit.training import TrainSettings, divided
+from lifelong_edit.training_run import hold_out, validate
+
+SHARES = (2, 4, 16)
+"""Ranks: d_in divided by these; the rule's 1,024 of 16,384 is the last."""
+WIDE, WIDE_RANK, WIDE_KEYS = 16_384, 1024, 1024
+
+
+def main() -> None:
+    """Measures, prints and writes `results/text_gram.json`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--facts", type=int, default=200, help="held-out facts that are taught")
+    parser.add_argument("--tokens", type=int, default=60_000, help="of text that the gram is taken over")
+    parser.add_argument("--no-wide", action="store_true", help="leave the d_in of 16,384 out")
+    given = parser.parse_args()
+    wide = None if given.no_wide else wide_sketch()
+    write("text_gram", {"ranks": on_a_model(given.facts, given.tokens), "wide": wide})
+
+
+def on_a_model(count: int, tokens: int) -> list[dict[str, Any]]:
+    """Errors and scores by kind of gram; everything is compared with the whole gram in double precision."""
+    loaded = load_model(str(shared("models", "trex-gpt2-mini")))
+    text = [shared("data", "wikitext2", "valid.txt").read_text(encoding="utf-8")]
+    facts = [r.fact for r in read_facts([str(shared("models", "trex-gpt2-mini", "facts_train.jsonl"))])]
+    own, rest = divided(facts, TrainSettings())
+    held = hold_out(rest, count, 0)
+    probes = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in own]
+    settings = Settings(editor="gradient", text_tokens=tokens, more_passes=0, gram_rank=0)
+    fixed = prepare(loaded, settings, text=text, preserve=probes)
+    others = {n: t for n, t in fixed.items() if not n.startswith("gram")}
+    width = loaded.modules[0].d_in
+    kinds: dict[str, dict[str, np.ndarray]] = {"whole, double": fixed}
+    kinds["whole, single"] = fixed | {n: t.astype(np.float32) for n, t in fixed.items() if n.startswith("gram")}
+    for share in SHARES:
+        found = prepare(loaded, settings.replace(gram_rank=width // share), text=text)
+        kinds[f"rank {width // share} (d_in / {share})"] = others | {
+            n: t for n, t in found.items() if n.startswith("gram")
+        }
+    reference: dict[str, Any] = {}
+    results = []
+    for kind, tensors in kinds.items():
+        bench = Bench(loaded, settings, tensors)
+        grams = {n: bench.text_gram[n] for n in bench.names}
+        proposal = edit_batch(bench, SolveState({}, {}, {}, {}, "bench"), held.taught[:50])
+        shifts = {n: torch.from_numpy(materialise(s)) for n, s in proposal.shift.items()}
+        reference = reference or {"gram": grams, "shift": shifts}
+        scores = validate(loaded, bench, held, 50)
+        result = {
+            "gram": kind,
+            "bytes": sum(t.nbytes for n, t in tensors.items() if n.startswith("gram")),
+            "gram_error": worst(grams, reference["gram"]),
+            "shift_error": worst(shifts, reference["shift"]),
+            "efficacy": scores.efficacy,
+            "generality": scores.generality,
+            "locality": scores.locality,
+        }
+        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()), flush=True)
+        results.append(result)
+    return results
+
+
+def worst(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
+    """The greatest relative error (Frobenius) of any module's matrix."""
+    return max(float((found[n] - wanted[n]).norm() / wanted[n].norm()) for n in wanted)
+
+
+def wide_sketch() -> dict[str, Any]:
+    """Seconds per thousand keys and for the factor, and memory, at a d_in of 16,384."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    keys = torch.randn(WIDE_KEYS, WIDE, generator=torch.Generator().manual_seed(0))
+    start = time.perf_counter()
+    sketch = gram_sum(WIDE, WIDE_RANK, torch.device("cpu"))
+    ready = time.perf_counter()
+    sketch.add(keys)
+    added = time.perf_counter()
+    arrays = sketch.arrays("m", len(keys))
+    result = {
+        "d_in": WIDE,
+        "rank": WIDE_RANK,
+        "seconds_to_begin": ready - start,
+        "seconds_per_thousand_keys": 1000 * (added - ready) / len(keys),
+        "seconds_for_the_factor": time.perf_counter() - added,
+        "bytes": sum(a.nbytes for a in arrays.values()),
+        "whole_bytes": 8 * WIDE**2,
+        "peak_gib_above_start": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20,
+    }
+    print(result, flush=True)
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""C₀ whole and as a factor: streamed, exact where it can be, and with the error that the low rank leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lifelong_edit.batchstep import Bench, SolveState, edit_batch, prepare
+from lifelong_edit.errors import UsageError
+from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.models import LoadedModel
+from lifelong_edit.preservation import text_statistics
+from lifelong_edit.settings import Settings
+from lifelong_edit.stores.tensors import materialise
+from lifelong_edit.textgram import DENSE_UP_TO, RANK, TextGrams, gram_sum, rank_for
+
+from .conftest import BASIC
+
+WIDTH = 60
+CPU = torch.device("cpu")
+
+
+def keys_of(rank: int, noise: float, count: int = 500) -> np.ndarray:
+    """Keys in few directions with a little of everything else, float32."""
+    g = np.random.default_rng(rank)
+    low = g.standard_normal((count, rank)) @ (g.standard_normal((rank, WIDTH)) / np.arange(1, rank + 1)[:, None])
+    return (low + noise * g.standard_normal((count, WIDTH))).astype(np.float32)
+
+
+def streamed(keys: np.ndarray, rank: int, parts: int = 7) -> TextGrams:
+    total = gram_sum(WIDTH, rank, CPU)
+    for part in np.array_split(keys, parts):
+        total.add(torch.from_numpy(part))
+    return TextGrams(total.arrays("m", len(keys)), ["m"], CPU)
+
+
+def mean_gram(keys: np.ndarray) -> np.ndarray:
+    exact = keys.astype(np.float64)
+    return np.asarray(exact.T @ exact / len(exact))
+
+
+def off(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def test_the_rule_by_width() -> None:
+    assert [rank_for(d, None) for d in (768, DENSE_UP_TO, DENSE_UP_TO + 1, 16_384)] == [0, 0, RANK, RANK]
+    assert [rank_for(1000, r) for r in (0, 10, 499, 500, 2000)] == [0, 10, 499, 0, 0]
+    assert rank_for(16_384, 0) == 0
+    with pytest.raises(UsageError, match="gram_rank"):
+        Settings(gram_rank=-1)
+
+
+def test_the_whole_gram_is_streamed_in_double_precision() -> None:
+    keys = keys_of(20, 0.3) * np.float32(1000)
+    wanted = mean_gram(keys)
+    for parts in (1, 7, 500):
+        found = streamed(keys, 0, parts)["m"].numpy()
+        assert found.dtype == np.float64
+        assert off(found, wanted) < 1e-14
+    assert off((keys.T @ keys / len(keys)).astype(np.float64), wanted) > 1e-9  # what single precision would leave
+
+
+def test_a_gram_of_low_rank_is_recovered() -> None:
+    """The factor is stored in single precision: 6e-8 an entry. With one rank too few it cannot be right."""
+    keys = keys_of(12, 0.0)
+    assert off(streamed(keys, 12)["m"].numpy(), mean_gram(keys)) < 1e-6
+    assert off(streamed(keys, 11)["m"].numpy(), mean_gram(keys)) > 1e-4
+
+
+@pytest.mark.parametrize("rank", [5, 10, 20])
+def test_a_factor_and_a_diagonal(rank: int) -> None:
+    """Diagonal and trace exact; near the best factor of that rank; the diagonal makes it better; never above.
+
+    With a sketch of twice the rank the error is at most twice the best one's, in expectation and in the trace norm
+    (arXiv 1706.05736, theorem 4.1): the norm that is compared.
+    """
+    keys = keys_of(20, 0.3)
+    wanted, found = mean_gram(keys), streamed(keys, rank)
+    gram = found["m"].numpy()
+    np.testing.assert_allclose(np.diag(gram), np.diag(wanted), rtol=1e-6)
+    assert found.trace("m") == pytest.approx(np.trace(wanted), rel=1e-6)
+    values, vectors = np.linalg.eigh(wanted)
+    best = (vectors[:, -rank:] * values[-rank:]) @ vectors[:, -rank:].T
+    factor, rest = found._parts["m"]
+    low = (factor.T @ factor).numpy()
+    assert len(factor) == rank
+    assert np.linalg.norm(wanted - low, "nuc") < 2 * np.linalg.norm(wanted - best, "nuc")
+    assert np.linalg.norm(wanted - gram) < np.linalg.norm(wanted - low)
+    assert np.linalg.eigvalsh(wanted - low).min() > -1e-6 * values[-1]
+    assert bool((rest >= 0).all())
+
+
+def test_the_order_of_the_text_and_how_it_is_cut_do_not_matter() -> None:
+    keys = keys_of(20, 0.3)
+    one = streamed(keys, 10, 1)["m"].numpy()
+    assert off(streamed(keys[::-1].copy(), 10, 50)["m"].numpy(), one) < 1e-6
+    assert np.array_equal(streamed(keys, 10, 1)["m"].numpy(), one)
+
+
+@pytest.mark.parametrize("rank", [0, 10])
+def test_added_in_place_it_is_what_it_is_by_itself(rank: int) -> None:
+    found = streamed(keys_of(20, 0.3), rank)
+    start = torch.eye(WIDTH, dtype=torch.float64)
+    np.testing.assert_allclose(
+        found.add_to(start.clone(), "m", 7.0).numpy(), (start + 7.0 * found["m"]).numpy(), rtol=1e-12
+    )
+    assert found.width("m") == WIDTH
+    assert found.trace("m") == pytest.approx(float(found["m"].trace()), rel=1e-12)
+
+
+def test_a_store_with_factors_edits_nearly_the_same(
+    loaded: LoadedModel, sentences: list[str], probes: list[Probe], news: list[Fact]
+) -> None:
+    """The whole way, `init` to a batch: the greater the rank, the nearer the shift to that with the whole gram."""
+
+    def shift(**changes: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        settings = BASIC.replace(c0=500.0, **changes)
+        fixed = prepare(loaded, settings, text=[" ".join(sentences * 20)], preserve=probes)
+        bench = Bench(loaded, settings, fixed)
+        found = edit_batch(bench, SolveState({}, {}, {}), news[:6])
+        loaded.set_shifts({})
+        return fixed, materialise(found.shift[bench.names[-1]])
+
+    whole, wanted = shift()
+    factors, near = shift(gram_rank=60)
+    _, far = shift(gram_rank=2)
+    assert {n.split("/")[0] for n in whole if n.startswith("gram")} == {"gram"}
+    assert {n.split("/")[0] for n in factors if n.startswith("gram")} == {"gram_factor", "gram_rest"}
+    assert off(near, wanted) < 0.7 * off(far, wanted)
+
+
+def test_a_long_measurement_says_how_far_it_is(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    windows = torch.arange(60).reshape(4, 15)
+    text_statistics(loaded, windows, 2, say=said.append)
+    assert not said
+    monkeypatch.setattr("lifelong_edit.preservation.PROGRESS_SECONDS", -1.0)
+    text_statistics(loaded, windows, 3, say=said.append)
+    assert said == ["measuring the text: 3 of 4 windows", "measuring the text: 4 of 4 windows"]
+
+
+def test_the_ridge_in_units_of_the_gram(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(log_ridge=-2.0)
+    gram = bench.text_gram[bench.names[0]]
+    assert bench.ridge(bench.names[0]) == pytest.approx(np.exp(-2) * float(gram.trace()) / len(gram))
