@@ -7,11 +7,10 @@ afresh for each solve and never stored.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.models import LoadedModel
+from lifelong_edit.models import LoadedModel, mentions
 from lifelong_edit.preservation import answer_of, base_answers
 from lifelong_edit.rows import Row, draw
 from lifelong_edit.settings import Settings
@@ -32,15 +31,16 @@ def derived_prompts(facts: Sequence[Fact], count: int, *parts: object) -> list[P
     ordered = sorted(facts, key=lambda fact: fact.digest)
     sample = [ordered[i] for i in draw(len(ordered), SAMPLE, "derived from", *parts)]
     patterns = [(_relation(fact), fact, text) for fact in sample for text in (fact.prompt, *fact.rephrases)]
-    patterns = [pattern for pattern in patterns if _mention(pattern[1], pattern[2])]
+    patterns = [pattern for pattern in patterns if mentions(pattern[2], pattern[1].subject)]
     subjects = list(dict.fromkeys(fact.subject for fact in sample))
     found: dict[str, Probe] = {}
     pairs = len(patterns) * len(subjects)
     for pair in draw(pairs, 2 * count, "derived", *parts):  # twice as many, since some are of no use
         (relation, fact, text), subject = patterns[pair // len(subjects)], subjects[pair % len(subjects)]
         if relation not in known[subject.casefold()]:
-            start, end = _mention(fact, text) or (0, 0)
-            prompt = text[:start] + subject + text[end:]
+            prompt = text
+            for start, end in reversed(mentions(text, fact.subject)):
+                prompt = prompt[:start] + subject + prompt[end:]
             found.setdefault(prompt, Probe(prompt, None, subject, fact.relation))
     taught = {text for fact in facts for text in (fact.prompt, *fact.rephrases)}
     return [probe for prompt, probe in found.items() if prompt not in taught][:count]
@@ -59,9 +59,3 @@ def derived_rows(loaded: LoadedModel, s: Settings, facts: Sequence[Fact], count:
 
 def _relation(fact: Fact) -> str:
     return fact.relation.casefold() if fact.relation else f"of {fact.digest}"
-
-
-def _mention(fact: Fact, text: str) -> tuple[int, int] | None:
-    """Where a text mentions the fact's subject, in any case; None where it does not."""
-    found = re.search(re.escape(fact.subject.strip()), text, re.IGNORECASE)
-    return None if found is None else found.span()

@@ -77,18 +77,31 @@ def encode(tokenizer: Any, prompt: str, target: str, subject: str | None = None)
 
 
 def subject_span(tokenizer: Any, prompt: str, subject: str | None) -> tuple[int, int]:
-    """Where the tokens of a subject begin and end within `encode_prompt`'s, at its last mention, in any case.
+    """Where the tokens of a subject begin and end within `encode_prompt`'s, at the last of its `mentions`.
 
     (0, 0) where the prompt does not mention it, or where a slow tokenizer cannot tell which token stands where.
     """
-    mentions = [] if not subject else list(re.finditer(re.escape(subject.strip()), prompt, re.IGNORECASE))
-    if not mentions or not tokenizer.is_fast:
+    found = mentions(prompt, subject or "")
+    if not found or not tokenizer.is_fast:
         return 0, 0
-    start, end = mentions[-1].span()
+    start, end = found[-1]
     spans = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     inside = [i for i, (first, last) in enumerate(spans) if first < end and last > start]
     front = len(_tokens(tokenizer, prompt)[0])
     return (front + inside[0], front + inside[-1] + 1) if inside else (0, 0)
+
+
+def mentions(text: str, subject: str) -> list[tuple[int, int]]:
+    """Where a text mentions a subject, in any case: beginning and end of each, in characters.
+
+    As words of its own; within others ("US" in "house") only where it stands nowhere by itself, for there are scripts
+    that put no space between words.
+    """
+    pattern = re.escape(subject.strip())
+    if not pattern:
+        return []
+    whole = [match.span() for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE)]
+    return whole or [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)]
 
 
 def _prompt_tokens(tokenizer: Any, prompt: str) -> tuple[list[int], list[int]]:

@@ -50,7 +50,9 @@ def probes(sentences: list[str]) -> list[Probe]:
         Probe(prompt="The currency of Paris is", subject="Paris"),
         Probe(prompt="Who lives in", subject="LONDON the Great"),
     ]
-    return about + [Probe(prompt=s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
+    return about + [
+        Probe(f"None {i} says: {s.rsplit(' ', 1)[0]}", subject=f"none {i}") for i, s in enumerate(sentences)
+    ]
 
 
 @pytest.fixture(scope="session")

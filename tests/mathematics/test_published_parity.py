@@ -44,14 +44,16 @@ def traced(loaded: LoadedModel, facts: list[Fact]) -> Pairs:
         module.forward = product(name, module, seen)
     try:
         for fact in facts:
-            e = encode(loaded.tokenizer, fact.prompt, fact.target)
-            at = slice(e.answer_start - 1, len(e.ids) - 1)
+            e = encode(loaded.tokenizer, fact.prompt, fact.target, fact.subject)
+            answer, subject = slice(e.answer_start - 1, len(e.ids) - 1), slice(*e.subject)
+            at = {m.name: answer if m.positions == "answer" else subject for m in loaded.modules}
             ids = torch.tensor([e.ids])
-            logits = loaded.model(input_ids=ids).logits[0, at]
+            logits = loaded.model(input_ids=ids).logits[0, answer]
             loss = torch.nn.functional.cross_entropy(logits, ids[0, e.answer_start :])
             found = torch.autograd.grad(loss, [seen[name][1] for name in pairs])
             for name, g in zip(pairs, found, strict=True):
-                pairs[name].append((seen[name][0][0, at].double().numpy(), g[0, at].double().numpy()))
+                keys, gradients = seen[name][0][0, at[name]], g[0, at[name]]
+                pairs[name].append((keys.double().numpy(), gradients.double().numpy()))
     finally:
         for module in modules.values():
             del module.forward

@@ -105,11 +105,15 @@ def test_the_bench_preserves_text_and_live_keys(make_bench: object) -> None:
     assert not np.allclose(bench.preservation(name, {}).numpy(), wanted)
 
 
-def test_the_bench_preserves_the_keys_of_preserved_prompts(make_bench: object) -> None:
-    """P gains c₁ Σ kᵀk over the prompts' keys in the base model, but for those about subjects that were edited."""
+@pytest.mark.parametrize("number", range(4))
+def test_the_bench_preserves_the_keys_of_preserved_prompts(make_bench: object, number: int) -> None:
+    """P gains c₁ Σ kᵀk over the prompts' keys in the base model, but for those about subjects that were edited.
+
+    In modules that are edited at the subject and in those at the answer.
+    """
     assert callable(make_bench)
     bench: Bench = make_bench(preserved_keys=3.0)
-    name, prompts = bench.names[0], bench.preserved
+    name, prompts = bench.names[number], bench.preserved
     edited = frozenset([(prompts.probes[0].subject or "").casefold()])
     assert edited != {""}
     own = [i for i in range(len(prompts.probes)) if i not in prompts.guard]

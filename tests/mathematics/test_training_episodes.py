@@ -48,7 +48,7 @@ def preserved(make_bench: Callable[..., Bench]) -> PreservedPrompts:
     ]
     directions = torch.nn.functional.normalize(torch.randn(40, 128, generator=torch.Generator().manual_seed(0)), dim=1)
     prompts = [list(bench.loaded.tokenizer(p.prompt).input_ids) for p in probes]
-    return PreservedPrompts(probes, prompts, [answer] * 40, [bench.preserved.keys[0]] * 40, directions)
+    return PreservedPrompts(probes, prompts, [(0, 1)] * 40, [answer] * 40, [bench.preserved.keys[0]] * 40, directions)
 
 
 @settings(max_examples=50, deadline=None)

@@ -66,6 +66,7 @@ def without(bench: Bench, subjects: frozenset[str]) -> Bench:
     found.preserved = PreservedPrompts(
         [all_of.probes[i] for i in kept],
         [all_of.prompts[i] for i in kept],
+        [all_of.subjects[i] for i in kept],
         [all_of.answers[i] for i in kept],
         [all_of.keys[i] for i in kept],
         all_of.directions[kept],

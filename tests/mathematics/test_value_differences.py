@@ -181,9 +181,9 @@ def test_ten_passes_over_preserved_prompts_alone_leave_the_weights(make_bench: M
     facts, state = fact_rows(bench.loaded.tokenizer, news, 1), SolveState({}, {}, {})
     asker = ready_editor(bench, state, facts)
     kept = [bench.preserved.row(i, 1.5) for i in range(len(bench.preserved.probes))]
-    held = hold(bench, {}, sum(r.positions for r in kept), 10)
+    held = hold(bench, {}, kept, 10)
     bench.loaded.set_shifts({})
-    real = solve_pass(bench, asker, trace(bench.loaded, facts, 8), facts, hold(bench, {}, 10**6, 1))
+    real = solve_pass(bench, asker, trace(bench.loaded, facts, 8), facts, hold(bench, {}, facts, 1))
 
     def after(passes: int, start: dict[str, Tensor]) -> dict[str, Tensor]:
         shifts = dict(start)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.models import Encoded, encode, encode_prompt, pad, separator
+from lifelong_edit.models import Encoded, encode, encode_prompt, mentions, pad, separator, subject_span
 
 # What the project meets: words, digits, punctuation, several scripts, white space of several kinds.
 CHARACTERS = st.sampled_from(list("abcdeT zP 0197.,'-:()\n\té€ßÅщ中文\u00a0🙂"))
@@ -233,3 +233,121 @@ def test_pad_fills_on_the_right_and_masks() -> None:
     assert batch.lengths.tolist() == [3, 1]
     assert batch.answer_starts.tolist() == [2, 1]
     assert all(t.dtype == torch.long for t in (batch.ids, batch.mask, batch.lengths, batch.answer_starts))
+
+
+def test_pad_carries_the_spans_of_subjects() -> None:
+    assert pad([Encoded((5, 6, 7), 2, (0, 2)), Encoded((8,), 1)], 9, "cpu").subjects.tolist() == [[0, 2], [0, 0]]
+
+
+# -- where the subject stands in the prompt
+
+SUBJECTS = ["Paris", "São Paulo", "Ada Lovelace", "Đà Nẵng", "Marie Curie-Sklodowska", "1969"]
+PATTERNS = {
+    "beginning": "{} has the capital",
+    "middle": "The capital of {} is",
+    "end": "People were born in {}",
+    "in quotes": 'Who wrote "{}", and when',
+    "possessive": "In {}'s last year, they",
+    "twice": "{} was a town; the river of {} is",
+    "after a line break": "Question:\n{} is",
+}
+
+
+def spanned(tokenizer: Any, prompt: str, subject: str) -> list[str]:
+    """The text of the subject's span, and of the span without its first and without its last token.
+
+    A first token that is but the mark of a word's beginning may go: it has no letter, and stands for the first one.
+    """
+    start, end = subject_span(tokenizer, prompt, subject)
+    ids = encode_prompt(tokenizer, prompt)
+    assert encode(tokenizer, prompt, "Paris", subject).subject == (start, end)
+    assert 0 <= start < end <= len(ids)
+    first = start + (not tokenizer.convert_ids_to_tokens(ids[start]).strip("▁"))
+    return [tokenizer.decode(part) for part in (ids[start:end], ids[first + 1 : end], ids[start : end - 1])]
+
+
+@pytest.fixture(
+    params=["byte-level", "byte-level with BOS", "GPT-2", "trex", "metaspace", "metaspace, BOS and EOS", "unsplit"]
+)
+def any_tokenizer(
+    request: pytest.FixtureRequest, tiny_tokenizer: Any, make: Callable[[str, bool], Any], unsplit: Any
+) -> Any:
+    name: str = request.param
+    if name in ("GPT-2", "trex"):
+        return request.getfixturevalue("gpt2" if name == "GPT-2" else "trex")
+    if name == "byte-level with BOS":
+        return with_front(tiny_tokenizer)
+    known = {"byte-level": tiny_tokenizer, "unsplit": unsplit}
+    return known[name] if name in known else make("always", "BOS" in name)
+
+
+def with_front(tokenizer: Any) -> Any:
+    """The same tokenizer with two special tokens in front, as chat models have them."""
+    from tokenizers import Tokenizer, processors
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    end = tokenizer.eos_token
+    inner.post_processor = processors.TemplateProcessing(
+        single=f"{end} {end} $A", special_tokens=[(end, tokenizer.eos_token_id)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=end)
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_span_holds_the_subject_and_no_token_that_it_could_do_without(
+    any_tokenizer: Any, pattern: str, subject: str
+) -> None:
+    whole, tail, head = spanned(any_tokenizer, PATTERNS[pattern].format(subject, subject), subject)
+    assert subject in whole
+    assert subject not in tail
+    assert subject not in head
+
+
+def test_a_token_with_a_leading_space_is_the_subjects(tiny_tokenizer: Any) -> None:
+    """The letters are what counts: byte-level BPE puts the space before a word into its first token."""
+    front = with_front(tiny_tokenizer)
+    for prompt, text in (("The capital of Paris is", " Paris"), ("Paris is", "Paris"), ("The (Paris) is", "Paris")):
+        start, end = subject_span(tiny_tokenizer, prompt, "Paris")
+        assert tiny_tokenizer.decode(encode_prompt(tiny_tokenizer, prompt)[start:end]) == text
+        assert subject_span(front, prompt, "Paris") == (start + 2, end + 2)
+
+
+def test_of_several_mentions_the_last_counts(tiny_tokenizer: Any) -> None:
+    once, twice = "Paris is", "Paris is the Paris is"
+    assert subject_span(tiny_tokenizer, once, "Paris")[0] == 0
+    start, _ = subject_span(tiny_tokenizer, twice, "Paris")
+    assert start > subject_span(tiny_tokenizer, once, "Paris")[1]
+    assert tiny_tokenizer.decode(encode_prompt(tiny_tokenizer, twice)[:start]) == "Paris is the"
+
+
+def test_a_subject_is_found_in_any_case_and_with_blanks_around(tiny_tokenizer: Any) -> None:
+    for prompt in ("The capital of PARIS is", "the capital of paris is"):
+        start, end = subject_span(tiny_tokenizer, prompt, "  Paris ")
+        assert tiny_tokenizer.decode(encode_prompt(tiny_tokenizer, prompt)[start:end]).strip().casefold() == "paris"
+
+
+@pytest.mark.parametrize("subject", [None, "", "  ", "London", "Paris.", "The capital of Paris is in"])
+def test_a_subject_that_is_not_mentioned_has_no_tokens(any_tokenizer: Any, subject: str | None) -> None:
+    assert subject_span(any_tokenizer, "The capital of Paris is", subject) == (0, 0)
+    assert encode(any_tokenizer, "The capital of Paris is", "London", subject).subject == (0, 0)
+    assert encode(any_tokenizer, "The capital of Paris is", "London").subject == (0, 0)
+
+
+def test_a_subject_in_the_target_alone_has_no_tokens(tiny_tokenizer: Any) -> None:
+    assert encode(tiny_tokenizer, "The capital of France is", "Paris", "Paris").subject == (0, 0)
+
+
+def test_a_subject_is_a_word_of_its_own_wherever_it_stands_as_one() -> None:
+    assert mentions("US laws hold in the house", "US") == [(0, 2)]
+    assert mentions("The region of Io: io", "Io") == [(14, 16), (18, 20)]
+    assert mentions("C++ (1985) and c", "C++") == [(0, 3)]
+    assert mentions("the Parisian way", "Paris") == [(4, 9)]  # for want of anything better
+    assert mentions("法国的首都是", "法国") == [(0, 2)]  # no spaces between words
+    assert mentions("the house", "") == mentions("the house", " ") == mentions("the house", "Io") == []
+
+
+def test_a_slow_tokenizer_knows_no_spans(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(tiny_tokenizer), "is_fast", False)
+    assert subject_span(tiny_tokenizer, "The capital of Paris is", "Paris") == (0, 0)

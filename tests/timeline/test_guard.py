@@ -85,7 +85,7 @@ def test_guard_prompts_are_never_rows_nor_held_by_their_keys(
     with guarded as timeline:
         preserved = timeline.bench().preserved
         guard = sorted(preserved.guard)
-        assert len(guard) == 3
+        assert len(guard) == 2  # a tenth of the 21 subjects; one of them would bring its ten prompts along
         timeline.apply(batch(0), gate=lenient)
         timeline.reconsolidate(guard=False)
         asked = {row.encoded.ids for row in traced if row.kind == "preserved"}

@@ -18,7 +18,7 @@ from lifelong_edit.timeline import Timeline
 Start = Callable[..., Timeline]
 Batch = Callable[..., list[Fact]]
 Gate = Callable[..., dict[str, Any]]
-LOWEST, UPPER = "transformer.h.2.mlp.c_proj", "transformer.h.3.mlp.c_proj"
+LOWEST, UPPER = "transformer.h.0.mlp.c_proj", "transformer.h.3.mlp.c_proj"
 ROUNDING = 1e-4
 """A key may land on the neighbouring point of its 16-bit grid when other rows share its micro-batch."""
 
