@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -34,20 +34,11 @@ class Measured:
 def merge(parts: Sequence[Measured]) -> Measured:
     """The rows of several streams together; batches of different streams stay different."""
     offsets = np.cumsum([0, *(int(part.batch.max()) + 1 for part in parts[:-1])])
-    return _joined([replace(part, batch=part.batch + offset) for part, offset in zip(parts, offsets, strict=True)])
-
-
-def _joined(parts: Sequence[Measured]) -> Measured:
     kinds: tuple[Kind, ...] = ("keys", "change")
     return Measured(
         {kind: np.concatenate([part.features[kind] for part in parts]) for kind in kinds},
         np.concatenate([part.forgotten for part in parts]),
-<<<<<<< HEAD
         np.concatenate([part.batch + offset for part, offset in zip(parts, offsets, strict=True)]),
-=======
-        np.concatenate([part.prompts for part in parts]),
-        np.concatenate([part.batch for part in parts]),
->>>>>>> tests
     )
 
 
@@ -67,24 +58,12 @@ def measure_stream(bench: Bench, batches: Sequence[Sequence[Fact]]) -> Measured:
         features = both_features(bench, state, [fact.digest for fact in known], batch, proposal) if known else {}
         state.apply(proposal, batch, retired)
         state.digest = f"{state.digest}|{batch[0].digest}"
-<<<<<<< HEAD
         if known:
             bench.loaded.set_shifts(state.shifts)
             kept = {fact.digest for fact in answered(bench, known)}
             forgotten = np.array([fact.digest not in kept for fact in known])
             parts.append(Measured(features, forgotten, np.zeros(len(known), np.int64)))
     return merge(parts)
-=======
-        if not known:
-            continue
-        bench.loaded.set_shifts(state.shifts)
-        after = answered(bench, [state.live[digest] for digest in known])
-        lost = [before[digest] - after[digest] for digest in known]
-        prompts = [state.live[digest].prompt in gone for digest, gone in zip(known, lost, strict=True)]
-        forgotten = np.array([bool(gone) for gone in lost])
-        parts.append(Measured(features, forgotten, np.array(prompts), np.full(len(known), number)))
-    return _joined(parts)
->>>>>>> tests
 
 
 def answered(bench: Bench, facts: Sequence[Fact]) -> list[Fact]:
