@@ -36,6 +36,8 @@ class UltraEditor:
 
         def ask(module: str, keys: Tensor, gradients: Tensor) -> Tensor:
             count, mean, squares = (m.to(keys) for m in moments[module])
+            if count < 2:  # no deviation to measure by: facts that say nothing at this module's positions
+                return torch.zeros_like(gradients)
             deviation = (squares / (count - 1).clamp_min(1)).sqrt() + 1e-8
             width = keys.shape[1]
             key = (keys - mean[:width]) / deviation[:width]
@@ -56,11 +58,13 @@ PARTS = ("count", "mean", "squares")
 def _joined(state: EditorState, name: str, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Count, mean and sum of squared distances of earlier rows and these together (Chan et al. 1979)."""
     rows = rows.double().cpu()
-    count, mean = torch.tensor(float(len(rows)), dtype=torch.float64), rows.mean(0)
+    count = torch.tensor(float(len(rows)), dtype=torch.float64)
+    mean = rows.mean(0) if len(rows) else rows.new_zeros(rows.shape[1])  # none: no fact mentions its subject
     squares = (rows - mean).square().sum(0)
     if f"{name}/count" not in state:
         return count, mean, squares
     old_count, old_mean, old_squares = (torch.from_numpy(np.array(state[f"{name}/{part}"])) for part in PARTS)
     total = count + old_count
+    share = count / total.clamp_min(1)
     change = mean - old_mean
-    return total, old_mean + change * count / total, old_squares + squares + change.square() * count * old_count / total
+    return total, old_mean + change * share, old_squares + squares + change.square() * share * old_count
