@@ -25,7 +25,7 @@ from lifelong_edit.textgram import gram_sum
 from lifelong_edit.training import TrainSettings, divided
 from lifelong_edit.training_run import hold_out, validate
 
-SHARES = (2, 4, 16)
+SHARES = (4, 16)
 """Ranks: d_in divided by these; the rule's 1,024 of 16,384 is the last."""
 WIDE, WIDE_RANK, WIDE_KEYS = 16_384, 1024, 1024
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ from lifelong_edit.batchstep import Bench, Proposal, SolveState, conflict_keys, 
 from lifelong_edit.eval.metrics import predict_answers
 from lifelong_edit.facts import Fact
 from lifelong_edit.forecast import Array, Kind, change_features, key_features
-from lifelong_edit.guard import unseen
 from lifelong_edit.models import encode
 from lifelong_edit.preservation import centred
 from lifelong_edit.stores.tensors import Shift, materialise
@@ -21,32 +20,25 @@ from lifelong_edit.stores.tensors import Shift, materialise
 
 @dataclass(frozen=True)
 class Measured:
-    """Rows of facts that were known before a batch: live, left in force, and answered right when asked.
+    """Rows of facts that were known before a batch: live, left in force, and answered right.
 
-    features: by kind, (n, features). forgotten: whether an answer that was right before the batch is wrong after it,
-    to the fact's own prompt or to a phrasing that was no row. prompts: the same of its own prompt alone. batch: number
-    of the batch that each row is from.
+    features: by kind, (n, features). forgotten: whether the fact's prompt is answered wrong after the batch. batch:
+    the batch that each row is from, counted from 0 where anything was known. All teacher-forced.
     """
 
     features: dict[Kind, Array]
     forgotten: npt.NDArray[np.bool_]
-    prompts: npt.NDArray[np.bool_]
     batch: npt.NDArray[np.int64]
 
 
 def merge(parts: Sequence[Measured]) -> Measured:
     """The rows of several streams together; batches of different streams stay different."""
     offsets = np.cumsum([0, *(int(part.batch.max()) + 1 for part in parts[:-1])])
-    return _joined([replace(part, batch=part.batch + offset) for part, offset in zip(parts, offsets, strict=True)])
-
-
-def _joined(parts: Sequence[Measured]) -> Measured:
     kinds: tuple[Kind, ...] = ("keys", "change")
     return Measured(
         {kind: np.concatenate([part.features[kind] for part in parts]) for kind in kinds},
         np.concatenate([part.forgotten for part in parts]),
-        np.concatenate([part.prompts for part in parts]),
-        np.concatenate([part.batch for part in parts]),
+        np.concatenate([part.batch + offset for part, offset in zip(parts, offsets, strict=True)]),
     )
 
 
@@ -56,43 +48,29 @@ def measure_stream(bench: Bench, batches: Sequence[Sequence[Fact]]) -> Measured:
     A fact replaces a live one of the same subject and relation; what is replaced is not counted as forgotten.
     """
     state, parts = SolveState({}, {}, {}), []
-    for number, batch in enumerate(batches):
+    for batch in batches:
         new = {(fact.subject.casefold(), fact.relation) for fact in batch}
         retired = [d for d, fact in state.live.items() if (fact.subject.casefold(), fact.relation) in new]
         left = [fact for d, fact in state.live.items() if d not in set(retired)]
         bench.loaded.set_shifts(state.shifts)
-        before = answered(bench, left)
-        known = [fact.digest for fact in left if before[fact.digest]]
+        known = answered(bench, left)
         proposal = edit_batch(bench, state, batch, retire=retired)
-        features = both_features(bench, state, known, batch, proposal) if known else {}
+        features = both_features(bench, state, [fact.digest for fact in known], batch, proposal) if known else {}
         state.apply(proposal, batch, retired)
         state.digest = f"{state.digest}|{batch[0].digest}"
-        if not known:
-            continue
-        bench.loaded.set_shifts(state.shifts)
-        after = answered(bench, [state.live[digest] for digest in known])
-        lost = [before[digest] - after[digest] for digest in known]
-        prompts = [state.live[digest].prompt in gone for digest, gone in zip(known, lost, strict=True)]
-        forgotten = np.array([bool(gone) for gone in lost])
-        parts.append(Measured(features, forgotten, np.array(prompts), np.full(len(known), number)))
-    return _joined(parts)
+        if known:
+            bench.loaded.set_shifts(state.shifts)
+            kept = {fact.digest for fact in answered(bench, known)}
+            forgotten = np.array([fact.digest not in kept for fact in known])
+            parts.append(Measured(features, forgotten, np.zeros(len(known), np.int64)))
+    return merge(parts)
 
 
-def answered(bench: Bench, facts: Sequence[Fact]) -> dict[str, frozenset[str]]:
-    """By digest the prompts that the model as it stands answers right, teacher-forced: of those that the guard asks.
-
-    These are a fact's own prompt and, where there is one, a phrasing that is no row.
-    """
-    own = [(fact.digest, fact) for fact in facts]
-    others = [(fact.digest, unseen(fact, bench.settings.phrasings)) for fact in facts]
-    asked = own + [(digest, other) for digest, other in others if other is not None]
-    encoded = [encode(bench.loaded.tokenizer, fact.prompt, fact.target) for _, fact in asked]
-    right: dict[str, set[str]] = {fact.digest: set() for fact in facts}
-    guesses = predict_answers(bench.loaded, encoded)
-    for (digest, fact), e, guess in zip(asked, encoded, guesses, strict=True):
-        if guess == e.ids[e.answer_start :]:
-            right[digest].add(fact.prompt)
-    return {digest: frozenset(prompts) for digest, prompts in right.items()}
+def answered(bench: Bench, facts: Sequence[Fact]) -> list[Fact]:
+    """Those of the facts whose prompt the model as it stands answers right, teacher-forced."""
+    encoded = [encode(bench.loaded.tokenizer, fact.prompt, fact.target) for fact in facts]
+    found = predict_answers(bench.loaded, encoded)
+    return [f for f, e, guess in zip(facts, encoded, found, strict=True) if guess == e.ids[e.answer_start :]]
 
 
 def both_features(
@@ -113,7 +91,7 @@ def live_conflict_keys(bench: Bench, state: SolveState, live: Sequence[str]) -> 
 
 
 def proposed_changes(bench: Bench, state: SolveState, live: Sequence[str], shift: Mapping[str, Shift]) -> Array:
-    """Features of a shift, proposed at a state, for live facts: see `change_features`, (n, 2)."""
+    """Features of a shift, proposed at a state, for live facts: see `change_features`, (n, 1)."""
     scales = {name: bench.scale[name].cpu().numpy() for name in shift}
     weights = {}
     for name in shift:

@@ -48,7 +48,7 @@ def retention(bench: Bench, facts: Sequence[Fact], identity: str) -> tuple[float
     """
     ordered = sorted(facts, key=lambda fact: fact.digest)
     sample = [ordered[i] for i in draw(len(ordered), SAMPLE, "guard", bench.settings.seed, identity)]
-    asked = [*sample, *(other for fact in sample if (other := unseen(fact, bench.settings.phrasings)) is not None)]
+    asked = [*sample, *(other for fact in sample if (other := _unseen(fact, bench.settings.phrasings)) is not None)]
     taken = answers_taken(bench.loaded, asked)
     return sum(taken) / len(taken), len(taken)
 
@@ -74,7 +74,7 @@ def as_report(before: Figures, after: Figures) -> dict[str, dict[str, float | No
     }
 
 
-def unseen(fact: Fact, rows: int) -> Fact | None:
+def _unseen(fact: Fact, rows: int) -> Fact | None:
     """The fact asked in a phrasing that is no row of any solve."""
     used = {fact.prompt, *phrasings_of(fact, rows)}
     free = [prompt for prompt in fact.rephrases if prompt not in used]

@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     taken_enough: float = 0.9
     """Share of the facts that is enough: those to whose prompt the target is more probable than all else, by token."""
     eta: float | None = None
-    """Step; None: 0.6 for `gradient` (share of the loss per pass and module), 1e-6 for `ultraedit`; `malmen` learns its
+    """Step; None: 0.9 for `gradient` (share of the loss per pass and module), 1e-6 for `ultraedit`; `malmen` learns its
     own and begins with that of `gradient`."""
     kappa: float = 2.0
     """Damping of the output metric (Γ + κI)⁻¹, relative to Γ's mean diagonal."""
@@ -84,11 +84,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Length of the base model's own continuation that stands for a preserved prompt's answer."""
     reconsolidation_passes: int = 12
     """At most so many rounds over all live facts together."""
-    reconsolidation_gain: float = 0.002
+    reconsolidation_gain: float = 0.001
     """A reconsolidation ends with the pass that lowers the facts' loss by less than this share of the first one."""
     reconsolidation_eta: float = 0.6
     """Its step, as `eta` of `gradient`."""
-    reconsolidation_decay: float = 0.02
+    reconsolidation_decay: float = 0.01
     """The share of ΔW that each of its passes lets go before it solves: what no row asks for again is gone after a few
     passes, and the rest comes to rest where asking and letting go are even."""
     reconsolidation_preserved: int = 1500

@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-import torch
 
 from lifelong_edit.batchstep import Bench, SolveState, edit_batch, prepare
 from lifelong_edit.errors import UsageError
@@ -40,12 +39,16 @@ def test_key_features_by_hand() -> None:
     live, batch = unit(0, 4), unit(1, 7)
     found = key_features(live, batch)
     for i in range(4):
-        cosines = sorted((float(live[i] @ key) for key in batch), reverse=True)
-        assert found[i] == pytest.approx([cosines[0], np.mean(cosines[:5]), np.log(7)])
-    assert key_features(live, batch[:2])[:, 1] == pytest.approx((live @ batch[:2].T).mean(1))
-    assert key_features(live[:0], batch).shape == (0, 3)
+        assert found[i] == pytest.approx([max(float(live[i] @ key) for key in batch)])
+    assert key_features(live[:0], batch).shape == (0, 1)
     with pytest.raises(UsageError, match="without facts"):
         key_features(live, batch[:0])
+
+
+def by_hand(inputs: dict[str, np.ndarray], weights: dict[str, np.ndarray], shift: dict[str, np.ndarray]) -> float:
+    """The change of one fact from its keys by module, in float64."""
+    norm = np.linalg.norm
+    return float(np.mean([np.log(norm(k @ shift[m]) / norm(k @ weights[m])) for m, k in inputs.items()]))
 
 
 def test_change_features_by_hand() -> None:
@@ -55,10 +58,8 @@ def test_change_features_by_hand() -> None:
     weights, shift = ({m: generator.normal(size=(6, 4)) for m in "ab"} for _ in range(2))
     found = change_features(keys, scales, weights, shift)
     for i, fact in enumerate(keys):
-        inputs = {m: fact[m] * scales[m] for m in "ab"}
-        norm = np.linalg.norm
-        logs = [np.log(norm(inputs[m] @ shift[m]) / norm(inputs[m] @ weights[m])) for m in "ab"]
-        assert found[i] == pytest.approx([max(logs), np.mean(logs)], rel=1e-4)  # products in float32
+        wanted = by_hand({m: fact[m] * scales[m] for m in "ab"}, weights, shift)
+        assert found[i] == pytest.approx([wanted], rel=1e-4)  # products in float32
     # Neither the scale of a model's keys nor that of its outputs is felt; the size of the shift is.
     larger = {m: 4 * scale for m, scale in scales.items()}
     thrice = [{m: 3 * w for m, w in matrices.items()} for matrices in (weights, shift)]
@@ -104,11 +105,11 @@ def test_nothing_to_fit_on(forgotten: list[bool], groups: list[int]) -> None:
 def test_the_default_forecasters(tmp_path: Path) -> None:
     found = default_forecasters()
     assert {kind: f.features for kind, f in found.items()} == FEATURES
-    near, far = np.array([[0.9, 0.8, 4.0]]), np.array([[0.2, 0.1, 4.0]])
+    near, far = np.array([[0.9]]), np.array([[0.2]])
     assert found["keys"].probabilities(near) > found["keys"].probabilities(far)
-    moved, still = np.array([[0.5, 0.4, 4.0, -1.0, -1.5]]), np.array([[0.5, 0.4, 4.0, -5.0, -5.5]])
+    moved, still = np.array([[0.5, -1.0]]), np.array([[0.5, -3.0]])
     assert found["change"].probabilities(moved) > 2 * found["change"].probabilities(still)
-    assert all(f.auc > 0.6 and f.provenance["forgotten"] > 20 for f in found.values())
+    assert all(f.auc > 0.55 and f.provenance["forgotten"] > 20 for f in found.values())
     with pytest.raises(UsageError, match="shape"):
         found["change"].probabilities(near)
     for text in ("{}", "[1]", '{"keys": {"features": ["a"]}}'):
@@ -135,14 +136,11 @@ def test_features_of_a_proposal(make_bench: MakeBench, news: list[Fact]) -> None
     proposal = edit_batch(bench, state, news[4:8])
     live = [fact.digest for fact in news[:4]]
     found = both_features(bench, state, live, news[4:8], proposal)
-    assert found["change"][:, :3] == pytest.approx(found["keys"])
-    digest, logs = live[2], []
-    for name in bench.names:
-        keys = torch.from_numpy(state.keys[digest].rows[name]) * bench.scale[name]
-        before = (bench.loaded.base_weight(name) + state.shifts[name]).double()
-        moved = keys.double() @ torch.from_numpy(materialise(proposal.shift[name])).double()
-        logs.append(float((moved.norm() / (keys.double() @ before).norm()).log()))
-    assert found["change"][2, 3:] == pytest.approx([max(logs), np.mean(logs)], rel=1e-4)
+    assert found["change"][:, :1] == pytest.approx(found["keys"])
+    inputs = {n: state.keys[live[2]].rows[n] * bench.scale[n].numpy() for n in bench.names}
+    weights = {n: (bench.loaded.base_weight(n) + state.shifts[n]).numpy().astype(np.float64) for n in bench.names}
+    shift = {n: materialise(proposal.shift[n]).astype(np.float64) for n in bench.names}
+    assert found["change"][2, 1] == pytest.approx(by_hand(inputs, weights, shift), rel=1e-3)
 
 
 def test_measured_forgetting(make_bench: MakeBench, tiny_gpt2: Path, sentences: list[str], news: list[Fact]) -> None:
@@ -155,12 +153,11 @@ def test_measured_forgetting(make_bench: MakeBench, tiny_gpt2: Path, sentences: 
     bench = Bench(loaded, settings, prepare(loaded, settings, text=[" ".join(sentences * 20)]))
     again = msgspec.structs.replace(news[0], target="Nowhere")
     found = measure_stream(bench, [news[:4], news[4:8], [again, *news[8:10]]])
-    assert set(found.batch.tolist()) == {1, 2}
+    assert set(found.batch.tolist()) == {0, 1}
     counts = np.bincount(found.batch)
-    assert counts[1] <= 4
-    assert counts[2] <= 7
-    assert len(found.forgotten) == len(found.prompts) == len(found.features["keys"]) == len(found.features["change"])
-    assert not (found.prompts & ~found.forgotten).any(), "a fact whose prompt is lost is forgotten"
+    assert counts[0] <= 4
+    assert counts[1] <= 7
+    assert len(found.forgotten) == len(found.features["keys"]) == len(found.features["change"])
     both = merge([found, found])
     assert len(both.forgotten) == 2 * len(found.forgotten)
     assert len(np.unique(both.batch)) == 4
