@@ -22,6 +22,7 @@ SOLVE = Settings(
     editor="gradient",
     more_passes=0,
     passes=2,
+    eta=0.6,
     preserved=4,
     rehearse=2,
     c0=50.0,
