@@ -40,7 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     modules: tuple[str, ...] = ()
     """Names of the edited weight matrices, with `@subject` behind those that are edited at the tokens of the subject;
-    empty: those of the network, if there is one, else the MLP output projections of the upper half (`default_layers`)."""
+    empty: those of the network, if there is one, else the upper half of the layers (`default_layers`)."""
     device: str = "cpu"
     dtype: str = "float32"
     micro_batch: int = 64
