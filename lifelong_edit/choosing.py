@@ -235,6 +235,10 @@ class Choice:
         self._write(changes)
         return self.settings.replace(**changes)
 
+    def begin(self) -> float:
+        """The score of the settings that the search starts from."""
+        return self._score({}, check=False)
+
     def _within(self, point: dict[str, Number], seconds: float) -> float | None:
         """The score of a point; None where it would have to be tried and too little time is left for it."""
         changes = self._changes(point)
@@ -301,7 +305,9 @@ class Choice:
 
     def _write(self, changes: Mapping[str, Number]) -> None:
         chosen = self.settings.replace(**changes)
-        names = [n for n in Settings.__struct_fields__ if n in SOLVE or n in GRID]
+        names = [
+            n for n in Settings.__struct_fields__ if n in SOLVE or n in GRID or (n == "modules" and chosen.modules)
+        ]
         source = self.loaded.source
         result = {
             "settings": {name: getattr(chosen, name) for name in names},

@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     taken_enough: float = 0.9
     """Share of the facts that is enough: those to whose prompt the target is more probable than all else, by token."""
     eta: float | None = None
-    """Step; None: 0.9 for `gradient` (share of the loss per pass and module), 1e-6 for `ultraedit`; `malmen` learns its
+    """Step; None: 0.6 for `gradient` (share of the loss per pass and module), 1e-6 for `ultraedit`; `malmen` learns its
     own and begins with that of `gradient`."""
     kappa: float = 2.0
     """Damping of the output metric (Γ + κI)⁻¹, relative to Γ's mean diagonal."""

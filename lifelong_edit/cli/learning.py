@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lifelong_edit.cli.common import counted, device_option, json_option, parse_settings, print_json, say, split_names
 from lifelong_edit.cli.setup import BUNDLED, read_text
 from lifelong_edit.errors import UsageError
+
+if TYPE_CHECKING:
+    from lifelong_edit.models import LoadedModel
+    from lifelong_edit.settings import Settings
 
 _MEASURES = (
     "ES, GS and LS are efficacy (the facts' own prompts), generality (another phrasing of them) and locality (unedited "
@@ -114,8 +121,10 @@ def train(
     network is kept. Interrupted or killed, the same command goes on from the last checkpoint in DIR. The result is
     `network.safetensors` and a readable `config.json` with its provenance: give DIR to `init --hypernetwork`.
 
-    With --choose the settings are searched for first, on the same held-out facts; `settings.json` in DIR holds them
-    with every trial. `init --hypernetwork DIR` takes them with the network, `init --settings DIR` without one.
+    With --choose the settings are searched for first, on the same held-out facts, and before them, where no modules
+    are named, which are edited: the default ones, or others at the subject beside them. `settings.json` in DIR holds
+    what was chosen with every trial. `init --hypernetwork DIR` takes it with the network, `init --settings DIR`
+    without one.
 
     \b
     Examples:
@@ -124,8 +133,8 @@ def train(
       lifelong-edit train --data facts.jsonl --out chosen --editor gradient --choose 20
     """
     from lifelong_edit.choosing import Choice, Choosing
+    from lifelong_edit.choosing_modules import choose_modules
     from lifelong_edit.facts import read_facts
-    from lifelong_edit.models import load_model
     from lifelong_edit.settings import CHOSEN, Settings
     from lifelong_edit.timeline_defaults import default_text
     from lifelong_edit.training import TrainSettings, divided
@@ -141,11 +150,14 @@ def train(
     sample = [read_text(path) for path in text] or default_text()
     divided(facts, learn)  # too few are refused before a model is loaded for them
     say(f"{counted(len(facts), 'fact')}; loading {model}")
-    loaded = load_model(model, modules=solve.modules or None, device=solve.device, dtype=solve.dtype)
+    load = partial(_load, model, solve)
+    loaded = load(solve.modules)
     say("measuring the text and asking the facts' prompts")
     say(_MEASURES)
     found: dict[str, object] = {"out": str(out)}
     if choose is not None:
+        if not solve.modules:
+            loaded, solve = choose_modules(load, facts, sample, out, solve, learn, choosing, say)
         choice = Choice(loaded, facts, sample, out, solve, learn, choosing, say)
         solve = choice.go(choose)
         found |= {"trials": len(choice.record.trials), "settings": str(out / CHOSEN)}
@@ -157,3 +169,10 @@ def train(
         print_json(found)
     else:
         click.echo(out)
+
+
+def _load(model: str, solve: Settings, modules: Sequence[str]) -> LoadedModel:
+    """The model with these modules; the default ones where none are named."""
+    from lifelong_edit.models import load_model
+
+    return load_model(model, modules=modules or None, device=solve.device, dtype=solve.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lifelong_edit.editors.base import Asker, EditorState
 from lifelong_edit.hypernetwork import within
 
-SHARE = 0.9
+SHARE = 0.6
 """Default η of the rule: the share of the facts' loss that one pass would take away in each module, were it linear."""
 
 

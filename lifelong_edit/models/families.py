@@ -19,7 +19,7 @@ Positions = Literal["answer", "subject"]
 
 # MALMEN (arXiv 2311.04661, section 5.1) edits six layers; more cost time and memory in proportion.
 MOST_LAYERS = 6
-# Beside them, where the subject is read.
+# Beside them, where the subject is read, if asked for.
 MOST_SUBJECT_LAYERS = 4
 
 
@@ -110,15 +110,18 @@ def find_modules(model: Any, family: Family, modules: Sequence[str] | None) -> t
 
 
 def default_layers(layers: int) -> list[str]:
-    """The layers whose MLP output projections are edited by default, as entries of `--modules`.
+    """The layers whose MLP output projections are edited by default, as an entry of `--modules`: the upper half."""
+    return [f"{max(layers // 2, layers - MOST_LAYERS)}-{layers - 1}"]
 
-    At the answer the upper half, where the answer is made. At the subject up to four beneath: there the model reads
-    up what it knows of a subject (about a third of the way up: Meng et al., arXiv 2202.05262), in whatever phrasing.
+
+def subject_layers(layers: int) -> list[str]:
+    """The layers that may be edited at the subject beside them, as an entry of `--modules`; none of a single layer.
+
+    Up to four about a third of the way up, where a model reads up what it knows of a subject (Meng et al., arXiv
+    2202.05262). It depends on the model whether that helps: `train --choose` tries it.
     """
-    first = max(layers // 2, layers - MOST_LAYERS)
     end = min(layers // 2, (layers + 2) // 3 + 1)
-    answer = f"{first}-{layers - 1}"
-    return [f"{max(0, end - MOST_SUBJECT_LAYERS)}-{end - 1}{SUBJECT}", answer] if end > 0 else [answer]
+    return [f"{max(0, end - MOST_SUBJECT_LAYERS)}-{end - 1}{SUBJECT}"] if end > 0 else []
 
 
 def _expand(entry: str, family: Family, layers: int) -> list[str]:

@@ -22,7 +22,7 @@ from lifelong_edit.models import (
     load_model,
     pad,
 )
-from lifelong_edit.models.families import MOST_LAYERS, MOST_SUBJECT_LAYERS, default_layers
+from lifelong_edit.models.families import MOST_LAYERS, MOST_SUBJECT_LAYERS, default_layers, subject_layers
 
 LAYERS = 4
 LLAMA = {
@@ -262,25 +262,25 @@ def test_unknown_modules_are_refused_with_what_exists(tiny_gpt2: Path, modules: 
 
 
 @pytest.mark.parametrize(
-    ("layers", "entries"),
+    ("layers", "subject", "answer"),
     [
-        (1, ["0-0"]),
-        (2, ["0-0@subject", "1-1"]),
-        (4, ["0-1@subject", "2-3"]),
-        (6, ["0-2@subject", "3-5"]),
-        (12, ["1-4@subject", "6-11"]),
-        (28, ["7-10@subject", "22-27"]),
-        (48, ["13-16@subject", "42-47"]),
+        (1, [], ["0-0"]),
+        (2, ["0-0@subject"], ["1-1"]),
+        (4, ["0-1@subject"], ["2-3"]),
+        (6, ["0-2@subject"], ["3-5"]),
+        (12, ["1-4@subject"], ["6-11"]),
+        (28, ["7-10@subject"], ["22-27"]),
+        (48, ["13-16@subject"], ["42-47"]),
     ],
 )
-def test_default_layers(layers: int, entries: list[str]) -> None:
-    """Golden: networks and stores are made for them, and stores that name no modules are made with them."""
-    assert default_layers(layers) == entries
+def test_layers(layers: int, subject: list[str], answer: list[str]) -> None:
+    """Golden: networks and stores are made for them, and stores that name no modules are made with the default."""
+    assert (subject_layers(layers), default_layers(layers)) == (subject, answer)
 
 
 def test_subject_layers_lie_beneath_the_others_about_a_third_of_the_way_up() -> None:
     for layers in range(2, 100):
-        subject, answer = default_layers(layers)
+        (subject,), (answer,) = subject_layers(layers), default_layers(layers)
         (first, last), (start, end) = (
             [int(n) for n in e.removesuffix("@subject").split("-")] for e in (subject, answer)
         )
@@ -292,13 +292,12 @@ def test_subject_layers_lie_beneath_the_others_about_a_third_of_the_way_up() -> 
         assert last <= layers / 3 + 1
 
 
-def test_at_most_six_and_four_layers_by_default(tmp_path: Path, tiny_tokenizer: Any) -> None:
+def test_at_most_six_layers_by_default(tmp_path: Path, tiny_tokenizer: Any) -> None:
     config = transformers.GPT2Config(vocab_size=len(tiny_tokenizer), n_embd=8, n_layer=16, n_head=2, n_positions=16)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
     found = load_model(str(tmp_path)).modules
-    assert [m.layer for m in found if m.positions == "answer"] == [10, 11, 12, 13, 14, 15]
-    assert [m.layer for m in found if m.positions == "subject"] == [3, 4, 5, 6]
+    assert [(m.layer, m.positions) for m in found] == [(layer, "answer") for layer in range(10, 16)]
 
 
 def test_unknown_model_type_names_the_known_ones_and_takes_modules_by_hand(tmp_path: Path, tiny_tokenizer: Any) -> None:

@@ -46,6 +46,7 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.reconsolidation": 5,
     "lifelong_edit.staleness": 5,
     "lifelong_edit.choosing": 5,
+    "lifelong_edit.choosing_modules": 5,
     "lifelong_edit.training": 5,
     "lifelong_edit.training_run": 5,
     "lifelong_edit.stores": 5,
