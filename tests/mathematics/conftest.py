@@ -104,8 +104,8 @@ def _saved(kind: Any, config: Any, folder: Path, tokenizer: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def gpt2(tiny_gpt2: Path) -> LoadedModel:
-    """The tiny GPT-2, loaded once; ask for `loaded` to have it at its base weights."""
-    return load_model(str(tiny_gpt2))
+    """The tiny GPT-2, loaded once; ask for `loaded` to have it at its base weights. Edited at both kinds of places."""
+    return load_model(str(tiny_gpt2), modules=["0-1@subject", "2-3"])
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from lifelong_edit.tracing import editing_mask, trace
 def model(request: pytest.FixtureRequest, tiny_gpt2: Path, tiny_llama: Path, tiny_opt: Path) -> LoadedModel:
     """Conv1D; Linear; Linear on flattened positions. Edited a little, so that preserved rows have gradients."""
     folder = {"gpt2": tiny_gpt2, "llama": tiny_llama, "opt": tiny_opt}[request.param]
-    return load_model(str(folder))
+    return load_model(str(folder), modules=["0-1@subject", "2-3"])
 
 
 def rows_of(model: LoadedModel, news: list[Fact]) -> list[Row]:

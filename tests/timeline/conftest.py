@@ -15,6 +15,7 @@ from lifelong_edit.timeline import Timeline
 
 PLACES = ("Paris", "London", "Vienna", "Warsaw", "Belgrade", "Sydney", "Kenya", "Japan")
 SETTINGS = Settings(
+    modules=("0-1@subject", "2-3"),
     more_passes=0,
     passes=2,
     rehearse=4,

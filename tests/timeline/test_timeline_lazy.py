@@ -108,7 +108,7 @@ def test_settings_of_another_release_are_refused(
 def test_the_store_holds_its_own_hypernetwork(
     start_store: Callable[..., Timeline], tmp_path: Path, tiny_gpt2: Path, batch: Any, lenient: Gate
 ) -> None:
-    modules = load_model(str(tiny_gpt2)).modules
+    modules = load_model(str(tiny_gpt2), modules=["0-1@subject", "2-3"]).modules
     config = NetworkConfig(
         form="joint", rank=4, blocks=1, modules=tuple(m.name for m in modules),
         shapes=tuple((m.d_in, m.d_out) for m in modules),
