@@ -7,6 +7,7 @@ no longer exist. So all live facts and the preserved prompts are traced again, i
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,12 +66,14 @@ def reconsolidate(
     facts and of what `init` fixed alone. state: digest of the state that a warm start comes from, for its draws. Rows
     are taken in the order of the facts' digests. Every pass moves all modules from one trace; the last is the one that
     gained less than `reconsolidation_gain` of the first loss, or number `reconsolidation_passes`. The rule without a
-    network asks, with steps of its own (`reconsolidation_eta`): it asks for little, many times.
+    network asks, with steps of its own (`reconsolidation_eta`): it asks for little, many times. The solve is the joint
+    one, whatever the setting `ask` says of batches.
 
     Raises UsageError without facts, StepRefusedError where a number is not finite.
     """
     if not facts:
         raise UsageError("the store has no live facts; expected at least one to reconsolidate")
+    bench = _joint(bench)
     s, facts = bench.settings, sorted(facts, key=lambda fact: fact.digest)
     identity = (s.seed, state, tuple(f.digest for f in facts))
     asker = _asker(bench, facts, identity)
@@ -105,6 +108,13 @@ def reconsolidate(
     bench.loaded.set_shifts(shifts)
     report: dict[str, object] = {"passes": len(losses), "loss": losses, "rows": rows, "norm": norms}
     return Resolved(shifts, partial(_keys, bench, facts, shifts), report)
+
+
+def _joint(bench: Bench) -> Bench:
+    """The bench for this project's solve: the published rule knows no other solve than a batch's."""
+    other = copy.copy(bench)
+    other.settings = bench.settings.replace(ask="joint")
+    return other
 
 
 class _Sums:

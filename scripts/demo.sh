@@ -43,4 +43,16 @@ run ask "$question" --max-tokens 5
 run ask "$question" --max-tokens 5 --base
 run log
 
+say "How editing forgets: 60 facts in three batches, solved as MALMEN was published, one pass each and nothing held still.
+(efficacy: the facts' own prompts; generality: other phrasings; locality: neighbours that nobody edited)"
+export LIFELONG_STORE="$folder/published"
+head -n 60 lifelong_edit/atlas/edits_validation.jsonl >"$folder/facts.jsonl"
+lifelong-edit stream "$folder/facts.jsonl" --batch-size 20 --editor gradient \
+    --set ask=published --set eta=3 --set gate_perplexity=10 --set reconsolidation_preserved=200 | grep -v "^not taken"
+run eval
+
+say "The cure: solve again, from the base weights, for all facts in force and the preserved prompts together."
+run reconsolidate
+run eval
+
 say "Done. Begin with: .venv/bin/lifelong-edit --help"
