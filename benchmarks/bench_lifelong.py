@@ -55,6 +55,8 @@ from lifelong_edit.timeline_defaults import solve_of
 
 SPECIAL = ("published", "p0", "p0-rows", "finetune-batches", "finetune-once")
 CORE = ("published", "never", "every:5", "geometric", "retention:0.95", "p0", "p0-rows", *SPECIAL[3:])
+CHOSEN: dict[str, Any] = {"modules": ["0-2@subject", "3-5"], "eta": 0.9}
+"""What the training facts chose for this model, beside the defaults."""
 WORK = common.REPOSITORY / ".work" / "lifelong"
 
 What = Literal["batch", "reconsolidated", "refused", "canonical at the end"]
@@ -268,7 +270,7 @@ class Ground:
             network = trained(arm, self.published, self.train, self.text["valid"], o.networks, o.minutes)
             return arm.settings, network, Bench, Never()
         network = None if o.network is None else read_checkpoint(o.network)
-        named = {} if o.network is None else {"editor": "malmen", **solve_of(o.network)}
+        named = CHOSEN if o.network is None else {"editor": "malmen", **solve_of(o.network)}
         settings = parse_settings(Settings, "--set", o.set, **named)
         if name in ("p0", "p0-rows"):
             settings = settings.replace(c0=0, preserved_keys=0)
@@ -397,7 +399,7 @@ def main() -> None:
         train, facts = ([r.fact for r in read_facts([str(model / f"facts_{s}.jsonl")])] for s in ("train", "stream"))
         texts = {s: (text / f"{s}.txt").read_text(encoding="utf-8") for s in ("valid", "test")}
         published = load_model(str(model), modules=PUBLISHED_MODULES)
-        ground = Ground(load_model(str(model)), published, train, facts, texts, o)
+        ground = Ground(load_model(str(model), modules=CHOSEN["modules"]), published, train, facts, texts, o)
         for name in o.arms:
             run_arm(ground, name, plan)
     except LifelongEditError as error:

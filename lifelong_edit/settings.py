@@ -34,13 +34,13 @@ CHOSEN = "settings.json"
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Fixed at `init`, stored with the store, and part of what decides each digest.
 
-    The defaults were chosen on the training facts of a small GPT-2 that knows real facts
-    (`benchmarks/choose_settings.py`), never on facts whose figures are reported.
+    The defaults were chosen on the training facts of a small GPT-2 that knows real facts, never on facts whose figures
+    are reported; `lifelong-edit train --choose` chooses for a model of your own.
     """
 
     modules: tuple[str, ...] = ()
     """Names of the edited weight matrices, with `@subject` behind those that are edited at the tokens of the subject;
-    empty: those of the network, if there is one, else the family's MLP output projections (`default_layers`)."""
+    empty: those of the network, if there is one, else the upper half of the layers (`default_layers`)."""
     device: str = "cpu"
     dtype: str = "float32"
     micro_batch: int = 64

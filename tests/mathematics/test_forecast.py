@@ -117,7 +117,7 @@ def test_the_default_forecasters(tmp_path: Path) -> None:
         with pytest.raises(UsageError):
             read_forecasters(tmp_path / "f.json")
     with pytest.raises(UsageError, match="of each per feature"):
-        msgspec.structs.replace(found["change"], scales=(1.0,))
+        msgspec.structs.replace(found["keys"], scales=(1.0,) * (1 + len(FEATURES["keys"])))
 
 
 def test_outlook_names_those_most_at_risk() -> None:

@@ -1,0 +1,232 @@
+"""What holds efficacy, generality and locality under many edits: the solve over all facts, one thing changed at a time.
+
+Facts are training facts of trex-gpt2-mini, streams and what is preserved disjoint by subject (`validation.py`); nothing
+is measured, or chosen, on the facts whose figures are reported elsewhere. Every variant is solved for from the base
+weights in a fixed number of passes and judged teacher-forced. Results are written after each variant, and a variant
+that the file has already is skipped. `--table` writes docs/ablations.md from the file and measures nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks import ablations_page, common
+from benchmarks.ablated import Otherwise, free_space, solve_otherwise
+from benchmarks.bench_streams import MODEL, TEXT, Stream, judge, line
+from benchmarks.validation import validation
+from lifelong_edit.batchstep import Bench, SolveState, prepare
+from lifelong_edit.eval.perplexity import perplexity_of, text_windows
+from lifelong_edit.facts import Probe, read_facts
+from lifelong_edit.models import load_model
+from lifelong_edit.preservation import Tensors
+from lifelong_edit.reconsolidation import reconsolidate
+from lifelong_edit.rows import subjects_of
+from lifelong_edit.settings import Settings
+
+NAME = "ablations"
+DEFAULT = Settings(reconsolidation_passes=8, reconsolidation_gain=0)
+"""All passes are made: variants are compared at equal numbers of them."""
+STREAM, SIZE = "stream", 50
+INPUTS = tuple(f"transformer.h.{layer}.mlp.c_fc" for layer in (3, 4, 5))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One thing changed against the default: a setting, the modules, the preserved prompts, or the solve itself.
+
+    modules: None: the model's default. preserve: `all`, the `prompts` of the facts that are kept without their
+    rephrases, or `none`. start: how much of a stream's ΔW is begun with; STREAM: the stream itself is judged.
+    """
+
+    group: str
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    modules: tuple[str, ...] | None = None
+    preserve: str = "all"
+    otherwise: Otherwise | None = None
+    start: float | str | None = None
+
+    @property
+    def key(self) -> str:
+        """What the result file calls it."""
+        return f"{self.group}: {self.name}"
+
+    @property
+    def full(self) -> Settings:
+        """The settings of the variant, whole."""
+        return DEFAULT.replace(**self.settings)
+
+
+def _eta(eta: float, passes: int) -> Variant:
+    settings = {"reconsolidation_eta": eta, "reconsolidation_passes": passes}
+    return Variant("asks", f"step {eta}, {passes} passes", settings)
+
+
+def _decay(decay: float, passes: int = 8) -> Variant:
+    settings = {"reconsolidation_decay": decay, "reconsolidation_passes": passes}
+    return Variant("decay", f"{decay:.0%} let go, {passes} passes", settings)
+
+
+def _start(share: float) -> Variant:
+    return Variant("starts", f"from {share:g} of its shift, 4 passes", {"reconsolidation_passes": 4}, start=share)
+
+
+VARIANTS = (
+    Variant("default", "default"),
+    Variant("default", "other draws", {"seed": 1}),
+    Variant("modules", "3-5", modules=("3-5",)),
+    Variant("modules", "2-5", modules=("2-5",)),
+    Variant("modules", "0-5", modules=("0-5",)),
+    Variant("modules", "1-2@subject, 3-5", modules=("1-2@subject", "3-5")),
+    Variant("modules", "0-2@subject", modules=("0-2@subject",)),
+    Variant("modules", "0-2@subject, 3-5, c_fc of 3-5", modules=("0-2@subject", "3-5", *INPUTS)),
+    *(_decay(share) for share in (0, 0.02, 0.05)),
+    *(_decay(share, 16) for share in (0, 0.01)),
+    *(_eta(*asked) for asked in ((0.3, 16), (1.0, 4))),
+    Variant("preserved", "prompts without their rephrases", preserve="prompts"),
+    Variant("preserved", "none given: derived from the facts", preserve="none"),
+    Variant("preserved", "no keys in P", {"preserved_keys": 0}),
+    Variant("preserved", "300 rows per pass", {"reconsolidation_preserved": 300}),
+    Variant("preserved", "300, none drawn near", {"reconsolidation_preserved": 300}, otherwise=Otherwise(near=False)),
+    Variant("preserved", "5,000 rows per pass", {"reconsolidation_preserved": 5000}),
+    *(Variant("phrasings", f"{count}", {"phrasings": count}) for count in (0, 1, 8)),
+    *(Variant("metric", f"κ = {kappa:,g}", {"kappa": kappa}) for kappa in (0.3, 20.0, 10000.0)),
+    Variant("metric", "refreshed in each pass", otherwise=Otherwise(refresh="metric")),
+    Variant("metric", "refreshed, and the step", otherwise=Otherwise(refresh="step")),
+    Variant("solve", "Gauss–Seidel, 8 traces", otherwise=Otherwise(in_turn=True)),
+    Variant("solve", "Gauss–Seidel, 48 traces", {"reconsolidation_passes": 48}, otherwise=Otherwise(in_turn=True)),
+    *(Variant("free", f"threshold {at}", otherwise=Otherwise(free=at)) for at in (0.02, 0.2)),
+    Variant("starts", "the stream of six batches itself", start=STREAM),
+    *(_start(share) for share in (0, 0.3, 1)),
+    *(Variant("text", f"c₀ = {keys:,g}", {"c0": keys}) for keys in (300.0, 3000.0)),
+)
+
+
+class Bed:
+    """What all variants share: the facts to teach, what is asked, what may be preserved, the texts."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.folder, text = common.shared(MODEL), common.shared(TEXT)
+        facts = [record.fact for record in read_facts([str(self.folder / "facts_train.jsonl")])]
+        self.stream, self.probes = validation(facts, count, seed)
+        first = {fact.prompt for fact in facts}
+        self.prompts = [probe for probe in self.probes if probe.prompt in first]
+        self.text, self.test = ((text / f"{part}.txt").read_text() for part in ("valid", "test"))
+        self._fixed: tuple[object, Any, Tensors] | None = None
+        self._streamed: SolveState | None = None
+        self._seconds = 0.0
+
+    def bench(self, variant: Variant) -> Bench:
+        """The variant's model with what its store would fix at `init`, made anew where the last one had other."""
+        asked = (variant.modules, variant.preserve)
+        if self._fixed is None or self._fixed[0] != asked:
+            loaded = load_model(str(self.folder), modules=variant.modules)
+            preserve: Sequence[Probe] = {"all": self.probes, "prompts": self.prompts, "none": []}[variant.preserve]
+            self._fixed = asked, loaded, prepare(loaded, variant.full, text=[self.text], preserve=preserve)
+        return Bench(self._fixed[1], variant.full, self._fixed[2])
+
+    def streamed(self, bench: Bench) -> dict[str, Tensor]:
+        """ΔW after all facts came in batches of SIZE."""
+        if self._streamed is None:
+            stream = self.empty()
+            for start in range(0, len(stream.facts), SIZE):
+                stream.apply(bench, stream.facts[start : start + SIZE])
+            self._streamed = stream.state
+            self._seconds = stream.processor
+        return dict(self._streamed.shifts)
+
+    def empty(self) -> Stream:
+        """The stream before its first fact; what the base model says is asked once for all."""
+        stream = self.stream
+        return Stream(stream.facts, stream.asked, stream.unedited, base=stream.base)
+
+    def measure(self, variant: Variant) -> dict[str, Any]:
+        """The scores of one variant, the processor seconds of its solve, the base model's perplexity."""
+        bench, stream = self.bench(variant), self.empty()
+        shifts: dict[str, Tensor] | None = None
+        if variant.start is not None:
+            shifts = self.streamed(bench)
+        if variant.start == STREAM:
+            stream.processor = self._seconds
+        else:
+            began = time.process_time(), time.perf_counter()
+            shifts = solved(bench, stream, variant, shifts)
+            stream.processor, stream.seconds = time.process_time() - began[0], time.perf_counter() - began[1]
+        stream.state = SolveState(shifts or {}, {fact.digest: fact for fact in stream.facts}, {})
+        found = judge(bench.loaded, stream, self.test, generated=False)
+        bench.loaded.set_shifts({})
+        base = perplexity_of(bench.loaded, text_windows(bench.loaded, self.test))
+        found |= {"base perplexity": base, "settings": dict(variant.settings)}
+        if variant.otherwise is not None and variant.otherwise.free is not None:
+            found["free"] = free_dimensions(bench, stream, variant.otherwise.free)
+        return found
+
+
+def free_dimensions(bench: Bench, stream: Stream, threshold: float) -> dict[str, int]:
+    """How many dimensions each module's shift is looked for in."""
+    subjects = subjects_of(stream.facts)
+    return {n: free_space(bench.preservation(n, {}, subjects), threshold).shape[1] for n in bench.names}
+
+
+def solved(
+    bench: Bench, stream: Stream, variant: Variant, streamed: Mapping[str, Tensor] | None
+) -> Mapping[str, Tensor]:
+    """ΔW of a variant."""
+    if variant.otherwise is not None:
+        return solve_otherwise(bench, stream.facts, variant.otherwise)
+    if streamed is None:
+        return reconsolidate(bench, stream.facts).shifts
+    share = float(variant.start or 0)
+    return reconsolidate(
+        bench, stream.facts, start={n: share * shift for n, shift in streamed.items()}, state="stream"
+    ).shifts
+
+
+def measured() -> dict[str, Any]:
+    """What the result file has: what was asked for, and the variants."""
+    path = common.RESULTS / f"{NAME}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else {}
+
+
+def write_page() -> None:
+    """docs/ablations.md, from the result file."""
+    text = ablations_page.page(measured(), [(v.group, v.name) for v in VARIANTS])
+    (common.REPOSITORY / "docs" / f"{NAME}.md").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Measure what the file lacks, or write the page."""
+    keys = [variant.key for variant in VARIANTS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=300, help="facts that are taught")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of facts")
+    parser.add_argument("--only", nargs="*", default=keys, choices=keys, metavar="GROUP: NAME", help="in this order")
+    parser.add_argument("--again", action="store_true", help="measure variants that the file has already")
+    parser.add_argument("--table", action="store_true", help="write docs/ablations.md and measure nothing")
+    options = parser.parse_args()
+    if options.table:
+        write_page()
+        return
+    asked, found = {"count": options.count, "seed": options.seed}, measured()
+    if found and found["asked"] != asked:
+        raise SystemExit(f"the result file is of {found['asked']}, not {asked}: remove it, or ask for the same")
+    bed, variants = Bed(options.count, options.seed), {variant.key: variant for variant in VARIANTS}
+    for key in options.only:
+        if options.again or key not in found.get("variants", {}):
+            scores = bed.measure(variants[key])
+            print(f"{key}  {line(scores)}, {scores['processor']:.0f} s of a core", flush=True)
+            # Read again: another run may have added to it.
+            found = measured() or {"asked": asked, "variants": {}}
+            found["variants"][key] = scores
+            common.write(NAME, found)
+
+
+if __name__ == "__main__":
+    main()
