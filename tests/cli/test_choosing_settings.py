@@ -31,7 +31,8 @@ def test_a_store_takes_what_was_chosen(run: Run, tmp_path: Path, command: list[s
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found == {"out": str(out), "trials": 4, "settings": str(out / "settings.json")}
-    assert sorted(path.name for path in out.iterdir()) == ["settings.json", "trials.json"]
+    places = ["modules-answer", "modules-subject", "settings.json", "trials.json"]
+    assert sorted(path.name for path in out.iterdir()) == places
     result = json.loads((out / "settings.json").read_text())
     assert (result["settings"]["c0"], result["settings"]["log_ridge"]) == (50.0, None)  # as given by --set
     result["settings"] |= {"eta": 0.75, "kappa": 8.0}

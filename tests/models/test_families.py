@@ -105,11 +105,9 @@ def test_every_family_of_the_registry_is_held_by_these_tests() -> None:
     assert set(CONFIGS) == set(FAMILIES)
 
 
-def test_lower_half_at_the_subject_and_upper_half_at_the_answer_by_default(loaded: LoadedModel, family: str) -> None:
-    assert [(m.layer, m.positions) for m in loaded.modules] == [
-        (0, "subject"), (1, "subject"), (2, "answer"), (3, "answer")
-    ]  # fmt: skip
-    assert loaded.conflict_module == loaded.modules[2]
+def test_upper_half_at_the_answer_by_default(loaded: LoadedModel, family: str) -> None:
+    assert [(m.layer, m.positions) for m in loaded.modules] == [(2, "answer"), (3, "answer")]
+    assert loaded.conflict_module == loaded.modules[0]
     assert loaded.family.model_type == family
     assert loaded.family.kind == "causal"
     assert loaded.context == 64
