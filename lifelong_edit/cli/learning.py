@@ -151,13 +151,14 @@ def train(
     divided(facts, learn)  # too few are refused before a model is loaded for them
     say(f"{counted(len(facts), 'fact')}; loading {model}")
     load = partial(_load, model, solve)
-    loaded = load(solve.modules)
-    say("measuring the text and asking the facts' prompts")
     say(_MEASURES)
     found: dict[str, object] = {"out": str(out)}
+    if choose is not None and not solve.modules:
+        loaded, solve = choose_modules(load, facts, sample, out, solve, learn, choosing, say)
+    else:
+        loaded = load(solve.modules)
+    say("measuring the text and asking the facts' prompts")
     if choose is not None:
-        if not solve.modules:
-            loaded, solve = choose_modules(load, facts, sample, out, solve, learn, choosing, say)
         choice = Choice(loaded, facts, sample, out, solve, learn, choosing, say)
         solve = choice.go(choose)
         found |= {"trials": len(choice.record.trials), "settings": str(out / CHOSEN)}
@@ -165,10 +166,7 @@ def train(
         run = Run(loaded, facts, sample, out, solve, learn, say, start)
         run.go(minutes, steps)
         found |= {"steps": run.trainer.steps, "held_out_mean": None if run.best is None else run.best[0]}
-    if as_json:
-        print_json(found)
-    else:
-        click.echo(out)
+    print_json(found) if as_json else click.echo(out)
 
 
 def _load(model: str, solve: Settings, modules: Sequence[str]) -> LoadedModel:
