@@ -155,9 +155,9 @@ def train(
     say("measuring the text and asking the facts' prompts")
     say(_MEASURES)
     found: dict[str, object] = {"out": str(out)}
+    if choose is not None and not solve.modules:
+        loaded, solve = choose_modules(load, facts, sample, out, solve, learn, choosing, say)
     if choose is not None:
-        if not solve.modules:
-            loaded, solve = choose_modules(load, facts, sample, out, solve, learn, choosing, say)
         choice = Choice(loaded, facts, sample, out, solve, learn, choosing, say)
         solve = choice.go(choose)
         found |= {"trials": len(choice.record.trials), "settings": str(out / CHOSEN)}
@@ -165,10 +165,14 @@ def train(
         run = Run(loaded, facts, sample, out, solve, learn, say, start)
         run.go(minutes, steps)
         found |= {"steps": run.trainer.steps, "held_out_mean": None if run.best is None else run.best[0]}
+    _tell(found, as_json=as_json)
+
+
+def _tell(found: dict[str, object], *, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        click.echo(out)
+        click.echo(found["out"])
 
 
 def _load(model: str, solve: Settings, modules: Sequence[str]) -> LoadedModel:
