@@ -151,13 +151,12 @@ def train(
     divided(facts, learn)  # too few are refused before a model is loaded for them
     say(f"{counted(len(facts), 'fact')}; loading {model}")
     load = partial(_load, model, solve)
+    loaded = load(solve.modules)
+    say("measuring the text and asking the facts' prompts")
     say(_MEASURES)
     found: dict[str, object] = {"out": str(out)}
     if choose is not None and not solve.modules:
         loaded, solve = choose_modules(load, facts, sample, out, solve, learn, choosing, say)
-    else:
-        loaded = load(solve.modules)
-    say("measuring the text and asking the facts' prompts")
     if choose is not None:
         choice = Choice(loaded, facts, sample, out, solve, learn, choosing, say)
         solve = choice.go(choose)
@@ -166,7 +165,14 @@ def train(
         run = Run(loaded, facts, sample, out, solve, learn, say, start)
         run.go(minutes, steps)
         found |= {"steps": run.trainer.steps, "held_out_mean": None if run.best is None else run.best[0]}
-    print_json(found) if as_json else click.echo(out)
+    _tell(found, as_json=as_json)
+
+
+def _tell(found: dict[str, object], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(found["out"])
 
 
 def _load(model: str, solve: Settings, modules: Sequence[str]) -> LoadedModel:
