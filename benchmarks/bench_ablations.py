@@ -25,7 +25,6 @@ from lifelong_edit.batchstep import Bench, SolveState, prepare
 from lifelong_edit.eval.perplexity import perplexity_of, text_windows
 from lifelong_edit.facts import Probe, read_facts
 from lifelong_edit.models import load_model
-from lifelong_edit.preservation import Tensors
 from lifelong_edit.reconsolidation import reconsolidate
 from lifelong_edit.rows import subjects_of
 from lifelong_edit.settings import Settings
@@ -119,18 +118,22 @@ class Bed:
         first = {fact.prompt for fact in facts}
         self.prompts = [probe for probe in self.probes if probe.prompt in first]
         self.text, self.test = ((text / f"{part}.txt").read_text() for part in ("valid", "test"))
-        self._fixed: tuple[object, Any, Tensors] | None = None
+        self._bench: tuple[object, Bench] | None = None
         self._streamed: SolveState | None = None
         self._seconds = 0.0
+        self._perplexity: float | None = None
 
     def bench(self, variant: Variant) -> Bench:
-        """The variant's model with what its store would fix at `init`, made anew where the last one had other."""
-        asked = (variant.modules, variant.preserve)
-        if self._fixed is None or self._fixed[0] != asked:
+        """The variant's bench, with what its store would fix at `init`: made anew where the last one had other."""
+        asked = (variant.modules, variant.preserve, variant.full.seed)
+        if self._bench is None or self._bench[0] != asked:
             loaded = load_model(str(self.folder), modules=variant.modules)
             preserve: Sequence[Probe] = {"all": self.probes, "prompts": self.prompts, "none": []}[variant.preserve]
-            self._fixed = asked, loaded, prepare(loaded, variant.full, text=[self.text], preserve=preserve)
-        return Bench(self._fixed[1], variant.full, self._fixed[2])
+            fixed = prepare(loaded, variant.full, text=[self.text], preserve=preserve)
+            self._bench = asked, Bench(loaded, variant.full, fixed)
+        bench = self._bench[1]
+        bench.settings = variant.full  # none that a bench is made of: its grams of many prompts are kept
+        return bench
 
     def streamed(self, bench: Bench) -> dict[str, Tensor]:
         """ΔW after all facts came in batches of SIZE."""
@@ -161,9 +164,10 @@ class Bed:
             stream.processor, stream.seconds = time.process_time() - began[0], time.perf_counter() - began[1]
         stream.state = SolveState(shifts or {}, {fact.digest: fact for fact in stream.facts}, {})
         found = judge(bench.loaded, stream, self.test, generated=False)
-        bench.loaded.set_shifts({})
-        base = perplexity_of(bench.loaded, text_windows(bench.loaded, self.test))
-        found |= {"base perplexity": base, "settings": dict(variant.settings)}
+        if self._perplexity is None:
+            bench.loaded.set_shifts({})
+            self._perplexity = perplexity_of(bench.loaded, text_windows(bench.loaded, self.test))
+        found |= {"base perplexity": self._perplexity, "settings": dict(variant.settings)}
         if variant.otherwise is not None and variant.otherwise.free is not None:
             found["free"] = free_dimensions(bench, stream, variant.otherwise.free)
         return found
