@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -73,3 +74,13 @@ def test_a_share_let_go_in_each_pass_keeps_the_shift_small(make_bench: MakeBench
         assert isinstance(found, dict)
         norms.append(sum(found.values()))
     assert norms[2] < norms[1] < norms[0]
+
+
+def test_a_reconsolidation_is_joint_whatever_batches_are(make_bench: MakeBench, news: list[Fact]) -> None:
+    """A store that solves batches as published holds nothing still in them; solving again, it does."""
+    settings: dict[str, Any] = {"reconsolidation_passes": 2, "reconsolidation_eta": 0.2}
+    published, joint = (reconsolidate(make_bench(ask=ask, **settings), news[:4]) for ask in ("published", "joint"))
+    assert published.report["rows"] == joint.report["rows"]
+    for name, shift in joint.shifts.items():
+        assert torch.equal(published.shifts[name], shift)
+    assert any(bool(shift.any()) for shift in joint.shifts.values())
