@@ -89,8 +89,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reconsolidation_eta: float = 0.6
     """Its step, as `eta` of `gradient`."""
     reconsolidation_decay: float = 0.01
-    """The share of ΔW that each of its passes lets go before it solves: what no row asks for again is gone after a few
-    passes, and the rest comes to rest where asking and letting go are even."""
+    """The share of ΔW that each of its passes but the first lets go before it solves: what no row asks for again
+    fades, and what has long been learned is not pushed further at its neighbours' cost."""
     reconsolidation_preserved: int = 1500
     """How many preserved prompts are rows in each of its passes, drawn afresh."""
     text_tokens: int = 60_000
