@@ -9,12 +9,30 @@ SCORES = ("efficacy", "generality", "locality", "random facts")
 DEFAULT = "default: default"
 
 GROUPS = {
-    "default": ("The default, and how much chance does", ""),
+    "default": ("The default", "All other rows are compared with this one."),
     "modules": ("Which modules", ""),
-    "decay": ("How much is let go before each pass", ""),
-    "asks": ("Small asks and many passes, large asks and few", ""),
-    "preserved": ("Preserved prompts", ""),
-    "phrasings": ("Phrasings as rows", ""),
+    "decay": (
+        "How much is let go before each pass",
+        "More let go trades generality for locality: 5 % costs four points of GS and gives not quite two of LS, "
+        "which is little more than chance. The default, 1 %, is kept.",
+    ),
+    "asks": (
+        "Small asks and many passes, large asks and few",
+        "Half the passes with larger asks cost nearly three points of LS and give none of GS that could be told "
+        "from chance. Small asks and many passes are kept, at twice the time.",
+    ),
+    "preserved": (
+        "Preserved prompts",
+        "Each can be spared alone at this size. A fifth of the rows per pass holds locality as well in little more "
+        "than half the time, whether half of them are drawn near the facts or not; without the keys of preserved "
+        "prompts in P locality stays within chance and GS is three points higher. Sparing both was not measured, nor "
+        "more facts than these: rows and keys are kept for those, on no evidence from this table.",
+    ),
+    "phrasings": (
+        "Phrasings as rows",
+        "Prompts alone hold two points more of LS and lose 28 of GS, and perplexity stays what it was: what a "
+        "fact's phrasings cost in locality is the least part of what they buy. Three are kept.",
+    ),
     "metric": ("The metric at the module outputs", ""),
     "solve": ("All modules from one trace, or one after the other", ""),
     "free": ("Shifts in the null space of what is preserved", ""),

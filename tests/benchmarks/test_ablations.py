@@ -98,4 +98,6 @@ def test_all_that_was_measured_is_on_the_page() -> None:
     assert {group for group, _ in ORDER} <= ablations_page.GROUPS.keys()
     page = PAGE.read_text(encoding="utf-8")
     for key in measured()["variants"]:
-        assert f"| {key.split(': ', 1)[1]} |" in page
+        group, name = key.split(": ", 1)
+        assert f"| {name} |" in page
+        assert ablations_page.GROUPS[group][1], f"say in GROUPS what the figures of {group} say"
