@@ -149,14 +149,14 @@ def train(
     facts = [record.fact for record in read_facts(data)]
     sample = [read_text(path) for path in text] or default_text()
     divided(facts, learn)  # too few are refused before a model is loaded for them
-    say(f"{counted(len(facts), 'fact')}; loading {model}")
-    load = partial(_load, model, solve)
-    loaded = load(solve.modules)
-    say("measuring the text and asking the facts' prompts")
+    say(f"{counted(len(facts), 'fact')}; loading {model}, measuring the text and asking the facts' prompts")
     say(_MEASURES)
     found: dict[str, object] = {"out": str(out)}
     if choose is not None and not solve.modules:
+        load = partial(_load, model, solve)
         loaded, solve = choose_modules(load, facts, sample, out, solve, learn, choosing, say)
+    else:
+        loaded = _load(model, solve, solve.modules)
     if choose is not None:
         choice = Choice(loaded, facts, sample, out, solve, learn, choosing, say)
         solve = choice.go(choose)
