@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lifelong_edit.derived import derived_rows
 from lifelong_edit.editors import Asker, Editor, make_editor
-from lifelong_edit.errors import StepRefusedError, UsageError
+from lifelong_edit.errors import BadInputError, StepRefusedError, UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.grams import ExactGram, FactKeys, to_grid
 from lifelong_edit.hypernetwork import NetworkSet, read_checkpoint
@@ -103,6 +103,8 @@ def prepare(
     scale = {m.name: torch.from_numpy(fixed[f"scale/{m.name}"]).to(loaded.device) for m in loaded.modules}
     if preserve:
         say(f"asking the preserved prompts ({len(preserve)})")
+    else:
+        say("no preserved prompts: rows are derived from the facts, and no guard will judge locality")
     fixed |= prepare_preserved(loaded, preserve, settings.preserved_tokens, settings.micro_batch, scale)
     if "preserved/keys" in fixed:
         fixed["conflict/mean"] = fixed["preserved/keys"].mean(0)
@@ -211,6 +213,32 @@ def select_rows(
     return rows
 
 
+def require_rows(bench: Bench, fact: Fact) -> None:
+    """Raise BadInputError where the model cannot take a fact, or one of its phrasings: too long, for instance."""
+    tokenizer = bench.loaded.tokenizer
+    fact_rows(tokenizer, [fact], len(fact.rephrases))
+    if all(module.positions == "subject" for module in bench.loaded.modules):
+        without_mention(bench.loaded, [fact], fact_rows(tokenizer, [fact], bench.settings.phrasings))
+
+
+def without_mention(loaded: LoadedModel, facts: Sequence[Fact], rows: Sequence[Row]) -> list[str]:
+    """Digests of the facts that modules edited at the subject cannot be taught: no row mentions their subject.
+
+    Raises BadInputError where there are no other modules.
+    """
+    places = {module.positions for module in loaded.modules}
+    if "subject" not in places:
+        return []
+    mentioned = {row.fact for row in rows if row.encoded.subject != (0, 0)}
+    found = [fact for fact in facts if fact.digest not in mentioned]
+    if found and "answer" not in places:
+        raise BadInputError(
+            f"the prompt {found[0].prompt!r} does not mention its subject {found[0].subject!r}, and all edited modules "
+            "are edited at the subject; name it as the prompt does, or edit other modules as well"
+        )
+    return [fact.digest for fact in found]
+
+
 def changed_subjects(state: SolveState, facts: Sequence[Fact]) -> frozenset[str]:
     """Case-folded subjects of the facts and of all live ones: what preserved prompts say of them may change."""
     return subjects_of((*facts, *state.live.values()))
@@ -283,6 +311,7 @@ def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire
     clock, s, loaded = _Clock(), bench.settings, bench.loaded
     live = [d for d in sorted(state.live) if d not in set(retire)]
     rows = select_rows(bench, state, facts, live)
+    unsaid = without_mention(loaded, facts, rows)
     conflict = conflict_of(bench, facts)
     clock.lap("rows")
     # The published rules know no metric at the base weights: they are ready with what the pass itself traces.
@@ -323,6 +352,7 @@ def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire
         "passes": len(losses),
         "loss": losses,
         "norm": {n: float(np.linalg.norm(materialise(d))) for n, d in shift.items()},
+        "without_mention": unsaid,
     }
     return Proposal(shift, keys, {} if asker is None else asker.state, report)
 

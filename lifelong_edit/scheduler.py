@@ -101,9 +101,9 @@ class Scheduler:
     Batches are cut from the records as they come, before anything is skipped, so that a run which was killed
     anywhere and is started again with the same input meets the same batches and leaves the same digests.
 
-    reconsolidation: asked after each committed edit, at the start of a run, since the last one may have been cut off
-    before it could be asked, and before each batch that leaves something to edit; by default never due. say: told
-    about each pass of a reconsolidation.
+    reconsolidation: asked after each committed edit, and at the start of a run, since the last one may have been cut
+    off before it could be asked; one that looks ahead, before each batch that leaves something to edit; by default
+    never due. say: told about each pass of a reconsolidation.
     """
 
     def __init__(
@@ -119,7 +119,6 @@ class Scheduler:
         self._batching = batching or FixedSize(BATCH_SIZE)
         self._reconsolidation = reconsolidation or Never()
         self._skip_bad, self._say = skip_bad, say
-        self._retained: tuple[int, float] | None = None
         self.summary = Summary()
 
     def run(
@@ -131,19 +130,20 @@ class Scheduler:
         tried on the head as it stands, and nothing is reconsolidated. Raises `BadInputError` at a record that the
         reader or the model refuses, with nothing of its batch applied, and `StepRefusedError` where the gate refuses.
         """
-        if not dry_run:
+        ahead = self._reconsolidation.looks_ahead
+        if not dry_run and not ahead:
             yield from self._reconsolidate(reason)
         for number, batch in enumerate(self._batching.cut(records)):
             started = time.perf_counter()
             sound = self._check(batch, again)
-            if not dry_run and self._timeline.sieve(sound, again=again).facts:
+            if not dry_run and ahead and self._timeline.sieve(sound, again=again).facts:
                 yield from self._reconsolidate(reason, sound, again)
                 started = time.perf_counter()
             find = self._preview if dry_run else self._apply
             event = find(number, sound, again, reason, started)
             self.summary.add(event)
             yield event
-            if event.step is not None:
+            if event.step is not None and not ahead:
                 yield from self._reconsolidate(reason)
 
     def _reconsolidate(
@@ -156,7 +156,8 @@ class Scheduler:
         timeline = self._timeline
         since, before = timeline.history().edits(timeline.head)
         forecast = None if coming is None else lambda: self._forecast(coming, again)
-        if not self._reconsolidation.due(Standing(since, before, self._retention, forecast)):
+        reached = timeline.history().retention_left(timeline.head)
+        if not self._reconsolidation.due(Standing(since, before, self._retention, forecast, reached)):
             return
         step = timeline.reconsolidate(reason=reason or str(self._reconsolidation), say=self._say)
         event = ReconsolidationEvent(
@@ -175,16 +176,12 @@ class Scheduler:
         return 0.0 if found is None else float(found["since"])
 
     def _retention(self) -> float:
-        """Share of right answers at the head, as the guard of a reconsolidation measures it: once per head."""
+        """Share of right answers at the head, as the guard of a reconsolidation measures it."""
         from lifelong_edit.guard import retention
 
-        if self._retained is not None and self._retained[0] == self._timeline.head:
-            return self._retained[1]
         head = self._timeline.at(self._timeline.head)
         head.loaded()  # the model is moved there
-        share = retention(self._timeline.bench(), head.facts(), head.record.live_digest)[0]
-        self._retained = (head.step, share)
-        return share
+        return retention(self._timeline.bench(), head.facts(), head.record.live_digest)[0]
 
     def _apply(
         self, number: int, batch: Sequence[Record], again: bool, reason: str | None, started: float
@@ -229,15 +226,14 @@ class Scheduler:
         left = {fact.digest for fact in self._timeline.sieve(batch, again=again).facts}
         if not left:
             return batch
-        from lifelong_edit.models import encode
+        from lifelong_edit.batchstep import require_rows
 
-        tokenizer = self._timeline.bench().loaded.tokenizer
+        bench = self._timeline.bench()
         sound = []
         for record in batch:
             try:
                 if record.fact.digest in left:
-                    for prompt in (record.fact.prompt, *record.fact.rephrases):
-                        encode(tokenizer, prompt, record.fact.target)
+                    require_rows(bench, record.fact)
                 sound.append(record)
             except BadInputError as error:
                 place = f"{record.file}:{record.line}: {error}"

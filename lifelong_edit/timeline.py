@@ -188,7 +188,7 @@ class Timeline:
     def status(self) -> dict[str, Any]:
         """Where the timeline stands, as plain values."""
         history = self.history()
-        record, fold = history.record(history.head), history.fold(history.head)
+        record, fold, begun = history.record(history.head), history.fold(history.head), history.record(0).provenance
         model = self.config.model
         return {
             "store": str(self.path),
@@ -204,9 +204,12 @@ class Timeline:
             "model": model.source,
             "dtype": model.dtype,
             "editor": self.settings.editor,
-            "modules": list(model.modules),
+            "modules": list(model.entries),
+            "preserved": begun.get("preserved"),
+            "base_perplexity": begun.get("perplexity"),
             "time": record.time,
             "bytes": self._log.size(),
+            "settings": msgspec.to_builtins(self.settings),
             "staleness": history.staleness(history.head),
         }
 

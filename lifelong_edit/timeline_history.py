@@ -142,6 +142,19 @@ class History:
                 since = []
         return since
 
+    def retention_left(self, step: int) -> float:
+        """The retention that the last try to reconsolidate left behind at a state, by its guard; 1 without a try.
+
+        A refused one left that of the state before it.
+        """
+        tries = {record.step: record for record in self.line(step) if record.kind == "reconsolidate"}
+        tries |= {self.state_of(r.step): r for r in self.records if r.kind == "refused"}
+        last = next((tries[r.step] for r in reversed(self.line(step)) if r.step in tries), None)
+        if last is None:
+            return 1.0
+        left: float = last.report["guard"]["before" if last.kind == "refused" else "after"]["retention"]
+        return left
+
     def forgotten(self, step: int) -> float:
         """How many live facts the edits since the last try were expected to make forgotten, by what they logged."""
         return math.fsum(record.report.get("forecast", {}).get("forgotten", 0.0) for record in self.edited_since(step))

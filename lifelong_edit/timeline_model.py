@@ -15,6 +15,7 @@ import torch
 
 from lifelong_edit.batchstep import Bench, Say, prepare, silent
 from lifelong_edit.errors import StoreDamagedError
+from lifelong_edit.eval.perplexity import perplexity_of
 from lifelong_edit.facts import Probe
 from lifelong_edit.hypernetwork import NetworkConfig, NetworkSet, read_checkpoint, restore_network
 from lifelong_edit.models import LoadedModel, load_model
@@ -66,7 +67,9 @@ def begin(
     networks = None if hypernetwork is None else read_checkpoint(hypernetwork)
     if networks is not None:
         networks.check(loaded.modules)
-    fixed = encode_tensors({**prepare(loaded, settings, text=text, preserve=preserve, say=say), **_pack(networks)})
+    arrays = prepare(loaded, settings, text=text, preserve=preserve, say=say)
+    sample = torch.from_numpy(arrays["guard/windows"].astype(np.int64)).to(loaded.device)
+    fixed = encode_tensors({**arrays, **_pack(networks)})
     identity = ModelIdentity(
         source=_absolute(model),
         revision=revision,
@@ -93,6 +96,8 @@ def begin(
             "config": msgspec.to_builtins(config),
             "environment": environment(settings.device),
             "sketch": sketch(weights),
+            "preserved": len(preserve),
+            "perplexity": perplexity_of(loaded, sample),
             "seconds": time.perf_counter() - started,
         },
     )

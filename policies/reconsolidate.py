@@ -28,13 +28,17 @@ class Standing:
     forecast: Callable[[], float] | None = None
     """Forecasts the share of the live facts that will have been forgotten since the last attempt, once the coming
     batch is edited. None where no batch is at hand: after an edit."""
+    reached: float = 1.0
+    """The retention that the last attempt left behind; 1 where there was none."""
 
 
 class ReconsolidationPolicy(Protocol):
-    """Decides after each edit, and before each batch that is to be edited: there `Standing.forecast` is known.
+    """Decides after each edit; as text it is the form that `reconsolidation_policy` reads."""
 
-    As text it is the form that `reconsolidation_policy` reads.
-    """
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it decides before each batch that is to be edited instead: there `Standing.forecast` is known."""
+        ...
 
     def due(self, standing: Standing) -> bool:
         """Whether to reconsolidate now. A function of the state alone: a run that was killed must decide the same."""
@@ -44,6 +48,8 @@ class ReconsolidationPolicy(Protocol):
 @dataclass(frozen=True)
 class Never:
     """Only when asked for."""
+
+    looks_ahead = False
 
     def __str__(self) -> str:
         return "never"
@@ -58,6 +64,7 @@ class EveryNSteps:
     """After each `n` edit steps."""
 
     n: int
+    looks_ahead = False
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -76,6 +83,7 @@ class Geometric:
     """At 4, 8, 16, 32 ... edit steps: all of them together cost about as much as the last one twice."""
 
     first: int = 4
+    looks_ahead = False
 
     def __str__(self) -> str:
         return "geometric"
@@ -87,9 +95,14 @@ class Geometric:
 
 @dataclass(frozen=True)
 class Retention:
-    """As soon as a smaller share than `bound` of a sample of the live facts is answered right."""
+    """As soon as a smaller share than `bound` of a sample of the live facts is answered right.
+
+    Where the last attempt already left less than that, some facts will not be taught however often they are solved for:
+    then as soon as less than `bound` of what it left is.
+    """
 
     bound: float
+    looks_ahead = False
 
     def __post_init__(self) -> None:
         if not 0 < self.bound <= 1:
@@ -100,7 +113,8 @@ class Retention:
 
     def due(self, standing: Standing) -> bool:
         """Whether retention has fallen; not asked where nothing was edited since the last attempt."""
-        return standing.edits > 0 and standing.retention() < self.bound
+        bound = self.bound if standing.reached >= self.bound else self.bound * standing.reached
+        return standing.edits > 0 and standing.retention() < bound
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,7 @@ class Forecast:
     """
 
     bound: float
+    looks_ahead = True
 
     def __post_init__(self) -> None:
         if not 0 < self.bound <= 1:

@@ -67,7 +67,8 @@ _COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Commit nothing; show conflicts, what would take, what it would make forgotten, what the gate says.",
+    help="Commit nothing; show conflicts, what would take, what it would make forgotten, what the gate says. Nothing "
+    "is reconsolidated, whatever the policy.",
 )
 @click.option("--reason", metavar="TEXT", help="Why, for the log.")
 @making_options
@@ -97,6 +98,10 @@ def stream(
     killed, the same command goes on where it stopped: what was consumed is passed over, and so is what equals a fact in
     force. Files are read through once before the first edit, so that a bad record is found before anything is applied.
     Input without any fact is no error, and makes no store.
+
+    Of each batch the table shows how many of its facts have `taken` (are answered by the edited model), how many facts
+    in force it is expected to make forgotten (`at risk`), and the perplexity on the store's sample of text (`status`
+    has the base model's).
 
     \b
     Examples:
@@ -227,6 +232,10 @@ def _tell_untaken(event: BatchEvent, facts: Mapping[str, Fact]) -> None:
     for digest in event.untaken:
         fact = facts[digest]
         say(f"not taken: {cell(fact.prompt, 100)} → {cell(fact.target)} ({digest[:12]})")
+    if unsaid := event.report.get("editor", {}).get("without_mention"):
+        first = facts[unsaid[0]]
+        said = f"{cell(first.prompt, 100)}, subject {cell(first.subject)}"
+        say(f"{counted(len(unsaid), 'fact')} taught at the answer alone, for want of their subject in a prompt: {said}")
 
 
 def _tell_conflicts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json: bool, dry_run: bool) -> None:

@@ -30,11 +30,13 @@ from lifelong_edit.cli.common import (
 def status(store: Path, as_json: bool, device: str | None, keys: bool) -> None:
     """Where the timeline stands: head, number of steps, live facts, digests.
 
-    And how far the stored keys of live facts have drifted from the model's present ones, by module and by the number of
-    edits since they were traced: as logged by the last reconsolidation, at the state before it, or, with --keys, now.
+    `preserved` is how many prompts the store holds still, `forecast` the share of the live facts that the last edit was
+    expected to make forgotten, `forecast_since` that of all edits since the last try to reconsolidate.
 
-    `forecast` is the share of the live facts that the last edit was expected to make forgotten, `forecast_since` that
-    of all edits since the last try to reconsolidate.
+    Below it, how far the stored keys of live facts have drifted from the model's present ones, by module and by `age`,
+    the number of edits since they were traced: `median` and `p90` are relative distances, 0 for keys as good as new. As
+    logged by the last reconsolidation, at the state before it, or, with --keys, now. A reconsolidation traces them
+    anew.
 
     \b
     Examples:
@@ -48,9 +50,20 @@ def status(store: Path, as_json: bool, device: str | None, keys: bool) -> None:
         print_json(found)
         return
     stale = found.pop("staleness")
-    print_pairs([(name, value) for name, value in found.items() if not isinstance(value, dict | list)])
+    print_status(found)
     if stale is not None:
         print_staleness(stale)
+
+
+def print_status(found: Mapping[str, Any]) -> None:
+    """What `Timeline.status` found, one pair a line; of the settings those that are not the defaults."""
+    from lifelong_edit.settings import Settings
+
+    default = Settings()
+    changed = [f"{n}={v}" for n, v in found["settings"].items() if n != "modules" and v != getattr(default, n)]
+    told = {**found, "modules": ", ".join(found["modules"]), "settings": " ".join(changed) or "defaults"}
+    told["bytes"] = f"{found['bytes']} ({found['bytes'] / 2**20:.1f} MiB)"
+    print_pairs([(name, value) for name, value in told.items() if not isinstance(value, dict | list)])
 
 
 @click.command()
@@ -71,7 +84,7 @@ def log(store: Path, as_json: bool, last: int | None) -> None:
     if as_json:
         print_json(steps)
         return
-    columns: tuple[str, ...] = ("step", "kind", "parent", "facts", "superseded", "taken", "perplexity")
+    columns: tuple[str, ...] = ("step", "kind", "how", "parent", "facts", "superseded", "taken", "perplexity")
     columns += ("weights_digest", "time", "reason")
     print_table(columns, [[_short(name, step.get(name)) for name in columns] for step in steps])
 
@@ -103,7 +116,8 @@ def show(step: int, store: Path, as_json: bool) -> None:
         print_json(found)
         return
     told = {"passes": record.report["editor"]["passes"], **guarded(record.report)} if "guard" in record.report else {}
-    told |= {"refused": "; ".join(record.report["objections"])} if record.kind == "refused" else {}
+    if objections := record.report.get("objections"):
+        told["refused" if record.kind == "refused" else "unguarded"] = "; ".join(objections)
     print_pairs([(name, value) for name, value in (found | told).items() if not isinstance(value, dict | list)])
     if "staleness" in record.report:
         print_staleness(record.report["staleness"])
@@ -165,17 +179,27 @@ def describe_step(record: Any) -> dict[str, Any]:
     return {
         "step": record.step,
         "kind": record.kind,
+        "how": _how(record),
         "parent": record.parent,
         "facts": len(record.added),
         "superseded": len(record.superseded),
         "skipped": len(record.skipped),
         "taken": gate.get("taken"),
-        "perplexity": gate.get("perplexity", guard.get("perplexity")),
+        "perplexity": gate.get("perplexity", guard.get("perplexity", record.provenance.get("perplexity"))),
         "weights_digest": record.weights_digest,
         "live_digest": record.live_digest,
         "time": record.time,
         "reason": record.reason,
     }
+
+
+def _how(record: Any) -> str | None:
+    """Where a reconsolidation began, and whether it was committed against its guard."""
+    if "start" not in record.report:
+        return None
+    start = record.report["start"]
+    against = record.kind == "reconsolidate" and record.report["objections"]
+    return ("canonical" if start == 0 else f"warm from {start:g}") + (", unguarded" if against else "")
 
 
 def guarded(report: Mapping[str, Any]) -> dict[str, str]:

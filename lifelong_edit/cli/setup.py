@@ -12,11 +12,11 @@ from lifelong_edit.cli.common import (
     json_option,
     parse_settings,
     print_json,
-    print_pairs,
     say,
     split_names,
     store_option,
 )
+from lifelong_edit.cli.looking import print_status
 from lifelong_edit.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
@@ -101,6 +101,11 @@ def make_store(store: Path, device: str | None, options: dict[str, Any], opening
             "found --trust-remote-code without --revision, expected both; name the commit whose code you have read"
         )
     preserve = list(read_prompts(options["preserve"])) if options["preserve"] else None
+    if preserve is not None and not preserve:
+        raise BadInputError(
+            f"found no prompt in {', '.join(options['preserve'])}, expected at least one to preserve; leave --preserve "
+            "out to have prompts derived from the facts"
+        )
     text = [read_text(path) for path in options["text"]] or None
     return Timeline.create(
         store,
@@ -210,4 +215,4 @@ def init(store: Path, device: str | None, as_json: bool, **options: Any) -> None
     if as_json:
         print_json(found)
     else:
-        print_pairs([(name, value) for name, value in found.items() if not isinstance(value, dict | list)])
+        print_status(found)

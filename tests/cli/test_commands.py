@@ -44,7 +44,7 @@ def test_status_and_log(run: Run, store: Path) -> None:
     assert {step["reason"] for step in log[1:]} == {"first"}
     assert [step["step"] for step in data(run("log", "--store", store, "--json", "--last", 2))] == [2, 3]
     table = run("log", "--store", store).stdout.splitlines()
-    assert table[0].split()[:4] == ["step", "kind", "parent", "facts"]
+    assert table[0].split()[:5] == ["step", "kind", "how", "parent", "facts"]
     assert len(table) == 5
     assert status["weights_digest"][:12] in table[-1]
     assert "live_facts" in run("status", "--store", store).stdout

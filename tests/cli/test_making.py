@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -86,6 +87,7 @@ OPTIONS: dict[str, tuple[list[str], int, str]] = {
     "unknown device": (["--device", "abacus"], 2, "abacus"),
     "code of others, unread": (["--trust-remote-code"], 2, "--revision"),
     "no such model": (["--model", "./nowhere"], 2, "nowhere"),
+    "letting go of everything": (["--set", "reconsolidation_decay=1"], 2, "reconsolidation_decay"),
 }
 
 
@@ -103,6 +105,7 @@ FILES: dict[str, tuple[str, str | bytes, str]] = {
     "bad record": ("p.jsonl", '{"prompt": "Gold is"}\n{', "p.jsonl:2"),
     "prompt longer than the model takes": ("p.txt", "In 1969 " * 60, "preserved prompt"),
     "answer longer than the model takes": ("p.jsonl", json.dumps({"prompt": "A", "target": "b " * 90}), "tokens"),
+    "no prompt in the file": ("p.jsonl", "\n", "no prompt"),
     "text that is not UTF-8": ("t.txt", b"prose \xff", "not UTF-8"),
     "text without a word": ("t.txt", " \n\n", "without any word"),
 }
@@ -176,7 +179,13 @@ def phases_of(result: Result, opening: str) -> None:
 def test_making_says_what_it_does(run: Run, tmp_path: Path, making: list[str], news: Path) -> None:
     made = run("init", "--store", tmp_path / "one", *making, "--json")
     phases_of(made, f"making {tmp_path / 'one'} for ")
-    json.loads(made.stdout)
+    found = json.loads(made.stdout)
+    assert found["preserved"] == 8
+    log = json.loads(run("log", "--store", tmp_path / "one", "--json").stdout)
+    assert log[0]["perplexity"] == found["base_perplexity"] > 1
+    shown = run("status", "--store", tmp_path / "one").stdout
+    assert f"({found['bytes'] / 2**20:.1f} MiB)" in shown
+    assert re.search(r"^settings +.*\bc0=50", shown, re.MULTILINE)
     streamed = run("stream", news, "--store", tmp_path / "two", *making, "--json")
     phases_of(streamed, f"there is no store at {tmp_path / 'two'}: making one for ")
     again = run("stream", news, "--store", tmp_path / "two", "--json")

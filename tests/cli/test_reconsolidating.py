@@ -47,7 +47,7 @@ def test_reconsolidate(run: Run, store: Path) -> None:
     assert row.split()[-1] == after["weights_digest"][:12] != before["weights_digest"][:12]
     last = data(run("log", "--store", store, "--json"))[-1]
     assert (last["kind"], last["facts"], last["reason"]) == ("reconsolidate", 0, "spring")
-    assert "reconsolidate" in run("log", "--store", store).stdout.splitlines()[-1]
+    assert run("log", "--store", store).stdout.splitlines()[-1].split()[:4] == ["4", "reconsolidate", "canonical", "3"]
     shown = run("show", 4, "--store", store).stdout
     assert " ".join(row.split()[row.split().index("→") - 1 :][:3]) in " ".join(shown.split())
     assert (
@@ -65,6 +65,7 @@ def test_start_and_json(run: Run, store: Path) -> None:
     warm = data(run("reconsolidate", "--start", 0.3, "--store", store, "--json"))
     assert warm["report"]["start"] == 0.3
     assert warm["weights_digest"] != cold["weights_digest"]
+    assert warm["how"] == "warm from 0.3"
 
 
 def test_refused(run: Run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +83,10 @@ def test_refused(run: Run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "retention falls from 0.900 to 0.100" in run("show", 4, "--store", store).stdout
     asked = run("reconsolidate", "--store", store, "--json")
     assert (asked.exit_code, json.loads(asked.stdout)["kind"]) == (1, "refused")
-    assert data(run("reconsolidate", "--no-guard", "--store", store, "--json"))["kind"] == "reconsolidate"
+    unguarded = data(run("reconsolidate", "--no-guard", "--store", store, "--json"))
+    assert (unguarded["kind"], unguarded["how"]) == ("reconsolidate", "canonical, unguarded")
+    shown = run("show", 6, "--store", store).stdout
+    assert "unguarded" in shown and "retention falls from 0.900 to 0.100" in shown
 
 
 @pytest.mark.parametrize("start", ["-0.1", "1.5", "much"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -343,9 +344,32 @@ def test_a_subject_is_a_word_of_its_own_wherever_it_stands_as_one() -> None:
     assert mentions("US laws hold in the house", "US") == [(0, 2)]
     assert mentions("The region of Io: io", "Io") == [(14, 16), (18, 20)]
     assert mentions("C++ (1985) and c", "C++") == [(0, 3)]
-    assert mentions("the Parisian way", "Paris") == [(4, 9)]  # for want of anything better
-    assert mentions("法国的首都是", "法国") == [(0, 2)]  # no spaces between words
+    assert mentions("the Parisian way", "Paris") == mentions("in the house", "US") == []
     assert mentions("the house", "") == mentions("the house", " ") == mentions("the house", "Io") == []
+
+
+def test_scripts_without_spaces_between_words_have_no_words_of_their_own() -> None:
+    assert mentions("法国的首都是", "法国") == [(0, 2)]
+    assert mentions("iPhoneは誰が作った", "iPhone") == [(0, 6)]
+    assert mentions("파리는 수도이다", "파리") == [(0, 2)]  # Korean has spaces, but particles cling to a word
+    assert mentions("ประเทศไทยมี", "ไทย") == [(6, 9)]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("other", ["NFC", "NFD"])
+def test_a_subject_is_found_in_any_normal_form(form: Any, other: Any) -> None:
+    text = unicodedata.normalize(form, "Is São José in Curaçao?")
+    for subject in ("São José", "Curaçao", "José in"):
+        ((start, end),) = mentions(text, unicodedata.normalize(other, subject))
+        assert text[start:end] == unicodedata.normalize(form, subject)
+    assert mentions(text, "Sao") == mentions(text, "Jose") == []
+    korean = unicodedata.normalize(form, "파리의 수도")
+    assert mentions(korean, unicodedata.normalize(other, "파리")) == [(0, len(unicodedata.normalize(form, "파리")))]
+
+
+def test_blanks_within_a_subject_may_be_any() -> None:
+    assert mentions("New  York and New\u00a0York", "New York") == [(0, 9), (14, 22)]
+    assert mentions("New York", " New\n York ") == [(0, 8)]
 
 
 def test_a_slow_tokenizer_knows_no_spans(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,15 @@ def test_by_retention() -> None:
             Retention(bound)
 
 
+def test_retention_is_measured_against_what_could_be_reached() -> None:
+    """Facts that never took would else ask for a reconsolidation after every edit."""
+    policy = Retention(0.9)
+    assert not policy.due(Standing(1, 4, lambda: 0.79, reached=0.8)), "0.9 of 0.8 is kept"
+    assert policy.due(Standing(1, 4, lambda: 0.71, reached=0.8))
+    assert policy.due(Standing(1, 4, lambda: 0.89, reached=0.95)), "no more is asked for than the bound"
+    assert not policy.due(Standing(1, 4, lambda: 0.9, reached=0.95))
+
+
 def test_by_forecast() -> None:
     policy = Forecast(0.1)
     assert policy.due(Standing(1, 0, unasked, lambda: 0.11))
@@ -62,6 +71,8 @@ def test_by_forecast() -> None:
     for bound in (0.0, 1.01, -1.0, float("nan")):
         with pytest.raises(UsageError):
             Forecast(bound)
+    assert policy.looks_ahead
+    assert not any(other.looks_ahead for other in (Never(), EveryNSteps(3), Geometric(), Retention(0.9)))
 
 
 @pytest.mark.parametrize(

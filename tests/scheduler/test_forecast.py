@@ -111,21 +111,24 @@ def test_never_twice_without_an_edit_in_between(new_store: NewStore, path: str) 
 
 
 def test_asked_where_a_batch_is_at_hand(new_store: NewStore, path: str) -> None:
-    """At the start and after each edit without one, before each batch that leaves something with one."""
+    """One that looks ahead before each batch that leaves something to edit; others at the start and after each edit."""
 
     class Listening:
-        def __init__(self) -> None:
+        def __init__(self, looks_ahead: bool) -> None:
+            self.looks_ahead = looks_ahead
             self.heard: list[str] = []
 
         def due(self, standing: Standing) -> bool:
             self.heard.append("-" if standing.forecast is None else "b")
             return False
 
-    store, first, second = new_store("a"), Listening(), Listening()
-    stream(store, path, first)
-    assert "".join(first.heard) == "-" + 4 * "b-"
-    stream(store, path, second)
-    assert "".join(second.heard) == "-", "what was consumed is passed over"
+    for looks_ahead, heard, again in ((True, "bbbb", ""), (False, "-----", "-")):
+        store, policy = new_store(heard), Listening(looks_ahead)
+        stream(store, path, policy)
+        assert "".join(policy.heard) == heard
+        policy.heard.clear()
+        stream(store, path, policy)
+        assert "".join(policy.heard) == again, "what was consumed is passed over"
 
 
 def test_a_dry_run_forecasts_from_the_proposal(new_store: NewStore, path: str) -> None:

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.stores import EditLog, decode_tensors, digest_bytes, encode_tensors
 from lifelong_edit.timeline import Timeline
@@ -114,3 +115,19 @@ def test_a_store_without_preserved_prompts_holds_derived_ones(
     with start_store(tmp_path / "three", preserve=[], reconsolidation_preserved=0) as bare:
         bare.apply(facts, gate=lenient)
         assert bare.reconsolidate(guard=False).weights_digest != steps[0].weights_digest
+
+
+def test_a_fact_whose_prompts_do_not_mention_its_subject(start_store: Start, tmp_path: Path, lenient: Gate) -> None:
+    """It is taught at the answer alone, and the report says so; where nothing is edited there it is refused."""
+    other = Fact(subject="Kenia", prompt="The currency of Kenya is", target="London")
+    sound = Fact(subject="Kenya", prompt="The capital of Kenya is", target="Paris")
+    with start_store(tmp_path / "both", modules=("1@subject", "3")) as timeline:
+        report = timeline.apply([other, sound], gate=lenient).report["editor"]
+        assert report["without_mention"] == [other.digest]
+        assert report["positions"]["transformer.h.1.mlp.c_proj"] > 0
+    with start_store(tmp_path / "subject", modules=("1-2@subject",)) as timeline:
+        with pytest.raises(BadInputError, match="does not mention its subject 'Kenia'"):
+            timeline.apply([sound, other], gate=lenient)
+        assert timeline.apply([sound], gate=lenient).report["editor"]["without_mention"] == []
+    with start_store(tmp_path / "answer", modules=("3",)) as timeline:
+        assert timeline.apply([other], gate=lenient).report["editor"]["without_mention"] == []
