@@ -39,12 +39,13 @@ from benchmarks.bench_streams import (
 )
 from benchmarks.finetuning import FineTuner, Recipe
 from benchmarks.validation import validation
-from lifelong_edit.batchstep import Bench, prepare
+from lifelong_edit.batchstep import Bench, conflict_keys, prepare
 from lifelong_edit.cli.common import parse_settings
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.eval.metrics import ask_pairs, summarise
 from lifelong_edit.eval.perplexity import perplexity_of, text_windows
 from lifelong_edit.facts import Fact, Probe, preserved_prompts_of, read_facts
+from lifelong_edit.forecast_measuring import forecast_by_keys
 from lifelong_edit.guard import measure, objections, retention
 from lifelong_edit.hypernetwork import NetworkSet, read_checkpoint
 from lifelong_edit.models import LoadedModel, load_model
@@ -97,6 +98,8 @@ class Life:
     say: Callable[[dict[str, Any]], None]
     since: int = 0
     before: int = 0
+    lost: list[float] = field(default_factory=list)
+    reached: float = 1.0
     checks: list[dict[str, Any]] = field(default_factory=list)
     base_wrapped: dict[str, Any] | None = None
 
@@ -108,22 +111,38 @@ class Life:
     def edit(self, policy: ReconsolidationPolicy) -> None:
         """Batch by batch, with reconsolidation when the policy says so; at the end canonical, if the plan says so."""
         for batch in self.parts():
+            if policy.looks_ahead:
+                self.ask(policy, batch)
             report = self.stream.apply(self.bench, batch).report
             self.since += 1
             self.check("batch", {key: report[key] for key in ("passes", "loss")})
-            with self.stream.timed():
-                due = policy.due(self.standing())
-            if due:
-                report = self.reconsolidate(guarded=True)
-                self.before, self.since = self.before + self.since, 0
-                self.check("refused" if report["objections"] else "reconsolidated", report)
+            if not policy.looks_ahead:
+                self.ask(policy)
         last = self.checks[-1]["what"] == "reconsolidated"
         if self.plan.canonical and not last:
             self.check("canonical at the end", self.reconsolidate(guarded=False))
 
+    def ask(self, policy: ReconsolidationPolicy, coming: Sequence[Fact] = ()) -> None:
+        """Reconsolidate if the policy says so. coming: the batch that is to be edited next, where it looks ahead."""
+        with self.stream.timed():
+            self.lost.append(self._forecast(coming) if coming else 0.0)
+            due = policy.due(self.standing())
+        if due:
+            report = self.reconsolidate(guarded=True)
+            self.before, self.since, self.lost = self.before + self.since, 0, self.lost[-1:]
+            self.check("refused" if report["objections"] else "reconsolidated", report)
+
     def standing(self) -> Standing:
-        """What a policy is shown, counted along the stream."""
-        return Standing(self.since, self.before, self._retention)
+        """What a policy is shown, counted along the stream; `lost` has the coming batch's forecast by now."""
+        share = sum(self.lost) / max(1, len(self.stream.state.live))
+        return Standing(self.since, self.before, self._retention, lambda: share, self.reached)
+
+    def _forecast(self, coming: Sequence[Fact]) -> float:
+        """How many live facts a batch is expected to make forgotten, as a timeline forecasts it."""
+        stream, old = self.stream, self.stream.replaced(coming)
+        live = sorted(digest for digest in stream.state.live if digest not in set(old))
+        keys = conflict_keys(self.bench, [fact.prompt for fact in coming])
+        return float(forecast_by_keys(self.bench, stream.state, live, keys)["forgotten"])
 
     def _retention(self) -> float:
         self.bench.loaded.set_shifts(self.stream.state.shifts)
@@ -137,9 +156,11 @@ class Life:
         with stream.timed():
             was = measure(bench, live, identity)
             found = reconsolidate(bench, live)
-            against = objections(was, measure(bench, live, identity))
+            now = measure(bench, live, identity)
+            against = objections(was, now)
         if not (guarded and against):
             stream.take(found)
+        self.reached = was.retention if guarded and against else now.retention
         return {"passes": found.report["passes"], "loss": found.report["loss"], "objections": against}
 
     def tune(self, tuner: FineTuner, budgets: Sequence[float]) -> None:

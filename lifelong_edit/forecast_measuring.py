@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +13,11 @@ import torch
 from lifelong_edit.batchstep import Bench, Proposal, SolveState, conflict_keys, edit_batch
 from lifelong_edit.eval.metrics import predict_answers
 from lifelong_edit.facts import Fact
-from lifelong_edit.forecast import Array, Kind, change_features, key_features
+from lifelong_edit.forecast import Array, Kind, change_features, key_features, outlook
 from lifelong_edit.models import encode
 from lifelong_edit.preservation import centred
 from lifelong_edit.stores.tensors import Shift, materialise
+from lifelong_edit.timeline_defaults import default_forecasters
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,14 @@ def both_features(
     """Features of each kind for live facts, given by digest, before a proposal is applied."""
     keys = key_features(live_conflict_keys(bench, state, live), conflict_keys(bench, [fact.prompt for fact in batch]))
     return {"keys": keys, "change": np.hstack([keys, proposed_changes(bench, state, live, proposal.shift)])}
+
+
+def forecast_by_keys(bench: Bench, state: SolveState, live: Sequence[str], batch: Array) -> dict[str, Any]:
+    """The forecast for live facts, given by digest, from the conflict keys of a coming batch, (n, d_in): `outlook`."""
+    if not live or not len(batch):
+        return outlook("keys", live, np.zeros(len(live)))
+    features = key_features(live_conflict_keys(bench, state, live), batch)
+    return outlook("keys", live, default_forecasters()["keys"].probabilities(features))
 
 
 def live_conflict_keys(bench: Bench, state: SolveState, live: Sequence[str]) -> npt.NDArray[np.float32]:

@@ -11,7 +11,7 @@ import numpy as np
 from lifelong_edit.batchstep import Bench, Proposal, Say, SolveState, conflict_keys, edit_batch, silent
 from lifelong_edit.facts import Fact
 from lifelong_edit.forecast import key_features, outlook
-from lifelong_edit.forecast_measuring import live_conflict_keys, proposed_changes
+from lifelong_edit.forecast_measuring import forecast_by_keys, live_conflict_keys, proposed_changes
 from lifelong_edit.guard import as_report, measure, objections
 from lifelong_edit.policies import Decision, find_conflicts
 from lifelong_edit.reconsolidation import reconsolidate
@@ -146,10 +146,7 @@ class Solving:
         """keys: the conflict key of each fact of the batch, (d_in,); those that conflicts drop do nothing."""
         live = _left(state, decision.retire)
         batch = [key for digest, key in keys.items() if digest not in decision.drop]
-        if not live or not batch:
-            return outlook("keys", live, np.zeros(len(live)))
-        features = key_features(live_conflict_keys(self._bench, state, live), np.stack(batch))
-        return outlook("keys", live, default_forecasters()["keys"].probabilities(features))
+        return forecast_by_keys(self._bench, state, live, np.array(batch))
 
     # -- all facts together
 

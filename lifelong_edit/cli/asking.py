@@ -78,10 +78,12 @@ def evaluate(at: int | None, text: Path | None, store: Path, device: str | None,
     generality  all their rephrases
     unseen      those rephrases that were no rows of a solve
     wrapped     CounterFact's own rephrases, which wrap the prompt into a sentence
+    portability what follows from a fact, where its record asks for it
     locality    neighbours that the stream did not edit: the same answer as the untouched base model
 
     Shares of right answers by greedy generation (the target's length and 3 tokens more, ending at a word boundary), in
-    brackets teacher-forced. With --json also how often the answer then came to a natural end.
+    brackets teacher-forced. `natural end`: how often the answer was right and then ended, with the text or a sentence;
+    not looked at for locality. Perplexity is that of bundled prose, or of --text, beside the base model's on the same.
 
     \b
     Examples:
