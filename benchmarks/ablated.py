@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lifelong_edit.batchstep import Bench
 from lifelong_edit.editors import Asker, GradientEditor, output_metric
-from lifelong_edit.editors.gradient import linear_step, output_metrics
+from lifelong_edit.editors.gradient import linear_steps, output_metrics
 from lifelong_edit.facts import Fact
 from lifelong_edit.hypernetwork import within
-from lifelong_edit.reconsolidation import CHUNK, SAMPLE, _asker, _directions, _slices, _Sums
-from lifelong_edit.rows import Row, draw, fact_rows, subjects_of
+from lifelong_edit.reconsolidation import CHUNK, SAMPLE, _asker, _directions, _slices, _Sums, for_all
+from lifelong_edit.rows import Row, draw, drawn_rows, fact_rows, subjects_of
 from lifelong_edit.solver import solve_sums
 from lifelong_edit.tracing import trace
 
@@ -42,6 +42,7 @@ def solve_otherwise(bench: Bench, facts: Sequence[Fact], otherwise: Otherwise) -
 
     Of the settings `reconsolidation_gain` is not looked at: all passes are made.
     """
+    bench = for_all(bench)
     s, facts = bench.settings, sorted(facts, key=lambda fact: fact.digest)
     identity = (s.seed, "", tuple(f.digest for f in facts))
     rule = _Refreshed(bench, facts, identity) if otherwise.refresh else None
@@ -60,7 +61,9 @@ def solve_otherwise(bench: Bench, facts: Sequence[Fact], otherwise: Otherwise) -
             asker = rule.at_present(bench, otherwise.refresh == "step")
         kept = bench.preserved.rows(s.reconsolidation_preserved, near, s.preserved_weight, subjects, *identity, number)
         sums = _Sums({n: fixed[n].clone() for n in moved}, bench)
-        for part in (*own, *_slices(kept, 4 * CHUNK)):
+        for part in own:
+            sums.take(asker, drawn_rows(part, s.reconsolidation_phrasings, s.seed, "", number))
+        for part in _slices(kept, 4 * CHUNK):
             sums.take(asker, part)
         shifts |= {n: shifts[n] + _shift(sums, n, spaces).to(shifts[n]) for n in moved}
     return shifts
@@ -90,9 +93,7 @@ class _Refreshed:
         bench.loaded.set_shifts({})
         traced = trace(bench.loaded, self.rows, s.micro_batch)
         self.metric, loss = output_metrics(traced.gradients, s.kappa), float(traced.losses.sum())
-        self.step = {
-            n: linear_step(s.reconsolidation_eta, g, self.metric[n], loss) for n, g in traced.gradients.items()
-        }
+        self.step = linear_steps(s.reconsolidation_eta, traced.gradients, self.metric, loss)
 
     def at_present(self, bench: Bench, step: bool) -> Asker:
         """The rule with the metric, and with `step` the step too, of the gradients at the model's present weights."""

@@ -25,12 +25,12 @@ from lifelong_edit.batchstep import Bench, SolveState, prepare
 from lifelong_edit.eval.perplexity import perplexity_of, text_windows
 from lifelong_edit.facts import Probe, read_facts
 from lifelong_edit.models import load_model
-from lifelong_edit.reconsolidation import reconsolidate
+from lifelong_edit.reconsolidation import for_all, reconsolidate
 from lifelong_edit.rows import subjects_of
 from lifelong_edit.settings import Settings
 
 NAME = "ablations"
-DEFAULT = Settings(reconsolidation_passes=8, reconsolidation_gain=0)
+DEFAULT = Settings(reconsolidation_passes=16, reconsolidation_gain=0)
 """All passes are made: variants are compared at equal numbers of them."""
 STREAM, SIZE = "stream", 50
 INPUTS = tuple(f"transformer.h.{layer}.mlp.c_fc" for layer in (3, 4, 5))
@@ -73,15 +73,17 @@ def _eta(eta: float, passes: int) -> Variant:
     return Variant("asks", f"step {eta}, {passes} passes", settings)
 
 
-def _decay(decay: float, passes: int = 8) -> Variant:
+def _decay(decay: float, passes: int = 16) -> Variant:
     settings = {"reconsolidation_decay": decay, "reconsolidation_passes": passes}
     return Variant("decay", f"{decay:.0%} let go, {passes} passes", settings)
 
 
 def _start(share: float) -> Variant:
-    return Variant("starts", f"from {share:g} of its shift, 4 passes", {"reconsolidation_passes": 4}, start=share)
+    return Variant("starts", f"from {share:g} of its shift, 6 passes", {"reconsolidation_passes": 6}, start=share)
 
 
+IN_TURN = Otherwise(in_turn=True)
+_TURNS = {"reconsolidation_eta": 5.4}  # a module that moves alone need not share the loss with the others
 VARIANTS = (
     Variant("default", "default"),
     Variant("default", "other draws", {"seed": 1}),
@@ -92,20 +94,20 @@ VARIANTS = (
     Variant("modules", "0-2@subject", modules=("0-2@subject",)),
     Variant("modules", "0-2@subject, 3-5, c_fc of 3-5", modules=("0-2@subject", "3-5", *INPUTS)),
     *(_decay(share) for share in (0, 0.02, 0.05)),
-    *(_decay(share, 16) for share in (0, 0.01)),
-    *(_eta(*asked) for asked in ((0.3, 16), (1.0, 4))),
+    *(_decay(share, 32) for share in (0, 0.01)),
+    *(_eta(*asked) for asked in ((0.9, 32), (3.6, 8), (3.6, 16), (6.0, 5))),
     Variant("preserved", "prompts without their rephrases", preserve="prompts"),
     Variant("preserved", "none given: derived from the facts", preserve="none"),
-    Variant("preserved", "no keys in P", {"preserved_keys": 0}),
-    Variant("preserved", "300 rows per pass", {"reconsolidation_preserved": 300}),
-    Variant("preserved", "300, none drawn near", {"reconsolidation_preserved": 300}, otherwise=Otherwise(near=False)),
-    Variant("preserved", "5,000 rows per pass", {"reconsolidation_preserved": 5000}),
-    *(Variant("phrasings", f"{count}", {"phrasings": count}) for count in (0, 1, 8)),
+    *(Variant("preserved", f"keys in P, weight {keys:g}", {"reconsolidation_keys": keys}) for keys in (0.5, 2.0)),
+    *(Variant("preserved", f"{n:,} rows per pass", {"reconsolidation_preserved": n}) for n in (0, 100, 1500)),
+    Variant("preserved", "300, none drawn near", otherwise=Otherwise(near=False)),
+    *(Variant("phrasings", f"{count} of them known", {"phrasings": count}) for count in (0, 1, 8)),
+    Variant("phrasings", "all three in each pass", {"reconsolidation_phrasings": 3}),
     *(Variant("metric", f"κ = {kappa:,g}", {"kappa": kappa}) for kappa in (0.3, 20.0, 10000.0)),
     Variant("metric", "refreshed in each pass", otherwise=Otherwise(refresh="metric")),
     Variant("metric", "refreshed, and the step", otherwise=Otherwise(refresh="step")),
-    Variant("solve", "Gauss–Seidel, 8 traces", otherwise=Otherwise(in_turn=True)),
-    Variant("solve", "Gauss–Seidel, 48 traces", {"reconsolidation_passes": 48}, otherwise=Otherwise(in_turn=True)),
+    Variant("solve", "Gauss–Seidel, 18 traces", _TURNS | {"reconsolidation_passes": 18}, otherwise=IN_TURN),
+    Variant("solve", "Gauss–Seidel, 48 traces", _TURNS | {"reconsolidation_passes": 48}, otherwise=IN_TURN),
     *(Variant("free", f"threshold {at}", otherwise=Otherwise(free=at)) for at in (0.02, 0.2)),
     Variant("starts", "the stream of six batches itself", start=STREAM),
     *(_start(share) for share in (0, 0.3, 1)),
@@ -179,7 +181,7 @@ class Bed:
 
 def free_dimensions(bench: Bench, stream: Stream, threshold: float) -> dict[str, int]:
     """How many dimensions each module's shift is looked for in."""
-    subjects = subjects_of(stream.facts)
+    bench, subjects = for_all(bench), subjects_of(stream.facts)
     return {n: free_space(bench.preservation(n, {}, subjects), threshold).shape[1] for n in bench.names}
 
 

@@ -28,7 +28,7 @@ from lifelong_edit import Timeline
 from lifelong_edit.batchstep import Bench, conflict_keys
 from lifelong_edit.facts import Fact, Probe, read_facts
 from lifelong_edit.reconsolidation import Resolved, reconsolidate
-from lifelong_edit.rows import Row, fact_rows, subjects_of
+from lifelong_edit.rows import Row, drawn_rows, fact_rows, subjects_of
 from lifelong_edit.settings import Settings
 from lifelong_edit.timeline_commit import Draft, write_step
 
@@ -37,12 +37,13 @@ MIB = 2**20
 
 
 def own_rows(bench: Bench, facts: Sequence[Fact]) -> list[Row]:
-    """Rows as one pass has them: all facts in their phrasings, and preserved prompts drawn near some of the facts."""
+    """Rows as one pass has them: all facts in phrasings drawn for it, and preserved prompts near some of them."""
     s = bench.settings
     near = torch.from_numpy(conflict_keys(bench, [fact.prompt for fact in facts[:100]])).to(bench.loaded.device)
     subjects = subjects_of(facts)
     kept = bench.preserved.rows(s.reconsolidation_preserved, near, s.preserved_weight, subjects, s.seed)
-    return [*fact_rows(bench.loaded.tokenizer, facts, s.phrasings), *kept]
+    own = fact_rows(bench.loaded.tokenizer, facts, s.phrasings)
+    return [*drawn_rows(own, s.reconsolidation_phrasings, s.seed), *kept]
 
 
 def resident(what: str = "VmRSS") -> float:

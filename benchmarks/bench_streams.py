@@ -70,9 +70,9 @@ ARMS = {
     "published-phrasings": Arm(PHRASINGS, (Stage("published3", PHRASINGS, SINGLE),)),
     "gradient": Arm(PLAIN),
     # Another point of the same rule: what efficacy and generality cost in locality.
-    "gradient-larger-steps": Arm(PLAIN.replace(eta=0.9)),
+    "gradient-larger-steps": Arm(PLAIN.replace(eta=2.7)),
     "gradient-two-passes": Arm(TWO),
-    "gradient-two-larger-steps": Arm(TWO.replace(eta=0.9)),
+    "gradient-two-larger-steps": Arm(TWO.replace(eta=2.7)),
     "gradient-reconsolidated": Arm(PLAIN, reconsolidated=(5, 10, 20)),
     "malmen": Arm(TWO.replace(editor="malmen"), (Stage("joint", TWO, TrainSettings()),)),
 }

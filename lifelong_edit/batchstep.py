@@ -129,6 +129,7 @@ class Bench:
         self.editor: Editor = make_editor(settings, networks)
         device = loaded.device
         self.names = [m.name for m in loaded.modules]
+        self.at_subject = frozenset(m.name for m in loaded.modules if m.positions == "subject")
         self.text_gram = TextGrams(fixed, self.names, device)
         self.scale = {n: torch.from_numpy(fixed[f"scale/{n}"]).to(device) for n in self.names}
         self.conflict_mean = torch.from_numpy(fixed["conflict/mean"]).to(device)
@@ -160,7 +161,8 @@ class Bench:
             width = self.text_gram.width(module)
             return torch.zeros(width, width, dtype=torch.float64, device=self.loaded.device)
         s, held = self.settings, self.preserved.keys_outside(subjects) if self.settings.preserved_keys else {}
-        gram = self.text_gram.add_to(self.live_gram[module].over(live), module, s.c0)
+        c0 = s.subject_c0 if module in self.at_subject else s.c0
+        gram = self.text_gram.add_to(self.live_gram[module].over(live), module, c0)
         return gram.add_(self.preserved_gram[module].over(held), alpha=s.preserved_keys) if held else gram
 
 

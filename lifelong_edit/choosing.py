@@ -37,20 +37,22 @@ Arm = Literal["stream", "reconsolidation"]
 Number = int | float
 
 GRID: dict[str, tuple[Number, ...]] = {
-    "eta": (0.2, 0.3, 0.45, 0.6, 0.75, 0.9, 1.1, 1.4),
-    "reconsolidation_eta": (0.2, 0.3, 0.45, 0.6, 0.75, 0.9, 1.1),
+    "eta": (0.6, 0.9, 1.3, 1.8, 2.2, 2.7, 3.3, 4.2),
+    "reconsolidation_eta": (0.6, 0.9, 1.2, 1.8, 2.7, 3.6, 5.4),
     "c0": (30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0),
+    "subject_c0": (300.0, 1000.0, 4000.0, 16_000.0),
     "preserved_keys": (0.0, 0.5, 1.0, 2.0, 4.0, 8.0),
-    "passes": (1, 2, 3, 4, 5),
+    "passes": (1, 2, 3, 4, 5, 6, 8),
     "preserved_weight": (0.5, 1.0, 1.5, 2.5, 4.0),
     "preserved_step": (0.03, 0.1, 0.3, 1.0),
     "kappa": (0.3, 1.0, 2.0, 4.0, 8.0),
     "log_ridge": (-4.0, -2.0, 0.0, 2.0, 4.0, 6.0),
     "trust": (1.0, 1.5, 2.5, 4.0),
-    "reconsolidation_passes": (4, 6, 8, 12),
+    "reconsolidation_keys": (0.0, 0.5, 2.0),
+    "reconsolidation_passes": (8, 12, 16, 24, 32),
 }
 """Values tried, ascending; in this order in the first round: what tells most comes first."""
-STREAM_ONLY = ("eta", "passes", "preserved", "rehearse")
+STREAM_ONLY = ("eta", "passes", "preserved", "preserved_keys", "rehearse")
 """What a reconsolidation has settings of its own for (`reconsolidation_…`), which in turn mean nothing to a stream."""
 
 
@@ -192,7 +194,9 @@ class Choice:
         loaded.set_shifts({})
         self.base_perplexity = perplexity_of(loaded, self.windows)
         # A network learns its ridge; the setting would take it away from it.
-        names = [n for n in self.choosing.only or GRID if n != "log_ridge" or settings.editor == "gradient"]
+        pointless = {"log_ridge"} if settings.editor != "gradient" else set()
+        pointless |= set() if any(m.positions == "subject" for m in loaded.modules) else {"subject_c0"}
+        names = [n for n in self.choosing.only or GRID if n not in pointless]
         self.grid = {name: GRID[name] for name in GRID if name in names and self.arms_of(name)}
         usual = {"eta": SHARE, "log_ridge": _log_ridge_of_one(bench)}  # what None stands for
         given = {name: getattr(settings, name) for name in self.grid}

@@ -23,7 +23,7 @@ from lifelong_edit.editors import Asker, GradientEditor
 from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.grams import FactKeys
-from lifelong_edit.rows import Row, draw, fact_rows, subjects_of
+from lifelong_edit.rows import Row, draw, drawn_rows, fact_rows, subjects_of
 from lifelong_edit.solver import solve_sums
 from lifelong_edit.tracing import trace
 
@@ -64,16 +64,17 @@ def reconsolidate(
 
     start: ΔW to begin with, by module (d_in, d_out); None is canonical: from the base weights, a function of the live
     facts and of what `init` fixed alone. state: digest of the state that a warm start comes from, for its draws. Rows
-    are taken in the order of the facts' digests. Every pass moves all modules from one trace; the last is the one that
-    gained less than `reconsolidation_gain` of the first loss, or number `reconsolidation_passes`. The rule without a
-    network asks, with steps of its own (`reconsolidation_eta`): it asks for little, many times. The solve is the joint
-    one, whatever the setting `ask` says of batches.
+    are taken in the order of the facts' digests: in each pass the prompts and `reconsolidation_phrasings` of each
+    fact's phrasings, drawn afresh. Every pass moves all modules from one trace; the last is the one that with the one
+    before it gained less than twice `reconsolidation_gain` of the first loss, or number `reconsolidation_passes`. The
+    rule without a network asks, with steps of its own (`reconsolidation_eta`): it asks for little, many times. The
+    solve is the joint one, whatever the setting `ask` says of batches.
 
     Raises UsageError without facts, StepRefusedError where a number is not finite.
     """
     if not facts:
         raise UsageError("the store has no live facts; expected at least one to reconsolidate")
-    bench = _joint(bench)
+    bench = for_all(bench)
     s, facts = bench.settings, sorted(facts, key=lambda fact: fact.digest)
     identity = (s.seed, state, tuple(f.digest for f in facts))
     asker = _asker(bench, facts, identity)
@@ -94,13 +95,16 @@ def reconsolidate(
             s.reconsolidation_preserved, near, s.preserved_weight, subjects, *identity, len(losses)
         )
         sums = _Sums({n: fixed[n].clone() for n in bench.names}, bench)
-        for part in (*own, *_slices(kept, 4 * CHUNK)):
+        for part in own:
+            sums.take(asker, drawn_rows(part, s.reconsolidation_phrasings, s.seed, state, len(losses)))
+        for part in _slices(kept, 4 * CHUNK):
             sums.take(asker, part)
         losses.append(sums.loss / len(facts))
         rows = {"facts": sums.rows - len(kept), "preserved": len(kept)}
         shifts = {n: shifts[n] + sums.shift(n).to(shifts[n]) for n in shifts}
         say(f"pass {len(losses)} over {len(facts)} facts and {len(kept)} preserved prompts: loss {losses[-1]:.3f}")
-        if len(losses) > 1 and losses[-2] - losses[-1] < s.reconsolidation_gain * losses[0]:
+        # Two passes together: the draw of phrasings makes the loss of a single one uncertain.
+        if len(losses) > 2 and losses[-3] - losses[-1] < 2 * s.reconsolidation_gain * losses[0]:
             break
     norms = {n: float(shift.norm()) for n, shift in shifts.items()}
     if not all(map(math.isfinite, norms.values())):  # of the last pass, which no further solve looks at
@@ -110,10 +114,10 @@ def reconsolidate(
     return Resolved(shifts, partial(_keys, bench, facts, shifts), report)
 
 
-def _joint(bench: Bench) -> Bench:
-    """The bench for this project's solve: the published rule knows no other solve than a batch's."""
+def for_all(bench: Bench) -> Bench:
+    """The bench with the settings of this solve: the joint one, for the published rule knows none but a batch's."""
     other = copy.copy(bench)
-    other.settings = bench.settings.replace(ask="joint")
+    other.settings = bench.settings.replace(ask="joint", preserved_keys=bench.settings.reconsolidation_keys)
     return other
 
 
@@ -138,7 +142,7 @@ class _Sums:
             right = weighted.T @ values
             self.rights[name] = self.rights[name] + right if name in self.rights else right
         self.rows += len(rows)
-        self.loss += sum(float(traced.losses[i]) for i, row in enumerate(rows) if row.kind == "new")
+        self.loss += sum(row.weight * float(traced.losses[i]) for i, row in enumerate(rows) if row.kind == "new")
 
     def shift(self, name: str) -> Tensor:
         """S = A⁻¹ Σ w kᵀd, (d_in, d_out)."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -79,3 +80,16 @@ def fact_rows(
         for fact in facts
         for prompt in (fact.prompt, *phrasings_of(fact, phrasings))
     ]
+
+
+def drawn_rows(rows: Sequence[Row], count: int, *parts: object) -> list[Row]:
+    """Of each fact its prompt and `count` of its phrasings, drawn by `parts`, with the weight of all that it has.
+
+    rows: as `fact_rows` gives them, a fact's own together and its prompt first.
+    """
+    found: list[Row] = []
+    for fact, own in itertools.groupby(rows, key=lambda row: row.fact):
+        prompt, *others = own
+        chosen = [others[i] for i in draw(len(others), count, "phrasings", fact, *parts)]
+        found += [prompt, *(replace(row, weight=row.weight * len(others) / len(chosen)) for row in chosen)]
+    return found

@@ -17,6 +17,7 @@ SOLVE = (
     "passes",
     "kappa",
     "c0",
+    "subject_c0",
     "phrasings",
     "rehearse",
     "preserved",
@@ -58,14 +59,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     taken_enough: float = 0.9
     """Share of the facts that is enough: those to whose prompt the target is more probable than all else, by token."""
     eta: float | None = None
-    """Step; None: 0.6 for `gradient` (share of the loss per pass and module), 1e-6 for `ultraedit`; `malmen` learns its
-    own and begins with that of `gradient`."""
+    """Step; None: 1.8 for `gradient` (the share of the loss that all modules together ask for in a pass), 1e-6 for
+    `ultraedit`; `malmen` learns its own and begins with that of `gradient`."""
     kappa: float = 2.0
     """Damping of the output metric (Γ + κI)⁻¹, relative to Γ's mean diagonal."""
     trust: float = 1.5
     """Bound on a row's value difference, as a multiple of the rms row norm of the solve's facts at their first pass."""
     c0: float = 1000.0
     """How many text keys the mean gram C₀ counts for."""
+    subject_c0: float = 4000.0
+    """The same in modules that are edited at the subject: what all text runs through is moved at its cost."""
     log_ridge: float | None = None
     """ℓ in λ = exp(ℓ)·trace(C₀)/d_in; None: λ = 1 unscaled, or the hypernetwork's learned ridge."""
     phrasings: int = 3
@@ -82,17 +85,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     that of the facts' cross-entropy: with the same step each pass overshoots and grows what it should take back."""
     preserved_tokens: int = 3
     """Length of the base model's own continuation that stands for a preserved prompt's answer."""
-    reconsolidation_passes: int = 12
+    reconsolidation_passes: int = 24
     """At most so many rounds over all live facts together."""
     reconsolidation_gain: float = 0.001
-    """A reconsolidation ends with the pass that lowers the facts' loss by less than this share of the first one."""
-    reconsolidation_eta: float = 0.6
+    """A reconsolidation ends when two passes lower the facts' loss by less than this share of the first one each."""
+    reconsolidation_eta: float = 1.8
     """Its step, as `eta` of `gradient`."""
+    reconsolidation_phrasings: int = 1
+    """How many of a fact's phrasings are rows of each of its passes beside the prompt, drawn afresh."""
     reconsolidation_decay: float = 0.01
     """The share of ΔW that each of its passes but the first lets go before it solves: what no row asks for again
     fades, and what has long been learned is not pushed further at its neighbours' cost."""
-    reconsolidation_preserved: int = 1500
+    reconsolidation_preserved: int = 300
     """How many preserved prompts are rows in each of its passes, drawn afresh."""
+    reconsolidation_keys: float = 0.0
+    """Its `preserved_keys`. With rows drawn afresh in each pass all preserved prompts have their turn, and what the
+    keys of all of them would hold beside that are the facts' other phrasings."""
     text_tokens: int = 60_000
     """How many tokens of text the mean gram C₀ is taken over."""
     gram_rank: int | None = None
@@ -128,6 +136,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise UsageError(f"setting {name} is {getattr(self, name)}; it must be greater than zero")
         for name in (
             "c0",
+            "subject_c0",
             "more_passes",
             "taken_enough",
             "phrasings",
@@ -138,6 +147,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "preserved_step",
             "reconsolidation_gain",
             "reconsolidation_decay",
+            "reconsolidation_phrasings",
+            "reconsolidation_keys",
             "reconsolidation_preserved",
             "gate_min_taken",
         ):

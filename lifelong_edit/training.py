@@ -27,7 +27,7 @@ from lifelong_edit.batchstep import (
     hold,
     select_rows,
 )
-from lifelong_edit.editors.gradient import SHARE, linear_step, output_metrics
+from lifelong_edit.editors.gradient import SHARE, linear_steps, output_metrics
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
 from lifelong_edit.hypernetwork import Form, NetworkConfig, NetworkSet
@@ -318,6 +318,7 @@ def calibrate(bench: Bench, networks: NetworkSet, facts: Sequence[Fact]) -> None
     joint = networks.config.form == "joint"
     metric = output_metrics(traced.gradients, bench.settings.kappa)
     eta, loss = SHARE if bench.settings.eta is None else bench.settings.eta, float(traced.losses.sum())
+    steps = linear_steps(eta, traced.gradients, metric, loss)
     with torch.no_grad():
         for shape in dict.fromkeys(networks.config.shapes):
             names = [m.name for m in bench.loaded.modules if (m.d_in, m.d_out) == shape]
@@ -328,5 +329,4 @@ def calibrate(bench: Bench, networks: NetworkSet, facts: Sequence[Fact]) -> None
             asked = traced.gradients[name] @ metric[name]
             found = networks.ask(name, traced.keys[name], asked if joint else traced.gradients[name])
             rms = float(found.square().mean().sqrt())
-            step = linear_step(eta, traced.gradients[name], metric[name], loss)
-            network.log_step[layer] += torch.tensor(step * float(asked.square().mean().sqrt()) / rms).log()
+            network.log_step[layer] += torch.tensor(steps[name] * float(asked.square().mean().sqrt()) / rms).log()

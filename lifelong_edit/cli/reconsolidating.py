@@ -39,7 +39,7 @@ def reconsolidate(
     """Solve again over all live facts together, as one committed step.
 
     A long stream wears: old facts are forgotten bit by bit, and prompts that nobody edited drift. This traces all live
-    facts and the preserved prompts anew and solves for all of them at once. It takes up to 12 passes (setting
+    facts and the preserved prompts anew and solves for all of them at once. It takes up to 24 passes (setting
     `reconsolidation_passes`); each is told on stderr. Interrupted, it leaves the store as it was, and begins anew the
     next time. Its step holds the change of each matrix and the keys of all live facts whole.
 

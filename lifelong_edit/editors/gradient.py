@@ -10,8 +10,9 @@ from torch import Tensor
 from lifelong_edit.editors.base import Asker, EditorState
 from lifelong_edit.hypernetwork import within
 
-SHARE = 0.6
-"""Default η of the rule: the share of the facts' loss that one pass would take away in each module, were it linear."""
+SHARE = 1.8
+"""Default η of the rule: the share of the facts' loss that one pass would take away, were it linear, in all modules
+together. More than the whole of it, because it is not: the larger the step, the less of it comes true."""
 
 
 def output_metric(gradients: Tensor, kappa: float) -> Tensor:
@@ -49,6 +50,17 @@ def linear_step(eta: float, gradients: Tensor, metric: Tensor, loss: float | Non
     return eta * loss / slope if loss is not None and slope > 0 else eta
 
 
+def linear_steps(
+    eta: float, gradients: Mapping[str, Tensor], metric: Mapping[str, Tensor], loss: float | None
+) -> dict[str, float]:
+    """The step of every module, each asked for an equal part of the share `eta`; without a loss `eta` itself.
+
+    All modules move at once: each asked for the whole, six would take away six times what is there.
+    """
+    share = eta if loss is None else eta / max(1, len(gradients))
+    return {name: linear_step(share, g, metric[name], loss) for name, g in gradients.items()}
+
+
 class GradientEditor:
     """d = −η ĝ within a trust radius: no training, works on any known model on the first day."""
 
@@ -66,7 +78,7 @@ class GradientEditor:
     ) -> Asker:
         """The rule with the metric and the step of these gradients, module → (n, d_out)."""
         metric = output_metrics(gradients, self.kappa)
-        step = {name: linear_step(self.eta, g, metric[name], loss) for name, g in gradients.items()}
+        step = linear_steps(self.eta, gradients, metric, loss)
 
         def ask(module: str, keys: Tensor, gradients: Tensor) -> Tensor:
             return within(-step[module] * gradients @ metric[module], step[module] * self.trust)

@@ -19,7 +19,7 @@ from lifelong_edit.settings import Settings
 
 PLACES = ("Paris", "London", "Vienna", "Warsaw", "Belgrade", "Sydney", "São Paulo", "Kenya", "Japan", "Malmö")
 BASIC = Settings(
-    more_passes=0, passes=2, rehearse=3, preserved=6, c0=50.0, text_tokens=3000, phrasings=2, micro_batch=8, eta=0.5
+    more_passes=0, passes=2, rehearse=3, preserved=6, c0=50.0, text_tokens=3000, phrasings=2, micro_batch=8, eta=2.0
 )
 MakeBench = Callable[..., Bench]
 

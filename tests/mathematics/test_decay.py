@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lifelong_edit.batchstep import Bench
 from lifelong_edit.facts import Fact
-from lifelong_edit.reconsolidation import reconsolidate
+from lifelong_edit.reconsolidation import for_all, reconsolidate
 from lifelong_edit.rows import fact_rows, subjects_of
 from lifelong_edit.tracing import trace
 
@@ -31,7 +31,7 @@ def unasked(bench: Bench, facts: list[Fact]) -> tuple[str, Tensor]:
     keys = trace(bench.loaded, rows, 8, gradients=False).keys[name].double()
     nothing = torch.linalg.svd(keys, full_matrices=True).Vh[len(keys) :]
     assert len(nothing) > 10
-    held = bench.preservation(name, {}, subjects_of(facts))
+    held = for_all(bench).preservation(name, {}, subjects_of(facts))
     return name, nothing @ (held + bench.ridge(name) * torch.eye(len(held), dtype=torch.float64))
 
 
@@ -48,7 +48,7 @@ def test_what_no_row_asks_for_falls_by_that_share_in_each_pass_but_the_first(
 ) -> None:
     """To the power of passes − 1, exactly: float64 sums, rounded to float32 once a pass."""
     bench = make_bench(
-        reconsolidation_passes=PASSES, reconsolidation_gain=0.0, reconsolidation_eta=0.02, phrasings=1,
+        reconsolidation_passes=PASSES, reconsolidation_gain=0.0, reconsolidation_eta=0.08, phrasings=1,
         reconsolidation_preserved=0, reconsolidation_decay=decay,
     )  # fmt: skip
     name, watched = unasked(bench, news[:3])
@@ -67,7 +67,7 @@ def test_a_share_let_go_in_each_pass_keeps_the_shift_small(make_bench: MakeBench
     norms = []
     for decay in (0.0, 0.05, 0.2):
         bench = make_bench(
-            reconsolidation_passes=12, reconsolidation_gain=0.0, reconsolidation_eta=0.05, reconsolidation_decay=decay
+            reconsolidation_passes=12, reconsolidation_gain=0.0, reconsolidation_eta=0.2, reconsolidation_decay=decay
         )
         solved = reconsolidate(bench, news[:3])
         found = solved.report["norm"]

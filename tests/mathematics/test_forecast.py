@@ -148,7 +148,7 @@ def test_measured_forgetting(make_bench: MakeBench, tiny_gpt2: Path, sentences: 
 
     Edited at the answer alone, which is where a model with random weights learns within four passes.
     """
-    settings = make_bench(rehearse=0, preserved=0, passes=4, c0=1.0, eta=0.9).settings
+    settings = make_bench(rehearse=0, preserved=0, passes=4, c0=1.0, eta=1.8).settings
     loaded = load_model(str(tiny_gpt2), modules=["2-3"])
     bench = Bench(loaded, settings, prepare(loaded, settings, text=[" ".join(sentences * 20)]))
     again = msgspec.structs.replace(news[0], target="Nowhere")

@@ -52,7 +52,7 @@ def test_one_seven_and_sixty_four_give_the_same_shift(
 ) -> None:
     def run(size: int) -> dict[str, np.ndarray]:
         networks = random_network(ask, size=0.05) if editor == "malmen" else None
-        eta = 1e-3 if editor == "ultraedit" else 0.5
+        eta = 1e-3 if editor == "ultraedit" else 2.0
         return shifts(make_bench(networks, editor=editor, ask=ask, micro_batch=size, eta=eta), state, news)
 
     whole = run(64)

@@ -15,7 +15,7 @@ from lifelong_edit.batchstep import Bench, SolveState, conflict_of, edit_batch, 
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
 from lifelong_edit.grams import FactKeys
-from lifelong_edit.rows import Row, draw, phrasings_of
+from lifelong_edit.rows import Row, draw, drawn_rows, fact_rows, phrasings_of
 from lifelong_edit.stores.tensors import materialise
 from lifelong_edit.tracing import trace
 
@@ -162,3 +162,24 @@ def test_keys_that_are_no_numbers_are_refused_and_not_stored_as_zeros(make_bench
     traced.keys[bench.names[-1]][0, 0] = float("nan")
     with pytest.raises(StepRefusedError, match="not finite"):
         fact_keys(bench, traced, rows, conflict)
+
+
+def test_phrasings_are_drawn_afresh_with_the_weight_of_all(make_bench: MakeBench, news: list[Fact]) -> None:
+    facts = [
+        msgspec.structs.replace(f, rephrases=tuple(f"{f.subject}, {i}," for i in range(i % 5)))
+        for i, f in enumerate(news)
+    ]
+    rows = fact_rows(make_bench().loaded.tokenizer, facts, 4)
+    passes = [drawn_rows(rows, 2, "seed", number) for number in range(20)]
+    assert drawn_rows(rows, 2, "seed", 3) == passes[3] != passes[4]
+    for found in passes:
+        for fact in facts:
+            own, all_own = ([r for r in of if r.fact == fact.digest] for of in (found, rows))
+            assert own[0] == all_own[0], "the prompt, as it is"
+            assert len(own) == 1 + min(2, len(fact.rephrases))
+            assert sum(row.weight for row in own) == pytest.approx(sum(row.weight for row in all_own))
+            assert len({row.encoded.ids for row in own}) == len(own)
+    met = {row.encoded.ids for found in passes for row in found}
+    assert met == {row.encoded.ids for row in rows}, "in time each phrasing has its turn"
+    assert drawn_rows(rows, 4, "seed") == rows
+    assert [row.fact for row in drawn_rows(rows, 0)] == [fact.digest for fact in facts]

@@ -89,18 +89,19 @@ def test_it_holds_with_the_grams_of_stored_keys() -> None:
     assert off(shift, joint(parts, targets, gram)) > 1e-7
 
 
-def test_the_bench_preserves_text_and_live_keys(make_bench: object) -> None:
-    """P = c₀C₀ + Σ kᵀk, against NumPy on what is stored."""
+@pytest.mark.parametrize(("number", "c0"), [(0, 70.0), (1, 70.0), (2, 50.0), (3, 50.0)])
+def test_the_bench_preserves_text_and_live_keys(make_bench: object, number: int, c0: float) -> None:
+    """P = c₀C₀ + Σ kᵀk, against NumPy on what is stored; at the subject with a c₀ of its own."""
     assert callable(make_bench)
-    bench: Bench = make_bench(c0=50.0, preserved_keys=0.0)
-    name = bench.names[0]
+    bench: Bench = make_bench(c0=50.0, subject_c0=70.0, preserved_keys=0.0)
+    name = bench.names[number]
     g = np.random.default_rng(1)
     live = {
         str(i): FactKeys({n: g.integers(-99, 99, (3, 128)).astype(np.int16) for n in bench.names}, g.random(4))
         for i in range(4)
     }
     keys = np.concatenate([k.rows[name] for k in live.values()]) * bench.scale[name].numpy()
-    wanted = 50.0 * bench.text_gram[name].numpy() + keys.T @ keys
+    wanted = c0 * bench.text_gram[name].numpy() + keys.T @ keys
     np.testing.assert_allclose(bench.preservation(name, live).numpy(), wanted, rtol=1e-12, atol=1e-12)
     assert not np.allclose(bench.preservation(name, {}).numpy(), wanted)
 

@@ -86,7 +86,7 @@ def test_facts_that_do_not_mention_their_subject_are_edited_at_the_answer(
     make_bench: MakeBench, random_network: Callable[..., NetworkSet], news: list[Fact], mute: list[Fact], editor: str
 ) -> None:
     networks = random_network("joint", size=0.05) if editor == "malmen" else None
-    eta = {"gradient": 0.1, "ultraedit": 1e-5, "malmen": None}[editor]
+    eta = {"gradient": 0.4, "ultraedit": 1e-5, "malmen": None}[editor]
     bench = make_bench(networks, editor=editor, eta=eta, passes=4, preserved=0)
     state = SolveState({}, {}, {})
     first = edit_batch(bench, state, mute[:4])
@@ -111,7 +111,7 @@ def test_facts_that_do_not_mention_their_subject_are_edited_at_the_answer(
 
 def test_preserved_rows_alone_ask_for_nothing_where_no_fact_is_edited(make_bench: MakeBench, mute: list[Fact]) -> None:
     """Preserved prompts that mention their subjects, facts that do not: the solve at the subject stays finite."""
-    for editor, eta in (("gradient", 0.1), ("ultraedit", 1e-5)):
+    for editor, eta in (("gradient", 0.4), ("ultraedit", 1e-5)):
         found = edit_batch(make_bench(editor=editor, eta=eta, preserved=99), SolveState({}, {}, {}), mute[:3])
         norms = found.report["norm"]
         assert isinstance(norms, dict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -247,11 +246,11 @@ def test_an_exception_in_the_middle_leaves_the_state_before(
 def test_it_ends_by_gain_or_by_number_of_passes(filled: Callable[..., Timeline]) -> None:
     with filled("few", reconsolidation_passes=3, reconsolidation_gain=0.0) as timeline:
         assert timeline.reconsolidate(guard=False).report["editor"]["passes"] == 3
-    with filled("gain", reconsolidation_passes=12, reconsolidation_gain=0.1) as timeline:
+    with filled("gain", reconsolidation_passes=24, reconsolidation_gain=0.05) as timeline:
         losses = timeline.reconsolidate(guard=False).report["editor"]["loss"]
-    gains = [before - after for before, after in itertools.pairwise(losses)]
-    assert 2 < len(losses) < 12
-    assert gains[-1] < 0.1 * losses[0] <= min(gains[:-1])
+    of_two = [before - after for before, after in zip(losses, losses[2:], strict=False)]
+    assert 3 < len(losses) < 24
+    assert of_two[-1] < 2 * 0.05 * losses[0] <= min(of_two[:-1])
 
 
 def test_wrong_use(timeline: Timeline, batch: Batch, lenient: Gate) -> None:

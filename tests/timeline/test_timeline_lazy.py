@@ -53,7 +53,8 @@ def test_status_says_where_the_timeline_stands(
     expected = {
         "head": 3, "state": 1, "steps": 4, "live_facts": 3, "superseded": 0, "weights_digest": step.weights_digest,
         "base_fingerprint": load_model(str(tiny_gpt2)).fingerprint, "model": str(tiny_gpt2), "editor": "gradient",
-        "modules": [f"transformer.h.{layer}.mlp.c_proj" for layer in range(4)],
+        "modules": [f"transformer.h.{layer}.mlp.c_proj{'@subject' if layer < 2 else ''}" for layer in range(4)],
+        "preserved": 8,
     }  # fmt: skip
     assert status.items() >= expected.items()
 
