@@ -56,7 +56,7 @@ from lifelong_edit.timeline_defaults import solve_of
 
 SPECIAL = ("published", "p0", "p0-rows", "finetune-batches", "finetune-once")
 CORE = ("published", "never", "every:5", "geometric", "retention:0.95", "p0", "p0-rows", *SPECIAL[3:])
-CHOSEN: dict[str, Any] = {"modules": ["0-2@subject", "3-5"], "eta": 0.9}
+CHOSEN: dict[str, Any] = {"modules": ["0-2@subject", "3-5"], "passes": 6, "preserved_keys": 0.5}
 """What the training facts chose for this model, beside the defaults."""
 WORK = common.REPOSITORY / ".work" / "lifelong"
 
@@ -386,6 +386,7 @@ def parser() -> argparse.ArgumentParser:
     add("--size", type=int, default=50)
     add("--long", action="store_true", help="the longest stream: 40 batches, `geometric`, seed 0, judged at each fifth")
     add("--generate", nargs="*", type=int, help="boundaries judged by generation; default: each fifth")
+    add("--every", type=int, help="judge boundaries after each so many batches alone; default: each, 5 where --long")
     add("--generate-all", action="store_true", help="judge all boundaries by generation")
     add("--no-canonical", action="store_true", help="no canonical reconsolidation at the end")
     add("--facts", choices=("train", "stream"), default="stream", help="train: to choose settings on")
@@ -405,7 +406,7 @@ def plan_of(o: argparse.Namespace) -> Plan:
         o.batches, o.seeds, o.arms = 40, [0], ["geometric"]
     fifths = range(5, o.batches + 1, 5)
     chosen = range(1, o.batches + 1) if o.generate_all else fifths if o.generate is None else o.generate
-    every = 5 if o.long else 1
+    every = o.every or (5 if o.long else 1)
     return Plan(o.batches, o.size, frozenset(chosen), every, not o.no_canonical, o.facts)
 
 
