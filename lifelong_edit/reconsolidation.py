@@ -30,6 +30,8 @@ from lifelong_edit.tracing import trace
 T = TypeVar("T")
 CHUNK = 64
 """Facts, or four times as many preserved prompts, that are traced and summed at a time: memory stays flat."""
+WINDOW = 4
+"""Passes whose losses are looked at together."""
 SAMPLE = 256
 """Facts whose gradients at the base weights make the output metric and the step."""
 
@@ -65,10 +67,10 @@ def reconsolidate(
     start: ΔW to begin with, by module (d_in, d_out); None is canonical: from the base weights, a function of the live
     facts and of what `init` fixed alone. state: digest of the state that a warm start comes from, for its draws. Rows
     are taken in the order of the facts' digests: in each pass the prompts and `reconsolidation_phrasings` of each
-    fact's phrasings, drawn afresh. Every pass moves all modules from one trace; the last is the one that with the one
-    before it gained less than twice `reconsolidation_gain` of the first loss, or number `reconsolidation_passes`. The
-    rule without a network asks, with steps of its own (`reconsolidation_eta`): it asks for little, many times. The
-    solve is the joint one, whatever the setting `ask` says of batches.
+    fact's phrasings, drawn afresh. Every pass moves all modules from one trace; the last is the one with which the loss
+    has `settled`, or number `reconsolidation_passes`. The rule without a network asks, with steps of its own
+    (`reconsolidation_eta`): it asks for little, many times. The solve is the joint one, whatever the setting `ask`
+    says of batches.
 
     Raises UsageError without facts, StepRefusedError where a number is not finite.
     """
@@ -103,8 +105,7 @@ def reconsolidate(
         rows = {"facts": sums.rows - len(kept), "preserved": len(kept)}
         shifts = {n: shifts[n] + sums.shift(n).to(shifts[n]) for n in shifts}
         say(f"pass {len(losses)} over {len(facts)} facts and {len(kept)} preserved prompts: loss {losses[-1]:.3f}")
-        # Two passes together: the draw of phrasings makes the loss of a single one uncertain.
-        if len(losses) > 2 and losses[-3] - losses[-1] < 2 * s.reconsolidation_gain * losses[0]:
+        if settled(losses, s.reconsolidation_gain):
             break
     norms = {n: float(shift.norm()) for n, shift in shifts.items()}
     if not all(map(math.isfinite, norms.values())):  # of the last pass, which no further solve looks at
@@ -112,6 +113,17 @@ def reconsolidate(
     bench.loaded.set_shifts(shifts)
     report: dict[str, object] = {"passes": len(losses), "loss": losses, "rows": rows, "norm": norms}
     return Resolved(shifts, partial(_keys, bench, facts, shifts), report)
+
+
+def settled(losses: Sequence[float], gain: float) -> bool:
+    """Whether the last WINDOW passes lowered the loss by less than the share `gain` of the first one each.
+
+    Compared are means, with the WINDOW passes before them: the draw of phrasings makes the loss of one uncertain.
+    """
+    if len(losses) < 2 * WINDOW:
+        return False
+    before, after = sum(losses[-2 * WINDOW : -WINDOW]) / WINDOW, sum(losses[-WINDOW:]) / WINDOW
+    return before - after < WINDOW * gain * losses[0]
 
 
 def for_all(bench: Bench) -> Bench:

@@ -87,8 +87,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Length of the base model's own continuation that stands for a preserved prompt's answer."""
     reconsolidation_passes: int = 24
     """At most so many rounds over all live facts together."""
-    reconsolidation_gain: float = 0.001
-    """A reconsolidation ends when two passes lower the facts' loss by less than this share of the first one each."""
+    reconsolidation_gain: float = 0.0002
+    """A reconsolidation ends when four passes lower the facts' loss by less than this share of the first one each."""
     reconsolidation_eta: float = 1.8
     """Its step, as `eta` of `gradient`."""
     reconsolidation_phrasings: int = 1

@@ -16,6 +16,7 @@ from lifelong_edit.batchstep import fact_keys
 from lifelong_edit.errors import StepRefusedError, StoreError, UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.grams import FactKeys
+from lifelong_edit.reconsolidation import settled
 from lifelong_edit.stores import decode_tensors, tensors_digest
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline_states import decode_keys, keys_at
@@ -246,11 +247,21 @@ def test_an_exception_in_the_middle_leaves_the_state_before(
 def test_it_ends_by_gain_or_by_number_of_passes(filled: Callable[..., Timeline]) -> None:
     with filled("few", reconsolidation_passes=3, reconsolidation_gain=0.0) as timeline:
         assert timeline.reconsolidate(guard=False).report["editor"]["passes"] == 3
-    with filled("gain", reconsolidation_passes=24, reconsolidation_gain=0.05) as timeline:
+    with filled("gain", reconsolidation_passes=40, reconsolidation_gain=0.01) as timeline:
         losses = timeline.reconsolidate(guard=False).report["editor"]["loss"]
-    of_two = [before - after for before, after in zip(losses, losses[2:], strict=False)]
-    assert 3 < len(losses) < 24
-    assert of_two[-1] < 2 * 0.05 * losses[0] <= min(of_two[:-1])
+    assert 8 < len(losses) < 40
+    assert settled(losses, 0.01)
+    assert not any(settled(losses[:passes], 0.01) for passes in range(len(losses)))
+
+
+def test_a_loss_has_settled_when_four_passes_gain_little() -> None:
+    falling = [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]  # by 4 in the mean of four
+    assert not settled(falling[:-1], 1.0), "seven are too few to tell"
+    assert settled(falling, 0.126)
+    assert not settled(falling, 0.124)
+    assert not settled([8.0] + 7 * [2.0], 0.04), "the first pass is still among those before"
+    assert settled([8.0] + 8 * [2.0], 0.04)
+    assert settled([8.0, *(2.0, 3.0) * 4], 0.001), "what goes up and down has settled too"
 
 
 def test_wrong_use(timeline: Timeline, batch: Batch, lenient: Gate) -> None:
