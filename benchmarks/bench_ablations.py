@@ -82,6 +82,7 @@ def _start(share: float) -> Variant:
     return Variant("starts", f"from {share:g} of its shift, 6 passes", {"reconsolidation_passes": 6}, start=share)
 
 
+_HELD = {"reconsolidation_keys": 2.0}  # else nothing but text would be preserved
 IN_TURN = Otherwise(in_turn=True)
 _TURNS = {"reconsolidation_eta": 5.4}  # a module that moves alone need not share the loss with the others
 VARIANTS = (
@@ -108,7 +109,7 @@ VARIANTS = (
     Variant("metric", "refreshed, and the step", otherwise=Otherwise(refresh="step")),
     Variant("solve", "Gauss–Seidel, 18 traces", _TURNS | {"reconsolidation_passes": 18}, otherwise=IN_TURN),
     Variant("solve", "Gauss–Seidel, 48 traces", _TURNS | {"reconsolidation_passes": 48}, otherwise=IN_TURN),
-    *(Variant("free", f"threshold {at}", otherwise=Otherwise(free=at)) for at in (0.02, 0.2)),
+    *(Variant("free", f"threshold {at}", _HELD, otherwise=Otherwise(free=at)) for at in (0.02, 0.2)),
     Variant("starts", "the stream of six batches itself", start=STREAM),
     *(_start(share) for share in (0, 0.3, 1)),
     *(Variant("text", f"c₀ = {keys:,g}", {"c0": keys}) for keys in (300.0, 3000.0)),

@@ -14,7 +14,7 @@ from benchmarks.bench_ablations import VARIANTS, measured
 from lifelong_edit.batchstep import Bench, prepare
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import load_model
-from lifelong_edit.reconsolidation import reconsolidate
+from lifelong_edit.reconsolidation import for_all, reconsolidate
 from lifelong_edit.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "ablations.md"
@@ -73,7 +73,7 @@ def test_a_shift_in_the_free_space_leaves_the_rest_as_it_is(bench: Bench) -> Non
     free = solve_otherwise(bench, FACTS, Otherwise(free=0.2))
     plain = solve_otherwise(bench, FACTS, Otherwise())
     for name in bench.names:
-        preserved = bench.preservation(name, {}, frozenset(fact.subject.casefold() for fact in FACTS))
+        preserved = for_all(bench).preservation(name, {}, frozenset(fact.subject.casefold() for fact in FACTS))
         values, vectors = torch.linalg.eigh(preserved)
         space, held = free_space(preserved, 0.2), vectors[:, values >= 0.2 * values.mean()]
         assert 0 < space.shape[1] < len(values)
