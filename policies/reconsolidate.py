@@ -68,7 +68,7 @@ class EveryNSteps:
 
     def __post_init__(self) -> None:
         if self.n < 1:
-            raise UsageError(f"found a reconsolidation every {self.n} steps, expected at least 1")
+            raise UsageError(f"found every:{self.n}, expected a number of steps of at least 1")
 
     def __str__(self) -> str:
         return f"every:{self.n}"
@@ -106,7 +106,7 @@ class Retention:
 
     def __post_init__(self) -> None:
         if not 0 < self.bound <= 1:
-            raise UsageError(f"found the retention bound {self.bound:g}, expected more than 0 and at most 1")
+            raise UsageError(f"found retention:{self.bound:g}, expected a share of more than 0 and at most 1")
 
     def __str__(self) -> str:
         return f"retention:{self.bound:g}"
@@ -130,7 +130,7 @@ class Forecast:
 
     def __post_init__(self) -> None:
         if not 0 < self.bound <= 1:
-            raise UsageError(f"found the forecast bound {self.bound:g}, expected more than 0 and at most 1")
+            raise UsageError(f"found forecast:{self.bound:g}, expected a share of more than 0 and at most 1")
 
     def __str__(self) -> str:
         return f"forecast:{self.bound:g}"

@@ -31,4 +31,5 @@ if ! { [ -x "$venv/bin/python" ] && usable "$venv/bin/python"; }; then
     echo "making $venv with $("$python" --version) ($python)" >&2
     "$python" -m venv "$venv"
 fi
+echo "installing the packages of constraints.txt into $venv: some minutes, PyTorch is large" >&2
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

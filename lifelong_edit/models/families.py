@@ -101,6 +101,8 @@ def find_modules(model: Any, family: Family, modules: Sequence[str] | None) -> t
     for entry in modules or default_layers(layers):
         plain = entry.strip().removesuffix(SUBJECT)
         where: Positions = "answer" if plain == entry.strip() else "subject"
+        if "@" in plain:
+            raise UnknownModelError(f"found {entry.strip()!r}, expected nothing or {SUBJECT} behind a module's name")
         for name in _expand(plain, family, layers):
             if name not in order:
                 raise UnknownModelError(f"no module {name!r} in this {family.model_type} model; {_examples(model)}")
@@ -135,7 +137,9 @@ def _expand(entry: str, family: Family, layers: int) -> list[str]:
             "known; name them in full, e.g. --modules model.layers.10.mlp.down_proj"
         )
     first, last = int(match[1]), int(match[2] or match[1])
-    if not first <= last < layers:
+    if first > last:
+        raise UnknownModelError(f"layers {entry!r} run backwards; expected {last}-{first}")
+    if last >= layers:
         raise UnknownModelError(f"layers {entry!r} do not exist: this model has layers 0 to {layers - 1}")
     return [family.output.format(layer=layer) for layer in range(first, last + 1)]
 
