@@ -306,10 +306,11 @@ def run_arm(ground: Ground, name: str, plan: Plan) -> None:
     """All seeds of one arm that its file does not have yet."""
     o, loaded = ground.options, ground.published if name == "published" else ground.loaded
     settings, network, kind, policy = ground.arm(name)
-    head: dict[str, Any] = {"arm": name, "facts": plan.facts, "settings": msgspec.to_builtins(settings)}
+    label = name if network is None or name == "published" else f"network-{name}"
+    head: dict[str, Any] = {"arm": label, "facts": plan.facts, "settings": msgspec.to_builtins(settings)}
     head |= {"policy": str(policy)} if not name.startswith("finetune") else {"recipe": msgspec.to_builtins(o.recipe)}
     head |= {"network": network.config.provenance} if network is not None else {}
-    place = Place(file_name(name, plan), o.folder, head)
+    place = Place(file_name(label, plan), o.folder, head)
     place.read(o.again)
     for seed in o.seeds:
         if any(run["seed"] == seed for run in place.runs):
