@@ -64,7 +64,7 @@ over {asked["count"]} facts, one thing changed at a time. `python -m benchmarks.
 in `benchmarks/results/ablations.json` yet; with `--table` it writes this page from that file.
 
 Facts are training facts (seed {asked["seed"]} of `benchmarks/validation.py`): nothing is chosen on the streams that \
-are reported elsewhere. The default is that of the settings, modules 0-2@subject and 3-5, but for the passes: eight, \
+are reported elsewhere. The default is that of the settings, modules 0-2@subject and 3-5, but for the passes: sixteen, \
 all of which are made. Judged teacher-forced after the last: efficacy (ES) on {counts["efficacy"]} prompts, generality \
 (GS) on {counts["generality"]} phrasings that are no row, locality (LS) on {counts["locality"]} neighbours of the same \
 relation and true answer, neither edited nor preserved, and {counts["random facts"]} other facts; perplexity relative \

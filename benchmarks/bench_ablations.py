@@ -30,7 +30,8 @@ from lifelong_edit.rows import subjects_of
 from lifelong_edit.settings import Settings
 
 NAME = "ablations"
-DEFAULT = Settings(reconsolidation_passes=16, reconsolidation_gain=0)
+MODULES = ("0-2@subject", "3-5")
+DEFAULT = Settings(passes=6, preserved_keys=0.5, reconsolidation_passes=16, reconsolidation_gain=0)
 """All passes are made: variants are compared at equal numbers of them."""
 STREAM, SIZE = "stream", 50
 INPUTS = tuple(f"transformer.h.{layer}.mlp.c_fc" for layer in (3, 4, 5))
@@ -40,14 +41,14 @@ INPUTS = tuple(f"transformer.h.{layer}.mlp.c_fc" for layer in (3, 4, 5))
 class Variant:
     """One thing changed against the default: a setting, the modules, the preserved prompts, or the solve itself.
 
-    modules: None: the model's default. preserve: `all`, the `prompts` of the facts that are kept without their
+    preserve: `all`, the `prompts` of the facts that are kept without their
     rephrases, or `none`. start: how much of a stream's ΔW is begun with; STREAM: the stream itself is judged.
     """
 
     group: str
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    modules: tuple[str, ...] | None = None
+    modules: tuple[str, ...] = MODULES
     preserve: str = "all"
     otherwise: Otherwise | None = None
     start: float | str | None = None
@@ -58,7 +59,7 @@ class Variant:
         return f"{self.group}: {self.name}"
 
     @property
-    def bench(self) -> tuple[tuple[str, ...] | None, str, int]:
+    def bench(self) -> tuple[tuple[str, ...], str, int]:
         """What its bench is made of: variants with the same one share it."""
         return self.modules, self.preserve, self.full.seed
 

@@ -118,9 +118,10 @@ def reconsolidate(
 def settled(losses: Sequence[float], gain: float) -> bool:
     """Whether the last WINDOW passes lowered the loss by less than the share `gain` of the first one each.
 
-    Compared are means, with the WINDOW passes before them: the draw of phrasings makes the loss of one uncertain.
+    Compared are means, with the WINDOW passes before them: the draw of phrasings makes the loss of one uncertain. With
+    a `gain` of 0 it never has.
     """
-    if len(losses) < 2 * WINDOW:
+    if not gain or len(losses) < 2 * WINDOW:
         return False
     before, after = sum(losses[-2 * WINDOW : -WINDOW]) / WINDOW, sum(losses[-WINDOW:]) / WINDOW
     return before - after < WINDOW * gain * losses[0]

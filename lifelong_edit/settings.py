@@ -88,7 +88,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reconsolidation_passes: int = 24
     """At most so many rounds over all live facts together."""
     reconsolidation_gain: float = 0.0002
-    """A reconsolidation ends when four passes lower the facts' loss by less than this share of the first one each."""
+    """A reconsolidation ends when four passes lower the facts' loss by less than this share of the first one each; 0:
+    all passes are made."""
     reconsolidation_eta: float = 1.8
     """Its step, as `eta` of `gradient`."""
     reconsolidation_phrasings: int = 1

@@ -262,6 +262,7 @@ def test_a_loss_has_settled_when_four_passes_gain_little() -> None:
     assert not settled([8.0] + 7 * [2.0], 0.04), "the first pass is still among those before"
     assert settled([8.0] + 8 * [2.0], 0.04)
     assert settled([8.0, *(2.0, 3.0) * 4], 0.001), "what goes up and down has settled too"
+    assert not settled([8.0, *(2.0, 3.0) * 4], 0.0), "asked to go on whatever happens"
 
 
 def test_wrong_use(timeline: Timeline, batch: Batch, lenient: Gate) -> None:
