@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.facts import Fact, Probe, Record
+from lifelong_edit.policies import identities
 from lifelong_edit.settings import Settings
 from lifelong_edit.stores import EditLog, Place, StepRecord, decode_tensors, require_free
 from lifelong_edit.timeline_commit import Draft, write_step
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 Gate = Callable[["Bench", "SolveState", "Proposal", Sequence[Fact]], Mapping[str, Any]]
 """Judges a proposal before it is committed: figures for the log, or StepRefusedError."""
-Which = Literal["live", "superseded", "all"]
+Which = Literal["live", "superseded", "retracted", "all"]
 
 
 class Timeline:
@@ -169,11 +170,15 @@ class Timeline:
         return self.history().record(step)
 
     def facts(self, state: Which = "live", *, at: int | None = None) -> list[Fact]:
-        """Facts at the head, or as of the step `at`: those in force, those that no longer are, or both."""
+        """Facts at the head, or as of the step `at`.
+
+        state: those in force, those that others took the place of, those that were taken back, or all.
+        """
         fold = self.history().fold(self.head if at is None else at)
         chosen = {
             "live": list(fold.live),
-            "superseded": sorted(fold.ever - fold.live.keys()),
+            "superseded": sorted(fold.ever - fold.live.keys() - fold.retracted),
+            "retracted": sorted(fold.retracted),
             "all": [*fold.live, *sorted(fold.ever - fold.live.keys())],
         }
         if state not in chosen:
@@ -196,7 +201,8 @@ class Timeline:
             "state": history.state_of(history.head),
             "steps": len(history.records),
             "live_facts": len(fold.live),
-            "superseded": len(fold.ever) - len(fold.live),
+            "superseded": len(fold.ever) - len(fold.live) - len(fold.retracted),
+            "retracted": len(fold.retracted),
             **history.forecast(history.head),
             "weights_digest": record.weights_digest,
             "live_digest": record.live_digest,
@@ -344,6 +350,36 @@ class Timeline:
             raise UsageError("the store has no live facts; expected at least one to reconsolidate; edit some first")
         began = time.perf_counter()
         draft = self._solve().reconsolidation(start, guard, say)
+        draft.reason = reason
+        draft.report["seconds"] = time.perf_counter() - began
+        return self._commit(draft)
+
+    def retract(
+        self,
+        facts: Sequence[str] | Sequence[Fact],
+        *,
+        revive: bool = False,
+        reason: str | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> StepRecord:
+        """Take live facts back, however old, as one step: the canonical solve of those that remain.
+
+        facts: digests, beginnings of them that name one live fact, or facts. revive: bring back what they had
+        superseded, unless another live fact now answers that. The weights are those of a store that only ever had the
+        remaining facts, to the last bit; without any they are the base model's. The report has the share of retracted
+        facts that are answered as by the base model, beside that of unedited facts (`as_base`). say: told about each
+        pass. Raises UsageError for a name of no live fact or of several, StepRefusedError where a number is not finite.
+        """
+        self._refuse_read_only()
+        if not facts:
+            raise UsageError("no fact to retract was given; expected at least one, see `lifelong-edit facts`")
+        history, began = self.history(), time.perf_counter()
+        names = [fact.digest if isinstance(fact, Fact) else fact for fact in facts]
+        gone = list(dict.fromkeys(history.live_fact(self.head, name) for name in names))
+        back = self.facts_by_digest(history.superseded_by(self.head, gone)).values() if revive else ()
+        remaining = [f for f in self.facts() if f.digest not in set(gone)]
+        taken = {name for fact in remaining for name in identities(fact)}
+        draft = self._solve().retraction(gone, [f for f in back if taken.isdisjoint(identities(f))], say)
         draft.reason = reason
         draft.report["seconds"] = time.perf_counter() - began
         return self._commit(draft)

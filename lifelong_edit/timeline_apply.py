@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -15,12 +16,13 @@ from lifelong_edit.forecast_measuring import forecast_by_keys, live_conflict_key
 from lifelong_edit.guard import as_report, measure, objections
 from lifelong_edit.policies import Decision, find_conflicts
 from lifelong_edit.reconsolidation import reconsolidate
+from lifelong_edit.retraction import compared
 from lifelong_edit.staleness import staleness
 from lifelong_edit.stores import EditLog, KeyIndex, Place, StepRecord, digest_bytes, materialise
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_config import Config
 from lifelong_edit.timeline_defaults import default_forecasters
-from lifelong_edit.timeline_history import History, Sieved
+from lifelong_edit.timeline_history import SOLVED, History, Sieved
 from lifelong_edit.timeline_model import as_tensors
 from lifelong_edit.timeline_states import Weights, add_shifts, editor_state_at, key_ages_at, keys_at, weights_at
 
@@ -71,7 +73,7 @@ class Solving:
     def moved(self, record: StepRecord, draft: Draft) -> None:
         """Follow a step that was committed."""
         state = self._state
-        if draft.kind == "reconsolidate":
+        if draft.kind in SOLVED:
             self._state = None  # all keys are new ones: read from the log
         if draft.kind != "edit" or state is None:
             return
@@ -194,6 +196,40 @@ class Solving:
             key_parts=solved.key_parts,
             report=report,
             device=device,
+        )
+
+    def retraction(self, gone: Sequence[str], back: Sequence[Fact], say: Say | None) -> Draft:
+        """The step that solves again without the live facts `gone` and with the facts `back`, from the base weights.
+
+        Without a fact left it is the base. The model is left at the weights of the state that the step leads to.
+        """
+        state, bench = self.state(), self._bench
+        record = self._history().record(self._at)
+        retracted = [state.live[digest] for digest in gone]
+        left = [fact for digest, fact in state.live.items() if digest not in set(gone)] + list(back)
+        report: dict[str, Any] = {"start": 0.0}
+        try:
+            before = measure(bench, left, record.live_digest) if left else None
+            solved = reconsolidate(bench, left, say=say or silent) if left else None
+            bench.loaded.set_shifts({} if solved is None else solved.shifts)
+            after = None if solved is None else measure(bench, left, record.live_digest)
+            asked = compared(bench, retracted, left)
+        except BaseException:
+            bench.loaded.set_shifts(state.shifts)
+            raise
+        report["as_base"] = {name: asdict(found) for name, found in asked.items()}
+        if solved is not None and before is not None and after is not None:
+            report |= {"guard": as_report(before, after), "objections": [], "editor": solved.report}
+        none = {m.name: np.zeros((m.d_in, m.d_out), np.float32) for m in bench.loaded.modules}
+        return Draft(
+            kind="retract",
+            parent=self._at,
+            weights=none if solved is None else {n: shift.cpu().numpy() for n, shift in solved.shifts.items()},
+            facts=tuple(back),
+            superseded=tuple(gone),
+            key_parts=None if solved is None else solved.key_parts,
+            report=report,
+            device=str(bench.loaded.device),
         )
 
     def _conflicts(self, state: SolveState, facts: Sequence[Fact]) -> tuple[Decision, dict[str, Any]]:

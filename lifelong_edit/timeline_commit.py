@@ -23,7 +23,7 @@ from lifelong_edit.stores import (
     tensors_digest,
 )
 from lifelong_edit.timeline_config import Config, now
-from lifelong_edit.timeline_history import History, Skip, live_digest
+from lifelong_edit.timeline_history import SOLVED, History, Skip, live_digest
 from lifelong_edit.timeline_states import Weights, encode_keys, environment, sketch
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
 def _keep_whole(history: History, config: Config, draft: Draft) -> bool:
     if draft.target is not None:  # the state is kept by the step that made it
         return False
-    if draft.kind == "reconsolidate":  # it has no shift from the state before
+    if draft.kind in SOLVED:  # they have no shift from the state before
         return True
     return EveryN(config.settings.snapshot_every).snapshot(history.since_snapshot(draft.parent) + 1)
 

@@ -14,6 +14,8 @@ from lifelong_edit.stores import Place, StepRecord, digest_bytes
 
 STILL = ("rollback", "refused")
 """Kinds of steps that make no state of their own: they stand at their parent's."""
+SOLVED = ("reconsolidate", "retract")
+"""Kinds of steps that solve again for all live facts together."""
 SkipReason = Literal["consumed", "live", "repeated", "contradicted", "rolled-back", "conflict"]
 
 
@@ -32,16 +34,20 @@ class Fold:
     """Every fact that was live at some state of the line."""
     places: set[tuple[str, int]] = field(default_factory=set)
     """Every place that was consumed."""
+    retracted: set[str] = field(default_factory=set)
+    """Facts that were taken back and have not come again since."""
 
     def copy(self) -> Fold:
         """One that can go on without changing this one."""
-        return Fold(dict(self.live), set(self.ever), set(self.places))
+        return Fold(dict(self.live), set(self.ever), set(self.places), set(self.retracted))
 
     def take(self, record: StepRecord) -> None:
         """Go on by one step."""
         for digest in record.superseded:
             self.live.pop(digest, None)
         self.live.update(dict.fromkeys(record.added))
+        self.retracted.update(record.superseded if record.kind == "retract" else ())
+        self.retracted.difference_update(record.added)
         self.ever.update(record.added)
         self.places.update((place.file_digest, place.number) for place in record.places)
 
@@ -114,6 +120,25 @@ class History:
         """Digests of the facts live at the state of `step`, in the order in which they came."""
         return list(self.fold(step).live)
 
+    def live_fact(self, step: int, name: str) -> str:
+        """The digest of the live fact that a digest, or its beginning, names. Raises UsageError for none and for many."""
+        found = [digest for digest in self.fold(step).live if digest.startswith(name)] if name else []
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UsageError(f"{name!r} begins the digests of {len(found)} live facts; expected more of it")
+        what = "is not in force" if any(d.startswith(name) for d in self.fold(step).ever) else "names no fact"
+        raise UsageError(f"{name!r} {what}; expected the digest of a live fact, see `lifelong-edit facts`")
+
+    def superseded_by(self, step: int, digests: Iterable[str]) -> list[str]:
+        """Digests of the facts that the given ones took the place of when they last came, and that are not live."""
+        live, came = self.fold(step).live, dict[str, StepRecord]()
+        for record in self.line(step):
+            came.update(dict.fromkeys(record.added, record))
+        conflicts = [(came[digest], digest, c) for digest in digests for c in came[digest].report.get("conflicts", ())]
+        replaced = [c["old"] for record, new, c in conflicts if c["new"] == new and c["old"] in record.superseded]
+        return [digest for digest in dict.fromkeys(replaced) if digest not in live]
+
     def since_snapshot(self, step: int) -> int:
         """How many steps of the line follow the last state that is stored whole (or `init`)."""
         count = 0
@@ -138,7 +163,7 @@ class History:
         for record in self.line(step):
             if record.kind == "edit":
                 since.append(record)
-            if record.kind == "reconsolidate" or record.step in refused:
+            if record.kind in SOLVED or record.step in refused:
                 since = []
         return since
 
@@ -147,10 +172,10 @@ class History:
 
         A refused one left that of the state before it.
         """
-        tries = {record.step: record for record in self.line(step) if record.kind == "reconsolidate"}
+        tries = {record.step: record for record in self.line(step) if record.kind in SOLVED}
         tries |= {self.state_of(r.step): r for r in self.records if r.kind == "refused"}
         last = next((tries[r.step] for r in reversed(self.line(step)) if r.step in tries), None)
-        if last is None:
+        if last is None or "guard" not in last.report:  # a retraction that left no fact
             return 1.0
         left: float = last.report["guard"]["before" if last.kind == "refused" else "after"]["retention"]
         return left

@@ -129,9 +129,10 @@ def show(step: int, store: Path, as_json: bool) -> None:
         for digest, fact in facts.items()
     ]
     click.echo()
+    gone = "retracted" if record.kind == "retract" else "replaced"
     print_table(
         ("", "fact", "prompt", "target"),
-        [("replaced" if how == "-" else how, digest, fact.prompt, fact.target) for how, digest, fact in rows],
+        [(gone if how == "-" else how, digest, fact.prompt, fact.target) for how, digest, fact in rows],
     )
 
 
@@ -141,16 +142,16 @@ def show(step: int, store: Path, as_json: bool) -> None:
 @at_option
 @click.option(
     "--state",
-    type=click.Choice(["live", "superseded", "all"]),
+    type=click.Choice(["live", "superseded", "retracted", "all"]),
     default="live",
     show_default=True,
-    help="Facts in force, those that no longer are, or both.",
+    help="Facts in force, those that others took the place of, those that were taken back, or all.",
 )
 @click.option(
     "--subject", default="", metavar="TEXT", help="Only facts whose subject holds this text (case does not matter)."
 )
 def facts(
-    store: Path, as_json: bool, at: int | None, state: Literal["live", "superseded", "all"], subject: str
+    store: Path, as_json: bool, at: int | None, state: Literal["live", "superseded", "retracted", "all"], subject: str
 ) -> None:
     """The facts in force (or not), at the head or as of a step.
 

@@ -1,0 +1,58 @@
+"""Facts taken back from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from click.testing import Result
+
+Run = Callable[..., Result]
+
+
+def data(result: Result) -> Any:
+    """The JSON on stdout of a command that succeeded."""
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_retract(run: Run, store: Path) -> None:
+    live = data(run("facts", "--store", store, "--json"))
+    digests = [fact["digest"] for fact in live]
+    result = run("retract", digests[0][:12], digests[3], "--store", store, "--reason", "source withdrawn")
+    assert result.exit_code == 0, result.output
+    rows = result.stdout.splitlines()
+    assert [row.split()[:2] for row in rows[1:]] == [["retracted", digests[0][:12]], ["retracted", digests[3][:12]]]
+    assert "retracted: " in result.stderr and " of 2 facts answered as by the base model" in result.stderr
+    assert "pass 1 over 4 facts" in result.stderr
+    status = data(run("status", "--store", store, "--json"))
+    assert (status["head"], status["live_facts"], status["retracted"]) == (4, 4, 2)
+    last = data(run("log", "--store", store, "--json"))[-1]
+    assert (last["kind"], last["how"], last["superseded"], last["reason"]) == (
+        "retract",
+        "canonical",
+        2,
+        "source withdrawn",
+    )
+    assert run("show", 4, "--store", store).stdout.count("retracted") >= 2
+    gone = data(run("facts", "--store", store, "--state", "retracted", "--json"))
+    assert {fact["digest"] for fact in gone} == {digests[0], digests[3]}
+    assert data(run("rollback", 3, "--store", store, "--json"))["kind"] == "rollback"
+    assert data(run("status", "--store", store, "--json"))["retracted"] == 0
+
+
+def test_retract_as_json(run: Run, store: Path) -> None:
+    digest = data(run("facts", "--store", store, "--json"))[0]["digest"]
+    found = data(run("retract", digest, "--store", store, "--json"))
+    assert (found["kind"], found["retracted"], found["revived"]) == ("retract", [digest], [])
+    assert found["report"]["as_base"]["retracted"]["asked"] == 1
+
+
+def test_names_that_fit_no_fact(run: Run, store: Path) -> None:
+    result = run("retract", "zz", "--store", store)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: 'zz' names no fact; expected the digest of a live fact")
+    assert run("retract", "--store", store).exit_code == 2
+    assert data(run("status", "--store", store, "--json"))["head"] == 3

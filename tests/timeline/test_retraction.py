@@ -1,0 +1,154 @@
+"""Facts taken back: the store that is left is one that never had them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lifelong_edit.errors import UsageError
+from lifelong_edit.facts import Fact, Record
+from lifelong_edit.timeline import Timeline
+
+Start = Callable[..., Timeline]
+Batch = Callable[..., list[Fact]]
+Gate = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def filled(start_store: Start, tmp_path: Path, batch: Batch, lenient: Gate) -> Callable[..., Timeline]:
+    """A store with the batches of the numbers given, one step each."""
+
+    def fill(name: str, *numbers: int, **settings: Any) -> Timeline:
+        timeline = start_store(tmp_path / name, reconsolidation_passes=3, **settings)
+        for number in numbers:
+            timeline.apply(batch(number), gate=lenient)
+        return timeline
+
+    return fill
+
+
+def test_what_is_left_is_a_store_that_never_had_them(filled: Callable[..., Timeline], batch: Batch) -> None:
+    gone = [batch(0)[1], batch(2)[0]]
+    with filled("long", 0, 1, 2) as timeline:
+        step = timeline.retract([fact.digest for fact in gone], reason="withdrawn")
+        assert (step.step, step.kind, step.parent, step.reason) == (4, "retract", 3, "withdrawn")
+        assert set(step.superseded) == {fact.digest for fact in gone}
+        assert {f.digest for f in timeline.facts()} == {f.digest for n in range(3) for f in batch(n)} - set(
+            step.superseded
+        )
+        assert {f.digest for f in timeline.facts("retracted")} == set(step.superseded)
+        assert timeline.facts("superseded") == []
+        status = timeline.status()
+        assert (status["live_facts"], status["retracted"], status["superseded"]) == (7, 2, 0)
+    with filled("short") as other:
+        for fact in [f for n in (2, 0, 1) for f in batch(n) if f not in gone]:
+            other.apply([fact], gate=lambda *_: {})
+        again = other.reconsolidate(guard=False)
+        assert again.weights_digest == step.weights_digest
+        assert again.live_digest == step.live_digest
+
+
+def test_a_retraction_is_rolled_back_and_gone_on_from(
+    filled: Callable[..., Timeline], batch: Batch, lenient: Gate, tmp_path: Path
+) -> None:
+    with filled("plain", 0, 1) as timeline:
+        before = timeline.show(2)
+        step = timeline.retract([batch(0)[0]])
+        back = timeline.rollback(2)
+        assert (back.weights_digest, back.live_digest) == (before.weights_digest, before.live_digest)
+        assert timeline.facts("retracted") == []
+        timeline.rollback(step.step)
+        wanted = timeline.apply(batch(2), gate=lenient)
+        assert timeline.at(step.step).facts() == [*batch(0)[1:], *batch(1)]
+    with Timeline.open(tmp_path / "plain") as opened:  # from the log alone
+        opened.rollback(step.step)
+        found = opened.apply(batch(2), gate=lenient, again=True)
+        assert (found.weights_digest, found.live_digest) == (wanted.weights_digest, wanted.live_digest)
+
+
+def test_what_was_superseded_comes_back_if_asked_for(
+    filled: Callable[..., Timeline], fact: Callable[..., Fact], lenient: Gate
+) -> None:
+    first, second, third = fact(1, "Paris"), fact(1, "London"), fact(1, "Warsaw")
+    with filled("store", 1) as timeline:
+        for version in (first, second):
+            timeline.apply([version], gate=lenient)
+        assert first not in timeline.facts()
+        plain = timeline.retract([second])
+        assert first not in timeline.facts()
+        timeline.rollback(plain.step - 1)
+        revived = timeline.retract([second.digest[:16]], revive=True)
+        assert revived.added == (first.digest,)
+        assert first in timeline.facts()
+        assert second in timeline.facts("retracted")
+        # A fact that another one answers by now stays away.
+        timeline.apply([third], gate=lenient)
+        assert first not in timeline.facts()
+        timeline.apply([second], gate=lenient)
+        assert second not in timeline.facts("retracted")
+        kept = timeline.retract([second], revive=True)
+        assert kept.added == (third.digest,)
+
+
+def test_without_a_fact_left_it_is_the_base(filled: Callable[..., Timeline], batch: Batch, lenient: Gate) -> None:
+    with filled("store", 0) as timeline:
+        step = timeline.retract(batch(0))
+        assert step.weights_digest == timeline.show(0).weights_digest
+        assert timeline.facts() == []
+        assert step.report["as_base"]["retracted"] == {"asked": 3, "same": 3}
+        assert timeline.history().retention_left(timeline.head) == 1.0
+        timeline.apply(batch(1), gate=lenient)
+        assert len(timeline.facts()) == 3
+
+
+def test_a_retracted_record_is_not_taught_again_by_its_file(
+    filled: Callable[..., Timeline], batch: Batch, placed: Callable[..., list[Record]], lenient: Gate
+) -> None:
+    with filled("store", 1) as timeline:
+        timeline.apply(placed(batch(0)), gate=lenient)
+        timeline.retract([batch(0)[0]])
+        head = timeline.head
+        assert timeline.apply(placed(batch(0)), gate=lenient).step == head
+        again = timeline.apply(placed(batch(0), "b"), gate=lenient)  # another file says so again
+        assert again.added == (batch(0)[0].digest,)
+        assert timeline.facts("retracted") == []
+
+
+def test_unedited_neighbours_are_asked_beside_them(
+    filled: Callable[..., Timeline], batch: Batch, lenient: Gate
+) -> None:
+    from lifelong_edit.facts import Probe
+
+    probes = (
+        Probe("The capital of Elsewhere is", "Paris", "Elsewhere"),
+        Probe("The capital of Paris 0 is", None, "Paris 0"),
+    )
+    with filled("store", 1) as timeline:
+        import msgspec
+
+        told = msgspec.structs.replace(batch(0)[0], locality=probes)
+        timeline.apply([told], gate=lenient)
+        found = timeline.retract([told]).report["as_base"]
+        assert found["retracted"]["asked"] == 1
+        assert found["unedited"]["asked"] == 1, "a retracted subject is nobody's neighbour"
+
+
+@pytest.mark.parametrize("name", ["", "zz", "0" * 64])
+def test_names_of_no_live_fact(filled: Callable[..., Timeline], batch: Batch, name: str) -> None:
+    with filled("store", 0, 1) as timeline:
+        for wrong in ([name], [], [batch(0)[0].digest, name]):
+            with pytest.raises(UsageError, match="expected"):
+                timeline.retract(wrong)
+        first = sorted(f.digest for f in timeline.facts())
+        shared = next((a[:1] for a, b in itertools.pairwise(first) if a[0] == b[0]), None)
+        if shared is not None:
+            with pytest.raises(UsageError, match="begins the digests of"):
+                timeline.retract([shared])
+        gone = timeline.retract([first[0]])
+        with pytest.raises(UsageError, match="is not in force"):
+            timeline.retract([first[0]])
+        assert timeline.head == gone.step
