@@ -121,7 +121,7 @@ class History:
         return list(self.fold(step).live)
 
     def live_fact(self, step: int, name: str) -> str:
-        """The digest of the live fact that a digest, or its beginning, names. Raises UsageError for none and for many."""
+        """The digest of the live fact that one, or its beginning, names. Raises UsageError for none and for many."""
         found = [digest for digest in self.fold(step).live if digest.startswith(name)] if name else []
         if len(found) == 1:
             return found[0]
