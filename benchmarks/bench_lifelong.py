@@ -52,7 +52,7 @@ from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.policies import Never, ReconsolidationPolicy, Standing, reconsolidation_policy
 from lifelong_edit.reconsolidation import reconsolidate
 from lifelong_edit.settings import Settings
-from lifelong_edit.timeline_defaults import solve_of
+from lifelong_edit.timeline_defaults import default_forecasters, solve_of
 
 SPECIAL = ("published", "p0", "p0-rows", "finetune-batches", "finetune-once")
 CORE = ("published", "never", "every:5", "geometric", "retention:0.95", "p0", "p0-rows", *SPECIAL[3:])
@@ -142,7 +142,8 @@ class Life:
         stream, old = self.stream, self.stream.replaced(coming)
         live = sorted(digest for digest in stream.state.live if digest not in set(old))
         keys = conflict_keys(self.bench, [fact.prompt for fact in coming])
-        return float(forecast_by_keys(self.bench, stream.state, live, keys)["forgotten"])
+        forecaster = default_forecasters()["keys"]
+        return float(forecast_by_keys(self.bench, stream.state, live, keys, forecaster)["forgotten"])
 
     def _retention(self) -> float:
         self.bench.loaded.set_shifts(self.stream.state.shifts)

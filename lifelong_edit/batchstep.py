@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lifelong_edit.derived import derived_rows
 from lifelong_edit.editors import Asker, Editor, make_editor
-from lifelong_edit.errors import BadInputError, StepRefusedError, UsageError
+from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.grams import ExactGram, FactKeys, to_grid
 from lifelong_edit.hypernetwork import NetworkSet, read_checkpoint
@@ -27,7 +27,7 @@ from lifelong_edit.preservation import (
     prepare_preserved,
     prepare_text,
 )
-from lifelong_edit.rows import Row, draw, fact_rows, subjects_of
+from lifelong_edit.rows import Row, draw, fact_rows, subjects_of, without_mention
 from lifelong_edit.settings import Settings
 from lifelong_edit.solver import Factor, Solution, factorise, solve, woodbury_is_cheaper
 from lifelong_edit.stores.tensors import Dense, Factors, Shift, materialise
@@ -85,7 +85,7 @@ Say = Callable[[str], None]
 
 
 def silent(phase: str) -> None:
-    """For whoever does not want to hear what begins."""
+    """Says nothing."""
 
 
 def prepare(
@@ -154,8 +154,7 @@ class Bench:
         """P = c₀C₀ + c₁ Σ kᵀk over preserved prompts + Σ kᵀk over `live`, (d_in, d_in) float64.
 
         live: the live facts that are not among the rows. subjects: case-folded ones that facts have changed; what
-        preserved prompts say of them may change. All other preserved prompts are held by the keys that they have
-        in the base model, rows or not: a batch has time for a few hundred rows, but a gram costs it nothing.
+        preserved prompts say of them may change. All others are held by their keys in the base model, rows or not.
         """
         if self.published:
             width = self.text_gram.width(module)
@@ -168,8 +167,7 @@ class Bench:
 
 def conflict_keys(bench: Bench, prompts: Sequence[str]) -> np.ndarray:
     """Centred normalised conflict keys, those of `lowest_keys` at each prompt's last token, (n, d_in) float32."""
-    found: np.ndarray = centred(_raw_conflict_keys(bench, prompts), bench.conflict_mean).cpu().numpy()
-    return found
+    return centred(_raw_conflict_keys(bench, prompts), bench.conflict_mean).cpu().numpy()
 
 
 def _raw_conflict_keys(bench: Bench, prompts: Sequence[str]) -> Tensor:
@@ -213,32 +211,6 @@ def select_rows(
         known = [*facts, *(state.live[digest] for digest in live)]
         rows += derived_rows(bench.loaded, s, known, s.preserved, s.seed, state.digest, batch)
     return rows
-
-
-def require_rows(bench: Bench, fact: Fact) -> None:
-    """Raise BadInputError where the model cannot take a fact, or one of its phrasings: too long, for instance."""
-    tokenizer = bench.loaded.tokenizer
-    fact_rows(tokenizer, [fact], len(fact.rephrases))
-    if all(module.positions == "subject" for module in bench.loaded.modules):
-        without_mention(bench.loaded, [fact], fact_rows(tokenizer, [fact], bench.settings.phrasings))
-
-
-def without_mention(loaded: LoadedModel, facts: Sequence[Fact], rows: Sequence[Row]) -> list[str]:
-    """Digests of the facts that modules edited at the subject cannot be taught: no row mentions their subject.
-
-    Raises BadInputError where there are no other modules.
-    """
-    places = {module.positions for module in loaded.modules}
-    if "subject" not in places:
-        return []
-    mentioned = {row.fact for row in rows if row.encoded.subject != (0, 0)}
-    found = [fact for fact in facts if fact.digest not in mentioned]
-    if found and "answer" not in places:
-        raise BadInputError(
-            f"the prompt {found[0].prompt!r} does not mention its subject {found[0].subject!r}, and all edited modules "
-            "are edited at the subject; name it as the prompt does, or edit other modules as well"
-        )
-    return [fact.digest for fact in found]
 
 
 def changed_subjects(state: SolveState, facts: Sequence[Fact]) -> frozenset[str]:
@@ -286,11 +258,7 @@ def asking(bench: Bench, traced: Trace, rows: Sequence[Row], module: str) -> Ten
 
 
 def hold(
-    bench: Bench,
-    live: Mapping[str, FactKeys],
-    rows: Sequence[Row],
-    passes: int,
-    subjects: frozenset[str] = frozenset(),
+    bench: Bench, live: Mapping[str, FactKeys], rows: Sequence[Row], passes: int, subjects: frozenset[str] = frozenset()
 ) -> dict[str, tuple[Tensor, Factor | None]]:
     """P per module for all passes of a batch, with a factor of P + λI where Woodbury will use it more than once."""
     held: dict[str, tuple[Tensor, Factor | None]] = {}
@@ -313,7 +281,7 @@ def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire
     clock, s, loaded = _Clock(), bench.settings, bench.loaded
     live = [d for d in sorted(state.live) if d not in set(retire)]
     rows = select_rows(bench, state, facts, live)
-    unsaid = without_mention(loaded, facts, rows)
+    unsaid = without_mention(loaded.modules, facts, rows)
     conflict = conflict_of(bench, facts)
     clock.lap("rows")
     # The published rules know no metric at the base weights: they are ready with what the pass itself traces.

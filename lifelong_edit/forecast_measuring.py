@@ -13,11 +13,10 @@ import torch
 from lifelong_edit.batchstep import Bench, Proposal, SolveState, conflict_keys, edit_batch
 from lifelong_edit.eval.metrics import predict_answers
 from lifelong_edit.facts import Fact
-from lifelong_edit.forecast import Array, Kind, change_features, key_features, outlook
+from lifelong_edit.forecast import Array, Forecaster, Kind, change_features, key_features, outlook
 from lifelong_edit.models import encode
 from lifelong_edit.preservation import centred
 from lifelong_edit.stores.tensors import Shift, materialise
-from lifelong_edit.timeline_defaults import default_forecasters
 
 
 @dataclass(frozen=True)
@@ -83,12 +82,14 @@ def both_features(
     return {"keys": keys, "change": np.hstack([keys, proposed_changes(bench, state, live, proposal.shift)])}
 
 
-def forecast_by_keys(bench: Bench, state: SolveState, live: Sequence[str], batch: Array) -> dict[str, Any]:
+def forecast_by_keys(
+    bench: Bench, state: SolveState, live: Sequence[str], batch: Array, forecaster: Forecaster
+) -> dict[str, Any]:
     """The forecast for live facts, given by digest, from the conflict keys of a coming batch, (n, d_in): `outlook`."""
     if not live or not len(batch):
         return outlook("keys", live, np.zeros(len(live)))
     features = key_features(live_conflict_keys(bench, state, live), batch)
-    return outlook("keys", live, default_forecasters()["keys"].probabilities(features))
+    return outlook("keys", live, forecaster.probabilities(features))
 
 
 def live_conflict_keys(bench: Bench, state: SolveState, live: Sequence[str]) -> npt.NDArray[np.float32]:

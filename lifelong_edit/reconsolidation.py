@@ -99,8 +99,8 @@ def reconsolidate(
         sums = _Sums({n: fixed[n].clone() for n in bench.names}, bench)
         for part in own:
             sums.take(asker, drawn_rows(part, s.reconsolidation_phrasings, s.seed, state, len(losses)))
-        for part in _slices(kept, 4 * CHUNK):
-            sums.take(asker, part)
+        for some in _slices(kept, 4 * CHUNK):
+            sums.take(asker, some)
         losses.append(sums.loss / len(facts))
         rows = {"facts": sums.rows - len(kept), "preserved": len(kept)}
         shifts = {n: shifts[n] + sums.shift(n).to(shifts[n]) for n in shifts}

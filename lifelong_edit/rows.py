@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import EditableModule, Encoded, encode
 
@@ -93,3 +94,30 @@ def drawn_rows(rows: Sequence[Row], count: int, *parts: object) -> list[Row]:
         chosen = [others[i] for i in draw(len(others), count, "phrasings", fact, *parts)]
         found += [prompt, *(replace(row, weight=row.weight * len(others) / len(chosen)) for row in chosen)]
     return found
+
+
+def require_rows(
+    tokenizer: PreTrainedTokenizerBase, modules: Sequence[EditableModule], fact: Fact, phrasings: int
+) -> None:
+    """Raise BadInputError where the model cannot take a fact, or one of its phrasings: too long, for instance."""
+    fact_rows(tokenizer, [fact], len(fact.rephrases))
+    if all(module.positions == "subject" for module in modules):
+        without_mention(modules, [fact], fact_rows(tokenizer, [fact], phrasings))
+
+
+def without_mention(modules: Sequence[EditableModule], facts: Sequence[Fact], rows: Sequence[Row]) -> list[str]:
+    """Digests of the facts that modules edited at the subject cannot be taught: no row mentions their subject.
+
+    Raises BadInputError where there are no other modules.
+    """
+    places = {module.positions for module in modules}
+    if "subject" not in places:
+        return []
+    mentioned = {row.fact for row in rows if row.encoded.subject != (0, 0)}
+    found = [fact for fact in facts if fact.digest not in mentioned]
+    if found and "answer" not in places:
+        raise BadInputError(
+            f"the prompt {found[0].prompt!r} does not mention its subject {found[0].subject!r}, and all edited modules "
+            "are edited at the subject; name it as the prompt does, or edit other modules as well"
+        )
+    return [fact.digest for fact in found]

@@ -226,14 +226,14 @@ class Scheduler:
         left = {fact.digest for fact in self._timeline.sieve(batch, again=again).facts}
         if not left:
             return batch
-        from lifelong_edit.batchstep import require_rows
+        from lifelong_edit.rows import require_rows
 
         bench = self._timeline.bench()
         sound = []
         for record in batch:
             try:
                 if record.fact.digest in left:
-                    require_rows(bench, record.fact)
+                    require_rows(bench.loaded.tokenizer, bench.loaded.modules, record.fact, bench.settings.phrasings)
                 sound.append(record)
             except BadInputError as error:
                 place = f"{record.file}:{record.line}: {error}"

@@ -7,7 +7,6 @@ second.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,12 +20,13 @@ from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.facts import Fact, Probe, Record
 from lifelong_edit.policies import identities
 from lifelong_edit.settings import Settings
-from lifelong_edit.stores import EditLog, Place, StepRecord, decode_tensors, require_free
+from lifelong_edit.stores import EditLog, Place, StepRecord, decode_tensors, require_place
 from lifelong_edit.timeline_commit import Draft, write_step
 from lifelong_edit.timeline_config import Config
 from lifelong_edit.timeline_defaults import default_hypernetwork, default_preserved, default_text, solve_of
 from lifelong_edit.timeline_history import History, Sieved, sieve
 from lifelong_edit.timeline_states import Weights, weights_at
+from lifelong_edit.timeline_status import status_of
 from lifelong_edit.timeline_view import View
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Timeline:
         the model raises.
         """
         folder = Path(path)
-        _require_place(folder)
+        require_place(folder)
         if hypernetwork is None and (settings is None or settings.editor == "malmen"):
             hypernetwork = default_hypernetwork(model)
         network = None if hypernetwork is None else Path(hypernetwork)
@@ -192,32 +192,7 @@ class Timeline:
 
     def status(self) -> dict[str, Any]:
         """Where the timeline stands, as plain values."""
-        history = self.history()
-        record, fold, begun = history.record(history.head), history.fold(history.head), history.record(0).provenance
-        model = self.config.model
-        return {
-            "store": str(self.path),
-            "head": history.head,
-            "state": history.state_of(history.head),
-            "steps": len(history.records),
-            "live_facts": len(fold.live),
-            "superseded": len(fold.ever) - len(fold.live) - len(fold.retracted),
-            "retracted": len(fold.retracted),
-            **history.forecast(history.head),
-            "weights_digest": record.weights_digest,
-            "live_digest": record.live_digest,
-            "base_fingerprint": model.fingerprint,
-            "model": model.source,
-            "dtype": model.dtype,
-            "editor": self.settings.editor,
-            "modules": list(model.entries),
-            "preserved": begun.get("preserved"),
-            "base_perplexity": begun.get("perplexity"),
-            "time": record.time,
-            "bytes": self._log.size(),
-            "settings": msgspec.to_builtins(self.settings),
-            "staleness": history.staleness(history.head),
-        }
+        return status_of(self.path, self.history(), self.config, self._log.size())
 
     def staleness(self) -> dict[str, Any]:
         """How far the stored keys have drifted from those of the model at the head, measured now; loads the model.
@@ -421,16 +396,3 @@ class Timeline:
 
     def _take_pending(self) -> list[Place]:
         return self._pending[1] if self._pending[0] == self.head else []
-
-
-def _require_place(folder: Path) -> None:
-    """Raise UsageError where something is at `folder`, StoreError where the folder could not be made."""
-    try:
-        require_free(folder)
-        near = next(parent for parent in folder.absolute().parents if parent.exists())
-        with tempfile.TemporaryDirectory(dir=near, prefix=".lifelong-edit-"):
-            pass  # modes, owners and mounts forbid in many ways: trying is the one answer that holds
-    except OSError as error:
-        raise StoreError(
-            f"cannot make a store at {folder}: {error.strerror}; expected a folder that can be made; choose another"
-        ) from error

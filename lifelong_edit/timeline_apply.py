@@ -148,7 +148,7 @@ class Solving:
         """keys: the conflict key of each fact of the batch, (d_in,); those that conflicts drop do nothing."""
         live = _left(state, decision.retire)
         batch = [key for digest, key in keys.items() if digest not in decision.drop]
-        return forecast_by_keys(self._bench, state, live, np.array(batch))
+        return forecast_by_keys(self._bench, state, live, np.array(batch), default_forecasters()["keys"])
 
     # -- all facts together
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lifelong_edit.stores.digests import digest_bytes, seal, unseal
 from lifelong_edit.stores.index import KeyIndex
-from lifelong_edit.stores.log import EditLog, require_free
+from lifelong_edit.stores.log import EditLog, require_place
 from lifelong_edit.stores.schema import SCHEMA_VERSION, Place, StepKind, StepRecord, StoreMarker
 from lifelong_edit.stores.tables import Consumed, Head
 from lifelong_edit.stores.tensors import (
@@ -39,7 +39,7 @@ __all__ = [
     "encode_shifts",
     "encode_tensors",
     "materialise",
-    "require_free",
+    "require_place",
     "seal",
     "smaller",
     "tensors_digest",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -248,3 +249,16 @@ def _enter(tables: Tables, record: StepRecord, weights: str | None) -> Head:
     tables.put("steps", step_key(record.step), encoded)
     tables.put("head", HEAD, msgspec.msgpack.encode(head))
     return head
+
+
+def require_place(folder: Path) -> None:
+    """Raise UsageError where something is at `folder`, StoreError where the folder could not be made."""
+    try:
+        require_free(folder)
+        near = next(parent for parent in folder.absolute().parents if parent.exists())
+        with tempfile.TemporaryDirectory(dir=near, prefix=".lifelong-edit-"):
+            pass  # modes, owners and mounts forbid in many ways: trying is the one answer that holds
+    except OSError as error:
+        raise StoreError(
+            f"cannot make a store at {folder}: {error.strerror}; expected a folder that can be made; choose another"
+        ) from error

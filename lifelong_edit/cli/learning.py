@@ -53,7 +53,8 @@ _MEASURES = (
     "--choose",
     type=click.FloatRange(min=0),
     metavar="MINUTES",
-    help="Choose the settings of the solve on held-out facts first, for so many minutes in all, earlier runs counted.",
+    help="Choose the settings of the solve on held-out facts first, for so many minutes in all, earlier runs counted. "
+    "A trial takes as long as teaching 200 facts twice; from fewer than some hundred held out little can be told.",
 )
 @click.option(
     "--minutes", type=click.FloatRange(min=0), default=60.0, show_default=True, help="For how long this time."
@@ -122,10 +123,9 @@ def train(
     `network.safetensors` and a readable `config.json` with its provenance: give DIR to `init --hypernetwork`.
 
     With --choose the settings are searched for first, on the same held-out facts, and before them, where no modules
-    are named, which are edited: the default ones, or others at the subject beside them. A trial takes as long as
-    teaching up to 200 facts twice, and from fewer than some hundred held-out facts little can be told. `settings.json`
-    in DIR holds what was chosen with every trial. `init --hypernetwork DIR` takes it with the network, `init --settings
-    DIR` without one.
+    are named, which are edited: the default ones, or others at the subject beside them. `settings.json` in DIR holds
+    what was chosen with every trial. `init --hypernetwork DIR` takes it with the network, `init --settings DIR`
+    without one.
 
     \b
     Examples:

@@ -45,6 +45,7 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.guard": 5,
     "lifelong_edit.reconsolidation": 5,
     "lifelong_edit.staleness": 5,
+    "lifelong_edit.retraction": 5,
     "lifelong_edit.choosing": 5,
     "lifelong_edit.choosing_modules": 5,
     "lifelong_edit.training": 5,

@@ -1,0 +1,39 @@
+"""Where a timeline stands, as plain values. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lifelong_edit.timeline_config import Config
+from lifelong_edit.timeline_history import History
+
+
+def status_of(path: Path, history: History, config: Config, size: int) -> dict[str, Any]:
+    """What `Timeline.status` gives. size: bytes of the store on the disk."""
+    record, fold, begun = history.record(history.head), history.fold(history.head), history.record(0).provenance
+    return {
+        "store": str(path),
+        "head": history.head,
+        "state": history.state_of(history.head),
+        "steps": len(history.records),
+        "live_facts": len(fold.live),
+        "superseded": len(fold.ever) - len(fold.live) - len(fold.retracted),
+        "retracted": len(fold.retracted),
+        **history.forecast(history.head),
+        "weights_digest": record.weights_digest,
+        "live_digest": record.live_digest,
+        "base_fingerprint": config.model.fingerprint,
+        "model": config.model.source,
+        "dtype": config.model.dtype,
+        "editor": config.settings.editor,
+        "modules": list(config.model.entries),
+        "preserved": begun.get("preserved"),
+        "base_perplexity": begun.get("perplexity"),
+        "time": record.time,
+        "bytes": size,
+        "settings": msgspec.to_builtins(config.settings),
+        "staleness": history.staleness(history.head),
+    }
