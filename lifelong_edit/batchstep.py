@@ -102,7 +102,7 @@ def prepare(
     fixed = prepare_text(loaded, text, settings.text_tokens, settings.micro_batch, settings.gram_rank, say)
     scale = {m.name: torch.from_numpy(fixed[f"scale/{m.name}"]).to(loaded.device) for m in loaded.modules}
     if preserve:
-        say(f"asking the preserved prompts ({len(preserve)})")
+        say(f"asking the preserved prompts ({len(preserve)})" + "; too few to guard locality" * (len(preserve) < 10))
     else:
         say("no preserved prompts: rows are derived from the facts, and no guard will judge locality")
     fixed |= prepare_preserved(loaded, preserve, settings.preserved_tokens, settings.micro_batch, scale)

@@ -182,7 +182,7 @@ class NetworkSet(nn.Module):
         if found != trained:
             raise ModelMismatchError(
                 f"the hypernetwork was trained for modules {trained}, the store edits {found}; "
-                "train one for these modules or choose the ones that it was trained for"
+                "train one for these modules, choose those that it was trained for, or take the editor gradient"
             )
 
     def tensors(self) -> dict[str, np.ndarray]:

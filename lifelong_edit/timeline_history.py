@@ -190,11 +190,9 @@ class History:
         expected to make forgotten (`forecast`; None without an edit), and that of all edits since the last try.
         """
         edits = [record for record in self.line(step) if record.kind == "edit"]
-        live = len(self.fold(step).live)
-        return {
-            "forecast": edits[-1].report.get("forecast", {}).get("share") if edits else None,
-            "forecast_since": self.forgotten(step) / live if live else 0.0,
-        }
+        last = edits[-1].report.get("forecast", {}) if edits else {}
+        live = last.get("live", 0)
+        return {"forecast": last.get("share"), "forecast_since": self.forgotten(step) / live if live else 0.0}
 
     def staleness(self, step: int) -> dict[str, Any] | None:
         """What the last reconsolidation logged of stale keys, of those that began at a state on the line of a step."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from lifelong_edit.errors import UsageError
 
-FORMS = "never, every:N, geometric, retention:SHARE, forecast:BOUND"
+FORMS = "never, every:N (a whole number), geometric, retention:SHARE or forecast:BOUND (numbers as 0.95)"
 """What `reconsolidation_policy` knows."""
 
 

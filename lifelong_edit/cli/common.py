@@ -89,7 +89,7 @@ def _exit(error: BaseException) -> NoReturn:
     if isinstance(error, SystemExit):
         raise error
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        say("interrupted; what was committed stays, and the same command goes on after it")
+        say("interrupted; what was committed stays, and what was not is as if never begun")
         sys.exit(128 + signal.SIGINT)
     if isinstance(error, click.ClickException):
         error.show()

@@ -50,7 +50,13 @@ _COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
 
 @click.command()
 @click.argument("files", nargs=-1, required=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Facts edited together.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Facts edited together; a record that contradicts one of its batch begins another.",
+)
 @click.option(
     "--reconsolidate",
     "policy",
@@ -58,17 +64,18 @@ _COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
     show_default=True,
     metavar="POLICY",
     help="When to solve again over all live facts: never, every:N (edit steps), geometric (at 4, 8, 16, 32 ... edit "
-    "steps), retention:SHARE (when a smaller share of a sample of the live facts is answered right), forecast:BOUND "
-    "(before the batch with which a larger share of the live facts would be forgotten since the last time: the sum of "
-    "what is forecast of each batch by its keys, before it is solved).",
+    "steps: whenever as many were made since the last time as up to it), retention:SHARE (when a smaller share of a "
+    "sample of the live facts is answered right), forecast:BOUND (before the batch with which a larger share of the "
+    "live facts would be forgotten since the last time: the sum of what is forecast of each batch by its keys, before "
+    "it is solved).",
 )
 @click.option("--again", is_flag=True, help="Also facts that are known only from steps that were rolled back.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad records out, count and report them, instead of stopping.")
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Commit nothing; show conflicts, what would take, what it would make forgotten, what the gate says. Nothing "
-    "is reconsolidated, whatever the policy.",
+    help="Commit nothing; show conflicts, what would take, what it would make forgotten, what the gate says. Every "
+    "batch is tried on the head as it stands, and nothing is reconsolidated, whatever the policy.",
 )
 @click.option("--reason", metavar="TEXT", help="Why, for the log.")
 @making_options
@@ -96,8 +103,11 @@ def stream(
 
     Makes a store with the embedded default if there is none; the options of `init` then say what for. Interrupted or
     killed, the same command goes on where it stopped: what was consumed is passed over, and so is what equals a fact in
-    force. Files are read through once before the first edit, so that a bad record is found before anything is applied.
-    Input without any fact is no error, and makes no store.
+    force. Files are read through once before the first edit, so that a malformed record is found before anything is
+    applied; one that this model cannot take is found before its batch is. Input without any fact is no error, and makes
+    no store.
+
+    A reconsolidation that its guard refuses is told and logged, and the run goes on; the exit code stays 0.
 
     Of each batch the table shows how many of its facts have `taken` (are answered by the edited model), how many facts
     in force it is expected to make forgotten (`at risk`), and the perplexity on the store's sample of text (`status`

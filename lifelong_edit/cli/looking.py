@@ -124,16 +124,19 @@ def show(step: int, store: Path, as_json: bool) -> None:
     if not facts:
         return
     untaken = set(record.report.get("gate", {}).get("untaken", ()))
-    rows = [
-        ("-" if digest in record.superseded else "taken" if digest not in untaken else "NOT TAKEN", digest[:12], fact)
-        for digest, fact in facts.items()
-    ]
+    rows = [(_became(record, digest, untaken), digest[:12], fact.prompt, fact.target) for digest, fact in facts.items()]
     click.echo()
-    gone = "retracted" if record.kind == "retract" else "replaced"
-    print_table(
-        ("", "fact", "prompt", "target"),
-        [(gone if how == "-" else how, digest, fact.prompt, fact.target) for how, digest, fact in rows],
-    )
+    print_table(("", "fact", "prompt", "target"), rows)
+
+
+def _became(record: Any, digest: str, untaken: set[str]) -> str:
+    """What a step did with a fact, in a word or two."""
+    if digest in record.superseded:
+        return "retracted" if record.kind == "retract" else "replaced"
+    if record.kind == "retract":
+        return "revived"
+    alone = digest in record.report.get("editor", {}).get("without_mention", ())
+    return ("NOT TAKEN" if digest in untaken else "taken") + (", at the answer alone" if alone else "")
 
 
 @click.command()
@@ -207,7 +210,10 @@ def guarded(report: Mapping[str, Any]) -> dict[str, str]:
     """What the guard of a reconsolidation measured, before → after."""
     before, after = report["guard"]["before"], report["guard"]["after"]
     names = ("retention", "locality", "perplexity")
-    return {name: f"{cell(before[name])} → {cell(after[name])}" for name in names}
+    return {
+        name: "not measured" if before[name] is None else f"{cell(before[name])} → {cell(after[name])}"
+        for name in names
+    }
 
 
 def print_staleness(found: Mapping[str, Any]) -> None:

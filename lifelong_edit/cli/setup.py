@@ -52,7 +52,8 @@ _MAKING = (
         multiple=True,
         metavar="FILE",
         help='Prompts whose answers must stay: facts of any shape, {"prompt": …} records, or lines of a .txt file. '
-        "May be given several times.",
+        "Those about a tenth of the subjects stand guard over reconsolidations: give ten at least. May be given "
+        "several times. Default: for atlas the bundled ones, else none are given but derived from the facts.",
     ),
     click.option(
         "--text",
@@ -104,7 +105,7 @@ def make_store(store: Path, device: str | None, options: dict[str, Any], opening
     if preserve is not None and not preserve:
         raise BadInputError(
             f"found no prompt in {', '.join(options['preserve'])}, expected at least one to preserve; leave --preserve "
-            "out to have prompts derived from the facts"
+            "out for the default"
         )
     text = [read_text(path) for path in options["text"]] or None
     return Timeline.create(

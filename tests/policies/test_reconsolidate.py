@@ -111,7 +111,7 @@ def test_unknown_policy_names_the_known_ones(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         reconsolidation_policy(text)
     assert repr(text) in str(caught.value)
-    assert "never, every:N, geometric, retention:SHARE, forecast:BOUND" in str(caught.value)
+    assert "never, every:N (a whole number), geometric, retention:SHARE or forecast:BOUND" in str(caught.value)
 
 
 @pytest.mark.parametrize(
