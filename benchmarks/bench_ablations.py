@@ -100,7 +100,7 @@ VARIANTS = (
     *(_eta(*asked) for asked in ((0.9, 32), (3.6, 8), (3.6, 16), (6.0, 5))),
     Variant("preserved", "prompts without their rephrases", preserve="prompts"),
     Variant("preserved", "none given: derived from the facts", preserve="none"),
-    *(Variant("preserved", f"keys in P, weight {keys:g}", {"reconsolidation_keys": keys}) for keys in (0.5, 2.0)),
+    *(Variant("preserved", f"keys in P, weight {keys:g}", {"reconsolidation_keys": keys}) for keys in (0.0, 2.0)),
     *(Variant("preserved", f"{n:,} rows per pass", {"reconsolidation_preserved": n}) for n in (0, 100, 1500)),
     Variant("preserved", "300, none drawn near", otherwise=Otherwise(near=False)),
     *(Variant("phrasings", f"{count} of them known", {"phrasings": count}) for count in (0, 1, 8)),

@@ -99,9 +99,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     fades, and what has long been learned is not pushed further at its neighbours' cost."""
     reconsolidation_preserved: int = 300
     """How many preserved prompts are rows in each of its passes, drawn afresh."""
-    reconsolidation_keys: float = 0.0
-    """Its `preserved_keys`. With rows drawn afresh in each pass all preserved prompts have their turn, and what the
-    keys of all of them would hold beside that are the facts' other phrasings."""
+    reconsolidation_keys: float = 0.5
+    """Its `preserved_keys`: less than a batch's, since with rows drawn afresh in each pass the prompts have their turn,
+    and what their keys hold beside that are the facts' other phrasings."""
     text_tokens: int = 60_000
     """How many tokens of text the mean gram C₀ is taken over."""
     gram_rank: int | None = None
