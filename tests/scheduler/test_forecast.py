@@ -64,7 +64,9 @@ def test_each_step_logs_what_was_forecast_of_it(new_store: NewStore, path: str) 
     with Timeline.open(store, read_only=True) as timeline:
         status = timeline.status()
         assert status["forecast"] == logged[-1]["share"]
-        assert status["forecast_since"] == pytest.approx(sum(found["forgotten"] for found in logged) / logged[-1]["live"])
+        assert status["forecast_since"] == pytest.approx(
+            sum(found["forgotten"] for found in logged) / logged[-1]["live"]
+        )
         assert timeline.history().forecast(0) == {"forecast": None, "forecast_since": 0.0}
 
 
