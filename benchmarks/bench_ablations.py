@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks import ablations_page, common
 from benchmarks.ablated import Otherwise, free_space, solve_otherwise
 from benchmarks.bench_streams import MODEL, TEXT, Stream, judge, line
-from benchmarks.validation import validation
+from benchmarks.validation import CHOSEN, validation
 from lifelong_edit.batchstep import Bench, SolveState, prepare
 from lifelong_edit.eval.perplexity import perplexity_of, text_windows
 from lifelong_edit.facts import Probe, read_facts
@@ -30,8 +30,10 @@ from lifelong_edit.rows import subjects_of
 from lifelong_edit.settings import Settings
 
 NAME = "ablations"
-MODULES = ("0-2@subject", "3-5")
-DEFAULT = Settings(passes=6, preserved_keys=0.5, reconsolidation_passes=16, reconsolidation_gain=0)
+MODULES = tuple(CHOSEN["modules"])
+DEFAULT = Settings(reconsolidation_passes=16, reconsolidation_gain=0).replace(
+    **{name: value for name, value in CHOSEN.items() if name != "modules"}
+)
 """All passes are made: variants are compared at equal numbers of them."""
 STREAM, SIZE = "stream", 50
 INPUTS = tuple(f"transformer.h.{layer}.mlp.c_fc" for layer in (3, 4, 5))
@@ -83,7 +85,6 @@ def _start(share: float) -> Variant:
     return Variant("starts", f"from {share:g} of its shift, 6 passes", {"reconsolidation_passes": 6}, start=share)
 
 
-_HELD = {"reconsolidation_keys": 2.0}  # else nothing but text would be preserved
 IN_TURN = Otherwise(in_turn=True)
 _TURNS = {"reconsolidation_eta": 5.4}  # a module that moves alone need not share the loss with the others
 VARIANTS = (
@@ -110,7 +111,7 @@ VARIANTS = (
     Variant("metric", "refreshed, and the step", otherwise=Otherwise(refresh="step")),
     Variant("solve", "Gauss–Seidel, 18 traces", _TURNS | {"reconsolidation_passes": 18}, otherwise=IN_TURN),
     Variant("solve", "Gauss–Seidel, 48 traces", _TURNS | {"reconsolidation_passes": 48}, otherwise=IN_TURN),
-    *(Variant("free", f"threshold {at}", _HELD, otherwise=Otherwise(free=at)) for at in (0.02, 0.2)),
+    *(Variant("free", f"threshold {at}", otherwise=Otherwise(free=at)) for at in (0.02, 0.2)),
     Variant("starts", "the stream of six batches itself", start=STREAM),
     *(_start(share) for share in (0, 0.3, 1)),
     *(Variant("text", f"c₀ = {keys:,g}", {"c0": keys}) for keys in (300.0, 3000.0)),

@@ -38,7 +38,7 @@ from benchmarks.bench_streams import (
     trained,
 )
 from benchmarks.finetuning import FineTuner, Recipe
-from benchmarks.validation import validation
+from benchmarks.validation import CHOSEN, validation
 from lifelong_edit.batchstep import Bench, conflict_keys, prepare
 from lifelong_edit.cli.common import parse_settings
 from lifelong_edit.errors import LifelongEditError, UsageError
@@ -56,8 +56,6 @@ from lifelong_edit.timeline_defaults import default_forecasters, solve_of
 
 SPECIAL = ("published", "p0", "p0-rows", "finetune-batches", "finetune-once")
 CORE = ("published", "never", "every:5", "geometric", "retention:0.95", "p0", "p0-rows", *SPECIAL[3:])
-CHOSEN: dict[str, Any] = {"modules": ["0-2@subject", "3-5"], "passes": 6, "preserved_keys": 0.5}
-"""What the training facts chose for this model, beside the defaults."""
 WORK = common.REPOSITORY / ".work" / "lifelong"
 
 What = Literal["batch", "reconsolidated", "refused", "canonical at the end"]

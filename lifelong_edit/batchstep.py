@@ -26,6 +26,7 @@ from lifelong_edit.preservation import (
     lowest_keys,
     prepare_preserved,
     prepare_text,
+    preserved_phase,
 )
 from lifelong_edit.rows import Row, draw, fact_rows, subjects_of, without_mention
 from lifelong_edit.settings import Settings
@@ -101,10 +102,7 @@ def prepare(
     say("measuring the text")
     fixed = prepare_text(loaded, text, settings.text_tokens, settings.micro_batch, settings.gram_rank, say)
     scale = {m.name: torch.from_numpy(fixed[f"scale/{m.name}"]).to(loaded.device) for m in loaded.modules}
-    if preserve:
-        say(f"asking the preserved prompts ({len(preserve)})" + "; too few to guard locality" * (len(preserve) < 10))
-    else:
-        say("no preserved prompts: rows are derived from the facts, and no guard will judge locality")
+    say(preserved_phase(preserve))
     fixed |= prepare_preserved(loaded, preserve, settings.preserved_tokens, settings.micro_batch, scale)
     if "preserved/keys" in fixed:
         fixed["conflict/mean"] = fixed["preserved/keys"].mean(0)

@@ -228,8 +228,21 @@ def _about(probe: Probe) -> str:
 def _draw_guards(probes: Sequence[Probe], seed: int) -> frozenset[int]:
     """Numbers of all prompts about a tenth of the subjects: a phrasing among the rows would be half the answer."""
     about = list(dict.fromkeys(map(_about, probes)))
-    chosen = {about[i] for i in draw(len(about), min(GUARDS, len(about) // 10), "guard", seed)}
+    chosen = {about[i] for i in draw(len(about), guarding(len(about)), "guard", seed)}
     return frozenset(i for i, probe in enumerate(probes) if _about(probe) in chosen)
+
+
+def guarding(subjects: int) -> int:
+    """Of how many of so many subjects the prompts stand guard."""
+    return min(GUARDS, subjects // 10)
+
+
+def preserved_phase(probes: Sequence[Probe]) -> str:
+    """What is said before preserved prompts are asked: how many there are, and whether some can stand guard."""
+    if not probes:
+        return "no preserved prompts: rows are derived from the facts, and no guard will judge locality"
+    few = "" if guarding(len(set(map(_about, probes)))) else "; of too few subjects to guard locality"
+    return f"asking the preserved prompts ({len(probes)}){few}"
 
 
 def _speaks_of(probe: Probe, subjects: frozenset[str]) -> bool:

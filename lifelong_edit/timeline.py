@@ -348,16 +348,18 @@ class Timeline:
         self._refuse_read_only()
         if not facts:
             raise UsageError("no fact to retract was given; expected at least one, see `lifelong-edit facts`")
-        history, began = self.history(), time.perf_counter()
-        names = [fact.digest if isinstance(fact, Fact) else fact for fact in facts]
-        gone = list(dict.fromkeys(history.live_fact(self.head, name) for name in names))
-        back = self.facts_by_digest(history.superseded_by(self.head, gone)).values() if revive else ()
-        remaining = [f for f in self.facts() if f.digest not in set(gone)]
-        taken = {name for fact in remaining for name in identities(fact)}
-        draft = self._solve().retraction(gone, [f for f in back if taken.isdisjoint(identities(f))], say)
+        began, names = time.perf_counter(), (fact.digest if isinstance(fact, Fact) else fact for fact in facts)
+        gone = list(dict.fromkeys(self.history().live_fact(self.head, name) for name in names))
+        draft = self._solve().retraction(gone, self._revived(gone) if revive else (), say)
         draft.reason = reason
         draft.report["seconds"] = time.perf_counter() - began
         return self._commit(draft)
+
+    def _revived(self, gone: Sequence[str]) -> list[Fact]:
+        """What the live facts `gone` had superseded and no other live fact answers by now."""
+        back = self.facts_by_digest(self.history().superseded_by(self.head, gone)).values()
+        taken = {name for fact in self.facts() if fact.digest not in set(gone) for name in identities(fact)}
+        return [fact for fact in back if taken.isdisjoint(identities(fact))]
 
     def _commit(self, draft: Draft) -> StepRecord:
         try:

@@ -158,23 +158,28 @@ class History:
 
     def edited_since(self, step: int) -> list[StepRecord]:
         """The edit steps on the line of a step since the last try to reconsolidate, see `edits`."""
-        refused = {self.state_of(record.step) for record in self.records if record.kind == "refused"}
-        since: list[StepRecord] = []
-        for record in self.line(step):
+        line = self.line(step)
+        tries, since = self._tries(line), list[StepRecord]()
+        for record in line:
             if record.kind == "edit":
                 since.append(record)
-            if record.kind in SOLVED or record.step in refused:
+            if record.step in tries:
                 since = []
         return since
+
+    def _tries(self, line: Sequence[StepRecord]) -> dict[int, StepRecord]:
+        """By state of a line: the step that solved again for all facts there, or was refused there."""
+        solved = {record.step: record for record in line if record.kind in SOLVED}
+        return solved | {self.state_of(r.step): r for r in self.records if r.kind == "refused"}
 
     def retention_left(self, step: int) -> float:
         """The retention that the last try to reconsolidate left behind at a state, by its guard; 1 without a try.
 
         A refused one left that of the state before it.
         """
-        tries = {record.step: record for record in self.line(step) if record.kind in SOLVED}
-        tries |= {self.state_of(r.step): r for r in self.records if r.kind == "refused"}
-        last = next((tries[r.step] for r in reversed(self.line(step)) if r.step in tries), None)
+        line = self.line(step)
+        tries = self._tries(line)
+        last = next((tries[r.step] for r in reversed(line) if r.step in tries), None)
         if last is None or "guard" not in last.report:  # a retraction that left no fact
             return 1.0
         left: float = last.report["guard"]["before" if last.kind == "refused" else "after"]["retention"]
