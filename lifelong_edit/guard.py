@@ -18,7 +18,7 @@ from lifelong_edit.rows import draw, phrasings_of, subjects_of
 SAMPLE = 200
 """Live facts that are asked."""
 LOCALITY_BOUND = 0.01
-"""By how much the share of guard prompts with the base model's answer may fall."""
+"""By how much the share of guard prompts with the base model's answer may fall, and by one standard error at least."""
 PERPLEXITY_BOUND = 1.01
 """By what factor perplexity on the store's sample may rise."""
 
@@ -31,6 +31,8 @@ class Figures:
     """Share of right answers: the facts' own prompts, and for each one phrasing that is no row, where there is one."""
     asked: int
     locality: float
+    guards: int
+    """Guard prompts asked."""
     perplexity: float
 
 
@@ -38,7 +40,8 @@ def measure(bench: Bench, facts: Sequence[Fact], identity: str) -> Figures:
     """The figures of the model as it stands, on a sample of the live facts drawn by `identity`."""
     share, asked = retention(bench, facts, identity)
     windows = bench.guard_windows.to(bench.loaded.device)
-    return Figures(share, asked, _locality(bench, subjects_of(facts)), perplexity_of(bench.loaded, windows))
+    locality, guards = _locality(bench, subjects_of(facts))
+    return Figures(share, asked, locality, guards, perplexity_of(bench.loaded, windows))
 
 
 def retention(bench: Bench, facts: Sequence[Fact], identity: str) -> tuple[float, int]:
@@ -56,14 +59,19 @@ def retention(bench: Bench, facts: Sequence[Fact], identity: str) -> tuple[float
 def objections(before: Figures, after: Figures) -> list[str]:
     """Why a reconsolidation should not be committed; empty where nothing speaks against it."""
     found = []
-    error = math.sqrt(max(before.retention * (1 - before.retention), 1 / before.asked) / before.asked)
-    if after.retention < before.retention - error:
+    if after.retention < before.retention - _error(before.retention, before.asked):
         found.append(f"retention falls from {before.retention:.3f} to {after.retention:.3f}")
-    if after.locality < before.locality - LOCALITY_BOUND:
+    # Of 150 prompts a point is one and a half: a bound below what the draw of prompts decides would refuse by chance.
+    if after.locality < before.locality - max(LOCALITY_BOUND, _error(before.locality, before.guards)):
         found.append(f"locality on guard prompts falls from {before.locality:.3f} to {after.locality:.3f}")
     if not after.perplexity <= PERPLEXITY_BOUND * before.perplexity:  # NaN is beyond every bound
         found.append(f"perplexity rises from {before.perplexity:.1f} to {after.perplexity:.1f}")
     return found
+
+
+def _error(share: float, asked: int) -> float:
+    """The standard error of a share of right answers; of one answer in so many where all or none are right."""
+    return math.sqrt(max(share * (1 - share), 1 / asked) / asked) if asked else 0.0
 
 
 def as_report(before: Figures, after: Figures) -> dict[str, dict[str, float | None]]:
@@ -81,11 +89,11 @@ def _unseen(fact: Fact, rows: int) -> Fact | None:
     return msgspec.structs.replace(fact, prompt=free[0]) if free else None
 
 
-def _locality(bench: Bench, subjects: frozenset[str]) -> float:
-    """Share of the guard prompts, which are never rows, that the model answers as the base model does."""
+def _locality(bench: Bench, subjects: frozenset[str]) -> tuple[float, int]:
+    """Share of the guard prompts, which are never rows, that the model answers as the base model does; their number."""
     prompts, guard = bench.preserved, bench.preserved.guards(subjects)
     if not guard:
-        return math.nan
+        return math.nan, 0
     answers = [prompts.answers[i].ids for i in guard]
     found = generate_from_ids(bench.loaded, [prompts.prompts[i] for i in guard], [len(ids) for ids in answers])
-    return sum(g.with_end == ids for g, ids in zip(found, answers, strict=True)) / len(guard)
+    return sum(g.with_end == ids for g, ids in zip(found, answers, strict=True)) / len(guard), len(guard)

@@ -45,8 +45,8 @@ def reconsolidate(
 
     It is refused, and logged as such, where it would lose what the state before it had: right answers on a sample of
     the live facts (`retention`, by more than a standard error), the base model's answers on preserved prompts kept
-    aside for this (`locality`, by more than a point; not measured without preserved prompts), perplexity (by more than
-    1 %). The model then stays what it was, and the exit code is 1.
+    aside for this (`locality`, by more than one standard error and a point; not measured without preserved prompts),
+    perplexity (by more than 1 %). The model then stays what it was, and the exit code is 1.
 
     \b
     Examples:

@@ -18,12 +18,12 @@ from lifelong_edit.rows import Row
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.tracing import trace
 
-BEFORE = Figures(retention=0.9, asked=100, locality=0.8, perplexity=50.0)
+SHARES: dict[str, float] = {"retention": 0.9, "asked": 100, "locality": 0.8, "guards": 10_000, "perplexity": 50.0}
 NAN = float("nan")
 
 
 def figures(**changes: float) -> Figures:
-    return Figures(**{"retention": 0.9, "asked": 100, "locality": 0.8, "perplexity": 50.0} | changes)  # type: ignore[arg-type]
+    return Figures(**SHARES | changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def figures(**changes: float) -> Figures:
         ({"retention": 1.0, "locality": 1.0, "perplexity": 10.0}, None),
         ({"retention": 0.871}, None),  # one standard error is 0.03
         ({"retention": 0.869}, "retention falls from 0.900 to 0.869"),
-        ({"locality": 0.791}, None),
+        ({"locality": 0.791}, None),  # a point, where the standard error is less
         ({"locality": 0.789}, "locality on guard prompts falls from 0.800 to 0.789"),
         ({"perplexity": 50.49}, None),
         ({"perplexity": 50.51}, "perplexity rises from 50.0 to 50.5"),
@@ -42,18 +42,22 @@ def figures(**changes: float) -> Figures:
     ],
 )
 def test_objections(changes: dict[str, float], word: str | None) -> None:
-    found = objections(BEFORE, figures(**changes))
+    found = objections(figures(), figures(**changes))
     assert len(found) == (word is not None)
     assert word is None or word in found[0]
 
 
 def test_objections_at_the_edges() -> None:
-    assert len(objections(BEFORE, figures(retention=0, locality=0, perplexity=99))) == 3
+    assert len(objections(figures(), figures(retention=0, locality=0, perplexity=99))) == 3
     # A perfect state has no spread to estimate an error from; one answer of a hundred may still change.
     assert not objections(figures(retention=1.0), figures(retention=0.99))
     assert objections(figures(retention=1.0), figures(retention=0.98))
+    # Of a hundred guard prompts the standard error is four points: less is what their draw decides.
+    few = figures(guards=100)
+    assert not objections(few, figures(guards=100, locality=0.761))
+    assert objections(few, figures(guards=100, locality=0.759))
     # Without guard prompts there is no locality to speak of.
-    assert not objections(figures(locality=NAN), figures(locality=NAN))
+    assert not objections(figures(locality=NAN, guards=0), figures(locality=NAN, guards=0))
     report = as_report(figures(locality=NAN), figures(perplexity=float("inf")))
     assert report["before"]["locality"] is None
     assert report["after"]["perplexity"] is None
