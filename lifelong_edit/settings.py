@@ -155,11 +155,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"setting {name} is {getattr(self, name)}; it must not be negative")
-        if not self.reconsolidation_decay < 1:
-            raise UsageError(
-                f"setting reconsolidation_decay is {self.reconsolidation_decay}; it must be less than 1, where nothing "
-                "would be left of a change"
-            )
+        for name, at_one in (
+            ("reconsolidation_decay", "nothing would be left of a change"),
+            ("reconsolidation_gain", "it would end before it began"),
+        ):
+            if not getattr(self, name) < 1:
+                raise UsageError(f"setting {name} is {getattr(self, name)}; it must be less than 1, where {at_one}")
         if self.gram_rank is not None and not self.gram_rank >= 0:
             raise UsageError(f"setting gram_rank is {self.gram_rank}; it must not be negative")
         if self.eta is not None and not self.eta > 0:

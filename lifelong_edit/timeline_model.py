@@ -67,6 +67,7 @@ def begin(
     networks = None if hypernetwork is None else read_checkpoint(hypernetwork)
     if networks is not None:
         networks.check(loaded.modules)
+    preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     arrays = prepare(loaded, settings, text=text, preserve=preserve, say=say)
     sample = torch.from_numpy(arrays["guard/windows"].astype(np.int64)).to(loaded.device)
     fixed = encode_tensors({**arrays, **_pack(networks)})

@@ -117,7 +117,10 @@ def _prompts_at(source: Source, element: Element) -> list[Probe]:
             return [Probe(**value)]  # type: ignore[arg-type]
         except BadInputError as error:
             raise BadInputError(f"{source.name}:{line}: {error}") from None
-    found = _recognise_at(source, element)
+    try:
+        found = _recognise_at(source, element)
+    except BadInputError as error:
+        raise BadInputError(f"{error}; of a prompt to preserve `prompt` alone is enough") from None
     if isinstance(found, Skip):
         return []
     return preserved_prompts_of(found)

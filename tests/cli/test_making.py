@@ -88,6 +88,7 @@ OPTIONS: dict[str, tuple[list[str], int, str]] = {
     "code of others, unread": (["--trust-remote-code"], 2, "--revision"),
     "no such model": (["--model", "./nowhere"], 2, "nowhere"),
     "letting go of everything": (["--set", "reconsolidation_decay=1"], 2, "reconsolidation_decay"),
+    "a gain that nothing has": (["--set", "reconsolidation_gain=2"], 2, "reconsolidation_gain"),
 }
 
 

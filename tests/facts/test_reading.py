@@ -298,6 +298,9 @@ def test_prompts_to_preserve(tmp_path: Path) -> None:
     blank = write(tmp_path / "blank.jsonl", b'{"prompt": " "}')
     with pytest.raises(BadInputError, match=r"blank\.jsonl:1: "):
         list(read_prompts([blank]))
+    wrong = write(tmp_path / "wrong.jsonl", b'{"promt": "Gold is"}')
+    with pytest.raises(BadInputError, match=r"wrong\.jsonl:1: .*'promt'.*of a prompt to preserve `prompt` alone"):
+        list(read_prompts([wrong]))
 
 
 FRAGMENTS = st.sampled_from(

@@ -114,3 +114,10 @@ def test_measure(guarded: Timeline, batch: Callable[..., list[Fact]], lenient: C
         extra = [msgspec.structs.replace(f, rephrases=(*f.rephrases, f"{f.subject} is ruled from")) for f in batch(0)]
         assert measure(bench, extra, "x").asked == 6
         assert torch.isfinite(torch.tensor([edited.perplexity, edited.locality])).all()
+
+
+def test_a_prompt_given_twice_is_preserved_once(start_store: Callable[..., Timeline], tmp_path: Path) -> None:
+    probes = [Probe(prompt=f"The river of Kenya {i} is", subject=f"none {i}") for i in range(4)]
+    with start_store(tmp_path / "twice", preserve=[*probes, *probes[:3]]) as timeline:
+        assert timeline.bench().preserved.probes == probes
+        assert timeline.status()["preserved"] == 4
