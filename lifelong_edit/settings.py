@@ -118,8 +118,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     conflict_policy: str = "supersede"
     """What a contradiction leads to: `supersede`, `reject`, `keep` or `quarantine`."""
     trusted_sources: tuple[str, ...] = ()
-    """Values of `source`, the most trusted first: a fact never replaces one from a more trusted source. All others come
-    after them."""
+    """Values of `source`, the most trusted first, with `*` for any text: a fact never replaces one from a more trusted
+    source. All others come after them."""
 
     def __post_init__(self) -> None:
         for name, value in msgspec.structs.asdict(self).items():

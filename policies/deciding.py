@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from lifelong_edit.errors import UsageError
@@ -32,11 +33,11 @@ def require_policy(policy: ConflictPolicy) -> None:
 def prevails(new: Fact, old: Fact, trusted: Sequence[str] = ()) -> tuple[bool, str | None]:
     """Whether the later arrival has the last word over an earlier one, and what says so: "source", "date" or None.
 
-    trusted: sources, the most trusted first; those that are not named come after them, all alike. A source decides
-    before a date, a date before the order of arrival, which decides (None) where neither tells the two apart.
+    trusted: sources, the most trusted first, with `*` for any text; those that are not named come after them, all
+    alike. A source decides before a date, a date before the order of arrival, which decides (None) where neither tells
+    the two apart.
     """
-    ranking = {normalise(name): rank for rank, name in reversed(list(enumerate(trusted)))}
-    new_rank, old_rank = (ranking.get(normalise(fact.source or ""), len(trusted)) for fact in (new, old))
+    new_rank, old_rank = _rank(new, trusted), _rank(old, trusted)
     if new_rank != old_rank:
         return new_rank < old_rank, "source"
     if new.date is not None and old.date is not None:
@@ -74,6 +75,13 @@ def decide(
             return "outranked", str(by)
         return policy, by if by is not None and policy == "supersede" else policy  # type: ignore[return-value]
     return policy, policy  # type: ignore[return-value]
+
+
+def _rank(fact: Fact, trusted: Sequence[str]) -> int:
+    """Where the fact's source stands among the trusted ones: 0 for the most trusted, their number for all others."""
+    source, names = normalise(fact.source or ""), [normalise(name) for name in trusted]
+    found = (rank for rank, name in enumerate(names) if source and (source == name or fnmatchcase(source, name)))
+    return next(found, len(names))
 
 
 def _decide_duplicate(new: Fact, old: Fact, trusted: Sequence[str]) -> tuple[Action, str]:

@@ -86,6 +86,14 @@ def test_sources_before_dates_before_arrival(
     assert prevails(variant(NEW, **new), variant(OLD, **old), TRUSTED) == expected
 
 
+def test_a_trusted_source_may_be_a_pattern() -> None:
+    trusted = ("Gazette [A] *", "gazette*")
+    ranks = {"Gazette [A] *": 0, "GAZETTE 2031/3": 1, "a gazette": 2, " ": 2}
+    for (one, rank), (other, than) in itertools.permutations(ranks.items(), 2):
+        expected = (True, None) if rank == than else (rank < than, "source")
+        assert prevails(variant(NEW, source=one), variant(OLD, source=other), trusted) == expected
+
+
 def test_an_older_fact_is_outranked_and_the_log_says_by_what() -> None:
     new, old = variant(NEW, date="2019", source="registry"), variant(OLD, date="2020", source="blog")
     held = {old.digest: old}
