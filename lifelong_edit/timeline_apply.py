@@ -75,7 +75,7 @@ class Solving:
         state = self._state
         if draft.kind in SOLVED:
             self._state = None  # all keys are new ones: read from the log
-        if draft.kind == "decide" and state is not None:
+        if draft.kind == "decide" and self._at == record.parent:
             self._at = record.step  # the same weights and facts, and so the same digest
         if draft.kind != "edit" or state is None:
             return

@@ -190,6 +190,19 @@ def test_what_follows_a_decision_is_as_if_it_had_not_been(
     assert len(careful.quarantined()) == 1
 
 
+def test_dismissing_after_a_rollback_goes_on_from_there(
+    careful: Timeline, fact: MakeFact, placed: Place, lenient: Gate
+) -> None:
+    plain = careful.apply([fact(6)], gate=lenient)
+    careful.rollback(1)
+    aside = careful.apply(placed([fact(0, "Vienna")]), gate=lenient)
+    careful.apply([fact(5)], gate=lenient)
+    careful.rollback(aside.step)
+    careful.dismiss([fact(0, "Vienna")])
+    again = careful.apply([fact(6)], again=True, gate=lenient)
+    assert (again.weights_digest, again.live_digest) == (plain.weights_digest, plain.live_digest)
+
+
 def test_what_is_turned_away_is_logged(timeline: Timeline, fact: MakeFact, placed: Place, lenient: Gate) -> None:
     dated = [
         msgspec.structs.replace(fact(0, target), date=date) for target, date in (("Paris", "2021"), ("Rome", "2020"))
