@@ -10,7 +10,15 @@ from typing import Any
 
 from lifelong_edit.errors import BadInputError, StepRefusedError
 from lifelong_edit.facts import Fact, Record
-from lifelong_edit.policies import BatchingPolicy, FixedSize, Never, ReconsolidationPolicy, Standing
+from lifelong_edit.policies import (
+    BatchingPolicy,
+    ConflictPolicy,
+    FixedSize,
+    Never,
+    ReconsolidationPolicy,
+    Standing,
+    require_policy,
+)
 from lifelong_edit.stores import StepRecord
 from lifelong_edit.timeline import Timeline
 
@@ -103,7 +111,9 @@ class Scheduler:
 
     reconsolidation: asked after each committed edit, and at the start of a run, since the last one may have been cut
     off before it could be asked; one that looks ahead, before each batch that leaves something to edit; by default
-    never due. say: told about each pass of a reconsolidation.
+    never due. conflicts: a policy's name or a callable that decides, instead of the store's setting. reviewed: the
+    records come back from review: those that are in quarantine are edited, the others are skipped. say: told about each
+    pass of a reconsolidation.
     """
 
     def __init__(
@@ -112,12 +122,18 @@ class Scheduler:
         *,
         batching: BatchingPolicy | None = None,
         reconsolidation: ReconsolidationPolicy | None = None,
+        conflicts: ConflictPolicy | None = None,
+        reviewed: bool = False,
         skip_bad: bool = False,
         say: Callable[[str], None] | None = None,
     ) -> None:
         self._timeline = timeline
         self._batching = batching or FixedSize(BATCH_SIZE)
         self._reconsolidation = reconsolidation or Never()
+        if conflicts is not None:
+            require_policy(conflicts)
+        self._reviewed: dict[str, Any] = {"reviewed": reviewed}
+        self._handling: dict[str, Any] = {"conflicts": conflicts, **self._reviewed}
         self._skip_bad, self._say = skip_bad, say
         self.summary = Summary()
 
@@ -136,7 +152,7 @@ class Scheduler:
         for number, batch in enumerate(self._batching.cut(records)):
             started = time.perf_counter()
             sound = self._check(batch, again)
-            if not dry_run and ahead and self._timeline.sieve(sound, again=again).facts:
+            if not dry_run and ahead and self._timeline.sieve(sound, again=again, **self._reviewed).facts:
                 yield from self._reconsolidate(reason, sound, again)
                 started = time.perf_counter()
             find = self._preview if dry_run else self._apply
@@ -172,7 +188,7 @@ class Scheduler:
 
     def _forecast(self, coming: Sequence[Record], again: bool) -> float:
         """Share of the live facts that will have been forgotten since the last attempt, with the coming batch."""
-        found = self._timeline.forecast(coming, again=again)
+        found = self._timeline.forecast(coming, again=again, **self._handling)
         return 0.0 if found is None else float(found["since"])
 
     def _retention(self) -> float:
@@ -187,9 +203,9 @@ class Scheduler:
         self, number: int, batch: Sequence[Record], again: bool, reason: str | None, started: float
     ) -> BatchEvent:
         timeline = self._timeline
-        left = timeline.sieve(batch, again=again)
+        left = timeline.sieve(batch, again=again, **self._reviewed)
         before = timeline.head
-        step = timeline.apply(batch, again=again, reason=reason)
+        step = timeline.apply(batch, again=again, reason=reason, **self._handling)
         if step.step == before:
             return _idle(number, batch, left.counts(), len(left.facts), started)
         return _event(number, batch, step, started)
@@ -197,10 +213,10 @@ class Scheduler:
     def _preview(
         self, number: int, batch: Sequence[Record], again: bool, reason: str | None, started: float
     ) -> BatchEvent:
-        left = self._timeline.sieve(batch, again=again)
+        left = self._timeline.sieve(batch, again=again, **self._reviewed)
         refused, report = None, None
         try:
-            report = self._timeline.preview(batch, again=again)
+            report = self._timeline.preview(batch, again=again, **self._handling)
         except StepRefusedError as error:
             refused = str(error)
         if report is None and refused is None:
@@ -223,7 +239,7 @@ class Scheduler:
 
         Looks only at what would be edited, so that passing over consumed batches does not need the model.
         """
-        left = {fact.digest for fact in self._timeline.sieve(batch, again=again).facts}
+        left = {fact.digest for fact in self._timeline.sieve(batch, again=again, **self._reviewed).facts}
         if not left:
             return batch
         from lifelong_edit.rows import require_rows

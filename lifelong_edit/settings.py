@@ -116,6 +116,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     conflict_cosine: float = 0.8
     """Centred keys of two prompts above this cosine are candidates for the same fact."""
     conflict_policy: str = "supersede"
+    """What a contradiction leads to: `supersede`, `reject`, `keep` or `quarantine`."""
+    trusted_sources: tuple[str, ...] = ()
+    """Values of `source`, the most trusted first, with `*` for any text: a fact never replaces one from a more trusted
+    source. All others come after them."""
 
     def __post_init__(self) -> None:
         for name, value in msgspec.structs.asdict(self).items():
@@ -167,6 +171,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise UsageError(f"setting eta is {self.eta}; it must be greater than zero")
         if self.ask not in ("joint", "published"):
             raise UsageError(f"setting ask is {self.ask!r}; it must be 'joint' or 'published'")
+        if self.conflict_policy not in ("supersede", "reject", "keep", "quarantine"):
+            raise UsageError(
+                f"setting conflict_policy is {self.conflict_policy!r}; it must be supersede, reject, keep or quarantine"
+            )
         if self.editor not in ("malmen", "gradient", "ultraedit"):
             raise UsageError(f"setting editor is {self.editor!r}; it must be malmen, gradient or ultraedit")
 

@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -18,13 +18,14 @@ import numpy.typing as npt
 
 from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.facts import Fact, Probe, Record
-from lifelong_edit.policies import identities
+from lifelong_edit.policies import ConflictPolicy, identities
 from lifelong_edit.settings import Settings
 from lifelong_edit.stores import EditLog, Place, StepRecord, decode_tensors, require_place
 from lifelong_edit.timeline_commit import Draft, write_step
 from lifelong_edit.timeline_config import Config
-from lifelong_edit.timeline_defaults import default_hypernetwork, default_preserved, default_text, solve_of
+from lifelong_edit.timeline_defaults import default_preserved, default_text, start_of
 from lifelong_edit.timeline_history import History, Sieved, sieve
+from lifelong_edit.timeline_review import Reviewing
 from lifelong_edit.timeline_states import Weights, weights_at
 from lifelong_edit.timeline_status import status_of
 from lifelong_edit.timeline_view import View
@@ -34,10 +35,9 @@ if TYPE_CHECKING:
 
 Gate = Callable[["Bench", "SolveState", "Proposal", Sequence[Fact]], Mapping[str, Any]]
 """Judges a proposal before it is committed: figures for the log, or StepRefusedError."""
-Which = Literal["live", "superseded", "retracted", "all"]
 
 
-class Timeline:
+class Timeline(Reviewing):
     """An open store with the state at its head. Use as a context manager, or `close` it."""
 
     def __init__(self, log: EditLog, *, device: str | None = None, model: str | None = None) -> None:
@@ -78,14 +78,7 @@ class Timeline:
         """
         folder = Path(path)
         require_place(folder)
-        if hypernetwork is None and (settings is None or settings.editor == "malmen"):
-            hypernetwork = default_hypernetwork(model)
-        network = None if hypernetwork is None else Path(hypernetwork)
-        if settings is None:
-            editor = "gradient" if network is None else "malmen"
-            settings = Settings(editor=editor, **solve_of(network))
-        elif settings.editor == "malmen" and network is not None and not settings.modules:
-            settings = settings.replace(modules=solve_of(network)["modules"])
+        settings, network = start_of(model, settings, hypernetwork)
         preserve = default_preserved(model) if preserve is None else preserve
         text = default_text() if text is None else text
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -169,22 +162,6 @@ class Timeline:
         """One step. Raises UsageError where there is none of that number."""
         return self.history().record(step)
 
-    def facts(self, state: Which = "live", *, at: int | None = None) -> list[Fact]:
-        """Facts at the head, or as of the step `at`.
-
-        state: those in force, those that others took the place of, those that were taken back, or all.
-        """
-        fold = self.history().fold(self.head if at is None else at)
-        chosen = {
-            "live": list(fold.live),
-            "superseded": sorted(fold.ever - fold.live.keys() - fold.retracted),
-            "retracted": sorted(fold.retracted),
-            "all": [*fold.live, *sorted(fold.ever - fold.live.keys())],
-        }
-        if state not in chosen:
-            raise UsageError(f"facts can be {', '.join(chosen)}; found {state!r}")
-        return list(self.facts_by_digest(chosen[state]).values())
-
     def facts_by_digest(self, digests: Sequence[str]) -> dict[str, Fact]:
         """Facts of the store by digest, whatever became of them."""
         encoded = self._log.facts(digests)
@@ -231,31 +208,37 @@ class Timeline:
         """The arrays fixed at `init`, by name."""
         return decode_tensors(self._log.blob(str(self.show(0).fixed)), "what init fixed")
 
-    def sieve(self, batch: Sequence[Fact] | Sequence[Record], *, again: bool = False) -> Sieved:
+    def sieve(self, batch: Sequence[Fact] | Sequence[Record], *, again: bool = False, reviewed: bool = False) -> Sieved:
         """What `apply` would leave of a batch before looking for conflicts, and what it would skip and why."""
-        return sieve(batch, self.history(), self.head, again=again)
+        trusted = self.settings.trusted_sources
+        return sieve(batch, self.history(), self.head, again=again, reviewed=reviewed, trusted=trusted)
 
     def apply(
         self,
         facts: Sequence[Fact] | Sequence[Record],
         *,
         again: bool = False,
+        conflicts: ConflictPolicy | None = None,
+        reviewed: bool = False,
         reason: str | None = None,
         gate: Gate | None = None,
     ) -> StepRecord:
         """Edit a batch into the model and commit it as one step.
 
-        again: also what is known only from steps that were rolled back. gate: judge of the proposal, by default
-        `lifelong_edit.gate.check`. Where nothing of the batch is left to do, no step is made and the head's record
-        is returned. Raises StepRefusedError where the gate refuses; model and store stand where they stood.
+        again: also what is known only from steps that were rolled back. conflicts: a policy's name or a callable that
+        decides (`policies.deciding`), instead of the setting. reviewed: only what is in quarantine, and it supersedes
+        unless `conflicts` says otherwise. gate: judge of the proposal, by default `lifelong_edit.gate.check`. A batch
+        of which all is turned away is a step of the kind `decide`; where nothing of it is left to do or to note, no
+        step is made and the head's record is returned. Raises StepRefusedError where the gate refuses, UsageError for
+        a policy or an answer that is none; model and store stand where they stood.
         """
         self._refuse_read_only()
         started = time.perf_counter()
-        sieved = self.sieve(facts, again=again)
-        if not sieved.facts:
+        sieved = self.sieve(facts, again=again, reviewed=reviewed)
+        if not sieved.left:
             return self._nothing(sieved)
         solving = self._solve()
-        draft = solving.propose(sieved, self._take_pending(), gate)
+        draft = solving.propose(sieved, self._take_pending(), gate, conflicts)
         if draft is None:
             return self._nothing(sieved)
         draft.reason = reason
@@ -263,31 +246,44 @@ class Timeline:
         return self._commit(draft)
 
     def preview(
-        self, facts: Sequence[Fact] | Sequence[Record], *, again: bool = False, gate: Gate | None = None
+        self,
+        facts: Sequence[Fact] | Sequence[Record],
+        *,
+        again: bool = False,
+        conflicts: ConflictPolicy | None = None,
+        reviewed: bool = False,
+        gate: Gate | None = None,
     ) -> dict[str, Any] | None:
         """The report of the step that `apply` would make, without making it; None where nothing is left to do.
 
         Arguments and errors as of `apply`, but a store that is open read-only will do.
         """
-        sieved = self.sieve(facts, again=again)
-        draft = self._solve().propose(sieved, (), gate) if sieved.facts else None
+        sieved = self.sieve(facts, again=again, reviewed=reviewed)
+        draft = self._solve().propose(sieved, (), gate, conflicts) if sieved.left else None
         if draft is None:
             return None
         draft.report["forecast"] = self._solve().forecast_of(draft)
         found: dict[str, Any] = draft.report
         return found
 
-    def forecast(self, facts: Sequence[Fact] | Sequence[Record], *, again: bool = False) -> dict[str, Any] | None:
+    def forecast(
+        self,
+        facts: Sequence[Fact] | Sequence[Record],
+        *,
+        again: bool = False,
+        conflicts: ConflictPolicy | None = None,
+        reviewed: bool = False,
+    ) -> dict[str, Any] | None:
         """What a batch would make forgotten, told by its keys before any solve; None where nothing is left to do.
 
         `live`: facts that it leaves in force; `forgotten`: how many of them are expected to be forgotten; `share`: the
         same as a share; `since`: the share together with what was forecast of the edits since the last try to
-        reconsolidate. A function of the head's state and the batch.
+        reconsolidate. A function of the head's state and the batch. Arguments as of `apply`.
         """
-        sieved = self.sieve(facts, again=again)
+        sieved = self.sieve(facts, again=again, reviewed=reviewed)
         if not sieved.facts:
             return None
-        found: dict[str, Any] = self._solve().forecast(sieved.facts)
+        found: dict[str, Any] = self._solve().forecast(sieved, conflicts)
         total = self.history().forgotten(self.head) + found["forgotten"]
         return found | {"since": total / found["live"] if found["live"] else 0.0}
 

@@ -14,7 +14,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.forecast import key_features, outlook
 from lifelong_edit.forecast_measuring import forecast_by_keys, live_conflict_keys, proposed_changes
 from lifelong_edit.guard import as_report, measure, objections
-from lifelong_edit.policies import Decision, find_conflicts
+from lifelong_edit.policies import ConflictPolicy, Decision, find_conflicts
 from lifelong_edit.reconsolidation import reconsolidate
 from lifelong_edit.retraction import compared
 from lifelong_edit.staleness import staleness
@@ -75,6 +75,8 @@ class Solving:
         state = self._state
         if draft.kind in SOLVED:
             self._state = None  # all keys are new ones: read from the log
+        if draft.kind == "decide" and self._at == record.parent:
+            self._at = record.step  # the same weights and facts, and so the same digest
         if draft.kind != "edit" or state is None:
             return
         state.follow(draft.facts, draft.keys, draft.editor_state, draft.superseded)
@@ -85,16 +87,33 @@ class Solving:
 
     # -- a batch
 
-    def propose(self, sieved: Sieved, pending: Sequence[Place], gate: Gate | None) -> Draft | None:
-        """The step that a batch asks for, past the gate; None where conflicts leave nothing of it.
+    def propose(
+        self, sieved: Sieved, pending: Sequence[Place], gate: Gate | None, policy: ConflictPolicy | None = None
+    ) -> Draft | None:
+        """The step that a batch asks for, past the gate; None where conflicts leave nothing of it to do or to note.
 
         Takes what conflicts drop out of `sieved`. Raises StepRefusedError; the model is put back then.
         """
         state = self.state()
-        decision, keys = self._conflicts(state, sieved.facts)
+        decision, keys = self._conflicts(state, sieved, policy)
+        aside = [fact for fact in sieved.facts if fact.digest in decision.drop]
+        sieved.drop(decision.quarantine, "quarantined")
         sieved.drop(decision.drop, "conflict")
+        told: dict[str, Any] = {
+            "conflicts": [msgspec.to_builtins(conflict) for conflict in decision.conflicts],
+            "skipped": sieved.counts(),
+        }
+        told |= {"reviewed": sieved.reviewed} if sieved.reviewed else {}
+        noted: dict[str, Any] = {
+            "parent": self._at,
+            "aside": aside,
+            "skips": tuple(sieved.skips),
+            "places": (*pending, *sieved.places),
+            "device": str(self._bench.loaded.device),
+        }
         if not sieved.facts:
-            return None
+            worth = bool(decision.turned_away or sieved.reviewed)
+            return Draft(kind="decide", weights=self._weights, report=told, **noted) if worth else None
         try:
             proposal = edit_batch(self._bench, state, sieved.facts, retire=decision.retire)
             figures = _default_gate(gate)(self._bench, state, proposal, sieved.facts)
@@ -105,33 +124,29 @@ class Solving:
             raise
         return Draft(
             kind="edit",
-            parent=self._at,
             weights=weights,
             facts=tuple(sieved.facts),
             superseded=decision.retire,
-            skips=tuple(sieved.skips),
-            places=(*pending, *sieved.places),
             shift=proposal.shift,
             keys=proposal.keys,
             editor_state=proposal.editor_state,
             report={
                 "gate": dict(figures),
-                "conflicts": [msgspec.to_builtins(conflict) for conflict in decision.conflicts],
-                "skipped": sieved.counts(),
+                **told,
                 "forecast": self._outlook(state, decision, keys),
                 "editor": proposal.report,
             },
-            device=str(self._bench.loaded.device),
+            **noted,
         )
 
     # -- what a batch will make forgotten
 
-    def forecast(self, facts: Sequence[Fact]) -> dict[str, Any]:
+    def forecast(self, sieved: Sieved, policy: ConflictPolicy | None = None) -> dict[str, Any]:
         """What editing a batch will do to the live facts that it leaves in force, by keys alone: see `outlook`.
 
         A function of the head's state and the batch; the same figures as in the report of the step, were it made.
         """
-        return self._outlook(self.state(), *self._conflicts(self.state(), facts))
+        return self._outlook(self.state(), *self._conflicts(self.state(), sieved, policy))
 
     def forecast_of(self, draft: Draft) -> dict[str, Any]:
         """The same from the change that a step proposes, with the facts most at risk; before it is committed."""
@@ -232,9 +247,16 @@ class Solving:
             device=str(bench.loaded.device),
         )
 
-    def _conflicts(self, state: SolveState, facts: Sequence[Fact]) -> tuple[Decision, dict[str, Any]]:
-        """What is decided of a batch, and the conflict key of each of its facts, (d_in,)."""
-        settings = self._config.settings
+    def _conflicts(
+        self, state: SolveState, sieved: Sieved, policy: ConflictPolicy | None
+    ) -> tuple[Decision, dict[str, Any]]:
+        """What is decided of a batch, and the conflict key of each of its facts, (d_in,).
+
+        policy: by default the setting, and `supersede` for what comes back from review.
+        """
+        settings, facts = self._config.settings, sieved.facts
+        if not facts:
+            return find_conflicts((), state.live), {}
         index = self.index()
         keys = conflict_keys(self._bench, [fact.prompt for fact in facts])
         decision = find_conflicts(
@@ -242,7 +264,8 @@ class Solving:
             state.live,
             candidates=index.search(keys, NEIGHBOURS),
             cosine=settings.conflict_cosine,
-            policy=settings.conflict_policy,
+            policy=policy or ("supersede" if sieved.reviewed else settings.conflict_policy),
+            trusted=settings.trusted_sources,
         )
         return decision, {fact.digest: key for fact, key in zip(facts, keys, strict=True)}
 

@@ -35,8 +35,9 @@ class Draft:
     """A step before it is committed. `weights`: ΔW of the state that it leads to, (d_in, d_out) float32 each.
 
     target: of a rollback, the step whose state it goes back to, of a refusal the one whose state stays; its digests
-    are taken over. key_parts: traces keys anew at each call, a few facts at a time, instead of `keys`; they are written
-    as they come, so that they need not be held together.
+    are taken over. aside: facts that the log speaks of and that are not taught. key_parts: traces keys anew at each
+    call, a few facts at a time, instead of `keys`; they are written as they come, so that they need not be held
+    together.
     """
 
     kind: StepKind
@@ -44,6 +45,7 @@ class Draft:
     weights: Weights
     target: StepRecord | None = None
     facts: Sequence[Fact] = ()
+    aside: Sequence[Fact] = ()
     superseded: Sequence[str] = ()
     skips: Sequence[Skip] = ()
     places: Sequence[Place] = ()
@@ -87,7 +89,7 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         report=draft.report,
         provenance=_provenance(config, draft),
     )
-    facts = {fact.digest: msgspec.json.encode(fact) for fact in draft.facts}
+    facts = {fact.digest: msgspec.json.encode(fact) for fact in (*draft.facts, *draft.aside)}
     made = draft.key_parts
     traced = None if made is None else lambda: map(encode_keys, made())
     log.append(record, facts=facts, blobs={**blobs, weights: stored}, weights=weights, keys=traced)

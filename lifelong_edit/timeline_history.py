@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact, Record
-from lifelong_edit.policies import identities, normalise
+from lifelong_edit.policies import identities, normalise, prevails
 from lifelong_edit.stores import Place, StepRecord, digest_bytes
 
 STILL = ("rollback", "refused")
 """Kinds of steps that make no state of their own: they stand at their parent's."""
 SOLVED = ("reconsolidate", "retract")
 """Kinds of steps that solve again for all live facts together."""
-SkipReason = Literal["consumed", "live", "repeated", "contradicted", "rolled-back", "conflict"]
+SkipReason = Literal[
+    "consumed", "live", "repeated", "contradicted", "rolled-back", "conflict", "quarantined", "not-quarantined"
+]
 
 
 def live_digest(live: Iterable[str]) -> str:
@@ -36,10 +39,12 @@ class Fold:
     """Every place that was consumed."""
     retracted: set[str] = field(default_factory=set)
     """Facts that were taken back and have not come again since."""
+    quarantined: dict[str, int] = field(default_factory=dict)
+    """Facts that were put aside and neither reviewed nor dismissed since, with the step that put them aside."""
 
     def copy(self) -> Fold:
         """One that can go on without changing this one."""
-        return Fold(dict(self.live), set(self.ever), set(self.places), set(self.retracted))
+        return Fold(dict(self.live), set(self.ever), set(self.places), set(self.retracted), dict(self.quarantined))
 
     def take(self, record: StepRecord) -> None:
         """Go on by one step."""
@@ -50,6 +55,10 @@ class Fold:
         self.retracted.difference_update(record.added)
         self.ever.update(record.added)
         self.places.update((place.file_digest, place.number) for place in record.places)
+        for digest in (*record.report.get("reviewed", ()), *record.added):
+            self.quarantined.pop(digest, None)
+        aside = [c["new"] for c in record.report.get("conflicts", ()) if c["action"] == "quarantine"]
+        self.quarantined.update(dict.fromkeys(aside, record.step))
 
 
 class History:
@@ -229,6 +238,13 @@ class Sieved:
     facts: list[Fact]
     skips: list[Skip]
     places: list[Place]
+    reviewed: list[str] = field(default_factory=list)
+    """What leaves quarantine with this batch, whatever becomes of it."""
+
+    @property
+    def left(self) -> bool:
+        """Whether there is anything to do or to note."""
+        return bool(self.facts or self.reviewed)
 
     def drop(self, digests: frozenset[str], reason: SkipReason) -> None:
         """Skip further facts, in the order of the batch."""
@@ -243,52 +259,78 @@ class Sieved:
         return counts
 
 
-def sieve(batch: Sequence[Fact] | Sequence[Record], history: History, step: int, *, again: bool = False) -> Sieved:
+def sieve(
+    batch: Sequence[Fact] | Sequence[Record],
+    history: History,
+    step: int,
+    *,
+    again: bool = False,
+    reviewed: bool = False,
+    trusted: Sequence[str] = (),
+) -> Sieved:
     """Take out of a batch what the state at `step` has no use for.
 
-    Skipped are records consumed at the same place, facts equal to a live one, repetitions within the batch, and
-    records known only from steps that were rolled back unless `again`. A fact that was superseded is news when it
-    comes from a new place; a bare fact has no place and counts as new each time.
+    Skipped are records consumed at the same place, facts equal to a live one or in quarantine, repetitions within the
+    batch, and records known only from steps that were rolled back unless `again`. A fact that was superseded is news
+    when it comes from a new place; a bare fact has no place and counts as new each time. reviewed: the batch comes
+    back from review, and what is not in quarantine (any more) is skipped, wherever it stands. trusted: see `prevails`.
     """
     fold, result, kept = history.fold(step), Sieved([], [], []), set[str]()
     for item in batch:
         fact = item.fact if isinstance(item, Record) else item
         place = (item.file_digest, item.number) if isinstance(item, Record) else None
-        reason = _reason(fact.digest, place, fold, history, kept, again)
-        if place is not None and reason not in ("consumed", "rolled-back"):
-            result.places.append(Place(*place, fact.digest))
+        entry = (item.entry if isinstance(item, Record) else item.digest) if reviewed else None
+        reason = _reason(fact.digest, place, entry, fold, history, kept, again)
+        if reason not in ("consumed", "rolled-back", "not-quarantined"):
+            result.places += [] if place is None else [Place(*place, fact.digest)]
+            result.reviewed += [] if entry is None else [entry]
         if reason is not None:
             result.skips.append(Skip(fact.digest, reason))
         else:
             kept.add(fact.digest)
             result.facts.append(fact)
-    result.drop(_contradicted(result.facts), "contradicted")
+    result.drop(_contradicted(result.facts, trusted), "contradicted")
     return result
 
 
 def _reason(
-    digest: str, place: tuple[str, int] | None, fold: Fold, history: History, kept: set[str], again: bool
+    digest: str,
+    place: tuple[str, int] | None,
+    entry: str | None,
+    fold: Fold,
+    history: History,
+    kept: set[str],
+    again: bool,
 ) -> SkipReason | None:
-    if place is not None and place in fold.places:
+    """entry: of a record that comes back from review, the digest under which it is in quarantine."""
+    if entry is not None and entry not in fold.quarantined:
+        return "not-quarantined"
+    consumed = place is not None and place in fold.places
+    if consumed and entry is None:
         return "consumed"
     if digest in fold.live:
         return "live"
     if digest in kept:
         return "repeated"
-    elsewhere = place is not None and history.seen_at(place)
+    if entry is None and digest in fold.quarantined:
+        return "quarantined"
+    elsewhere = place is not None and not consumed and history.seen_at(place)
     if not again and (elsewhere or (history.added(digest) and digest not in fold.ever)):
         return "rolled-back"
     return None
 
 
-def _contradicted(facts: Sequence[Fact]) -> frozenset[str]:
-    """The facts that a later one of the same batch contradicts: one solve cannot ask for two answers at once."""
-    latest: dict[tuple[str, ...], Fact] = {}
+def _contradicted(facts: Sequence[Fact], trusted: Sequence[str]) -> frozenset[str]:
+    """The facts that lose against another one of the same batch: one solve cannot ask for two answers at once."""
+    held: dict[tuple[str, ...], list[Fact]] = defaultdict(list)
     lost: set[str] = set()
     for fact in facts:
-        for name in identities(fact):
-            earlier = latest.get(name)
-            if earlier is not None and normalise(earlier.target) != normalise(fact.target):
-                lost.add(earlier.digest)
-            latest[name] = fact
+        names, target = identities(fact), normalise(fact.target)
+        rivals = [f for name in names for f in held[name] if f.digest not in lost and normalise(f.target) != target]
+        if not all(prevails(fact, rival, trusted)[0] for rival in rivals):
+            lost.add(fact.digest)
+            continue
+        lost.update(rival.digest for rival in rivals)
+        for name in names:
+            held[name].append(fact)
     return frozenset(lost)

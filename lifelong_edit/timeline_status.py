@@ -22,6 +22,7 @@ def status_of(path: Path, history: History, config: Config, size: int) -> dict[s
         "live_facts": len(fold.live),
         "superseded": len(fold.ever) - len(fold.live) - len(fold.retracted),
         "retracted": len(fold.retracted),
+        "quarantined": len(fold.quarantined),
         **history.forecast(history.head),
         "weights_digest": record.weights_digest,
         "live_digest": record.live_digest,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lifelong_edit.policies.batching import BatchingPolicy, FixedSize
-from lifelong_edit.policies.conflicts import POLICIES, Candidates, Conflict, Decision, find_conflicts
+from lifelong_edit.policies.conflicts import Candidates, Conflict, Decision, find_conflicts
+from lifelong_edit.policies.deciding import ANSWERS, POLICIES, ConflictPolicy, prevails, require_policy
 from lifelong_edit.policies.identity import identities, normalise
 from lifelong_edit.policies.keep import EveryN, KeepPolicy
 from lifelong_edit.policies.reconsolidate import (
@@ -18,10 +19,12 @@ from lifelong_edit.policies.reconsolidate import (
 )
 
 __all__ = [
+    "ANSWERS",
     "POLICIES",
     "BatchingPolicy",
     "Candidates",
     "Conflict",
+    "ConflictPolicy",
     "Decision",
     "EveryN",
     "EveryNSteps",
@@ -36,5 +39,7 @@ __all__ = [
     "find_conflicts",
     "identities",
     "normalise",
+    "prevails",
     "reconsolidation_policy",
+    "require_policy",
 ]

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 
-from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
+from lifelong_edit.policies.deciding import Action, ConflictKind, ConflictPolicy, decide, require_policy
 from lifelong_edit.policies.identity import Identity, identities, normalise
-
-ConflictKind = Literal["duplicate", "paraphrase", "contradiction", "unrelated"]
-Action = Literal["supersede", "skip", "reject", "keep"]
-PolicyName = Literal["supersede", "reject", "keep"]
-POLICIES: tuple[PolicyName, ...] = ("supersede", "reject", "keep")
 
 Candidates = Sequence[tuple[str, float]]
 """(digest of a live fact, cosine of its conflict key and the new fact's), of one new fact."""
@@ -36,7 +30,10 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """That both ask for the same fact: 1 where subject and relation or the prompt are equal, else from the cosine."""
     action: Action
     """`supersede`: the old one is replaced; `skip`: the new one brings nothing; `reject`: the new one is refused;
-    `keep`: both are in force."""
+    `keep`: both are in force; `quarantine`: the new one is put aside until somebody has looked at it; `outranked`: the
+    old one is newer by its date, or comes from a more trusted source."""
+    by: str = "kind"
+    """What decided: "kind", "source", "date", the policy's name, or "callable NAME"."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,13 @@ class Decision:
     """Digests of the live facts that leave before the batch is solved, each once, in the order found."""
     drop: frozenset[str]
     """Digests of the new facts that are not edited."""
+    quarantine: frozenset[str] = frozenset()
+    """Those of them that are put aside for review."""
+
+    @property
+    def turned_away(self) -> frozenset[str]:
+        """Those of them that had something to say: dropped for other reasons than that they bring nothing."""
+        return frozenset(c.new for c in self.conflicts if c.action in ("reject", "quarantine", "outranked"))
 
 
 class LiveIdentities:
@@ -76,25 +80,28 @@ def find_conflicts(
     *,
     candidates: Sequence[Candidates] = (),
     cosine: float = 0.9,
-    policy: str = "supersede",
+    policy: ConflictPolicy = "supersede",
+    trusted: Sequence[str] = (),
 ) -> Decision:
     """Compare each new fact with the live ones, exactly by identity and then by its key's neighbours.
 
     facts: the new ones, none equal in content to a live one. live: by digest. candidates: one list per fact, from
     the key index; those below `cosine` do not count, nor do facts about another subject: keys of one relation lie near
     each other, and to take away a fact that nobody contradicted is worse than to keep one too many. policy: what a
-    contradiction leads to. Raises `UsageError` for an unknown policy.
+    contradiction leads to, or a callable that decides. trusted: sources, the most trusted first. Raises `UsageError`
+    for an unknown policy, and for an answer of a callable that is none.
     """
-    if policy not in POLICIES:
-        raise UsageError(f"found the conflict policy {policy!r}, expected one of {', '.join(POLICIES)}")
+    require_policy(policy)
     known = LiveIdentities(live)
     conflicts: list[Conflict] = []
     for number, fact in enumerate(facts):
         same = known.same(fact)
-        conflicts += [_decide(fact, live[digest], digest, 1.0, policy) for digest in same if digest != fact.digest]
+        conflicts += [
+            _decide(fact, live[digest], digest, 1.0, policy, trusted) for digest in same if digest != fact.digest
+        ]
         near = candidates[number] if candidates else ()
         conflicts += [
-            _decide(fact, live[digest], digest, _probability(found, cosine), policy)
+            _decide(fact, live[digest], digest, _probability(found, cosine), policy, trusted)
             for digest, found in near
             if found >= cosine and digest in live and digest not in same and _same_subject(fact, live[digest])
         ]
@@ -102,25 +109,25 @@ def find_conflicts(
 
 
 def _gather(conflicts: Sequence[Conflict]) -> Decision:
-    drop = frozenset(c.new for c in conflicts if c.action in ("skip", "reject"))
-    # A fact that is dropped on account of one live fact replaces no other.
+    refused = {c.new for c in conflicts if c.action in ("skip", "reject", "outranked")}
+    aside = {c.new for c in conflicts if c.action == "quarantine"} - refused
+    # A fact that is dropped on account of one live fact replaces no other, and is not put aside if it is refused.
     kept = tuple(
-        msgspec.structs.replace(c, action="keep") if c.action == "supersede" and c.new in drop else c for c in conflicts
+        msgspec.structs.replace(c, action="keep")
+        if (c.action == "supersede" and c.new in refused | aside) or (c.action == "quarantine" and c.new in refused)
+        else c
+        for c in conflicts
     )
     retire = dict.fromkeys(c.old for c in kept if c.action == "supersede")
-    return Decision(kept, tuple(retire), drop)
+    return Decision(kept, tuple(retire), frozenset(refused | aside), frozenset(aside))
 
 
-def _decide(new: Fact, old: Fact, digest: str, probability: float, policy: str) -> Conflict:
+def _decide(
+    new: Fact, old: Fact, digest: str, probability: float, policy: ConflictPolicy, trusted: Sequence[str]
+) -> Conflict:
     kind = _kind(new, old, exact=probability == 1.0)
-    action: Action = "keep"
-    if kind == "duplicate":
-        # A duplicate is worth an edit only if it brings phrasings that were not taught yet.
-        brings = {new.prompt, *new.rephrases} - {old.prompt, *old.rephrases}
-        action = "supersede" if brings else "skip"
-    elif kind == "contradiction":
-        action = policy  # type: ignore[assignment]
-    return Conflict(kind=kind, new=new.digest, old=digest, probability=probability, action=action)
+    action, by = decide(new, old, kind, probability, policy, trusted)
+    return Conflict(kind=kind, new=new.digest, old=digest, probability=probability, action=action, by=by)
 
 
 def _kind(new: Fact, old: Fact, *, exact: bool) -> ConflictKind:

@@ -10,7 +10,7 @@ import numpy as np
 SCHEMA_VERSION = 1
 """Written into every store; a store with a larger number is refused, naming both."""
 
-StepKind = Literal["init", "edit", "rollback", "reconsolidate", "refused", "retract"]
+StepKind = Literal["init", "edit", "rollback", "reconsolidate", "refused", "retract", "decide"]
 
 
 class StoreMarker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

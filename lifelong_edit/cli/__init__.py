@@ -12,6 +12,7 @@ from lifelong_edit.cli.learning import train
 from lifelong_edit.cli.looking import facts, log, show, status
 from lifelong_edit.cli.reconsolidating import reconsolidate
 from lifelong_edit.cli.retracting import retract
+from lifelong_edit.cli.reviewing import conflicts, dismiss
 from lifelong_edit.cli.setup import init
 from lifelong_edit.cli.shell import completion
 
@@ -40,8 +41,8 @@ def cli(debug: bool) -> None:
 
 
 for _command in (
-    *(init, train, stream, retract, reconsolidate, rollback),
-    *(status, log, show, facts, ask, evaluate, export, completion),
+    *(init, train, stream, dismiss, retract, reconsolidate, rollback),
+    *(status, log, show, facts, conflicts, ask, evaluate, export, completion),
 ):
     cli.add_command(_command)
 

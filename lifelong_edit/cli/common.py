@@ -200,7 +200,7 @@ def parse_settings(kind: type[T], option: str, pairs: Sequence[str], **named: ob
         name, equals, text = pair.partition("=")
         if not equals or name not in field_names(kind):
             raise UsageError(f"found {option} {pair!r}, expected NAME=VALUE with one of {', '.join(field_names(kind))}")
-        given[name] = split_names(text) if name in ("modules", "only") else _value(text)
+        given[name] = split_names(text) if name in ("modules", "only", "trusted_sources") else _value(text)
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:

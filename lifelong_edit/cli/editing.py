@@ -28,6 +28,7 @@ from lifelong_edit.cli.common import (
 )
 from lifelong_edit.cli.looking import describe_step, guarded
 from lifelong_edit.cli.reconsolidating import tell_refusal
+from lifelong_edit.cli.reviewing import handling, handling_options
 from lifelong_edit.cli.setup import BUNDLED, make_store, making_options, require_same_store
 from lifelong_edit.errors import UsageError
 
@@ -69,6 +70,7 @@ _COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
     "live facts would be forgotten since the last time: the sum of what is forecast of each batch by its keys, before "
     "it is solved).",
 )
+@handling_options
 @click.option("--again", is_flag=True, help="Also facts that are known only from steps that were rolled back.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad records out, count and report them, instead of stopping.")
 @click.option(
@@ -124,7 +126,7 @@ def stream(
     from lifelong_edit.policies import FixedSize, reconsolidation_policy
     from lifelong_edit.scheduler import BatchEvent, Scheduler, Summary
 
-    due = reconsolidation_policy(policy)
+    due, how = reconsolidation_policy(policy), handling(options)
     total = _survey(files, skip_bad)
     read = ReadReport()
     found = read_facts(files, skip_bad=skip_bad, report=read)
@@ -133,7 +135,8 @@ def stream(
         _report((), _summarise(Summary(), read), files, None, as_json=as_json, dry_run=dry_run)
         return
     with _store_for(store, device, options, dry_run) as timeline:
-        scheduler = Scheduler(timeline, batching=FixedSize(batch_size), reconsolidation=due, skip_bad=skip_bad, say=say)
+        batching = FixedSize(batch_size)
+        scheduler = Scheduler(timeline, batching=batching, reconsolidation=due, skip_bad=skip_bad, say=say, **how)
         events = scheduler.run(records, again=again, dry_run=dry_run, reason=reason)
         shown = list(_show_events(events, total, as_json=as_json))
         batches = [event for event in shown if isinstance(event, BatchEvent)]
@@ -358,6 +361,8 @@ def _tell(summary: Mapping[str, Any], head: int | None, dry_run: bool) -> None:
     )
     if summary["skipped"].get("rolled-back"):
         say("records known only from steps that were rolled back were skipped; --again applies them")
+    if summary["skipped"].get("quarantined"):
+        say("records in quarantine wait for review: `lifelong-edit conflicts --out FILE` writes them to a file")
 
 
 @click.command()

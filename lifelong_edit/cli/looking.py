@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from lifelong_edit.cli.common import (
     print_table,
     store_option,
 )
+
+if TYPE_CHECKING:
+    from lifelong_edit.timeline_review import Which
 
 
 @click.command()
@@ -60,7 +63,8 @@ def print_status(found: Mapping[str, Any]) -> None:
     from lifelong_edit.settings import Settings
 
     default = Settings()
-    changed = [f"{n}={v}" for n, v in found["settings"].items() if n != "modules" and v != getattr(default, n)]
+    given = [(n, tuple(v) if isinstance(v, list) else v) for n, v in found["settings"].items() if n != "modules"]
+    changed = [f"{n}={','.join(v) if isinstance(v, tuple) else v}" for n, v in given if v != getattr(default, n)]
     told = {**found, "modules": ", ".join(found["modules"]), "settings": " ".join(changed) or "defaults"}
     told["bytes"] = f"{found['bytes']} ({found['bytes'] / 2**20:.1f} MiB)"
     print_pairs([(name, value) for name, value in told.items() if not isinstance(value, dict | list)])
@@ -145,17 +149,16 @@ def _became(record: Any, digest: str, untaken: set[str]) -> str:
 @at_option
 @click.option(
     "--state",
-    type=click.Choice(["live", "superseded", "retracted", "all"]),
+    type=click.Choice(["live", "superseded", "retracted", "quarantined", "all"]),
     default="live",
     show_default=True,
-    help="Facts in force, those that others took the place of, those that were taken back, or all.",
+    help="Facts in force, those that others took the place of, those that were taken back, those in quarantine, or all "
+    "that ever were in force.",
 )
 @click.option(
     "--subject", default="", metavar="TEXT", help="Only facts whose subject holds this text (case does not matter)."
 )
-def facts(
-    store: Path, as_json: bool, at: int | None, state: Literal["live", "superseded", "retracted", "all"], subject: str
-) -> None:
+def facts(store: Path, as_json: bool, at: int | None, state: Which, subject: str) -> None:
     """The facts in force (or not), at the head or as of a step.
 
     With --json each is its native record, with its digest.

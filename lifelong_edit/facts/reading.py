@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts.decoding import Element, Value
 from lifelong_edit.facts.record import Fact, Probe, Record
-from lifelong_edit.facts.shapes import Skip, recognise
+from lifelong_edit.facts.shapes import Skip, entry_of, recognise
 from lifelong_edit.facts.sources import Source, expand, open_source, open_text
 
 _KEPT_REASONS = 1000
@@ -74,7 +74,7 @@ def read_facts(sources: Sequence[str], *, skip_bad: bool = False, report: ReadRe
                     report.skips[found] += 1
                     continue
                 report.read += 1
-                yield Record(found, source.name, element[0], source.digest, number)
+                yield Record(found, source.name, element[0], source.digest, number, entry_of(element[1]))
 
 
 def read_prompts(sources: Sequence[str]) -> Iterator[Probe]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 from functools import cached_property
 
 import msgspec
 
 from lifelong_edit.errors import BadInputError
+from lifelong_edit.facts.dates import span_of
 
 
 class Probe(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -45,7 +45,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     counterfact_rephrase: str | None = None
     """CounterFact's own rephrase, which wraps the prompt into a sentence; never a row."""
     date: str | None = None
-    """When the fact came into force, ISO 8601."""
+    """When the fact came into force, ISO 8601; a year, or a year and a month, will do (`facts.dates`)."""
     source: str | None = None
     author: str | None = None
 
@@ -55,7 +55,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
         for rephrase in self.rephrases:
             _refuse_blank("fact with a blank text in its `rephrases`", rephrase)
         if self.date is not None:
-            _refuse_undated(self.date)
+            span_of(self.date)
 
     @cached_property
     def digest(self) -> str:
@@ -75,15 +75,15 @@ class Record(msgspec.Struct, frozen=True):
     """32 hex digits: BLAKE2b of all the bytes that the record was read from."""
     number: int
     """0-based number of the record in its file, bad records included."""
+    quarantined: str | None = None
+    """Of a record that was put aside, and comes from a file written for review: the digest of the fact put aside."""
+
+    @property
+    def entry(self) -> str:
+        """The digest under which a reviewed record is in quarantine: it may have been corrected since."""
+        return self.quarantined or self.fact.digest
 
 
 def _refuse_blank(what: str, text: str) -> None:
     if not text.strip():
         raise BadInputError(f"found a {what}, expected text; fill it in or drop the record")
-
-
-def _refuse_undated(date: str) -> None:
-    try:
-        datetime.datetime.fromisoformat(date)
-    except ValueError:
-        raise BadInputError(f"found `date` {date[:40]!r}, expected ISO 8601 as in 2026-03-01; correct it") from None

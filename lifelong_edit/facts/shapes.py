@@ -25,6 +25,9 @@ from lifelong_edit.facts.record import Fact, Probe
 
 T = TypeVar("T")
 
+QUARANTINED = "quarantined"
+"""The field in which a file written for review says where a record stood in quarantine."""
+
 
 class Skip(Enum):
     """Why a sound record teaches nothing."""
@@ -97,6 +100,13 @@ def recognise(record: Value) -> Fact | Skip:
     raise BadInputError(_describe_unknown(record))
 
 
+def entry_of(record: object) -> str | None:
+    """The digest under which a record is in quarantine, if it was written for review."""
+    told = record.get(QUARANTINED) if isinstance(record, dict) else None
+    entry = told.get("fact") if isinstance(told, dict) else None
+    return entry if isinstance(entry, str) and entry else None
+
+
 def verbalise_claim(claim: str, evidence: str | None = None) -> str:
     """FEVER's claim as a prompt for a decoder model, to be answered with True (SUPPORTS) or False (REFUTES).
 
@@ -110,6 +120,11 @@ def verbalise_claim(claim: str, evidence: str | None = None) -> str:
 
 def _read_native(record: Value) -> Fact:
     trimmed = dict(record)
+    if trimmed.pop(QUARANTINED, None) is not None and entry_of(record) is None:
+        raise BadInputError(
+            f"found a `{QUARANTINED}` without the `fact` in it, expected what `lifelong-edit conflicts --out` wrote; "
+            "put it back or leave it out"
+        )
     for name in ("subject", "prompt", "target"):
         if isinstance(text := trimmed.get(name), str):
             trimmed[name] = text.strip()
