@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,7 @@ from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.facts import Fact, Probe, Record
 from lifelong_edit.policies import identities
 from lifelong_edit.settings import Settings
-from lifelong_edit.stores import EditLog, Place, StepRecord, decode_tensors, require_place
+from lifelong_edit.stores import EditLog, StepRecord, decode_tensors, require_place
 from lifelong_edit.timeline_commit import Draft, write_step
 from lifelong_edit.timeline_config import Config
 from lifelong_edit.timeline_defaults import default_hypernetwork, default_preserved, default_text, solve_of
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Gate = Callable[["Bench", "SolveState", "Proposal", Sequence[Fact]], Mapping[str, Any]]
 """Judges a proposal before it is committed: figures for the log, or StepRefusedError."""
 Which = Literal["live", "superseded", "retracted", "all"]
+Batch = Sequence[Fact] | Sequence[Record] | Sieved
 
 
 class Timeline:
@@ -42,12 +43,11 @@ class Timeline:
 
     def __init__(self, log: EditLog, *, device: str | None = None, model: str | None = None) -> None:
         self._log, self._device, self._source = log, device, model
-        self._history = History(log.steps())
+        self._history = History(log.steps(), log.idle())
         self.config = Config.of(self._history.record(0))
         self._bench: Bench | None = None
         self._loaded: Any = None
         self._solving: Any = None
-        self._pending: tuple[int, list[Place]] = (-1, [])
 
     # -- making, opening, closing
 
@@ -231,13 +231,17 @@ class Timeline:
         """The arrays fixed at `init`, by name."""
         return decode_tensors(self._log.blob(str(self.show(0).fixed)), "what init fixed")
 
-    def sieve(self, batch: Sequence[Fact] | Sequence[Record], *, again: bool = False) -> Sieved:
+    def sieve(self, batch: Batch, *, again: bool = False) -> Sieved:
         """What `apply` would leave of a batch before looking for conflicts, and what it would skip and why."""
-        return sieve(batch, self.history(), self.head, again=again)
+        return batch if isinstance(batch, Sieved) else sieve(batch, self.history(), self.head, again=again)
+
+    def consumed_in(self, file_digest: str) -> Collection[int]:
+        """The numbers of the records consumed of a file with that digest: for `read_facts(..., known=...)`."""
+        return self.history().consumed_in(file_digest)
 
     def apply(
         self,
-        facts: Sequence[Fact] | Sequence[Record],
+        facts: Batch,
         *,
         again: bool = False,
         reason: str | None = None,
@@ -245,39 +249,35 @@ class Timeline:
     ) -> StepRecord:
         """Edit a batch into the model and commit it as one step.
 
-        again: also what is known only from steps that were rolled back. gate: judge of the proposal, by default
-        `lifelong_edit.gate.check`. Where nothing of the batch is left to do, no step is made and the head's record
-        is returned. Raises StepRefusedError where the gate refuses; model and store stand where they stood.
+        facts: or what `sieve` has left of them; what conflicts drop is added to its skips. again: also what is known
+        only from steps that were rolled back. gate: judge of the proposal, by default `lifelong_edit.gate.check`.
+        Where nothing of the batch is left to do, no step is made and the head's record is returned. Raises
+        StepRefusedError where the gate refuses; model and store stand where they stood.
         """
         self._refuse_read_only()
         started = time.perf_counter()
         sieved = self.sieve(facts, again=again)
-        if not sieved.facts:
-            return self._nothing(sieved)
-        solving = self._solve()
-        draft = solving.propose(sieved, self._take_pending(), gate)
+        draft = self._solve().propose(sieved, gate) if sieved.facts else None
         if draft is None:
             return self._nothing(sieved)
         draft.reason = reason
         draft.report["seconds"] = time.perf_counter() - started
         return self._commit(draft)
 
-    def preview(
-        self, facts: Sequence[Fact] | Sequence[Record], *, again: bool = False, gate: Gate | None = None
-    ) -> dict[str, Any] | None:
+    def preview(self, facts: Batch, *, again: bool = False, gate: Gate | None = None) -> dict[str, Any] | None:
         """The report of the step that `apply` would make, without making it; None where nothing is left to do.
 
         Arguments and errors as of `apply`, but a store that is open read-only will do.
         """
         sieved = self.sieve(facts, again=again)
-        draft = self._solve().propose(sieved, (), gate) if sieved.facts else None
+        draft = self._solve().propose(sieved, gate) if sieved.facts else None
         if draft is None:
             return None
         draft.report["forecast"] = self._solve().forecast_of(draft)
         found: dict[str, Any] = draft.report
         return found
 
-    def forecast(self, facts: Sequence[Fact] | Sequence[Record], *, again: bool = False) -> dict[str, Any] | None:
+    def forecast(self, facts: Batch, *, again: bool = False) -> dict[str, Any] | None:
         """What a batch would make forgotten, told by its keys before any solve; None where nothing is left to do.
 
         `live`: facts that it leaves in force; `forgotten`: how many of them are expected to be forgotten; `share`: the
@@ -367,7 +367,6 @@ class Timeline:
         except BaseException:
             self._solving = None  # committed or not: read it from the log when it is needed
             raise
-        self._pending = (-1, [])
         if self._solving is not None:
             self._solving.moved(record, draft)
         self.history()
@@ -386,15 +385,13 @@ class Timeline:
             raise StoreError(f"{self.path} is open read-only; open it for writing")
 
     def _nothing(self, sieved: Sieved) -> StepRecord:
-        """Nothing to commit: the places are kept in mind and go into the next step's record.
+        """No step to commit, but the places are consumed.
 
         Otherwise a record that was skipped because its fact was live would, after that fact was superseded and the
         stream was run again, count as news.
         """
-        head = self.head
-        known = self._pending[1] if self._pending[0] == head else []
-        self._pending = (head, [*known, *sieved.places])
+        head, state = self.head, self.history().state_of(self.head)
+        if sieved.places:
+            self._log.consume(state, sieved.places)
+            self._history.consume(state, sieved.places)
         return self.show(head)
-
-    def _take_pending(self) -> list[Place]:
-        return self._pending[1] if self._pending[0] == self.head else []

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lifelong_edit.batchstep import Bench, Proposal, Say, SolveState, conflict_keys, edit_batch, silent
+from lifelong_edit.batchstep import Bench, Proposal, Say, SolveState, edit_batch, silent
+from lifelong_edit.conflictkeys import centred_keys, conflict_of
 from lifelong_edit.facts import Fact
 from lifelong_edit.forecast import key_features, outlook
 from lifelong_edit.forecast_measuring import forecast_by_keys, live_conflict_keys, proposed_changes
@@ -18,7 +19,7 @@ from lifelong_edit.policies import Decision, find_conflicts
 from lifelong_edit.reconsolidation import reconsolidate
 from lifelong_edit.retraction import compared
 from lifelong_edit.staleness import staleness
-from lifelong_edit.stores import EditLog, KeyIndex, Place, StepRecord, digest_bytes, materialise
+from lifelong_edit.stores import EditLog, KeyIndex, StepRecord, digest_bytes, materialise
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_config import Config
 from lifelong_edit.timeline_defaults import default_forecasters
@@ -85,7 +86,7 @@ class Solving:
 
     # -- a batch
 
-    def propose(self, sieved: Sieved, pending: Sequence[Place], gate: Gate | None) -> Draft | None:
+    def propose(self, sieved: Sieved, gate: Gate | None) -> Draft | None:
         """The step that a batch asks for, past the gate; None where conflicts leave nothing of it.
 
         Takes what conflicts drop out of `sieved`. Raises StepRefusedError; the model is put back then.
@@ -96,7 +97,7 @@ class Solving:
         if not sieved.facts:
             return None
         try:
-            proposal = edit_batch(self._bench, state, sieved.facts, retire=decision.retire)
+            proposal = edit_batch(self._bench, state, sieved.facts, retire=decision.retire, conflict=keys)
             figures = _default_gate(gate)(self._bench, state, proposal, sieved.facts)
             change = {name: materialise(shift) for name, shift in proposal.shift.items()}
             weights = add_shifts(self._weights, change)
@@ -110,7 +111,7 @@ class Solving:
             facts=tuple(sieved.facts),
             superseded=decision.retire,
             skips=tuple(sieved.skips),
-            places=(*pending, *sieved.places),
+            places=tuple(sieved.places),
             shift=proposal.shift,
             keys=proposal.keys,
             editor_state=proposal.editor_state,
@@ -118,7 +119,7 @@ class Solving:
                 "gate": dict(figures),
                 "conflicts": [msgspec.to_builtins(conflict) for conflict in decision.conflicts],
                 "skipped": sieved.counts(),
-                "forecast": self._outlook(state, decision, keys),
+                "forecast": self._outlook(state, sieved.facts, decision, keys),
                 "editor": proposal.report,
             },
             device=str(self._bench.loaded.device),
@@ -131,7 +132,7 @@ class Solving:
 
         A function of the head's state and the batch; the same figures as in the report of the step, were it made.
         """
-        return self._outlook(self.state(), *self._conflicts(self.state(), facts))
+        return self._outlook(self.state(), facts, *self._conflicts(self.state(), facts))
 
     def forecast_of(self, draft: Draft) -> dict[str, Any]:
         """The same from the change that a step proposes, with the facts most at risk; before it is committed."""
@@ -139,16 +140,20 @@ class Solving:
         live = _left(state, draft.superseded)
         if not live or draft.shift is None:
             return outlook("change", (), np.zeros(0), AT_RISK)
-        batch = conflict_keys(self._bench, [fact.prompt for fact in draft.facts])
+        raw = {digest: keys.conflict for digest, keys in draft.keys.items()}
+        batch = centred_keys(self._bench, raw, draft.facts).cpu().numpy()
         keys = key_features(live_conflict_keys(self._bench, state, live), batch)
         features = np.hstack([keys, proposed_changes(self._bench, state, live, draft.shift)])
         return outlook("change", live, default_forecasters()["change"].probabilities(features), AT_RISK)
 
-    def _outlook(self, state: SolveState, decision: Decision, keys: Mapping[str, Any]) -> dict[str, Any]:
+    def _outlook(
+        self, state: SolveState, facts: Sequence[Fact], decision: Decision, keys: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """keys: the conflict key of each fact of the batch, (d_in,); those that conflicts drop do nothing."""
         live = _left(state, decision.retire)
-        batch = [key for digest, key in keys.items() if digest not in decision.drop]
-        return forecast_by_keys(self._bench, state, live, np.array(batch), default_forecasters()["keys"])
+        batch = [fact for fact in facts if fact.digest not in decision.drop]
+        centred = centred_keys(self._bench, keys, batch).cpu().numpy() if batch else np.zeros(0)
+        return forecast_by_keys(self._bench, state, live, centred, default_forecasters()["keys"])
 
     # -- all facts together
 
@@ -233,18 +238,18 @@ class Solving:
         )
 
     def _conflicts(self, state: SolveState, facts: Sequence[Fact]) -> tuple[Decision, dict[str, Any]]:
-        """What is decided of a batch, and the conflict key of each of its facts, (d_in,)."""
+        """What is decided of a batch, and the conflict key of each of its facts as it is stored, (d_in,)."""
         settings = self._config.settings
         index = self.index()
-        keys = conflict_keys(self._bench, [fact.prompt for fact in facts])
+        keys = conflict_of(self._bench, facts)
         decision = find_conflicts(
             facts,
             state.live,
-            candidates=index.search(keys, NEIGHBOURS),
+            candidates=index.search(centred_keys(self._bench, keys, facts).cpu().numpy(), NEIGHBOURS),
             cosine=settings.conflict_cosine,
             policy=settings.conflict_policy,
         )
-        return decision, {fact.digest: key for fact, key in zip(facts, keys, strict=True)}
+        return decision, keys
 
     # -- the key index
 

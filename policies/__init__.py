@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.policies.batching import BatchingPolicy, FixedSize
+from lifelong_edit.policies.batching import BatchingPolicy, FixedSize, cut_with_pauses
 from lifelong_edit.policies.conflicts import POLICIES, Candidates, Conflict, Decision, find_conflicts
 from lifelong_edit.policies.identity import identities, normalise
 from lifelong_edit.policies.keep import EveryN, KeepPolicy
@@ -33,6 +33,7 @@ __all__ = [
     "ReconsolidationPolicy",
     "Retention",
     "Standing",
+    "cut_with_pauses",
     "find_conflicts",
     "identities",
     "normalise",
