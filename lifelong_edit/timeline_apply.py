@@ -15,7 +15,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.forecast import key_features, outlook
 from lifelong_edit.forecast_measuring import forecast_by_keys, live_conflict_keys, proposed_changes
 from lifelong_edit.guard import as_report, measure, objections
-from lifelong_edit.policies import Decision, find_conflicts
+from lifelong_edit.policies import Decision, LiveIdentities, find_conflicts, plan_index
 from lifelong_edit.reconsolidation import reconsolidate
 from lifelong_edit.retraction import compared
 from lifelong_edit.staleness import staleness
@@ -44,6 +44,7 @@ class Solving:
         self._state: SolveState | None = None
         self._at = -1
         self._index: KeyIndex | None = None
+        self._identities: LiveIdentities | None = None
 
     # -- the state
 
@@ -62,7 +63,7 @@ class Solving:
                 editor_state=editor_state_at(self._log, history, at),
                 digest=self._digest(history.record(at)),
             )
-            self._at = at
+            self._at, self._identities = at, None
         return self._state
 
     def _digest(self, record: StepRecord) -> str:
@@ -78,6 +79,11 @@ class Solving:
             self._state = None  # all keys are new ones: read from the log
         if draft.kind != "edit" or state is None:
             return
+        if self._identities is not None:
+            for digest in draft.superseded:
+                self._identities.remove(digest, state.live[digest])
+            for fact in draft.facts:
+                self._identities.add(fact.digest, fact)
         state.follow(draft.facts, draft.keys, draft.editor_state, draft.superseded)
         self._weights = draft.weights
         state.shifts = as_tensors(draft.weights)
@@ -240,14 +246,17 @@ class Solving:
     def _conflicts(self, state: SolveState, facts: Sequence[Fact]) -> tuple[Decision, dict[str, Any]]:
         """What is decided of a batch, and the conflict key of each of its facts as it is stored, (d_in,)."""
         settings = self._config.settings
-        index = self.index()
+        index, self._identities = self.index(), self._identities or LiveIdentities(state.live)
         keys = conflict_of(self._bench, facts)
         decision = find_conflicts(
             facts,
             state.live,
-            candidates=index.search(centred_keys(self._bench, keys, facts).cpu().numpy(), NEIGHBOURS),
+            candidates=index.search(
+                centred_keys(self._bench, keys, facts).cpu().numpy(), NEIGHBOURS, settings.conflict_cosine
+            ),
             cosine=settings.conflict_cosine,
             policy=settings.conflict_policy,
+            known=self._identities,
         )
         return decision, keys
 
@@ -258,13 +267,16 @@ class Solving:
         state = self.state()
         if self._index is None:
             width = len(self._bench.conflict_mean)
-            self._index = KeyIndex.open(self._folder, width, self._log.head().chain, self._all_keys)
-        gone = [fact for fact in self._index.facts if fact not in state.keys]
-        come = [fact for fact in state.keys if fact not in self._index]
-        self._index.remove(gone)
+            chain = self._log.head().chain
+            self._index = KeyIndex.open(self._folder, width, chain, self._centred, list(state.keys))
+        index = self._index
+        gone, come = index.differing(state.keys)
+        index.remove(gone)
         if come:
-            self._index.add(come, self._centred(come))
-        return self._index
+            index.add(come, self._centred(come))
+        if (kind := plan_index(len(index), index.kind, index.fitted)) is not None:
+            index.rebuild(kind)
+        return index
 
     def save_index(self) -> None:
         """Keep the index beside the log, if there is one and the store may be written to."""
@@ -275,10 +287,6 @@ class Solving:
     @property
     def _folder(self) -> Any:
         return self._log.path / "index"
-
-    def _all_keys(self) -> tuple[list[str], Any]:
-        facts = list(self.state().keys)
-        return facts, self._centred(facts) if facts else np.zeros((0, 1), np.float32)
 
     def _centred(self, facts: Sequence[str]) -> Any:
         mean = self._bench.conflict_mean.cpu().numpy()

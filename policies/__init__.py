@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from lifelong_edit.policies.batching import BatchingPolicy, FixedSize, cut_with_pauses
-from lifelong_edit.policies.conflicts import POLICIES, Candidates, Conflict, Decision, find_conflicts
+from lifelong_edit.policies.conflicts import (
+    POLICIES,
+    Candidates,
+    Conflict,
+    Decision,
+    LiveIdentities,
+    find_conflicts,
+)
 from lifelong_edit.policies.identity import identities, normalise
+from lifelong_edit.policies.indexing import IndexKind, plan_index
 from lifelong_edit.policies.keep import EveryN, KeepPolicy
 from lifelong_edit.policies.reconsolidate import (
     EveryNSteps,
@@ -28,7 +36,9 @@ __all__ = [
     "FixedSize",
     "Forecast",
     "Geometric",
+    "IndexKind",
     "KeepPolicy",
+    "LiveIdentities",
     "Never",
     "ReconsolidationPolicy",
     "Retention",
@@ -37,5 +47,6 @@ __all__ = [
     "find_conflicts",
     "identities",
     "normalise",
+    "plan_index",
     "reconsolidation_policy",
 ]

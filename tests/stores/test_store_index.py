@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,16 @@ def _vectors(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, WIDTH)).astype(np.float32)
 
 
+def _source(facts: Sequence[str]) -> np.ndarray:
+    """The keys of the facts of `_facts`, as the store would give them."""
+    return np.stack([KEYS[fact] for fact in facts])
+
+
+KEYS = dict(zip(_facts(22), [*_vectors(20), *_vectors(2, 2)], strict=True))
+
+
 def _filled(count: int = 20) -> KeyIndex:
-    index = KeyIndex(WIDTH)
+    index = KeyIndex(WIDTH, _source)
     index.add(_facts(count), _vectors(count))
     return index
 
@@ -57,7 +65,7 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_bad_keys_are_refused_by_name(what: str) -> None:
-    index = KeyIndex(WIDTH)
+    index = KeyIndex(WIDTH, _source)
     name = digest_bytes(b"bad")
     with pytest.raises(StoreError, match=name):
         index.add([name], np.array([BAD[what]], np.float32))
@@ -122,15 +130,16 @@ def test_an_intact_index_is_loaded_and_goes_on(tmp_path: Path) -> None:
 def test_an_index_of_another_head_or_width_is_rebuilt(tmp_path: Path) -> None:
     _filled().save(tmp_path / "index", "an earlier chain")
     assert _open(tmp_path / "index", "chain")[1] == [True]
-    KeyIndex(WIDTH + 1).save(tmp_path / "index", "chain")
+    KeyIndex(WIDTH + 1, _source).save(tmp_path / "index", "chain")
     assert _open(tmp_path / "index", "chain")[1] == [True]
 
 
 def _open(folder: Path, chain: str) -> tuple[KeyIndex, list[bool]]:
     called: list[bool] = []
 
-    def rebuild() -> tuple[list[str], np.ndarray]:
+    def source(facts: Sequence[str]) -> np.ndarray:
         called.append(True)
-        return _facts(20), _vectors(20)
+        return _source(facts)
 
-    return KeyIndex.open(folder, WIDTH, chain, rebuild), called
+    index = KeyIndex.open(folder, WIDTH, chain, source, _facts(20))
+    return index, called[:1]
