@@ -3,9 +3,9 @@
 The scan looks at bounds: for each key a number that its cosine with the query cannot exceed. Where the bounds are the
 cosines themselves the index is *flat*. A *reduced* one splits a unit key x along its first directions into a and the
 rest b, so that q·x = a(q)·a(x) + b(q)·b(x) ≤ a(q)·a(x) + |b(q)||b(x)|: an inner product of keys a fraction as wide,
-(a, |b|). What the bounds leave over is compared exactly, by the keys themselves, and the scan goes on until nothing
-that it has not seen could be among the answers. So the answers are a function of the keys alone: not of the kind of
-index, nor of the order in which facts came and went, nor of the directions that were chosen.
+(a, |b|). What the bounds leave over is compared exactly, by the keys themselves; where that does not settle it, a
+second scan brings all keys whose bound is not below the worst answer so far. So the answers are a function of the keys
+alone: not of the kind of index, nor of the order in which facts came and went, nor of the directions that were chosen.
 """
 
 from __future__ import annotations
@@ -158,25 +158,23 @@ class KeyIndex:
             found: list[Found] = [[] for _ in unit]
             if not len(unit) or not self._ids or count < 1:
                 return found
-            scanned = self._reduced(unit)
-            left, reach = list(range(len(unit))), 2 * count + 16
-            while left:
-                reach = min(reach, len(self._ids))
-                bounds, numbers = self._scan.search(scanned[left], reach)
-                worth = bounds >= least - _SLACK
-                names = [[self._facts[n] for n in row[keep].tolist()] for row, keep in zip(numbers, worth, strict=True)]
-                known = self._compare(vectors, left, names)
-                unsure = []
-                for query, bound, answers in zip(left, bounds, known, strict=True):
-                    found[query] = [(fact, cosine) for fact, cosine in answers[:count] if cosine >= least]
-                    worst = found[query][-1][1] if len(found[query]) == count else least
-                    if reach < len(self._ids) and bound[-1] + _SLACK >= worst:
-                        unsure.append(query)
-                left, reach = unsure, 4 * reach
+            scanned, reach = self._reduced(unit), min(2 * count + 16, len(self._ids))
+            bounds, numbers = self._scan.search(scanned, reach)
+            near = [row[keep] for row, keep in zip(numbers, bounds >= least - _SLACK, strict=True)]
+            found = self._compare(vectors, range(len(unit)), near, count, least)
+            worst = [row[-1][1] if len(row) == count else least for row in found]
+            unsure = [i for i, bound in enumerate(bounds[:, -1]) if reach < len(self) and bound + _SLACK >= worst[i]]
+            # Whatever could still be among the answers has a bound that is not below the worst of them by now.
+            near = [self._scan.range_search(scanned[i : i + 1], worst[i] - _SLACK)[2] for i in unsure]
+            for query, answers in zip(unsure, self._compare(vectors, unsure, near, count, least), strict=True):
+                found[query] = answers
         return found
 
-    def _compare(self, vectors: FloatArray, queries: Sequence[int], names: Sequence[Sequence[str]]) -> list[Found]:
-        """The facts of each query with their cosines, the largest first."""
+    def _compare(
+        self, vectors: FloatArray, queries: Sequence[int], near: Sequence[Any], count: int, least: float
+    ) -> list[Found]:
+        """The best of each query among keys of these numbers, exactly."""
+        names = [[self._facts[number] for number in row.tolist()] for row in near]
         facts = list(dict.fromkeys(fact for row in names for fact in row))
         if not facts:
             return [[] for _ in names]
@@ -187,7 +185,8 @@ class KeyIndex:
         for query, row in zip(queries, names, strict=True):
             asked = np.asarray(vectors[query], np.float64)
             cosines = np.round(keys[[where[fact] for fact in row]] @ asked / np.linalg.norm(asked), _DIGITS).tolist()
-            found.append(sorted(zip(row, cosines, strict=True), key=lambda pair: (-pair[1], pair[0])))
+            ordered = sorted(zip(row, cosines, strict=True), key=lambda pair: (-pair[1], pair[0]))
+            found.append([(fact, cosine) for fact, cosine in ordered[:count] if cosine >= least])
         return found
 
     def _reduced(self, unit: FloatArray) -> FloatArray:
