@@ -2,8 +2,9 @@
 
 Keys are made around real ones. The conflict keys of trex-gpt2-mini's training facts, centred and turned onto their
 first 1,024 principal directions (of 1,152), are the cores; a key is a core plus half the difference of two others of
-its relation, at length 1. So keys of one relation lie together as real ones do, and the spectrum is theirs: 128
-directions hold .68 of the square length (of the real keys .69), where random directions would hold .125. Queries are
+its relation, at length 1. So keys of one relation
+lie together as real ones do, and the spectrum is near theirs: 128 directions hold .71 of the square length of the real
+keys, where they would hold .125 of random ones. Queries are
 25 real keys of facts of the stream, which are no cores, and 25 stored keys moved a little, by 0.15 of a difference.
 
 Each kind at each size runs in a process of its own, with one thread; times are processor seconds, since there are
