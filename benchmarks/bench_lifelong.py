@@ -39,8 +39,9 @@ from benchmarks.bench_streams import (
 )
 from benchmarks.finetuning import FineTuner, Recipe
 from benchmarks.validation import CHOSEN, validation
-from lifelong_edit.batchstep import Bench, conflict_keys, prepare
+from lifelong_edit.batchstep import Bench, prepare
 from lifelong_edit.cli.common import parse_settings
+from lifelong_edit.conflictkeys import conflict_keys
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.eval.metrics import ask_pairs, summarise
 from lifelong_edit.eval.perplexity import perplexity_of, text_windows

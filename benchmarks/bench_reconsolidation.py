@@ -25,7 +25,8 @@ from benchmarks import common, gpt2_shape
 from benchmarks.bare import Kind, bare_pass
 from benchmarks.bench_commit import Cost, cost
 from lifelong_edit import Timeline
-from lifelong_edit.batchstep import Bench, conflict_keys
+from lifelong_edit.batchstep import Bench
+from lifelong_edit.conflictkeys import conflict_keys
 from lifelong_edit.facts import Fact, Probe, read_facts
 from lifelong_edit.reconsolidation import Resolved, reconsolidate
 from lifelong_edit.rows import Row, drawn_rows, fact_rows, subjects_of

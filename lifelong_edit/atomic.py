@@ -39,12 +39,13 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def replace_dir_atomic(target: Path) -> Iterator[Path]:
+def replace_dir_atomic(target: Path, *, only_new: bool = False) -> Iterator[Path]:
     """Fill the folder that the context gives; when it closes, `target` is that folder, all of it on disk.
 
     If the context raises, `target` is as it was and nothing is left beside it. If the process is killed,
     `target` is the old folder or the new one, and what it leaves beside it goes with the next call.
-    Whether an existing `target` may be replaced is for the caller to decide.
+    Whether an existing `target` may be replaced is for the caller to decide; with `only_new` it never is:
+    FileExistsError where a folder with anything in it, or a file, stands there when the new one is complete.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)
@@ -53,7 +54,7 @@ def replace_dir_atomic(target: Path) -> Iterator[Path]:
     try:
         yield partial
         _fsync_tree(partial)
-        _move_into_place(partial, target)
+        _move_in(partial, target) if only_new else _move_into_place(partial, target)
         fsync_path(target.parent)
     finally:
         # After an exchange this is the old folder, after a plain rename nothing.
@@ -113,6 +114,16 @@ def _fsync_tree(folder: Path) -> None:
         for name in names:
             fsync_path(Path(parent) / name)
         fsync_path(Path(parent))
+
+
+def _move_in(partial: Path, target: Path) -> None:
+    """Rename in a single step, which no system does onto a folder that is not empty."""
+    try:
+        partial.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        raise
 
 
 def _move_into_place(partial: Path, target: Path) -> None:

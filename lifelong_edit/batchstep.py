@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lifelong_edit.conflictkeys import centred_keys, conflict_of
 from lifelong_edit.derived import derived_rows
 from lifelong_edit.editors import Asker, Editor, make_editor
 from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.grams import ExactGram, FactKeys, to_grid
 from lifelong_edit.hypernetwork import NetworkSet, read_checkpoint
-from lifelong_edit.models import LoadedModel, encode_prompt
+from lifelong_edit.models import LoadedModel
 from lifelong_edit.preservation import (
     Tensors,
-    centred,
     load_preserved,
     lowest_keys,
     prepare_preserved,
@@ -163,16 +163,6 @@ class Bench:
         return gram.add_(self.preserved_gram[module].over(held), alpha=s.preserved_keys) if held else gram
 
 
-def conflict_keys(bench: Bench, prompts: Sequence[str]) -> np.ndarray:
-    """Centred normalised conflict keys, those of `lowest_keys` at each prompt's last token, (n, d_in) float32."""
-    return centred(_raw_conflict_keys(bench, prompts), bench.conflict_mean).cpu().numpy()
-
-
-def _raw_conflict_keys(bench: Bench, prompts: Sequence[str]) -> Tensor:
-    ids = [encode_prompt(bench.loaded.tokenizer, p) for p in prompts]
-    return lowest_keys(bench.loaded, ids, bench.settings.micro_batch)
-
-
 class _Clock:
     """Seconds by phase."""
 
@@ -187,12 +177,17 @@ class _Clock:
 
 
 def select_rows(
-    bench: Bench, state: SolveState, facts: Sequence[Fact], live: Sequence[str], hidden: frozenset[str] = frozenset()
+    bench: Bench,
+    state: SolveState,
+    facts: Sequence[Fact],
+    live: Sequence[str],
+    hidden: frozenset[str] = frozenset(),
+    conflict: Mapping[str, np.ndarray] | None = None,
 ) -> list[Row]:
     """The rows of a batch: new facts, a sample of earlier live ones, preserved prompts near the batch.
 
     live: digests of the live facts that may be rehearsed, sorted. hidden: further case-folded subjects
-    that must not become preserved rows.
+    that must not become preserved rows. conflict: the conflict keys of the facts, as of `conflict_of`, where known.
     """
     s, tokenizer = bench.settings, bench.loaded.tokenizer
     if bench.published:
@@ -202,7 +197,7 @@ def select_rows(
     rows = fact_rows(tokenizer, facts, s.phrasings)
     rows += fact_rows(tokenizer, rehearsed, s.phrasings, "rehearsal")
     if s.preserved and bench.preserved.probes:
-        near = torch.from_numpy(conflict_keys(bench, [f.prompt for f in facts])).to(bench.loaded.device)
+        near = centred_keys(bench, conflict or conflict_of(bench, facts), facts)
         subjects = hidden | changed_subjects(state, facts)
         rows += bench.preserved.rows(s.preserved, near, s.preserved_weight, subjects, s.seed, state.digest, batch)
     elif s.preserved:
@@ -268,9 +263,17 @@ def hold(
     return held
 
 
-def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire: Sequence[str] = ()) -> Proposal:
+def edit_batch(
+    bench: Bench,
+    state: SolveState,
+    facts: Sequence[Fact],
+    *,
+    retire: Sequence[str] = (),
+    conflict: Mapping[str, np.ndarray] | None = None,
+) -> Proposal:
     """Propose the step that teaches `facts`, replacing the live facts whose digests are in `retire`.
 
+    conflict: the facts' conflict keys (and maybe others'), as of `conflict_of`, where they are known already.
     A replaced fact leaves P and the rehearsal rows before its successor is solved. Raises StepRefusedError
     where a number of the solve is not finite; the model is left at the state's weights plus the proposal.
     """
@@ -278,9 +281,9 @@ def edit_batch(bench: Bench, state: SolveState, facts: Sequence[Fact], *, retire
         raise UsageError("a batch without facts was given; expected at least one")
     clock, s, loaded = _Clock(), bench.settings, bench.loaded
     live = [d for d in sorted(state.live) if d not in set(retire)]
-    rows = select_rows(bench, state, facts, live)
+    conflict = conflict or conflict_of(bench, facts)
+    rows = select_rows(bench, state, facts, live, conflict=conflict)
     unsaid = without_mention(loaded.modules, facts, rows)
-    conflict = conflict_of(bench, facts)
     clock.lap("rows")
     # The published rules know no metric at the base weights: they are ready with what the pass itself traces.
     asker = None if bench.published else ready_editor(bench, state, rows)
@@ -390,9 +393,3 @@ def fact_keys(
     return {
         digest: FactKeys({n: units[n][spans[n][digest]] for n in bench.names}, conflict[digest]) for digest in facts
     }
-
-
-def conflict_of(bench: Bench, facts: Sequence[Fact]) -> dict[str, np.ndarray]:
-    """The conflict key of each fact's prompt as it is stored, digest → (d_in,) float32: neither centred nor scaled."""
-    keys = _raw_conflict_keys(bench, [fact.prompt for fact in facts]).cpu().numpy()
-    return {fact.digest: key.copy() for fact, key in zip(facts, keys, strict=True)}

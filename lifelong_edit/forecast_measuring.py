@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lifelong_edit.batchstep import Bench, Proposal, SolveState, conflict_keys, edit_batch
+from lifelong_edit.batchstep import Bench, Proposal, SolveState, edit_batch
+from lifelong_edit.conflictkeys import conflict_keys
 from lifelong_edit.eval.metrics import predict_answers
 from lifelong_edit.facts import Fact
 from lifelong_edit.forecast import Array, Forecaster, Kind, change_features, key_features, outlook

@@ -17,7 +17,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lifelong_edit.batchstep import Bench, Say, asking, conflict_keys, conflict_of, fact_keys, silent
+from lifelong_edit.batchstep import Bench, Say, asking, fact_keys, silent
+from lifelong_edit.conflictkeys import conflict_keys, conflict_of
 from lifelong_edit.derived import derived_rows
 from lifelong_edit.editors import Asker, GradientEditor
 from lifelong_edit.errors import StepRefusedError, UsageError

@@ -17,10 +17,12 @@ from lifelong_edit.policies import (
     Never,
     ReconsolidationPolicy,
     Standing,
+    cut_with_pauses,
     require_policy,
 )
 from lifelong_edit.stores import StepRecord
 from lifelong_edit.timeline import Timeline
+from lifelong_edit.timeline_history import Sieved
 
 BATCH_SIZE = 64
 
@@ -132,46 +134,45 @@ class Scheduler:
         self._reconsolidation = reconsolidation or Never()
         if conflicts is not None:
             require_policy(conflicts)
-        self._reviewed: dict[str, Any] = {"reviewed": reviewed}
-        self._handling: dict[str, Any] = {"conflicts": conflicts, **self._reviewed}
+        self._reviewed = reviewed
+        self._handling: dict[str, Any] = {"conflicts": conflicts, "reviewed": reviewed}
         self._skip_bad, self._say = skip_bad, say
         self.summary = Summary()
 
     def run(
-        self, records: Iterable[Record], *, again: bool = False, dry_run: bool = False, reason: str | None = None
+        self, records: Iterable[Record | None], *, again: bool = False, dry_run: bool = False, reason: str | None = None
     ) -> Iterator[BatchEvent | ReconsolidationEvent]:
         """Batch by batch: what became of it, and of each reconsolidation between them. `summary` counts along.
 
-        again: also what is known only from steps that were rolled back. dry_run: commit nothing; every batch is
-        tried on the head as it stands, and nothing is reconsolidated. Raises `BadInputError` at a record that the
-        reader or the model refuses, with nothing of its batch applied, and `StepRefusedError` where the gate refuses.
+        records: None among them says that no more have come yet, see `cut_with_pauses`. again: also what is known only
+        from steps that were rolled back. dry_run: commit nothing; every batch is tried on the head as it stands, and
+        nothing is reconsolidated. Raises `BadInputError` at a record that the reader or the model refuses, with
+        nothing of its batch applied, and `StepRefusedError` where the gate refuses.
         """
         ahead = self._reconsolidation.looks_ahead
         if not dry_run and not ahead:
             yield from self._reconsolidate(reason)
-        for number, batch in enumerate(self._batching.cut(records)):
+        for number, batch in enumerate(cut_with_pauses(self._batching, records)):
             started = time.perf_counter()
-            sound = self._check(batch, again)
-            if not dry_run and ahead and self._timeline.sieve(sound, again=again, **self._reviewed).facts:
-                yield from self._reconsolidate(reason, sound, again)
+            sound, left = self._check(batch, again)
+            if not dry_run and ahead and left.facts:
+                yield from self._reconsolidate(reason, left)
                 started = time.perf_counter()
             find = self._preview if dry_run else self._apply
-            event = find(number, sound, again, reason, started)
+            event = find(number, sound, left, reason, started)
             self.summary.add(event)
             yield event
             if event.step is not None and not ahead:
                 yield from self._reconsolidate(reason)
 
-    def _reconsolidate(
-        self, reason: str | None, coming: Sequence[Record] | None = None, again: bool = False
-    ) -> Iterator[ReconsolidationEvent]:
+    def _reconsolidate(self, reason: str | None, coming: Sieved | None = None) -> Iterator[ReconsolidationEvent]:
         """Reconsolidate if the policy says so; the step's reason is the policy where the run has none.
 
-        coming: the batch that is to be edited next, where one is at hand.
+        coming: what is left of the batch that is to be edited next, where one is at hand.
         """
         timeline = self._timeline
         since, before = timeline.history().edits(timeline.head)
-        forecast = None if coming is None else lambda: self._forecast(coming, again)
+        forecast = None if coming is None else lambda: self._forecast(coming)
         reached = timeline.history().retention_left(timeline.head)
         if not self._reconsolidation.due(Standing(since, before, self._retention, forecast, reached)):
             return
@@ -186,9 +187,9 @@ class Scheduler:
         self.summary.add(event)
         yield event
 
-    def _forecast(self, coming: Sequence[Record], again: bool) -> float:
+    def _forecast(self, coming: Sieved) -> float:
         """Share of the live facts that will have been forgotten since the last attempt, with the coming batch."""
-        found = self._timeline.forecast(coming, again=again, **self._handling)
+        found = self._timeline.forecast(coming, **self._handling)
         return 0.0 if found is None else float(found["since"])
 
     def _retention(self) -> float:
@@ -200,28 +201,25 @@ class Scheduler:
         return retention(self._timeline.bench(), head.facts(), head.record.live_digest)[0]
 
     def _apply(
-        self, number: int, batch: Sequence[Record], again: bool, reason: str | None, started: float
+        self, number: int, batch: Sequence[Record], left: Sieved, reason: str | None, started: float
     ) -> BatchEvent:
-        timeline = self._timeline
-        left = timeline.sieve(batch, again=again, **self._reviewed)
-        before = timeline.head
-        step = timeline.apply(batch, again=again, reason=reason, **self._handling)
+        before = self._timeline.head
+        step = self._timeline.apply(left, reason=reason, **self._handling)
         if step.step == before:
-            return _idle(number, batch, left.counts(), len(left.facts), started)
+            return _idle(number, batch, left, started)
         return _event(number, batch, step, started)
 
     def _preview(
-        self, number: int, batch: Sequence[Record], again: bool, reason: str | None, started: float
+        self, number: int, batch: Sequence[Record], left: Sieved, reason: str | None, started: float
     ) -> BatchEvent:
-        left = self._timeline.sieve(batch, again=again, **self._reviewed)
         refused, report = None, None
         try:
-            report = self._timeline.preview(batch, again=again, **self._handling)
+            report = self._timeline.preview(left, **self._handling)
         except StepRefusedError as error:
             refused = str(error)
         if report is None and refused is None:
-            return _idle(number, batch, left.counts(), len(left.facts), started)
-        skipped = left.counts() if report is None else report["skipped"]
+            return _idle(number, batch, left, started)
+        skipped = left.counts()
         return BatchEvent(
             batch=number,
             records=len(batch),
@@ -234,21 +232,22 @@ class Scheduler:
             seconds=time.perf_counter() - started,
         )
 
-    def _check(self, batch: list[Record], again: bool) -> list[Record]:
-        """The batch without records that the model cannot take (too long for it, for instance).
+    def _check(self, batch: list[Record], again: bool) -> tuple[list[Record], Sieved]:
+        """The batch without records that the model cannot take (too long for it, for instance), and what is left of it.
 
         Looks only at what would be edited, so that passing over consumed batches does not need the model.
         """
-        left = {fact.digest for fact in self._timeline.sieve(batch, again=again, **self._reviewed).facts}
-        if not left:
-            return batch
+        left = self._timeline.sieve(batch, again=again, reviewed=self._reviewed)
+        wanted = {fact.digest for fact in left.facts}
+        if not wanted:
+            return batch, left
         from lifelong_edit.rows import require_rows
 
         bench = self._timeline.bench()
         sound = []
         for record in batch:
             try:
-                if record.fact.digest in left:
+                if record.fact.digest in wanted:
                     require_rows(bench.loaded.tokenizer, bench.loaded.modules, record.fact, bench.settings.phrasings)
                 sound.append(record)
             except BadInputError as error:
@@ -256,20 +255,17 @@ class Scheduler:
                 if not self._skip_bad:
                     raise BadInputError(place) from None
                 self.summary.bad.append(place)
-        return sound
+        return sound, left if len(sound) == len(batch) else self._timeline.sieve(sound, again=again)
 
 
-def _idle(
-    number: int, batch: Sequence[Record], skipped: Mapping[str, int], conflicts: int, started: float
-) -> BatchEvent:
+def _idle(number: int, batch: Sequence[Record], left: Sieved, started: float) -> BatchEvent:
     """Nothing was left to do: all was skipped, the last of it by the conflict policy."""
-    counts = {**skipped, "conflict": conflicts} if conflicts else dict(skipped)
     return BatchEvent(
         batch=number,
         records=len(batch),
         step=None,
         facts=0,
-        skipped=counts,
+        skipped=left.counts(),
         report={},
         batch_facts=_by_digest(batch),
         seconds=time.perf_counter() - started,

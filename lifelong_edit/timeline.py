@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.facts import Fact, Probe, Record
 from lifelong_edit.policies import ConflictPolicy, identities
 from lifelong_edit.settings import Settings
-from lifelong_edit.stores import EditLog, Place, StepRecord, decode_tensors, require_place
+from lifelong_edit.stores import EditLog, StepRecord, decode_tensors, require_place
 from lifelong_edit.timeline_commit import Draft, write_step
 from lifelong_edit.timeline_config import Config
 from lifelong_edit.timeline_defaults import default_preserved, default_text, start_of
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Gate = Callable[["Bench", "SolveState", "Proposal", Sequence[Fact]], Mapping[str, Any]]
 """Judges a proposal before it is committed: figures for the log, or StepRefusedError."""
+Batch = Sequence[Fact] | Sequence[Record] | Sieved
 
 
 class Timeline(Reviewing):
@@ -42,12 +43,11 @@ class Timeline(Reviewing):
 
     def __init__(self, log: EditLog, *, device: str | None = None, model: str | None = None) -> None:
         self._log, self._device, self._source = log, device, model
-        self._history = History(log.steps())
+        self._history = History(log.steps(), log.idle())
         self.config = Config.of(self._history.record(0))
         self._bench: Bench | None = None
         self._loaded: Any = None
         self._solving: Any = None
-        self._pending: tuple[int, list[Place]] = (-1, [])
 
     # -- making, opening, closing
 
@@ -208,14 +208,20 @@ class Timeline(Reviewing):
         """The arrays fixed at `init`, by name."""
         return decode_tensors(self._log.blob(str(self.show(0).fixed)), "what init fixed")
 
-    def sieve(self, batch: Sequence[Fact] | Sequence[Record], *, again: bool = False, reviewed: bool = False) -> Sieved:
+    def sieve(self, batch: Batch, *, again: bool = False, reviewed: bool = False) -> Sieved:
         """What `apply` would leave of a batch before looking for conflicts, and what it would skip and why."""
+        if isinstance(batch, Sieved):
+            return batch
         trusted = self.settings.trusted_sources
         return sieve(batch, self.history(), self.head, again=again, reviewed=reviewed, trusted=trusted)
 
+    def consumed_in(self, file_digest: str) -> Collection[int]:
+        """The numbers of the records consumed of a file with that digest: for `read_facts(..., known=...)`."""
+        return self.history().consumed_in(file_digest)
+
     def apply(
         self,
-        facts: Sequence[Fact] | Sequence[Record],
+        facts: Batch,
         *,
         again: bool = False,
         conflicts: ConflictPolicy | None = None,
@@ -225,20 +231,18 @@ class Timeline(Reviewing):
     ) -> StepRecord:
         """Edit a batch into the model and commit it as one step.
 
-        again: also what is known only from steps that were rolled back. conflicts: a policy's name or a callable that
-        decides (`policies.deciding`), instead of the setting. reviewed: only what is in quarantine, and it supersedes
-        unless `conflicts` says otherwise. gate: judge of the proposal, by default `lifelong_edit.gate.check`. A batch
-        of which all is turned away is a step of the kind `decide`; where nothing of it is left to do or to note, no
-        step is made and the head's record is returned. Raises StepRefusedError where the gate refuses, UsageError for
-        a policy or an answer that is none; model and store stand where they stood.
+        facts: or what `sieve` has left of them; what conflicts drop is added to its skips. again: also what is known
+        only from steps that were rolled back. conflicts: a policy's name or a callable that decides
+        (`policies.deciding`), instead of the setting. reviewed: only what is in quarantine, and it supersedes unless
+        `conflicts` says otherwise. gate: judge of the proposal, by default `lifelong_edit.gate.check`. A batch of which
+        all is turned away is a step of the kind `decide`; where nothing of it is left to do or to note, no step is made
+        and the head's record is returned. Raises StepRefusedError where the gate refuses, UsageError for a policy or an
+        answer that is none; model and store stand where they stood.
         """
         self._refuse_read_only()
         started = time.perf_counter()
         sieved = self.sieve(facts, again=again, reviewed=reviewed)
-        if not sieved.left:
-            return self._nothing(sieved)
-        solving = self._solve()
-        draft = solving.propose(sieved, self._take_pending(), gate, conflicts)
+        draft = self._solve().propose(sieved, gate, conflicts) if sieved.left else None
         if draft is None:
             return self._nothing(sieved)
         draft.reason = reason
@@ -247,7 +251,7 @@ class Timeline(Reviewing):
 
     def preview(
         self,
-        facts: Sequence[Fact] | Sequence[Record],
+        facts: Batch,
         *,
         again: bool = False,
         conflicts: ConflictPolicy | None = None,
@@ -259,7 +263,7 @@ class Timeline(Reviewing):
         Arguments and errors as of `apply`, but a store that is open read-only will do.
         """
         sieved = self.sieve(facts, again=again, reviewed=reviewed)
-        draft = self._solve().propose(sieved, (), gate, conflicts) if sieved.left else None
+        draft = self._solve().propose(sieved, gate, conflicts) if sieved.left else None
         if draft is None:
             return None
         draft.report["forecast"] = self._solve().forecast_of(draft)
@@ -267,12 +271,7 @@ class Timeline(Reviewing):
         return found
 
     def forecast(
-        self,
-        facts: Sequence[Fact] | Sequence[Record],
-        *,
-        again: bool = False,
-        conflicts: ConflictPolicy | None = None,
-        reviewed: bool = False,
+        self, facts: Batch, *, again: bool = False, conflicts: ConflictPolicy | None = None, reviewed: bool = False
     ) -> dict[str, Any] | None:
         """What a batch would make forgotten, told by its keys before any solve; None where nothing is left to do.
 
@@ -363,7 +362,6 @@ class Timeline(Reviewing):
         except BaseException:
             self._solving = None  # committed or not: read it from the log when it is needed
             raise
-        self._pending = (-1, [])
         if self._solving is not None:
             self._solving.moved(record, draft)
         self.history()
@@ -382,15 +380,13 @@ class Timeline(Reviewing):
             raise StoreError(f"{self.path} is open read-only; open it for writing")
 
     def _nothing(self, sieved: Sieved) -> StepRecord:
-        """Nothing to commit: the places are kept in mind and go into the next step's record.
+        """No step to commit, but the places are consumed.
 
         Otherwise a record that was skipped because its fact was live would, after that fact was superseded and the
         stream was run again, count as news.
         """
-        head = self.head
-        known = self._pending[1] if self._pending[0] == head else []
-        self._pending = (head, [*known, *sieved.places])
+        head, state = self.head, self.history().state_of(self.head)
+        if sieved.places:
+            self._log.consume(state, sieved.places)
+            self._history.consume(state, sieved.places)
         return self.show(head)
-
-    def _take_pending(self) -> list[Place]:
-        return self._pending[1] if self._pending[0] == self.head else []

@@ -9,16 +9,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lifelong_edit.batchstep import Bench, Proposal, Say, SolveState, conflict_keys, edit_batch, silent
+from lifelong_edit.batchstep import Bench, Proposal, Say, SolveState, edit_batch, silent
+from lifelong_edit.conflictkeys import centred_keys, conflict_of
 from lifelong_edit.facts import Fact
 from lifelong_edit.forecast import key_features, outlook
 from lifelong_edit.forecast_measuring import forecast_by_keys, live_conflict_keys, proposed_changes
 from lifelong_edit.guard import as_report, measure, objections
-from lifelong_edit.policies import ConflictPolicy, Decision, find_conflicts
+from lifelong_edit.policies import ConflictPolicy, Decision, LiveIdentities, find_conflicts, plan_index
 from lifelong_edit.reconsolidation import reconsolidate
 from lifelong_edit.retraction import compared
 from lifelong_edit.staleness import staleness
-from lifelong_edit.stores import EditLog, KeyIndex, Place, StepRecord, digest_bytes, materialise
+from lifelong_edit.stores import EditLog, KeyIndex, StepRecord, digest_bytes, materialise
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_config import Config
 from lifelong_edit.timeline_defaults import default_forecasters
@@ -43,6 +44,7 @@ class Solving:
         self._state: SolveState | None = None
         self._at = -1
         self._index: KeyIndex | None = None
+        self._identities: LiveIdentities | None = None
 
     # -- the state
 
@@ -61,7 +63,7 @@ class Solving:
                 editor_state=editor_state_at(self._log, history, at),
                 digest=self._digest(history.record(at)),
             )
-            self._at = at
+            self._at, self._identities = at, None
         return self._state
 
     def _digest(self, record: StepRecord) -> str:
@@ -79,6 +81,11 @@ class Solving:
             self._at = record.step  # the same weights and facts, and so the same digest
         if draft.kind != "edit" or state is None:
             return
+        if self._identities is not None:
+            for digest in draft.superseded:
+                self._identities.remove(digest, state.live[digest])
+            for fact in draft.facts:
+                self._identities.add(fact.digest, fact)
         state.follow(draft.facts, draft.keys, draft.editor_state, draft.superseded)
         self._weights = draft.weights
         state.shifts = as_tensors(draft.weights)
@@ -87,9 +94,7 @@ class Solving:
 
     # -- a batch
 
-    def propose(
-        self, sieved: Sieved, pending: Sequence[Place], gate: Gate | None, policy: ConflictPolicy | None = None
-    ) -> Draft | None:
+    def propose(self, sieved: Sieved, gate: Gate | None, policy: ConflictPolicy | None = None) -> Draft | None:
         """The step that a batch asks for, past the gate; None where conflicts leave nothing of it to do or to note.
 
         Takes what conflicts drop out of `sieved`. Raises StepRefusedError; the model is put back then.
@@ -108,14 +113,14 @@ class Solving:
             "parent": self._at,
             "aside": aside,
             "skips": tuple(sieved.skips),
-            "places": (*pending, *sieved.places),
+            "places": tuple(sieved.places),
             "device": str(self._bench.loaded.device),
         }
         if not sieved.facts:
             worth = bool(decision.turned_away or sieved.reviewed)
             return Draft(kind="decide", weights=self._weights, report=told, **noted) if worth else None
         try:
-            proposal = edit_batch(self._bench, state, sieved.facts, retire=decision.retire)
+            proposal = edit_batch(self._bench, state, sieved.facts, retire=decision.retire, conflict=keys)
             figures = _default_gate(gate)(self._bench, state, proposal, sieved.facts)
             change = {name: materialise(shift) for name, shift in proposal.shift.items()}
             weights = add_shifts(self._weights, change)
@@ -133,7 +138,7 @@ class Solving:
             report={
                 "gate": dict(figures),
                 **told,
-                "forecast": self._outlook(state, decision, keys),
+                "forecast": self._outlook(state, sieved.facts, decision, keys),
                 "editor": proposal.report,
             },
             **noted,
@@ -146,7 +151,7 @@ class Solving:
 
         A function of the head's state and the batch; the same figures as in the report of the step, were it made.
         """
-        return self._outlook(self.state(), *self._conflicts(self.state(), sieved, policy))
+        return self._outlook(self.state(), sieved.facts, *self._conflicts(self.state(), sieved, policy))
 
     def forecast_of(self, draft: Draft) -> dict[str, Any]:
         """The same from the change that a step proposes, with the facts most at risk; before it is committed."""
@@ -154,16 +159,20 @@ class Solving:
         live = _left(state, draft.superseded)
         if not live or draft.shift is None:
             return outlook("change", (), np.zeros(0), AT_RISK)
-        batch = conflict_keys(self._bench, [fact.prompt for fact in draft.facts])
+        raw = {digest: keys.conflict for digest, keys in draft.keys.items()}
+        batch = centred_keys(self._bench, raw, draft.facts).cpu().numpy()
         keys = key_features(live_conflict_keys(self._bench, state, live), batch)
         features = np.hstack([keys, proposed_changes(self._bench, state, live, draft.shift)])
         return outlook("change", live, default_forecasters()["change"].probabilities(features), AT_RISK)
 
-    def _outlook(self, state: SolveState, decision: Decision, keys: Mapping[str, Any]) -> dict[str, Any]:
+    def _outlook(
+        self, state: SolveState, facts: Sequence[Fact], decision: Decision, keys: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """keys: the conflict key of each fact of the batch, (d_in,); those that conflicts drop do nothing."""
         live = _left(state, decision.retire)
-        batch = [key for digest, key in keys.items() if digest not in decision.drop]
-        return forecast_by_keys(self._bench, state, live, np.array(batch), default_forecasters()["keys"])
+        batch = [fact for fact in facts if fact.digest not in decision.drop]
+        centred = centred_keys(self._bench, keys, batch).cpu().numpy() if batch else np.zeros(0)
+        return forecast_by_keys(self._bench, state, live, centred, default_forecasters()["keys"])
 
     # -- all facts together
 
@@ -250,24 +259,27 @@ class Solving:
     def _conflicts(
         self, state: SolveState, sieved: Sieved, policy: ConflictPolicy | None
     ) -> tuple[Decision, dict[str, Any]]:
-        """What is decided of a batch, and the conflict key of each of its facts, (d_in,).
+        """What is decided of a batch, and the conflict key of each of its facts as it is stored, (d_in,).
 
         policy: by default the setting, and `supersede` for what comes back from review.
         """
         settings, facts = self._config.settings, sieved.facts
         if not facts:
             return find_conflicts((), state.live), {}
-        index = self.index()
-        keys = conflict_keys(self._bench, [fact.prompt for fact in facts])
+        index, self._identities = self.index(), self._identities or LiveIdentities(state.live)
+        keys = conflict_of(self._bench, facts)
         decision = find_conflicts(
             facts,
             state.live,
-            candidates=index.search(keys, NEIGHBOURS),
+            candidates=index.search(
+                centred_keys(self._bench, keys, facts).cpu().numpy(), NEIGHBOURS, settings.conflict_cosine
+            ),
             cosine=settings.conflict_cosine,
             policy=policy or ("supersede" if sieved.reviewed else settings.conflict_policy),
             trusted=settings.trusted_sources,
+            known=self._identities,
         )
-        return decision, {fact.digest: key for fact, key in zip(facts, keys, strict=True)}
+        return decision, keys
 
     # -- the key index
 
@@ -276,13 +288,16 @@ class Solving:
         state = self.state()
         if self._index is None:
             width = len(self._bench.conflict_mean)
-            self._index = KeyIndex.open(self._folder, width, self._log.head().chain, self._all_keys)
-        gone = [fact for fact in self._index.facts if fact not in state.keys]
-        come = [fact for fact in state.keys if fact not in self._index]
-        self._index.remove(gone)
+            chain = self._log.head().chain
+            self._index = KeyIndex.open(self._folder, width, chain, self._centred, list(state.keys))
+        index = self._index
+        gone, come = index.differing(state.keys)
+        index.remove(gone)
         if come:
-            self._index.add(come, self._centred(come))
-        return self._index
+            index.add(come, self._centred(come))
+        if (kind := plan_index(len(index), index.kind, index.fitted)) is not None:
+            index.rebuild(kind)
+        return index
 
     def save_index(self) -> None:
         """Keep the index beside the log, if there is one and the store may be written to."""
@@ -293,10 +308,6 @@ class Solving:
     @property
     def _folder(self) -> Any:
         return self._log.path / "index"
-
-    def _all_keys(self) -> tuple[list[str], Any]:
-        facts = list(self.state().keys)
-        return facts, self._centred(facts) if facts else np.zeros((0, 1), np.float32)
 
     def _centred(self, facts: Sequence[str]) -> Any:
         mean = self._bench.conflict_mean.cpu().numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ STILL = ("rollback", "refused")
 """Kinds of steps that make no state of their own: they stand at their parent's."""
 SOLVED = ("reconsolidate", "retract")
 """Kinds of steps that solve again for all live facts together."""
+FilePlace = tuple[str, int]
+"""The digest of a file's content, and a record's number in it."""
 SkipReason = Literal[
     "consumed", "live", "repeated", "contradicted", "rolled-back", "conflict", "quarantined", "not-quarantined"
 ]
@@ -35,7 +37,7 @@ class Fold:
     """Live facts in the order in which they came."""
     ever: set[str] = field(default_factory=set)
     """Every fact that was live at some state of the line."""
-    places: set[tuple[str, int]] = field(default_factory=set)
+    places: set[FilePlace] = field(default_factory=set)
     """Every place that was consumed."""
     retracted: set[str] = field(default_factory=set)
     """Facts that were taken back and have not come again since."""
@@ -64,11 +66,15 @@ class Fold:
 class History:
     """The steps of a log, and the state at each of them as a fold along its line of parents."""
 
-    def __init__(self, records: Iterable[StepRecord] = ()) -> None:
+    def __init__(self, records: Iterable[StepRecord] = (), idle: Mapping[int, Sequence[Place]] | None = None) -> None:
+        """idle: places that were consumed at the state of a step with nothing to do there."""
         self.records: list[StepRecord] = []
         self._added: set[str] = set()
-        self._places: set[tuple[str, int]] = set()
+        self._consumed: dict[str, set[int]] = {}
+        self._idle: dict[int, list[Place]] = {}
         self._cached: tuple[int, Fold] | None = None
+        for step, places in (idle or {}).items():
+            self.consume(step, places)
         for record in records:
             self.take(record)
 
@@ -76,7 +82,20 @@ class History:
         """Add the next step of the log."""
         self.records.append(record)
         self._added.update(record.added)
-        self._places.update((place.file_digest, place.number) for place in record.places)
+        self._note(record.places)
+
+    def consume(self, state: int, places: Sequence[Place]) -> None:
+        """Add places that were consumed at the state of a step with nothing to do there."""
+        self._idle.setdefault(state, []).extend(places)
+        self._note(places)
+        if self._cached is not None and self._cached[0] == state:
+            self._cached[1].places.update((place.file_digest, place.number) for place in places)
+        else:
+            self._cached = None
+
+    def _note(self, places: Iterable[Place]) -> None:
+        for place in places:
+            self._consumed.setdefault(place.file_digest, set()).add(place.number)
 
     @property
     def head(self) -> int:
@@ -122,6 +141,7 @@ class History:
         fold = Fold() if known is None else known[1].copy()
         for record in reversed(new):
             fold.take(record)
+            fold.places.update((place.file_digest, place.number) for place in self._idle.get(record.step, ()))
         self._cached = (state, fold)
         return fold
 
@@ -218,9 +238,13 @@ class History:
         """Whether a fact was added by some step of the log."""
         return digest in self._added
 
-    def seen_at(self, place: tuple[str, int]) -> bool:
+    def consumed_in(self, file_digest: str) -> Collection[int]:
+        """The numbers of the records consumed of a file with that digest, whatever was rolled back since."""
+        return self._consumed.get(file_digest, ())
+
+    def seen_at(self, place: FilePlace) -> bool:
         """Whether some step of the log consumed a place."""
-        return place in self._places
+        return place[1] in self.consumed_in(place[0])
 
 
 @dataclass(frozen=True)
@@ -270,19 +294,20 @@ def sieve(
 ) -> Sieved:
     """Take out of a batch what the state at `step` has no use for.
 
-    Skipped are records consumed at the same place, facts equal to a live one or in quarantine, repetitions within the
-    batch, and records known only from steps that were rolled back unless `again`. A fact that was superseded is news
-    when it comes from a new place; a bare fact has no place and counts as new each time. reviewed: the batch comes
-    back from review, and what is not in quarantine (any more) is skipped, wherever it stands. trusted: see `prevails`.
+    Skipped are records consumed at the same place (that of a file before it grew included), facts equal to a live one
+    or in quarantine, repetitions within the batch, and records known only from steps that were rolled back unless
+    `again`. A fact that was superseded is news when it comes from a new place; a bare fact has no place and counts as
+    new each time. reviewed: the batch comes back from review, and what is not in quarantine (any more) is skipped,
+    wherever it stands. trusted: see `prevails`.
     """
     fold, result, kept = history.fold(step), Sieved([], [], []), set[str]()
     for item in batch:
         fact = item.fact if isinstance(item, Record) else item
-        place = (item.file_digest, item.number) if isinstance(item, Record) else None
+        places = item.places if isinstance(item, Record) else ()
         entry = (item.entry if isinstance(item, Record) else item.digest) if reviewed else None
-        reason = _reason(fact.digest, place, entry, fold, history, kept, again)
+        reason = _reason(fact.digest, places, entry, fold, history, kept, again)
         if reason not in ("consumed", "rolled-back", "not-quarantined"):
-            result.places += [] if place is None else [Place(*place, fact.digest)]
+            result.places += [Place(*place, fact.digest) for place in places[:1]]
             result.reviewed += [] if entry is None else [entry]
         if reason is not None:
             result.skips.append(Skip(fact.digest, reason))
@@ -295,7 +320,7 @@ def sieve(
 
 def _reason(
     digest: str,
-    place: tuple[str, int] | None,
+    places: Sequence[FilePlace],
     entry: str | None,
     fold: Fold,
     history: History,
@@ -305,7 +330,7 @@ def _reason(
     """entry: of a record that comes back from review, the digest under which it is in quarantine."""
     if entry is not None and entry not in fold.quarantined:
         return "not-quarantined"
-    consumed = place is not None and place in fold.places
+    consumed = any(place in fold.places for place in places)
     if consumed and entry is None:
         return "consumed"
     if digest in fold.live:
@@ -314,7 +339,7 @@ def _reason(
         return "repeated"
     if entry is None and digest in fold.quarantined:
         return "quarantined"
-    elsewhere = place is not None and not consumed and history.seen_at(place)
+    elsewhere = not consumed and any(history.seen_at(place) for place in places)
     if not again and (elsewhere or (history.added(digest) and digest not in fold.ever)):
         return "rolled-back"
     return None

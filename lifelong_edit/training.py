@@ -22,11 +22,11 @@ from lifelong_edit.batchstep import (
     SolveState,
     asking,
     changed_subjects,
-    conflict_of,
     fact_keys,
     hold,
     select_rows,
 )
+from lifelong_edit.conflictkeys import conflict_of
 from lifelong_edit.editors.gradient import SHARE, linear_steps, output_metrics
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact

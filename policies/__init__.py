@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from lifelong_edit.policies.batching import BatchingPolicy, FixedSize
-from lifelong_edit.policies.conflicts import Candidates, Conflict, Decision, find_conflicts
+from lifelong_edit.policies.batching import BatchingPolicy, FixedSize, cut_with_pauses
+from lifelong_edit.policies.conflicts import Candidates, Conflict, Decision, LiveIdentities, find_conflicts
 from lifelong_edit.policies.deciding import ANSWERS, POLICIES, ConflictPolicy, prevails, require_policy
 from lifelong_edit.policies.identity import identities, normalise
+from lifelong_edit.policies.indexing import IndexKind, plan_index
 from lifelong_edit.policies.keep import EveryN, KeepPolicy
 from lifelong_edit.policies.reconsolidate import (
     EveryNSteps,
@@ -31,14 +32,18 @@ __all__ = [
     "FixedSize",
     "Forecast",
     "Geometric",
+    "IndexKind",
     "KeepPolicy",
+    "LiveIdentities",
     "Never",
     "ReconsolidationPolicy",
     "Retention",
     "Standing",
+    "cut_with_pauses",
     "find_conflicts",
     "identities",
     "normalise",
+    "plan_index",
     "prevails",
     "reconsolidation_policy",
     "require_policy",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +20,7 @@ class BatchingPolicy(Protocol):
     """
 
     def cut(self, records: Iterable[Record]) -> Iterator[list[Record]]:
-        """Batches of records, in order, none empty, read lazily."""
+        """Batches of records, in order, none empty, read lazily, each given out as soon as it is known to be whole."""
         ...
 
 
@@ -44,10 +45,59 @@ class FixedSize:
         for record in records:
             target = normalise(record.fact.target)
             names = identities(record.fact)
-            if batch and (len(batch) == self.size or any(asked.get(name, target) != target for name in names)):
+            if any(asked.get(name, target) != target for name in names):
                 yield batch
                 batch, asked = [], {}
             batch.append(record)
             asked.update(dict.fromkeys(names, target))
+            if len(batch) == self.size:
+                yield batch
+                batch, asked = [], {}
         if batch:
             yield batch
+
+
+class _UntilPause:
+    """Records up to the next pause or the end."""
+
+    def __init__(self, records: Iterator[Record | None]) -> None:
+        self._records = records
+        self.over = self.ended = False
+        """Whether it is over, and whether that is because there are no more records at all."""
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        if not self.over:
+            try:
+                record = next(self._records)
+            except StopIteration:
+                self.over = self.ended = True
+                raise
+            if record is not None:
+                return record
+            self.over = True
+        raise StopIteration
+
+
+def cut_with_pauses(policy: BatchingPolicy, records: Iterable[Record | None]) -> Iterator[list[Record]]:
+    """A policy's batches, where None among the records says that no more have come yet.
+
+    A batch that is not full then is given out as far as it goes, and the records that follow go on in the same batch:
+    so the batches of records with pauses are those without, cut further where the pauses were.
+    """
+    source = iter(records)
+    begun: list[Record] = []
+    while True:
+        part = _UntilPause(source)
+        given, begun = begun, []
+        ahead = len(given)
+        for batch in policy.cut(itertools.chain(given, part)):
+            if part.over:
+                begun = batch
+            rest, ahead = batch[ahead:], max(0, ahead - len(batch))
+            if rest:
+                yield rest
+        if part.ended:
+            return

@@ -58,7 +58,6 @@ class LiveIdentities:
     """Live facts by their identities, so that a batch is compared with all of them at once."""
 
     def __init__(self, live: Mapping[str, Fact]) -> None:
-        self._live = live
         self._known: dict[Identity, list[str]] = defaultdict(list)
         for digest, fact in live.items():
             self.add(digest, fact)
@@ -67,6 +66,13 @@ class LiveIdentities:
         """Take in a further live fact."""
         for name in identities(fact):
             self._known[name].append(digest)
+
+    def remove(self, digest: str, fact: Fact) -> None:
+        """Leave out a fact that is live no longer."""
+        for name in identities(fact):
+            self._known[name].remove(digest)
+            if not self._known[name]:
+                del self._known[name]
 
     def same(self, fact: Fact) -> list[str]:
         """Digests of the facts that share an identity with `fact`, each once, in the order they came."""
@@ -82,17 +88,19 @@ def find_conflicts(
     cosine: float = 0.9,
     policy: ConflictPolicy = "supersede",
     trusted: Sequence[str] = (),
+    known: LiveIdentities | None = None,
 ) -> Decision:
     """Compare each new fact with the live ones, exactly by identity and then by its key's neighbours.
 
     facts: the new ones, none equal in content to a live one. live: by digest. candidates: one list per fact, from
     the key index; those below `cosine` do not count, nor do facts about another subject: keys of one relation lie near
     each other, and to take away a fact that nobody contradicted is worse than to keep one too many. policy: what a
-    contradiction leads to, or a callable that decides. trusted: sources, the most trusted first. Raises `UsageError`
-    for an unknown policy, and for an answer of a callable that is none.
+    contradiction leads to, or a callable that decides. trusted: sources, the most trusted first. known: the identities
+    of `live`, where they are at hand. Raises `UsageError` for an unknown policy, and for an answer of a callable that
+    is none.
     """
     require_policy(policy)
-    known = LiveIdentities(live)
+    known = LiveIdentities(live) if known is None else known
     conflicts: list[Conflict] = []
     for number, fact in enumerate(facts):
         same = known.same(fact)

@@ -24,7 +24,7 @@ from lifelong_edit.stores.identity import (
     write_marker,
 )
 from lifelong_edit.stores.lock import WriterLock
-from lifelong_edit.stores.schema import StepRecord, StoreMarker, encode_step
+from lifelong_edit.stores.schema import Place, StepRecord, StoreMarker, encode_step
 from lifelong_edit.stores.tables import HEAD, MARKER, Consumed, Head, Tables, step_key
 
 LOCK_FILE = "writer.lock"
@@ -64,12 +64,15 @@ class EditLog:
         marker = StoreMarker(store_id=uuid.uuid4().hex, created=datetime.now(UTC).isoformat())
         encoded = msgspec.json.encode(marker)
         try:
-            with replace_dir_atomic(path) as building:
+            with replace_dir_atomic(path, only_new=True) as building:
                 environment = environments.acquire(building, read_only=False, create=True, map_size=map_size)
                 with cls(building, marker, environment, WriterLock(building / LOCK_FILE)) as log:
                     environment.write(lambda t: Tables(environment, t).put("meta", MARKER, encoded))
                     log.append(record, facts={}, blobs=blobs, weights=weights)
                 write_marker(building, marker)
+        except FileExistsError:
+            require_free(path)  # somebody was faster
+            raise
         except OSError as error:
             raise StoreError(f"cannot make a store at {path}: {error}") from error
         return cls.open(path)
@@ -131,8 +134,6 @@ class EditLog:
         each written before the next is made, and all named in the record; called anew where the map had to be grown.
         Raises StoreError where the record does not follow the head, or nothing could be written.
         """
-        if self._lock is None or self._closed:
-            raise StoreError(f"{self.path} is {'closed' if self._closed else 'open read-only'}; open it for writing")
 
         def commit(transaction: object) -> Head:
             tables = Tables(self._environment, transaction)
@@ -146,9 +147,19 @@ class EditLog:
                 tables.drop_unreferenced(former.weights)
             return head
 
+        self._require_writable()
         head = self._environment.write(commit)
         write_acknowledged(self.path, self.marker.store_id, head)
         return head
+
+    def consume(self, state: int, places: Sequence[Place]) -> None:
+        """Keep in mind that places were consumed at the state of a step with nothing to do there, durably."""
+        self._require_writable()
+        self._environment.write(lambda t: Tables(self._environment, t).consume_idle(state, places))
+
+    def _require_writable(self) -> None:
+        if self._lock is None or self._closed:
+            raise StoreError(f"{self.path} is {'closed' if self._closed else 'open read-only'}; open it for writing")
 
     # -- reading
 
@@ -207,6 +218,11 @@ class EditLog:
         """Every consumption of a place, in the order of the steps, rolled back or not."""
         with self._reading() as tables:
             return tables.consumed(file_digest, number)
+
+    def idle(self) -> dict[int, list[Place]]:
+        """By step: the places that were consumed at its state with nothing to do there."""
+        with self._reading() as tables:
+            return tables.idle()
 
     def size(self) -> int:
         """Bytes that the store takes on the disk, caches included."""

@@ -1,12 +1,13 @@
 """The tables of the edit log as seen by one transaction, every value in its envelope.
 
 `meta` (marker), `steps` (step number → record), `facts` (digest → encoded fact), `blobs` (digest → bytes),
-`references` (digest → how many steps name that blob), `places` (place → what was consumed there, by which steps),
-`head`. Blobs need no envelope: their key is their digest.
+`references` (digest → how many steps name that blob), `places` (place → what was consumed there, by which steps;
+and what was consumed without a step), `head`. Blobs need no envelope: their key is their digest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -19,6 +20,8 @@ from lifelong_edit.stores.schema import Place, StepRecord, decode_step
 T = TypeVar("T")
 
 HEAD, MARKER = b"head", b"marker"
+_IDLE = "idle/"
+"""Begins the keys of places consumed without a step; behind those of all others, which are hexadecimal."""
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,6 +132,23 @@ class Tables:
         consumed = [*self.consumed(place.file_digest, place.number), Consumed(place.fact, step)]
         self.put("places", _place_key(place.file_digest, place.number), msgspec.msgpack.encode(consumed))
 
+    def consume_idle(self, state: int, places: Sequence[Place]) -> None:
+        """Note that places were consumed at the state of a step, with nothing to do there."""
+        payload = msgspec.msgpack.encode(places)
+        self.put("places", f"{_IDLE}{state}/{digest_bytes(payload)}".encode(), payload)
+
+    def idle(self) -> dict[int, list[Place]]:
+        """By step: the places that were consumed at its state with nothing to do there."""
+        found: dict[int, list[Place]] = {}
+        with self._transaction.cursor(db=self._environment.tables["places"]) as cursor:
+            if not cursor.set_range(_IDLE.encode()):
+                return found
+            for key, value in cursor:
+                name = _name("places", key)
+                _, state, _ = key.decode().split("/")
+                found.setdefault(int(state), []).extend(decode(unseal(name, bytes(value)), list[Place], name))
+        return found
+
 
 def decode(payload: bytes, kind: type[T], name: str) -> T:
     """A msgpack record. Raises StoreDamagedError, naming it, where the bytes are no such record."""
@@ -150,6 +170,6 @@ def _place_key(file_digest: str, number: int) -> bytes:
 def _name(table: str, key: bytes) -> str:
     if table == "steps":
         return f"steps/{int.from_bytes(key, 'big')}"
-    if table == "places":
+    if table == "places" and not key.startswith(_IDLE.encode()):
         return f"places/{key[:-8].decode()}:{int.from_bytes(key[-8:], 'big')}"
     return f"{table}/{key.decode()}"

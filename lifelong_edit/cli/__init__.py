@@ -36,7 +36,7 @@ def cli(debug: bool) -> None:
 
     \b
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad input, 4 store damaged or locked,
-    5 the model is not the store's, 130 interrupted.
+    5 the model is not the store's, 130 interrupted, 143 terminated (SIGTERM).
     """
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 import msgspec
 
+from lifelong_edit.cli.stopping import Terminated, terminable
 from lifelong_edit.errors import LifelongEditError, UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +42,14 @@ store_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 at_option = click.option("--at", type=click.IntRange(min=0), metavar="STEP", help="As of this step; default: the head.")
+wait_option = click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for another process that is writing to the store.",
+)
 device_option = click.option(
     "--device", metavar="NAME", help="Where the model lives: cpu, cuda, cuda:1, mps. Default: as at `init`."
 )
@@ -50,17 +59,18 @@ class Group(click.Group):
     """A group whose errors are one line on stderr and design's exit codes, never a traceback (unless --debug)."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run, and exit with 0 done, 1 failure, 2 usage, 3 bad input, 4 store, 5 wrong model, 130 interrupted."""
+        """Run, and exit with 0 done, 1 failure, 2 usage, 3 bad input, 4 store, 5 wrong model, 130 or 143 stopped."""
         run: Any = super().main  # its overloads tell the two modes apart, which a flag handed on cannot
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
         try:
             # click returns the code of an early exit (--help, --version) and None or a value otherwise.
-            code = run(*args, standalone_mode=False, **extra)
+            with terminable():
+                code = run(*args, standalone_mode=False, **extra)
             sys.stdout.flush()
         except BaseException as error:
             if _wants_traceback() and not isinstance(
-                error, SystemExit | ClosedPipe | click.ClickException | click.Abort
+                error, SystemExit | ClosedPipe | click.ClickException | click.Abort | Terminated
             ):
                 raise
             _exit(error)
@@ -91,6 +101,9 @@ def _exit(error: BaseException) -> NoReturn:
     if isinstance(error, click.Abort | KeyboardInterrupt):
         say("interrupted; what was committed stays, and what was not is as if never begun")
         sys.exit(128 + signal.SIGINT)
+    if isinstance(error, Terminated):
+        say("terminated; what was committed stays, and what was not is as if never begun")
+        sys.exit(128 + signal.SIGTERM)
     if isinstance(error, click.ClickException):
         error.show()
         sys.exit(error.exit_code)
@@ -164,11 +177,11 @@ def cell(value: object, limit: int = _MAX_CELL) -> str:
 
 
 @contextlib.contextmanager
-def opened(store: Path, *, read_only: bool, device: str | None = None) -> Iterator[Timeline]:
-    """The timeline of a store, closed in the end."""
+def opened(store: Path, *, read_only: bool, device: str | None = None, wait: float = 5.0) -> Iterator[Timeline]:
+    """The timeline of a store, closed in the end; `wait`: seconds to wait for another writer."""
     from lifelong_edit.timeline import Timeline
 
-    timeline = Timeline.open(store, read_only=read_only, device=device)
+    timeline = Timeline.open(store, read_only=read_only, device=device, timeout=wait)
     try:
         yield timeline
     finally:

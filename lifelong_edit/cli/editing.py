@@ -5,48 +5,32 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lifelong_edit.cli.common import (
-    cell,
-    counted,
     device_option,
     json_option,
-    one_line,
     opened,
     print_json,
-    print_row,
     print_table,
-    progress_bar,
     say,
     store_option,
+    wait_option,
 )
-from lifelong_edit.cli.looking import describe_step, guarded
-from lifelong_edit.cli.reconsolidating import tell_refusal
+from lifelong_edit.cli.looking import describe_step
 from lifelong_edit.cli.reviewing import handling, handling_options
 from lifelong_edit.cli.setup import BUNDLED, make_store, making_options, require_same_store
-from lifelong_edit.errors import UsageError
+from lifelong_edit.cli.stopping import stopping
+from lifelong_edit.cli.streaming import report, show_all, summarise
+from lifelong_edit.errors import LifelongEditError, UsageError
 
 if TYPE_CHECKING:
-    from lifelong_edit.facts import Fact, ReadReport, Record
-    from lifelong_edit.scheduler import BatchEvent, ReconsolidationEvent, Summary
+    from lifelong_edit.facts import Record
     from lifelong_edit.timeline import Timeline
-
-_COLUMNS: tuple[tuple[str, int], ...] = (
-    ("step", 5),
-    ("records", 7),
-    ("facts", 6),
-    ("taken", 6),
-    ("skipped", 7),
-    ("conflicts", 9),
-    ("at risk", 7),
-)
-_COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
 
 
 @click.command()
@@ -80,8 +64,18 @@ _COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
     "batch is tried on the head as it stands, and nothing is reconsolidated, whatever the policy.",
 )
 @click.option("--reason", metavar="TEXT", help="Why, for the log.")
+@click.option("--follow", is_flag=True, help="Go on with the lines that are appended to the files, until stopped.")
+@click.option(
+    "--idle",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --follow: edit a batch that is not full after so long without a new record.",
+)
 @making_options
 @device_option
+@wait_option
 @store_option
 @json_option
 def stream(
@@ -92,7 +86,10 @@ def stream(
     skip_bad: bool,
     dry_run: bool,
     reason: str | None,
+    follow: bool,
+    idle: float,
     device: str | None,
+    wait: float,
     store: Path,
     as_json: bool,
     **options: Any,
@@ -109,6 +106,10 @@ def stream(
     applied; one that this model cannot take is found before its batch is. Input without any fact is no error, and makes
     no store.
 
+    A file is known again after lines were appended to it. With --follow the run waits for such lines: full batches are
+    edited as they come, one that is not full after --idle seconds; Ctrl-C or SIGTERM ends the run after the batch at
+    hand, with exit code 0. A file that was replaced or cut short is told, and read from its beginning.
+
     A reconsolidation that its guard refuses is told and logged, and the run goes on; the exit code stays 0.
 
     Of each batch the table shows how many of its facts have `taken` (are answered by the edited model), how many facts
@@ -121,29 +122,41 @@ def stream(
       lifelong-edit stream week.jsonl --dry-run
       lifelong-edit stream archive/*.jsonl --reconsolidate geometric
       cat week.jsonl | lifelong-edit stream - --batch-size 32 --reason "week 12"
+      lifelong-edit stream --follow news.jsonl --idle 600 --wait 60
     """
-    from lifelong_edit.facts import ReadReport, read_facts
+    from lifelong_edit.facts import ReadReport, follow_facts, read_facts
     from lifelong_edit.policies import FixedSize, reconsolidation_policy
-    from lifelong_edit.scheduler import BatchEvent, Scheduler, Summary
+    from lifelong_edit.scheduler import Scheduler, Summary
 
     due, how = reconsolidation_policy(policy), handling(options)
-    total = _survey(files, skip_bad)
-    read = ReadReport()
-    found = read_facts(files, skip_bad=skip_bad, report=read)
-    records = found if _is_there(store) else _unless_empty(found)
-    if records is None:
-        _report((), _summarise(Summary(), read), files, None, as_json=as_json, dry_run=dry_run)
-        return
-    with _store_for(store, device, options, dry_run) as timeline:
+    total = _survey(files, skip_bad=skip_bad, follow=follow, dry_run=dry_run)
+    read, known = ReadReport(), _Known()
+    reading: dict[str, Any] = {"skip_bad": skip_bad, "report": read, "known": known}
+    records: Iterator[Record | None] | None = None if follow else read_facts(files, **reading)
+    if records is not None and not _is_there(store):
+        records = _unless_empty(records)
+        if records is None:
+            report((), summarise(Summary(), read), files, None, as_json=as_json, dry_run=dry_run)
+            return
+    with _store_for(store, device, options, dry_run, wait) as timeline, contextlib.ExitStack() as held:
+        known.timeline = timeline
+        if records is None:
+            records = follow_facts(files, idle=idle, stopped=held.enter_context(stopping(say)), say=say, **reading)
         batching = FixedSize(batch_size)
         scheduler = Scheduler(timeline, batching=batching, reconsolidation=due, skip_bad=skip_bad, say=say, **how)
         events = scheduler.run(records, again=again, dry_run=dry_run, reason=reason)
-        shown = list(_show_events(events, total, as_json=as_json))
-        batches = [event for event in shown if isinstance(event, BatchEvent)]
-        _tell_conflicts(batches, timeline, as_json=as_json, dry_run=dry_run)
-        _tell_forecasts(batches, timeline, as_json=as_json)
-        summary = _summarise(scheduler.summary, read)
-        _report(shown, summary, files, timeline.head, as_json=as_json, dry_run=dry_run)
+        shown = show_all(events, timeline, total, as_json=as_json, dry_run=dry_run)
+        summary = summarise(scheduler.summary, read)
+        report(shown, summary, files, timeline.head, as_json=as_json, dry_run=dry_run)
+
+
+class _Known:
+    """What the store has consumed of a file, once there is one."""
+
+    timeline: Timeline | None = None
+
+    def __call__(self, file_digest: str) -> Collection[int]:
+        return () if self.timeline is None else self.timeline.consumed_in(file_digest)
 
 
 def _is_there(store: Path) -> bool:
@@ -151,226 +164,66 @@ def _is_there(store: Path) -> bool:
     return store.exists() and (not store.is_dir() or any(store.iterdir()))
 
 
-def _unless_empty(records: Iterator[Record]) -> Iterator[Record] | None:
+def _unless_empty(records: Iterator[Record | None]) -> Iterator[Record | None] | None:
     """The same records, the first of them read by now; None where there are none."""
     first = next(records, None)
     return None if first is None else itertools.chain([first], records)
 
 
-def _survey(files: Sequence[str], skip_bad: bool) -> int | None:
+def _survey(files: Sequence[str], *, skip_bad: bool, follow: bool, dry_run: bool) -> int | None:
     """How many facts there are to come, where looking ahead costs nothing; bad input is found here."""
-    from lifelong_edit.facts import can_read_twice, read_facts
+    from lifelong_edit.facts import can_read_twice, read_facts, require_growing
 
+    if follow and dry_run:
+        raise UsageError("found --follow with --dry-run, expected one of them; a dry run ends with what is there")
+    if follow:
+        require_growing(files)
+        return None
     if not can_read_twice(files):
         return None
     return sum(1 for _ in read_facts(files, skip_bad=skip_bad))
 
 
 @contextlib.contextmanager
-def _store_for(store: Path, device: str | None, options: dict[str, Any], dry_run: bool) -> Iterator[Timeline]:
+def _store_for(
+    store: Path, device: str | None, options: dict[str, Any], dry_run: bool, wait: float
+) -> Iterator[Timeline]:
     """The store, made first where there is none; a dry run then works on one that is thrown away."""
-    if _is_there(store):
-        with opened(store, read_only=dry_run, device=device) as timeline:
+    with contextlib.ExitStack() as stack:
+        made = None
+        if not _is_there(store):
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store" if dry_run else store
+            made = _made(place, device, options)
+        if made is None:
+            timeline = stack.enter_context(opened(store, read_only=dry_run, device=device, wait=wait))
             require_same_store(timeline, options)
             yield timeline
-        return
-    opening = f"there is no store at {store}: making one for {options['model'] or BUNDLED}"
-    with contextlib.ExitStack() as stack:
-        if dry_run:
-            store = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store"
-        yield stack.enter_context(make_store(store, device, options, opening))
+        else:
+            yield stack.enter_context(made)
 
 
-def _show_events(
-    events: Iterator[BatchEvent | ReconsolidationEvent], total: int | None, *, as_json: bool
-) -> Iterator[BatchEvent | ReconsolidationEvent]:
-    """Print each event as it comes (unless all is printed as JSON in the end) and pass it on."""
-    from lifelong_edit.scheduler import BatchEvent
-
-    if not as_json:
-        print_row([(name, width, name) for name, width in _COLUMNS])
-    advance, close = progress_bar(total, "facts")
+def _made(store: Path, device: str | None, options: dict[str, Any]) -> Timeline | None:
+    """A new store; None where another run made one meanwhile, which is as good."""
     try:
-        for event in events:
-            if not isinstance(event, BatchEvent):
-                _show_reconsolidation(event, as_json=as_json)
-                yield event
-                continue
-            advance(event.records)
-            if not as_json:
-                _print_event(event)
-            _tell_untaken(event, event.batch_facts)
-            if event.refused:
-                say(f"batch {event.batch}: {event.refused}")
-            yield event
-    finally:
-        close()
+        return make_store(store, device, options, f"there is no store at {store}: making one for {_model(options)}")
+    except LifelongEditError:
+        if not _is_there(store):
+            raise
+    say(f"another run made {store} meanwhile: using that")
+    return None
 
 
-def _print_event(event: BatchEvent) -> None:
-    gate = event.report.get("gate", {})
-    cells: Mapping[str, object] = {
-        "step": event.step,
-        "records": event.records,
-        "facts": event.facts,
-        "taken": gate.get("taken"),
-        "skipped": sum(event.skipped.values()),
-        "conflicts": len(event.report.get("conflicts", ())),
-        "at risk": _at_risk(event),
-        "perplexity": gate.get("perplexity"),
-        "seconds": round(event.seconds, 2),
-        "weights": event.weights_digest[:12] if event.weights_digest else None,
-    }
-    print_row([(name, width, cells[name]) for name, width in _COLUMNS])
-
-
-def _show_reconsolidation(event: ReconsolidationEvent, *, as_json: bool) -> None:
-    """Its row has the step, and no batch: the figures are said beside it."""
-    if not as_json:
-        cells: Mapping[str, object] = {
-            "step": event.step,
-            "perplexity": event.report["guard"]["before" if event.refused else "after"]["perplexity"],
-            "seconds": round(event.seconds, 2),
-            "weights": event.weights_digest[:12],
-        }
-        print_row([(name, width, cells.get(name)) for name, width in _COLUMNS])
-    if event.refused:
-        tell_refusal(event.step, event.report)
-    else:
-        told = ", ".join(f"{name} {value}" for name, value in guarded(event.report).items())
-        say(f"step {event.step} reconsolidates all live facts: {told}")
-
-
-def _tell_untaken(event: BatchEvent, facts: Mapping[str, Fact]) -> None:
-    for digest in event.untaken:
-        fact = facts[digest]
-        say(f"not taken: {cell(fact.prompt, 100)} → {cell(fact.target)} ({digest[:12]})")
-    if unsaid := event.report.get("editor", {}).get("without_mention"):
-        first = facts[unsaid[0]]
-        said = f"{cell(first.prompt, 100)}, subject {cell(first.subject)}"
-        say(f"{counted(len(unsaid), 'fact')} taught at the answer alone, for want of their subject in a prompt: {said}")
-
-
-def _tell_conflicts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json: bool, dry_run: bool) -> None:
-    """In a dry run the conflicts are what one wants to see: a table of them."""
-    found = [(event, conflict) for event in events for conflict in event.report.get("conflicts", ())]
-    if not dry_run or as_json or not found:
-        return
-    old = timeline.facts_by_digest([conflict["old"] for _, conflict in found])
-    rows = []
-    for event, conflict in found:
-        new, known = event.batch_facts[conflict["new"]], old[conflict["old"]]
-        said = (f"{new.prompt} → {new.target}", f"{known.prompt} → {known.target}")
-        rows.append((conflict["kind"], conflict["action"], conflict["probability"], *said))
-    click.echo()
-    print_table(("conflict", "action", "probability", "new", "in force"), rows)
-
-
-def _at_risk(event: BatchEvent) -> float | None:
-    """How many live facts the batch is expected to make the model forget."""
-    forecast = event.report.get("forecast")
-    return None if forecast is None else round(forecast["forgotten"], 2)
-
-
-def _tell_forecasts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json: bool) -> None:
-    """In a dry run the facts most at risk are known: a table of them."""
-    found = [(event, risk) for event in events for risk in event.report.get("forecast", {}).get("at_risk", ())]
-    if as_json or not found:
-        return
-    facts = timeline.facts_by_digest([risk["fact"] for _, risk in found])
-    rows = []
-    for event, risk in found:
-        fact = facts[risk["fact"]]
-        rows.append((event.batch, round(risk["probability"], 3), risk["fact"][:12], f"{fact.prompt} → {fact.target}"))
-    click.echo()
-    print_table(("batch", "risk", "fact", "in force"), rows)
-
-
-def _describe(event: BatchEvent) -> dict[str, Any]:
-    return {
-        "batch": event.batch,
-        "step": event.step,
-        "records": event.records,
-        "facts": event.facts,
-        "skipped": dict(event.skipped),
-        "refused": event.refused,
-        "weights_digest": event.weights_digest,
-        "seconds": event.seconds,
-        "gate": event.report.get("gate", {}),
-        "conflicts": event.report.get("conflicts", []),
-        "forecast": event.report.get("forecast"),
-    }
-
-
-def _summarise(done: Summary, read: ReadReport) -> dict[str, Any]:
-    return {
-        "batches": done.batches,
-        "records": done.records,
-        "steps": len(done.steps),
-        "facts": done.facts,
-        "untaken": done.untaken,
-        "skipped": dict(done.skipped),
-        "conflicts": dict(done.conflicts),
-        "reconsolidations": done.reconsolidations,
-        "refused": done.refused,
-        "left_out": {skip.value: count for skip, count in read.skips.items()},
-        "bad": read.bad + len(done.bad),
-        "bad_records": [*read.skipped_bad, *done.bad],
-        "seconds": done.seconds,
-    }
-
-
-def _report(
-    shown: Sequence[BatchEvent | ReconsolidationEvent],
-    summary: Mapping[str, Any],
-    files: Sequence[str],
-    head: int | None,
-    *,
-    as_json: bool,
-    dry_run: bool,
-) -> None:
-    """What has been done, in the end; head: None where there is no store."""
-    if as_json:
-        from lifelong_edit.scheduler import BatchEvent
-
-        batches = [_describe(event) for event in shown if isinstance(event, BatchEvent)]
-        others = [asdict(event) for event in shown if not isinstance(event, BatchEvent)]
-        print_json({"dry_run": dry_run, "batches": batches, "reconsolidations": others, "summary": summary})
-    if summary["records"]:
-        _tell(summary, head, dry_run)
-    else:
-        left = "no store was made" if head is None else f"the head is step {head}"
-        say(f"found no facts to edit in {cell(', '.join(files), 200)}: nothing was done, and {left}")
-    for reason, count in summary["left_out"].items():
-        say(f"{count} left out: {reason}")
-    if summary["bad"]:
-        say(f"{counted(summary['bad'], 'bad record')} left out:")
-        for place in summary["bad_records"]:
-            say(f"  {one_line(place)}")
-
-
-def _tell(summary: Mapping[str, Any], head: int | None, dry_run: bool) -> None:
-    skipped = ", ".join(f"{count} {reason}" for reason, count in summary["skipped"].items())
-    facts = counted(summary["facts"], "fact")
-    taught = f"{facts} would be taught" if dry_run else f"{facts} in {counted(summary['steps'], 'step')}"
-    again = f"; {counted(summary['reconsolidations'], 'reconsolidation')}" if summary["reconsolidations"] else ""
-    again += f"; {counted(summary['refused'], 'reconsolidation')} refused" if summary["refused"] else ""
-    say(
-        f"{counted(summary['records'], 'record')}: {taught}, {summary['untaken']} not taken"
-        f"{f'; skipped: {skipped}' if skipped else ''}{again}; the head is step {head}"
-    )
-    if summary["skipped"].get("rolled-back"):
-        say("records known only from steps that were rolled back were skipped; --again applies them")
-    if summary["skipped"].get("quarantined"):
-        say("records in quarantine wait for review: `lifelong-edit conflicts --out FILE` writes them to a file")
+def _model(options: dict[str, Any]) -> str:
+    return options["model"] or BUNDLED
 
 
 @click.command()
 @click.argument("step", type=click.IntRange(min=0))
 @click.option("--reason", metavar="TEXT", help="Why, for the log.")
+@wait_option
 @store_option
 @json_option
-def rollback(step: int, reason: str | None, store: Path, as_json: bool) -> None:
+def rollback(step: int, reason: str | None, wait: float, store: Path, as_json: bool) -> None:
     """Go back to the state after STEP; 0 is the base model.
 
     The weights are those of that step, equal by digest. Going back is itself a step of the log: nothing is lost, and
@@ -381,7 +234,7 @@ def rollback(step: int, reason: str | None, store: Path, as_json: bool) -> None:
       lifelong-edit rollback 3
       lifelong-edit rollback 0 --reason "wrong source"
     """
-    with opened(store, read_only=False) as timeline:
+    with opened(store, read_only=False, wait=wait) as timeline:
         if step > timeline.head:
             raise UsageError(f"there is no step {step}; the head is step {timeline.head}, see `lifelong-edit log`")
         found = describe_step(timeline.rollback(step, reason=reason))

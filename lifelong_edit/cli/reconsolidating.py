@@ -16,6 +16,7 @@ from lifelong_edit.cli.common import (
     print_table,
     say,
     store_option,
+    wait_option,
 )
 from lifelong_edit.cli.looking import describe_step, guarded
 
@@ -31,10 +32,11 @@ from lifelong_edit.cli.looking import describe_step, guarded
 @click.option("--no-guard", is_flag=True, help="Commit also what loses by these measures; `log` marks it.")
 @click.option("--reason", metavar="TEXT", help="Why, for the log.")
 @device_option
+@wait_option
 @store_option
 @json_option
 def reconsolidate(
-    start: float, no_guard: bool, reason: str | None, device: str | None, store: Path, as_json: bool
+    start: float, no_guard: bool, reason: str | None, device: str | None, wait: float, store: Path, as_json: bool
 ) -> None:
     """Solve again over all live facts together, as one committed step.
 
@@ -54,7 +56,7 @@ def reconsolidate(
       lifelong-edit reconsolidate --start 1 --reason "after week 12"
       lifelong-edit stream week.jsonl --reconsolidate geometric
     """
-    with opened(store, read_only=False, device=device) as timeline:
+    with opened(store, read_only=False, device=device, wait=wait) as timeline:
         step = timeline.reconsolidate(start=start, guard=not no_guard, reason=reason, say=say)
     if as_json:
         print_json(describe_step(step) | {"report": step.report})

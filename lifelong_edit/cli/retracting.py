@@ -16,6 +16,7 @@ from lifelong_edit.cli.common import (
     print_table,
     say,
     store_option,
+    wait_option,
 )
 from lifelong_edit.cli.looking import describe_step
 
@@ -25,10 +26,17 @@ from lifelong_edit.cli.looking import describe_step
 @click.option("--revive", is_flag=True, help="Bring back what they had superseded.")
 @click.option("--reason", metavar="TEXT", help="Why, for the log.")
 @device_option
+@wait_option
 @store_option
 @json_option
 def retract(
-    facts: tuple[str, ...], revive: bool, reason: str | None, device: str | None, store: Path, as_json: bool
+    facts: tuple[str, ...],
+    revive: bool,
+    reason: str | None,
+    device: str | None,
+    wait: float,
+    store: Path,
+    as_json: bool,
 ) -> None:
     """Take facts back, however old, as one committed step.
 
@@ -44,7 +52,7 @@ def retract(
       lifelong-edit retract 4be1f0a2 --reason "source withdrawn"
       lifelong-edit retract 4be1f0a2 91c3d7 --revive
     """
-    with opened(store, read_only=False, device=device) as timeline:
+    with opened(store, read_only=False, device=device, wait=wait) as timeline:
         step = timeline.retract(facts, revive=revive, reason=reason, say=say)
         known = timeline.facts_by_digest((*step.superseded, *step.added))
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lifelong_edit.facts.following import follow_facts, require_growing
 from lifelong_edit.facts.reading import ReadReport, preserved_prompts_of, read_facts, read_prompts
 from lifelong_edit.facts.record import Fact, Probe, Record
 from lifelong_edit.facts.shapes import Skip, verbalise_claim
@@ -14,8 +15,10 @@ __all__ = [
     "Record",
     "Skip",
     "can_read_twice",
+    "follow_facts",
     "preserved_prompts_of",
     "read_facts",
     "read_prompts",
+    "require_growing",
     "verbalise_claim",
 ]

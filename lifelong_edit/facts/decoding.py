@@ -10,13 +10,30 @@ import codecs
 import json
 import math
 from collections.abc import Iterator
-from typing import IO
+from typing import Protocol
 
 from lifelong_edit.errors import BadInputError
 
 Value = dict[str, object]
 Element = tuple[int, Value | BadInputError]
 """(1-based line, the object that starts there or what is wrong with it)."""
+
+
+class ByteStream(Protocol):
+    """What decoding needs of a binary stream."""
+
+    def read(self, count: int, /) -> bytes:
+        """Up to `count` bytes."""
+        ...
+
+    def readline(self, limit: int, /) -> bytes:
+        """Up to the end of the line, or `limit` bytes."""
+        ...
+
+    def seek(self, offset: int, /) -> int:
+        """Go to a place from the beginning."""
+        ...
+
 
 MAX_RECORD_BYTES = 1 << 20
 MAX_DEPTH = 16
@@ -55,17 +72,17 @@ def _finite(digits: str) -> object:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
 
 
-def read_elements(stream: IO[bytes]) -> Iterator[Element]:
+def read_elements(stream: ByteStream) -> Iterator[Element]:
     """The JSON objects of a seekable stream: the elements of one array, or one object per line."""
     head = stream.read(4096)
     stream.seek(0)
     if head.startswith(_BOM):
         stream.seek(len(_BOM))
         yield 1, BadInputError("found a byte order mark, expected UTF-8 without one; save the file without it")
-    if head.removeprefix(_BOM).lstrip()[:1] == b"[":
+    if is_array(head):
         yield from _read_array(stream)
     else:
-        yield from _read_lines(stream)
+        yield from read_lines(stream)
 
 
 def decode_object(text: str) -> Value | BadInputError:
@@ -135,7 +152,13 @@ def _torn() -> BadInputError:
     return BadInputError("found a torn last record, expected the file to end after a whole one; write it out again")
 
 
-def _read_lines(stream: IO[bytes]) -> Iterator[Element]:
+def is_array(head: bytes) -> bool:
+    """Whether a file that begins so is one JSON array."""
+    return head.removeprefix(_BOM).lstrip()[:1] == b"["
+
+
+def read_lines(stream: ByteStream) -> Iterator[Element]:
+    """One JSON object per line, from where the stream stands."""
     number = 0
     while line := stream.readline(MAX_RECORD_BYTES + 1):
         number += 1
@@ -156,7 +179,7 @@ def _read_lines(stream: IO[bytes]) -> Iterator[Element]:
 class _Window:
     """A piece of the stream's text that moves forward, with the line that its cursor stands on."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         # Bytes that are not UTF-8 become lone surrogates, so that they are found in the record they stand in.
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
@@ -225,7 +248,7 @@ class _Window:
         return _torn()
 
 
-def _read_array(stream: IO[bytes]) -> Iterator[Element]:
+def _read_array(stream: ByteStream) -> Iterator[Element]:
     window = _Window(stream)
     window.peek()
     window.advance(window.cursor + 1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts.decoding import Element, Value
+from lifelong_edit.facts.growing import Known
 from lifelong_edit.facts.record import Fact, Probe, Record
 from lifelong_edit.facts.shapes import Skip, entry_of, recognise
 from lifelong_edit.facts.sources import Source, expand, open_source, open_text
@@ -53,28 +54,43 @@ class ReadReport:
         return lines
 
 
-def read_facts(sources: Sequence[str], *, skip_bad: bool = False, report: ReadReport | None = None) -> Iterator[Record]:
+def read_facts(
+    sources: Sequence[str], *, skip_bad: bool = False, report: ReadReport | None = None, known: Known | None = None
+) -> Iterator[Record]:
     """The facts of files, globs, `-` (standard input) and `hf:OWNER/NAME[:SPLIT]`, lazily and in order.
 
-    Raises `BadInputError` "file:line: found …, expected …; do …" at the first bad record, or with `skip_bad` counts
-    it in `report` and reads on. Raises `UsageError` for a source that cannot be opened.
+    known: what the store that they are for has consumed (`Timeline.consumed_in`), so that the records of a file are
+    known again after the file has grown. Raises `BadInputError` "file:line: found …, expected …; do …" at the first
+    bad record, or with `skip_bad` counts it in `report` and reads on. Raises `UsageError` for a source that cannot be
+    opened.
     """
     report = report if report is not None else ReadReport()
     for name in expand(sources):
-        with open_source(name) as source:
+        with open_source(name, known) as source:
             for number, element in enumerate(source.elements):
-                try:
-                    found = _recognise_at(source, element)
-                except BadInputError as error:
-                    if not skip_bad:
-                        raise
-                    report.add_bad(error)
-                    continue
-                if isinstance(found, Skip):
-                    report.skips[found] += 1
-                    continue
-                report.read += 1
-                yield Record(found, source.name, element[0], source.digest, number, entry_of(element[1]))
+                found = recognise_at(source.name, element, skip_bad=skip_bad, report=report)
+                if found is not None:
+                    place = source.name, element[0], source.digest, number
+                    yield Record(found, *place, source.earlier(number), entry_of(element[1]))
+
+
+def recognise_at(name: str, element: Element, *, skip_bad: bool, report: ReadReport) -> Fact | None:
+    """The fact of an element of the source `name`; None where it is left out, which the report then counts.
+
+    Raises `BadInputError`, with file and line, for a bad record unless `skip_bad`.
+    """
+    try:
+        found = _recognise_at(name, element)
+    except BadInputError as error:
+        if not skip_bad:
+            raise
+        report.add_bad(error)
+        return None
+    if isinstance(found, Skip):
+        report.skips[found] += 1
+        return None
+    report.read += 1
+    return found
 
 
 def read_prompts(sources: Sequence[str]) -> Iterator[Probe]:
@@ -94,14 +110,14 @@ def read_prompts(sources: Sequence[str]) -> Iterator[Probe]:
                 yield from _prompts_at(source, element)
 
 
-def _recognise_at(source: Source, element: Element) -> Fact | Skip:
+def _recognise_at(name: str, element: Element) -> Fact | Skip:
     line, value = element
     try:
         if isinstance(value, BadInputError):
             raise value
         return recognise(value)
     except BadInputError as error:
-        raise BadInputError(f"{source.name}:{line}: {error}") from None
+        raise BadInputError(f"{name}:{line}: {error}") from None
 
 
 def preserved_prompts_of(fact: Fact) -> list[Probe]:
@@ -118,7 +134,7 @@ def _prompts_at(source: Source, element: Element) -> list[Probe]:
         except BadInputError as error:
             raise BadInputError(f"{source.name}:{line}: {error}") from None
     try:
-        found = _recognise_at(source, element)
+        found = _recognise_at(source.name, element)
     except BadInputError as error:
         raise BadInputError(f"{error}; of a prompt to preserve `prompt` alone is enough") from None
     if isinstance(found, Skip):

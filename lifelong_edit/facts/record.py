@@ -64,7 +64,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A fact at its place in the input; the place is (`file_digest`, `number`)."""
+    """A fact at its place in the input; the place is (`file_digest`, `number`), see `places`."""
 
     fact: Fact
     file: str
@@ -72,9 +72,12 @@ class Record(msgspec.Struct, frozen=True):
     line: int
     """1-based line on which the record starts (of a data set: its 1-based number)."""
     file_digest: str
-    """32 hex digits: BLAKE2b of all the bytes that the record was read from."""
+    """32 hex digits: BLAKE2b of the file's bytes when it was read, a torn last line and blanks at the end left out."""
     number: int
     """0-based number of the record in its file, bad records included."""
+    earlier: tuple[str, ...] = ()
+    """Digests that the file had when it was shorter and held this record already, of those that the reader was told:
+    at (one of them, `number`) the record stood at the same place."""
     quarantined: str | None = None
     """Of a record that was put aside, and comes from a file written for review: the digest of the fact put aside."""
 
@@ -82,6 +85,11 @@ class Record(msgspec.Struct, frozen=True):
     def entry(self) -> str:
         """The digest under which a reviewed record is in quarantine: it may have been corrected since."""
         return self.quarantined or self.fact.digest
+
+    @property
+    def places(self) -> tuple[tuple[str, int], ...]:
+        """The record's place, and what it was before the file grew."""
+        return tuple((digest, self.number) for digest in (self.file_digest, *self.earlier))
 
 
 def _refuse_blank(what: str, text: str) -> None:

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import gzip
 import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts.decoding import Element, checked, read_elements
+from lifelong_edit.facts.growing import Content, Known, Span
 
 STDIN = "-"
 DATASET_PREFIX = "hf:"
+GZIP = b"\x1f\x8b"
 _SPOOL_BYTES = 1 << 24
 
 
 class Source:
-    """One opened source: its name for messages, the digest of all that it holds, and its elements."""
+    """One opened source: its name for messages, the digest of all that it holds, and its elements.
 
-    def __init__(self, name: str, digest: str, elements: Iterator[Element]) -> None:
+    earlier: of a record's number, the digests that the source had when it was shorter, as of `Content.earlier`.
+    """
+
+    def __init__(
+        self, name: str, digest: str, elements: Iterator[Element], earlier: Callable[[int], tuple[str, ...]]
+    ) -> None:
         self.name = name
         self.digest = digest
         self.elements = elements
+        self.earlier = earlier
 
 
 def expand(sources: Sequence[str]) -> list[str]:
@@ -68,18 +78,26 @@ def can_read_twice(sources: Sequence[str]) -> bool:
 
 
 @contextlib.contextmanager
-def open_source(source: str) -> Iterator[Source]:
+def open_source(source: str, known: Known | None = None) -> Iterator[Source]:
     """Open one source of `expand`; files are hashed before the first element is read.
 
     Standard input and pipes are spooled to a temporary file first, because a record's place holds the digest of
-    everything that came with it.
+    everything that came with it. What is compressed by gzip is read, and hashed, as what was compressed.
+    known: what a store has consumed, so that a file is known again after it has grown.
     """
     if source.startswith(DATASET_PREFIX):
         yield _open_dataset(source)
         return
     with _open_bytes(source) as stream:
-        digest = _digest(stream)
-        yield Source("<stdin>" if source == STDIN else source, digest, read_elements(stream))
+        name, content = "<stdin>" if source == STDIN else source, Content(known)
+        elements: Iterator[Element]
+        try:
+            content.take(stream)
+            elements = read_elements(Span(stream, 0, stream.tell()))
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+            torn = f"found a gzip file that cannot be read ({error}), expected a whole one; write it out again"
+            elements = iter([(1, BadInputError(torn))])
+        yield Source(name, content.digest, elements, content.earlier)
 
 
 @contextlib.contextmanager
@@ -101,19 +119,28 @@ def _decode_line(source: str, number: int, line: bytes) -> str:
 @contextlib.contextmanager
 def _open_bytes(source: str) -> Iterator[IO[bytes]]:
     if source == STDIN:
-        with _spooled(sys.stdin.buffer) as spool:
-            yield spool
+        with _spooled(sys.stdin.buffer) as spool, _plain(spool) as plain:
+            yield plain
         return
     try:
         stream = Path(source).open("rb")  # noqa: SIM115 - closed below, the `with` must not hold the error handling
     except OSError as error:
         raise UsageError(f"cannot read {source!r}: {error.strerror}; expected a readable file") from None
-    with stream:
-        if stream.seekable():
-            yield stream
-        else:
-            with _spooled(stream) as spool:
-                yield spool
+    with stream, contextlib.ExitStack() as opened:
+        seekable = stream if stream.seekable() else opened.enter_context(_spooled(stream))
+        yield opened.enter_context(_plain(seekable))
+
+
+@contextlib.contextmanager
+def _plain(stream: IO[bytes]) -> Iterator[IO[bytes]]:
+    """The stream, or where it is compressed by gzip, what was compressed."""
+    compressed = stream.read(len(GZIP)) == GZIP
+    stream.seek(0)
+    if not compressed:
+        yield stream
+        return
+    with gzip.GzipFile(fileobj=stream) as plain:
+        yield cast("IO[bytes]", plain)
 
 
 @contextlib.contextmanager
@@ -123,14 +150,6 @@ def _spooled(stream: IO[bytes]) -> Iterator[IO[bytes]]:
             spool.write(chunk)
         spool.seek(0)
         yield cast("IO[bytes]", spool)
-
-
-def _digest(stream: IO[bytes]) -> str:
-    total = hashlib.blake2b(digest_size=16)
-    while chunk := stream.read(1 << 20):
-        total.update(chunk)
-    stream.seek(0)
-    return total.hexdigest()
 
 
 def _open_dataset(source: str) -> Source:
@@ -143,7 +162,7 @@ def _open_dataset(source: str) -> Source:
     files = (builder.config.data_files or {}).get(split)
     fingerprint = repr([name, split, builder.hash, getattr(files, "origin_metadata", None)])
     digest = hashlib.blake2b(fingerprint.encode(), digest_size=16).hexdigest()
-    return Source(source, digest, _read_rows(builder, split))
+    return Source(source, digest, _read_rows(builder, split), lambda number: ())
 
 
 def _load_builder(source: str, name: str) -> Any:

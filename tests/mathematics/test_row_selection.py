@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from lifelong_edit import batchstep
-from lifelong_edit.batchstep import Bench, SolveState, conflict_of, edit_batch, fact_keys, select_rows
+from lifelong_edit.batchstep import Bench, SolveState, edit_batch, fact_keys, select_rows
+from lifelong_edit.conflictkeys import conflict_of
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
 from lifelong_edit.grams import FactKeys

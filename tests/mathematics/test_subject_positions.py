@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from lifelong_edit import tracing
-from lifelong_edit.batchstep import Bench, SolveState, conflict_of, edit_batch, prepare
+from lifelong_edit.batchstep import Bench, SolveState, edit_batch, prepare
+from lifelong_edit.conflictkeys import conflict_of
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.hypernetwork import NetworkSet
 from lifelong_edit.models import LoadedModel, TokenBatch, encode_prompt, load_model

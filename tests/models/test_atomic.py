@@ -104,3 +104,20 @@ def test_everything_is_forced_to_disk_before_it_is_renamed_and_the_renaming_afte
 def test_imports_no_torch() -> None:
     code = "import sys, lifelong_edit.atomic; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_only_new_never_takes_the_place_of_anything(tmp_path: Path) -> None:
+    """What came there while the new folder was being filled stays; an empty folder is nothing."""
+    target = tmp_path / "folder"
+    with pytest.raises(FileExistsError), replace_dir_atomic(target, only_new=True) as folder:
+        (folder / "a").write_text("mine")
+        target.mkdir()
+        (target / "a").write_text("theirs")
+    assert (target / "a").read_text() == "theirs"
+    with pytest.raises(FileExistsError), replace_dir_atomic(tmp_path / "file", only_new=True):
+        (tmp_path / "file").write_text("theirs")
+    (tmp_path / "empty").mkdir()
+    with replace_dir_atomic(tmp_path / "empty", only_new=True) as folder:
+        (folder / "a").write_text("mine")
+    assert (tmp_path / "empty" / "a").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "folder"]

@@ -40,6 +40,7 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.export": 3,  # models in, folders out
     "lifelong_edit.editors": 4,
     "lifelong_edit.batchstep": 5,
+    "lifelong_edit.conflictkeys": 5,
     "lifelong_edit.forecast_measuring": 5,
     "lifelong_edit.gate": 5,
     "lifelong_edit.guard": 5,
