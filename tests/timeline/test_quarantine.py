@@ -34,7 +34,7 @@ def back(timeline: Timeline, file: str, **changes: object) -> list[Record]:
         line = msgspec.json.decode(msgspec.json.encode(entry.as_record())) | changes
         fact = recognise(line)
         assert isinstance(fact, Fact)
-        records.append(Record(fact, file, number + 1, file * 32, number, entry_of(line)))
+        records.append(Record(fact, file, number + 1, file * 32, number, quarantined=entry_of(line)))
     return records
 
 
@@ -83,7 +83,7 @@ def test_what_was_reviewed_supersedes_once(careful: Timeline, fact: MakeFact, pl
     assert careful.sieve([first], reviewed=True).counts() == {"not-quarantined": 1}
     # Superseded since: an old file does not bring it back, wherever it lies.
     careful.apply([fact(0, "Warsaw")], conflicts="supersede", gate=lenient)
-    for stale in (first, Record(first.fact, "s", 1, "s" * 32, 0, first.entry), first.fact):
+    for stale in (first, Record(first.fact, "s", 1, "s" * 32, 0, quarantined=first.entry), first.fact):
         assert careful.apply([stale], reviewed=True, gate=lenient).step == 4
     assert {f.target for f in careful.facts() if f.subject == first.fact.subject} == {"Warsaw"}
 
