@@ -75,7 +75,7 @@ class Solving:
         state = self._state
         if draft.kind in SOLVED:
             self._state = None  # all keys are new ones: read from the log
-        if draft.kind != "edit" or state is None:
+        if draft.kind != "edit" or state is None or draft.weights is None:
             return
         state.follow(draft.facts, draft.keys, draft.editor_state, draft.superseded)
         self._weights = draft.weights

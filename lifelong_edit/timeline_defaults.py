@@ -44,6 +44,18 @@ def solve_of(hypernetwork: Path | None) -> dict[str, Any]:
     return chosen | solve | {"modules": config.entries}
 
 
+def start_of(model: str, settings: Settings | None, hypernetwork: str | Path | None) -> tuple[Settings, Path | None]:
+    """Settings and network of a new store: `malmen` in the solve of its network where there is one, else `gradient`."""
+    if hypernetwork is None and (settings is None or settings.editor == "malmen"):
+        hypernetwork = default_hypernetwork(model)
+    network = None if hypernetwork is None else Path(hypernetwork)
+    if settings is None:
+        return Settings(editor="gradient" if network is None else "malmen", **solve_of(network)), network
+    if settings.editor == "malmen" and network is not None and not settings.modules:
+        settings = settings.replace(modules=solve_of(network)["modules"])
+    return settings, network
+
+
 def settings_from(path: Path | None) -> dict[str, Any]:
     """Settings by name from what `train --choose` wrote, the file or its folder; those at rest (None) are left out.
 

@@ -11,8 +11,9 @@ from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact, Record
 from lifelong_edit.policies import identities, normalise
 from lifelong_edit.stores import Place, StepRecord, digest_bytes
+from lifelong_edit.timeline_names import HEAD_NAME, NAMING, Names, StepName, listed
 
-STILL = ("rollback", "refused")
+STILL = ("rollback", "refused", *NAMING)
 """Kinds of steps that make no state of their own: they stand at their parent's."""
 SOLVED = ("reconsolidate", "retract")
 """Kinds of steps that solve again for all live facts together."""
@@ -57,8 +58,8 @@ class History:
 
     def __init__(self, records: Iterable[StepRecord] = ()) -> None:
         self.records: list[StepRecord] = []
-        self._added: set[str] = set()
-        self._places: set[tuple[str, int]] = set()
+        self.names = Names()
+        self._made_on: list[str] = []
         self._cached: tuple[int, Fold] | None = None
         for record in records:
             self.take(record)
@@ -66,28 +67,62 @@ class History:
     def take(self, record: StepRecord) -> None:
         """Add the next step of the log."""
         self.records.append(record)
-        self._added.update(record.added)
-        self._places.update((place.file_digest, place.number) for place in record.places)
+        self.names.take(record)
+        self._made_on.append(self.names.current)
 
     @property
     def head(self) -> int:
         """The last step."""
         return len(self.records) - 1
 
-    def record(self, step: int) -> StepRecord:
-        """A step. Raises UsageError where there is none of that number."""
-        if not 0 <= step <= self.head:
-            raise UsageError(f"there is no step {step}; the log holds steps 0 to {self.head}")
-        return self.records[step]
+    def resolve(self, step: StepName) -> int:
+        """The number of a step that is given by number, tag, branch or `head`. Raises UsageError where there is none.
 
-    def state_of(self, step: int) -> int:
+        A branch stands for its tip, a tag for the step whose state it names.
+        """
+        text = str(step)
+        if not text.removeprefix("-").isdecimal():
+            found = self.head if text.casefold() == HEAD_NAME else self.names.find(text)
+            if found is None:
+                known = self.names.tags.keys() | self.names.branches.keys()
+                raise UsageError(f"{text!r} names no step; expected a number from 0 to {self.head}, or {listed(known)}")
+            return found
+        if not 0 <= int(text) <= self.head:
+            raise UsageError(f"there is no step {text}; the log holds steps 0 to {self.head}")
+        return int(text)
+
+    def record(self, step: StepName) -> StepRecord:
+        """A step. Raises UsageError where there is none of that number or name."""
+        return self.records[self.resolve(step)]
+
+    def made_on(self, step: int) -> str:
+        """The branch on which a step was made; of a branch or a switch, the one that it led to."""
+        return self._made_on[step]
+
+    def protected(self) -> dict[int, list[str]]:
+        """The states that have to stay within reach, by the step that made each: what names it.
+
+        The head's, every tag's and every branch's; names are those of tags and branches, and `head`.
+        """
+        named = [*self.names.tags.items(), *((name, branch.tip) for name, branch in self.names.branches.items())]
+        held: dict[int, list[str]] = {}
+        for name, step in [(HEAD_NAME, self.head), *named]:
+            held.setdefault(self.state_of(step), []).append(name)
+        return held
+
+    def ancestor(self, one: StepName, other: StepName) -> int:
+        """The last state that the lines of two steps have in common, by the step that made it; at the least step 0."""
+        common = {record.step for record in self.line(one)}
+        return max(record.step for record in self.line(other) if record.step in common)
+
+    def state_of(self, step: StepName) -> int:
         """The step that made the state at `step`: itself, or the one that a rollback went back to, a refusal left."""
         record = self.record(step)
         while record.kind in STILL:
             record = self.records[record.parent]
         return record.step
 
-    def line(self, step: int) -> list[StepRecord]:
+    def line(self, step: StepName) -> list[StepRecord]:
         """The steps that made the state at `step`, from `init` on; rollbacks and what they took back are not in it."""
         line: list[StepRecord] = []
         at = self.state_of(step)
@@ -98,7 +133,7 @@ class History:
                 return line[::-1]
             at = self.state_of(record.parent)
 
-    def fold(self, step: int) -> Fold:
+    def fold(self, step: StepName) -> Fold:
         """Live facts and consumed places at the state of `step`. Kept for the next call: do not change it."""
         state = self.state_of(step)
         new: list[StepRecord] = []
@@ -116,7 +151,7 @@ class History:
         self._cached = (state, fold)
         return fold
 
-    def live(self, step: int) -> list[str]:
+    def live(self, step: StepName) -> list[str]:
         """Digests of the facts live at the state of `step`, in the order in which they came."""
         return list(self.fold(step).live)
 
@@ -206,12 +241,12 @@ class History:
         return next(found, None)
 
     def added(self, digest: str) -> bool:
-        """Whether a fact was added by some step of the log."""
-        return digest in self._added
+        """Whether a fact was added by some step made on the current branch."""
+        return digest in self.names.branches[self.names.current].added
 
     def seen_at(self, place: tuple[str, int]) -> bool:
-        """Whether some step of the log consumed a place."""
-        return place in self._places
+        """Whether some step made on the current branch consumed a place."""
+        return place in self.names.branches[self.names.current].places
 
 
 @dataclass(frozen=True)
@@ -247,8 +282,9 @@ def sieve(batch: Sequence[Fact] | Sequence[Record], history: History, step: int,
     """Take out of a batch what the state at `step` has no use for.
 
     Skipped are records consumed at the same place, facts equal to a live one, repetitions within the batch, and
-    records known only from steps that were rolled back unless `again`. A fact that was superseded is news when it
-    comes from a new place; a bare fact has no place and counts as new each time.
+    records known only from steps of the current branch that were rolled back unless `again`: what other branches were
+    given does not count. A fact that was superseded is news when it comes from a new place; a bare fact has no place
+    and counts as new each time.
     """
     fold, result, kept = history.fold(step), Sieved([], [], []), set[str]()
     for item in batch:

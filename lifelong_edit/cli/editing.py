@@ -1,4 +1,4 @@
-"""Commands that edit and go back: stream, rollback."""
+"""The command that edits: stream."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lifelong_edit.cli.common import (
+    author_option,
     cell,
     counted,
     device_option,
@@ -23,13 +24,13 @@ from lifelong_edit.cli.common import (
     print_row,
     print_table,
     progress_bar,
+    reason_option,
     say,
     store_option,
 )
-from lifelong_edit.cli.looking import describe_step, guarded
+from lifelong_edit.cli.looking import guarded
 from lifelong_edit.cli.reconsolidating import tell_refusal
 from lifelong_edit.cli.setup import BUNDLED, make_store, making_options, require_same_store
-from lifelong_edit.errors import UsageError
 
 if TYPE_CHECKING:
     from lifelong_edit.facts import Fact, ReadReport, Record
@@ -77,7 +78,8 @@ _COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
     help="Commit nothing; show conflicts, what would take, what it would make forgotten, what the gate says. Every "
     "batch is tried on the head as it stands, and nothing is reconsolidated, whatever the policy.",
 )
-@click.option("--reason", metavar="TEXT", help="Why, for the log.")
+@reason_option
+@author_option
 @making_options
 @device_option
 @store_option
@@ -90,6 +92,7 @@ def stream(
     skip_bad: bool,
     dry_run: bool,
     reason: str | None,
+    author: str | None,
     device: str | None,
     store: Path,
     as_json: bool,
@@ -132,7 +135,7 @@ def stream(
     if records is None:
         _report((), _summarise(Summary(), read), files, None, as_json=as_json, dry_run=dry_run)
         return
-    with _store_for(store, device, options, dry_run) as timeline:
+    with _store_for(store, device, author, options, dry_run) as timeline:
         scheduler = Scheduler(timeline, batching=FixedSize(batch_size), reconsolidation=due, skip_bad=skip_bad, say=say)
         events = scheduler.run(records, again=again, dry_run=dry_run, reason=reason)
         shown = list(_show_events(events, total, as_json=as_json))
@@ -164,10 +167,12 @@ def _survey(files: Sequence[str], skip_bad: bool) -> int | None:
 
 
 @contextlib.contextmanager
-def _store_for(store: Path, device: str | None, options: dict[str, Any], dry_run: bool) -> Iterator[Timeline]:
+def _store_for(
+    store: Path, device: str | None, author: str | None, options: dict[str, Any], dry_run: bool
+) -> Iterator[Timeline]:
     """The store, made first where there is none; a dry run then works on one that is thrown away."""
     if _is_there(store):
-        with opened(store, read_only=dry_run, device=device) as timeline:
+        with opened(store, read_only=dry_run, device=device, author=author) as timeline:
             require_same_store(timeline, options)
             yield timeline
         return
@@ -175,7 +180,7 @@ def _store_for(store: Path, device: str | None, options: dict[str, Any], dry_run
     with contextlib.ExitStack() as stack:
         if dry_run:
             store = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store"
-        yield stack.enter_context(make_store(store, device, options, opening))
+        yield stack.enter_context(make_store(store, device, options, opening, author))
 
 
 def _show_events(
@@ -358,30 +363,3 @@ def _tell(summary: Mapping[str, Any], head: int | None, dry_run: bool) -> None:
     )
     if summary["skipped"].get("rolled-back"):
         say("records known only from steps that were rolled back were skipped; --again applies them")
-
-
-@click.command()
-@click.argument("step", type=click.IntRange(min=0))
-@click.option("--reason", metavar="TEXT", help="Why, for the log.")
-@store_option
-@json_option
-def rollback(step: int, reason: str | None, store: Path, as_json: bool) -> None:
-    """Go back to the state after STEP; 0 is the base model.
-
-    The weights are those of that step, equal by digest. Going back is itself a step of the log: nothing is lost, and
-    rolling back to the step before it undoes it.
-
-    \b
-    Examples:
-      lifelong-edit rollback 3
-      lifelong-edit rollback 0 --reason "wrong source"
-    """
-    with opened(store, read_only=False) as timeline:
-        if step > timeline.head:
-            raise UsageError(f"there is no step {step}; the head is step {timeline.head}, see `lifelong-edit log`")
-        found = describe_step(timeline.rollback(step, reason=reason))
-    if as_json:
-        print_json(found)
-        return
-    columns = ("step", "kind", "parent", "weights_digest")
-    print_table(columns, [[found[name] for name in columns]])

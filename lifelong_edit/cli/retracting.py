@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from lifelong_edit.cli.common import (
+    author_option,
     cell,
     counted,
     device_option,
@@ -14,6 +15,7 @@ from lifelong_edit.cli.common import (
     opened,
     print_json,
     print_table,
+    reason_option,
     say,
     store_option,
 )
@@ -23,12 +25,19 @@ from lifelong_edit.cli.looking import describe_step
 @click.command()
 @click.argument("facts", nargs=-1, required=True, metavar="FACT...")
 @click.option("--revive", is_flag=True, help="Bring back what they had superseded.")
-@click.option("--reason", metavar="TEXT", help="Why, for the log.")
+@reason_option
+@author_option
 @device_option
 @store_option
 @json_option
 def retract(
-    facts: tuple[str, ...], revive: bool, reason: str | None, device: str | None, store: Path, as_json: bool
+    facts: tuple[str, ...],
+    revive: bool,
+    reason: str | None,
+    author: str | None,
+    device: str | None,
+    store: Path,
+    as_json: bool,
 ) -> None:
     """Take facts back, however old, as one committed step.
 
@@ -44,7 +53,7 @@ def retract(
       lifelong-edit retract 4be1f0a2 --reason "source withdrawn"
       lifelong-edit retract 4be1f0a2 91c3d7 --revive
     """
-    with opened(store, read_only=False, device=device) as timeline:
+    with opened(store, read_only=False, device=device, author=author) as timeline:
         step = timeline.retract(facts, revive=revive, reason=reason, say=say)
         known = timeline.facts_by_digest((*step.superseded, *step.added))
     if as_json:
