@@ -23,7 +23,7 @@ from lifelong_edit.settings import Settings
 from lifelong_edit.stores import EditLog, Place, StepRecord, decode_tensors, require_place
 from lifelong_edit.timeline_branches import Branching
 from lifelong_edit.timeline_commit import Draft, write_step
-from lifelong_edit.timeline_config import Config, default_author
+from lifelong_edit.timeline_config import Config, author_of
 from lifelong_edit.timeline_defaults import default_preserved, default_text, start_of
 from lifelong_edit.timeline_history import History, Sieved, sieve
 from lifelong_edit.timeline_names import StepName
@@ -45,7 +45,7 @@ class Timeline(Branching):
     def __init__(
         self, log: EditLog, *, device: str | None = None, model: str | None = None, author: str | None = None
     ) -> None:
-        self.author = author or default_author()
+        self.author = author_of(author)
         self._log, self._device, self._source = log, device, model
         self._history = History(log.steps())
         self.config = Config.of(self._history.record(0))
@@ -94,7 +94,7 @@ class Timeline(Branching):
 
         require_fitting(model, settings, hypernetwork=network, preserve=preserve, text=text, **source)
         beginning = begin(model, settings, hypernetwork=network, preserve=preserve, text=text, say=say, **source)
-        record = msgspec.structs.replace(beginning.record, author=author or default_author())
+        record = msgspec.structs.replace(beginning.record, author=author_of(author))
         log = EditLog.create(folder, record, blobs=beginning.blobs, weights=beginning.weights)
         timeline = cls(log, author=author)
         timeline._loaded = beginning.loaded

@@ -71,8 +71,11 @@ class Branching(ABC):
     def tags(self) -> list[TagAt]:
         """All tags, in the order in which they were made."""
         history = self.history()
-        named = [(name, history.record(step)) for name, step in history.names.tags.items()]
-        return [TagAt(name, record.step, len(history.live(record.step)), record.time) for name, record in named]
+        tags = history.names.tags
+        live = {
+            step: len(history.live(step)) for step in sorted(set(tags.values()))
+        }  # each goes on from the one before
+        return [TagAt(name, step, live[step], history.record(step).time) for name, step in tags.items()]
 
     def diff(self, one: StepName, other: StepName) -> Diff:
         """What lies between the states at two steps: facts, and how far each module's weights moved. No torch.

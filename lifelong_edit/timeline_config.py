@@ -70,8 +70,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             ) from error
 
 
-def default_author() -> str | None:
-    """Who makes steps unless told otherwise: LIFELONG_AUTHOR, else the login name; None where there is neither."""
+def author_of(given: str | None) -> str | None:
+    """Who makes steps: as given, else LIFELONG_AUTHOR, else the login name; None where there is none of them."""
+    if given is not None and given.strip():
+        return given.strip()
     with contextlib.suppress(OSError, KeyError):  # KeyError before Python 3.13: a user id without a name
         return os.environ.get(AUTHOR_VARIABLE, "").strip() or getpass.getuser()
     return None

@@ -80,16 +80,16 @@ class History:
 
         A branch stands for its tip, a tag for the step whose state it names.
         """
-        text = str(step)
-        if not text.removeprefix("-").isdecimal():
-            found = self.head if text.casefold() == HEAD_NAME else self.names.find(text)
+        if isinstance(step, str) and not step.removeprefix("-").isdecimal():
+            found = self.head if step.casefold() == HEAD_NAME else self.names.find(step)
             if found is None:
                 known = self.names.tags.keys() | self.names.branches.keys()
-                raise UsageError(f"{text!r} names no step; expected a number from 0 to {self.head}, or {listed(known)}")
+                raise UsageError(f"{step!r} names no step; expected a number from 0 to {self.head}, or {listed(known)}")
             return found
-        if not 0 <= int(text) <= self.head:
-            raise UsageError(f"there is no step {text}; the log holds steps 0 to {self.head}")
-        return int(text)
+        number = int(step)
+        if not 0 <= number <= self.head:
+            raise UsageError(f"there is no step {number}; the log holds steps 0 to {self.head}")
+        return number
 
     def record(self, step: StepName) -> StepRecord:
         """A step. Raises UsageError where there is none of that number or name."""
@@ -183,7 +183,7 @@ class History:
             count += 1
         return count
 
-    def edits(self, step: int) -> tuple[int, int]:
+    def edits(self, step: StepName) -> tuple[int, int]:
         """Edit steps on the line of a step: those since the last try to reconsolidate, and those up to it.
 
         A refusal stands beside the line, at the state that it left: it counts as a try there.
@@ -191,7 +191,7 @@ class History:
         since = self.edited_since(step)
         return len(since), sum(record.kind == "edit" for record in self.line(step)) - len(since)
 
-    def edited_since(self, step: int) -> list[StepRecord]:
+    def edited_since(self, step: StepName) -> list[StepRecord]:
         """The edit steps on the line of a step since the last try to reconsolidate, see `edits`."""
         line = self.line(step)
         tries, since = self._tries(line), list[StepRecord]()

@@ -70,7 +70,7 @@ _COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
     "live facts would be forgotten since the last time: the sum of what is forecast of each batch by its keys, before "
     "it is solved).",
 )
-@click.option("--again", is_flag=True, help="Also facts that are known only from steps that were rolled back.")
+@click.option("--again", is_flag=True, help="Also facts known only from steps of this branch that were rolled back.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad records out, count and report them, instead of stopping.")
 @click.option(
     "--dry-run",

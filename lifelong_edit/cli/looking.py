@@ -141,7 +141,9 @@ def show(step: str, store: Path, as_json: bool) -> None:
     told = {"passes": record.report["editor"]["passes"], **guarded(record.report)} if "guard" in record.report else {}
     if objections := record.report.get("objections"):
         told["refused" if record.kind == "refused" else "unguarded"] = "; ".join(objections)
-    print_pairs([(name, value) for name, value in (found | told).items() if not isinstance(value, dict | list)])
+    absent = {name for name in ("name", "named") if found[name] is None}
+    pairs = [(name, value) for name, value in (found | told).items() if name not in absent]
+    print_pairs([(name, value) for name, value in pairs if not isinstance(value, dict | list)])
     _print_provenance(record.provenance)
     if "staleness" in record.report:
         print_staleness(record.report["staleness"])

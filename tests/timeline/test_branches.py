@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,6 +94,25 @@ def test_a_file_can_be_streamed_on_each_branch(timeline: Timeline, batch: Batch,
     timeline.delete_branch("anew")
     timeline.branch("anew", 0)  # a new one of the same name knows nothing of the former
     assert timeline.sieve(one).counts() == {}
+
+
+def test_the_same_facts_on_two_branches_reconsolidate_to_the_same_weights(
+    start_store: Callable[..., Timeline], tmp_path: Path, batch: Batch, lenient: Gate
+) -> None:
+    """Solved again from the base weights, nothing is left of the order in which they came."""
+    with start_store(tmp_path / "store", reconsolidation_passes=2) as timeline:
+        digests = {}
+        for name, order in (("one", (0, 1)), ("other", (1, 0))):
+            timeline.branch(name, 0)
+            for i in order:
+                timeline.apply(batch(i), gate=lenient)
+            edited = timeline.show("head").weights_digest
+            digests[name] = (edited, timeline.reconsolidate(guard=False).weights_digest)
+        assert digests["one"][0] != digests["other"][0]
+        assert digests["one"][1] == digests["other"][1]
+        assert timeline.diff("one", "other").differing == ()
+        assert all(change.norm == 0 for change in timeline.diff("one", "other").weights.values())
+        assert timeline.history().edits("one") == timeline.history().edits("other") == (0, 2)
 
 
 def test_names_go_and_come_again(timeline: Timeline, batch: Batch, lenient: Gate) -> None:

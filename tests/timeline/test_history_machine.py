@@ -72,6 +72,8 @@ def test_a_history_is_what_a_plain_model_says(
             self.current = "main"
             self.seen: dict[int, str] = {}
             """The weights' digest by the step that made a state."""
+            self.made: dict[tuple[str, tuple[str, ...]], str] = {}
+            """The weights' digest after a batch, by the digest before it and the facts that it taught."""
 
         def here(self) -> Line:
             return self.branches[self.current]
@@ -100,6 +102,8 @@ def test_a_history_is_what_a_plain_model_says(
                 return
             reached.add(f"stream on {'main' if self.current == 'main' else 'a branch'}")
             assert (step.kind, list(step.added)) == ("edit", taught)
+            batch = (self.seen[state.step], tuple(taught))
+            assert self.made.setdefault(batch, step.weights_digest) == step.weights_digest
             line.facts.update(taught)
             line.places.update((place.file_digest, place.number) for place in step.places)
             consumed = state.consumed | {(place.file_digest, place.number) for place in step.places}
