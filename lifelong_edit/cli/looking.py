@@ -143,8 +143,8 @@ def show(step: str, store: Path, as_json: bool) -> None:
         told["refused" if record.kind == "refused" else "unguarded"] = "; ".join(objections)
     absent = {name for name in ("name", "named") if found[name] is None}
     pairs = [(name, value) for name, value in (found | told).items() if name not in absent]
-    print_pairs([(name, value) for name, value in pairs if not isinstance(value, dict | list)])
-    _print_provenance(record.provenance)
+    plain = [(name, value) for name, value in pairs if not isinstance(value, dict | list)]
+    print_pairs([*plain, *_origin(record.provenance)])
     if "staleness" in record.report:
         print_staleness(record.report["staleness"])
     if not facts:
@@ -165,25 +165,20 @@ def _became(record: Any, digest: str, untaken: set[str]) -> str:
     return ("NOT TAKEN" if digest in untaken else "taken") + (", at the answer alone" if alone else "")
 
 
-def _print_provenance(provenance: Mapping[str, Any]) -> None:
-    """Where a step comes from: what made it, from what, in which environment."""
+def _origin(provenance: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Where a step comes from, as pairs to print: what made it, from what, in which environment."""
     from lifelong_edit.timeline_states import LIBRARIES
 
     found: Mapping[str, Any] = provenance.get("environment", {})
     libraries = [f"{name} {value}" for name, value in found.items() if name in LIBRARIES and name != "lifelong-edit"]
     machine = [f"{name} {value}" for name, value in found.items() if name not in LIBRARIES]
-    click.echo("\nmade by")
-    print_pairs(
-        [
-            ("  code", f"lifelong-edit {provenance.get('code')}"),
-            ("  base model", provenance.get("fingerprint")),
-            ("  hypernetwork", provenance.get("hypernetwork")),
-            ("  settings", provenance.get("settings_digest")),
-            ("  seed", provenance.get("seed")),
-            ("  libraries", ", ".join(libraries) or None),
-            ("  environment", ", ".join(machine) or None),
-        ]
-    )
+    return [
+        ("made_by", f"lifelong-edit {provenance.get('code')}"),
+        ("base_fingerprint", provenance.get("fingerprint")),
+        *((name, provenance.get(name)) for name in ("hypernetwork", "settings_digest", "seed")),
+        ("libraries", ", ".join(libraries) or None),
+        ("environment", ", ".join(machine) or None),
+    ]
 
 
 def _print_facts(facts: Sequence[Fact], became: Mapping[str, str]) -> None:

@@ -200,12 +200,13 @@ def test_sources_and_conditions(run: Run, empty_store: Path, tmp_path: Path) -> 
 def test_show_says_where_a_step_comes_from(run: Run, store: Path) -> None:
     run("branch", "trial", 1, "--store", store)
     for step in (0, 2, "trial", "head"):
-        shown = run("show", step, "--store", store).stdout
-        found = dict(line.strip().split(None, 1) for line in shown[shown.index("made by") :].splitlines()[1:9] if line)
+        lines = run("show", step, "--store", store).stdout.splitlines()
+        found = dict(line.split(None, 1) for line in lines[: lines.index("") if "" in lines else None])
         provenance = data(run("show", step, "--store", store, "--json"))["provenance"]
-        assert found["code"] == f"lifelong-edit {provenance['code']}"
-        assert provenance["fingerprint"] in found["base"]
-        assert (found["settings"], found["seed"]) == (provenance["settings_digest"], "0")
+        assert found["made_by"] == f"lifelong-edit {provenance['code']}"
+        assert found["base_fingerprint"] == provenance["fingerprint"]
+        assert (found["hypernetwork"], found["settings_digest"]) == ("-", provenance["settings_digest"])
+        assert found["seed"] == "0"
         assert f"torch {provenance['environment']['torch']}" in found["libraries"].split(", ")
         assert f"python {provenance['environment']['python']}" in found["environment"].split(", ")
         assert f"threads {provenance['environment']['threads']}" in found["environment"].split(", ")
