@@ -72,9 +72,8 @@ class Branching(ABC):
         """All tags, in the order in which they were made."""
         history = self.history()
         tags = history.names.tags
-        live = {
-            step: len(history.live(step)) for step in sorted(set(tags.values()))
-        }  # each goes on from the one before
+        # In this order the fold of each state goes on from that of the one before.
+        live = {step: len(history.live(step)) for step in sorted(set(tags.values()))}
         return [TagAt(name, step, live[step], history.record(step).time) for name, step in tags.items()]
 
     def diff(self, one: StepName, other: StepName) -> Diff:
