@@ -5,6 +5,7 @@ It works on the store of schema 1 beside the store tests, so that the step which
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -56,9 +57,12 @@ def test_names_survive_a_kill(tmp_path: Path) -> None:
             print(folder / "store", file=namer.stdin, flush=True)
             word, pid = namer.stdout.readline().split()
             assert word == "ready"
-            time.sleep(random.random() * (0.02 if run % 2 else 0.2))
-            os.kill(int(pid), signal.SIGKILL)
             told = 3
+            for _ in range(run // 2):  # so that the kills are spread however slow the machine is
+                told = int(namer.stdout.readline().split()[1])
+            time.sleep(random.random() * 0.01)
+            with contextlib.suppress(ProcessLookupError):  # it was faster
+                os.kill(int(pid), signal.SIGKILL)
             while (line := namer.stdout.readline().split())[0] == "done":
                 told = int(line[1])
             kept.add(told)
@@ -67,7 +71,7 @@ def test_names_survive_a_kill(tmp_path: Path) -> None:
         namer.stdin.close()
         namer.stdout.close()
         namer.wait()
-    assert 3 in kept and len(kept) > 5, "the kills came all at the same time"
+    assert len(kept) > 5, "the kills came all at the same time"
 
 
 def check(store: Path, told: int) -> None:
