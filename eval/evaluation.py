@@ -78,7 +78,7 @@ class _Batch:
 def evaluate(
     timeline: Timeline,
     *,
-    at: int | None = None,
+    at: int | str | None = None,
     text: str | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Evaluation:

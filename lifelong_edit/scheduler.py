@@ -22,7 +22,7 @@ from lifelong_edit.policies import (
 )
 from lifelong_edit.stores import StepRecord
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_history import Sieved
+from lifelong_edit.timeline_sieve import Sieved
 
 BATCH_SIZE = 64
 

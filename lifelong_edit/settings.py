@@ -9,6 +9,8 @@ import msgspec
 
 from lifelong_edit.errors import UsageError
 
+AUTHOR_VARIABLE = "LIFELONG_AUTHOR"
+"""The environment variable that says who makes steps, unless a call does."""
 SUBJECT = "@subject"
 """Stands behind a module's name where it is edited at the tokens of the subject, not at the answer."""
 Ask = Literal["joint", "published"]

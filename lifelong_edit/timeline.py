@@ -21,11 +21,14 @@ from lifelong_edit.facts import Fact, Probe, Record
 from lifelong_edit.policies import ConflictPolicy, identities
 from lifelong_edit.settings import Settings
 from lifelong_edit.stores import EditLog, StepRecord, decode_tensors, require_place
+from lifelong_edit.timeline_branches import Branching
 from lifelong_edit.timeline_commit import Draft, write_step
-from lifelong_edit.timeline_config import Config
+from lifelong_edit.timeline_config import Config, author_of
 from lifelong_edit.timeline_defaults import default_preserved, default_text, start_of
-from lifelong_edit.timeline_history import History, Sieved, sieve
+from lifelong_edit.timeline_history import History
+from lifelong_edit.timeline_names import StepName
 from lifelong_edit.timeline_review import Reviewing
+from lifelong_edit.timeline_sieve import Sieved, sieve
 from lifelong_edit.timeline_states import Weights, weights_at
 from lifelong_edit.timeline_status import status_of
 from lifelong_edit.timeline_view import View
@@ -38,10 +41,13 @@ Gate = Callable[["Bench", "SolveState", "Proposal", Sequence[Fact]], Mapping[str
 Batch = Sequence[Fact] | Sequence[Record] | Sieved
 
 
-class Timeline(Reviewing):
+class Timeline(Branching, Reviewing):
     """An open store with the state at its head. Use as a context manager, or `close` it."""
 
-    def __init__(self, log: EditLog, *, device: str | None = None, model: str | None = None) -> None:
+    def __init__(
+        self, log: EditLog, *, device: str | None = None, model: str | None = None, author: str | None = None
+    ) -> None:
+        self.author = author_of(author)
         self._log, self._device, self._source = log, device, model
         self._history = History(log.steps(), log.idle())
         self.config = Config.of(self._history.record(0))
@@ -63,6 +69,7 @@ class Timeline(Reviewing):
         text: Sequence[str] | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        author: str | None = None,
         say: Callable[[str], None] | None = None,
     ) -> Timeline:
         """A new store for a model, standing at step 0, the base.
@@ -71,6 +78,7 @@ class Timeline(Reviewing):
         trained for, `gradient` without one. hypernetwork: folder that `train` wrote; its content is copied into the
         store. preserve: prompts whose answers must stay. text: sample of ordinary text, for statistics and the
         perplexity of the gate. Where they are None, those that the package brings are taken, see `timeline_defaults`.
+        author: of the steps made through this handle, see `open`.
         say: told in a few words what begins, at each phase that takes long; not before all that is cheap to check
         has been checked.
         Raises UsageError where `path` is taken, StoreError where no folder can be made there, and whatever loading
@@ -87,8 +95,9 @@ class Timeline(Reviewing):
 
         require_fitting(model, settings, hypernetwork=network, preserve=preserve, text=text, **source)
         beginning = begin(model, settings, hypernetwork=network, preserve=preserve, text=text, say=say, **source)
-        log = EditLog.create(folder, beginning.record, blobs=beginning.blobs, weights=beginning.weights)
-        timeline = cls(log)
+        record = msgspec.structs.replace(beginning.record, author=author_of(author))
+        log = EditLog.create(folder, record, blobs=beginning.blobs, weights=beginning.weights)
+        timeline = cls(log, author=author)
         timeline._loaded = beginning.loaded
         return timeline
 
@@ -100,16 +109,18 @@ class Timeline(Reviewing):
         read_only: bool = False,
         device: str | None = None,
         model: str | None = None,
+        author: str | None = None,
         timeout: float = 5.0,
     ) -> Timeline:
         """An existing store. The model is loaded when it is first needed, and refused if it is not the store's.
 
         device: where the model lives, by default as at `init`. model: load it from there instead of where `init` did.
+        author: who makes the steps that are made through this handle; by default LIFELONG_AUTHOR, else the login name.
         timeout: seconds to wait for another writer. Raises StoreError and its kinds.
         """
         log = EditLog.open(path, read_only=read_only, timeout=timeout)
         try:
-            return cls(log, device=device, model=model)
+            return cls(log, device=device, model=model, author=author)
         except BaseException:
             log.close()
             raise
@@ -158,8 +169,8 @@ class Timeline(Reviewing):
         """All steps, oldest first."""
         return list(self.history().records)
 
-    def show(self, step: int) -> StepRecord:
-        """One step. Raises UsageError where there is none of that number."""
+    def show(self, step: StepName) -> StepRecord:
+        """One step, by number, tag, branch or `head`. Raises UsageError where there is none."""
         return self.history().record(step)
 
     def facts_by_digest(self, digests: Sequence[str]) -> dict[str, Fact]:
@@ -179,11 +190,11 @@ class Timeline(Reviewing):
         found: dict[str, Any] = self._solve().staleness()
         return found
 
-    def weights(self, step: int) -> Weights:
+    def weights(self, step: StepName) -> Weights:
         """ΔW by module at the state of a step, checked against the digest logged with it. No torch."""
         return weights_at(self._log, self.history(), step, self.config.model.modules)
 
-    def at(self, step: int) -> View:
+    def at(self, step: StepName) -> View:
         """The state at a step, to look at. Raises UsageError where there is no such step."""
         return View(self, self.show(step).step)
 
@@ -286,18 +297,6 @@ class Timeline(Reviewing):
         total = self.history().forgotten(self.head) + found["forgotten"]
         return found | {"since": total / found["live"] if found["live"] else 0.0}
 
-    def rollback(self, step: int, *, reason: str | None = None) -> StepRecord:
-        """Go back to the state at a step, as a new step of the log. Step 0 is the base.
-
-        The weights' digest is that of the step gone back to. Raises UsageError where there is no such step.
-        """
-        self._refuse_read_only()
-        history = self.history()
-        target = history.record(history.state_of(history.record(step).step))
-        return self._commit(
-            Draft(kind="rollback", parent=target.step, weights=self.weights(step), target=target, reason=reason)
-        )
-
     def reconsolidate(
         self,
         *,
@@ -357,6 +356,7 @@ class Timeline(Reviewing):
         return [fact for fact in back if taken.isdisjoint(identities(fact))]
 
     def _commit(self, draft: Draft) -> StepRecord:
+        draft.author = self.author
         try:
             record = write_step(self._log, self.history(), self.config, draft)
         except BaseException:

@@ -23,8 +23,9 @@ from lifelong_edit.stores import EditLog, KeyIndex, StepRecord, digest_bytes, ma
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_config import Config
 from lifelong_edit.timeline_defaults import default_forecasters
-from lifelong_edit.timeline_history import SOLVED, History, Sieved
+from lifelong_edit.timeline_history import SOLVED, History
 from lifelong_edit.timeline_model import as_tensors
+from lifelong_edit.timeline_sieve import Sieved
 from lifelong_edit.timeline_states import Weights, add_shifts, editor_state_at, key_ages_at, keys_at, weights_at
 
 NEIGHBOURS = 8
@@ -79,7 +80,7 @@ class Solving:
             self._state = None  # all keys are new ones: read from the log
         if draft.kind == "decide" and self._at == record.parent:
             self._at = record.step  # the same weights and facts, and so the same digest
-        if draft.kind != "edit" or state is None:
+        if draft.kind != "edit" or state is None or draft.weights is None:
             return
         if self._identities is not None:
             for digest in draft.superseded:

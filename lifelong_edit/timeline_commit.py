@@ -23,7 +23,8 @@ from lifelong_edit.stores import (
     tensors_digest,
 )
 from lifelong_edit.timeline_config import Config, now
-from lifelong_edit.timeline_history import SOLVED, History, Skip, live_digest
+from lifelong_edit.timeline_history import SOLVED, History, live_digest
+from lifelong_edit.timeline_sieve import Skip
 from lifelong_edit.timeline_states import Weights, encode_keys, environment, sketch
 
 if TYPE_CHECKING:
@@ -34,15 +35,16 @@ if TYPE_CHECKING:
 class Draft:
     """A step before it is committed. `weights`: ΔW of the state that it leads to, (d_in, d_out) float32 each.
 
-    target: of a rollback, the step whose state it goes back to, of a refusal the one whose state stays; its digests
-    are taken over. aside: facts that the log speaks of and that are not taught. key_parts: traces keys anew at each
-    call, a few facts at a time, instead of `keys`; they are written as they come, so that they need not be held
-    together.
+    Where they are None, it is the state at the head, whose stored weights stay. target: the step whose state this one
+    goes to or stays at, of all kinds that make none (rollback, refusal, tag, branch, switch); its digests are taken
+    over. name, named: as of `StepRecord`. aside: facts that the log speaks of and that are not taught. key_parts:
+    traces keys anew at each call, a few facts at a time, instead of `keys`; they are written as they come, so that they
+    need not be held together.
     """
 
     kind: StepKind
     parent: int
-    weights: Weights
+    weights: Weights | None
     target: StepRecord | None = None
     facts: Sequence[Fact] = ()
     aside: Sequence[Fact] = ()
@@ -55,12 +57,16 @@ class Draft:
     editor_state: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     reason: str | None = None
+    author: str | None = None
+    name: str | None = None
+    named: int | None = None
     device: str | None = None
 
 
 def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> StepRecord:
     """Commit a draft after the head. Raises StoreError where nothing could be written, or a number is not finite."""
-    stored = encode_tensors(draft.weights)
+    head = log.head()
+    stored = None if draft.weights is None else encode_tensors(draft.weights)
     parts = {
         "shift": None if draft.shift is None else encode_shifts(draft.shift),
         "keys": encode_keys(draft.keys) if draft.keys else None,
@@ -69,8 +75,9 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
     }
     names = {part: digest_bytes(data) for part, data in parts.items() if data is not None}
     blobs = {names[part]: data for part, data in parts.items() if data is not None}
-    weights = digest_bytes(stored)
-    head = log.head()
+    weights = head.weights if stored is None else digest_bytes(stored)
+    if stored is not None:
+        blobs[digest_bytes(stored)] = stored
     record = StepRecord(
         step=head.step + 1,
         kind=draft.kind,
@@ -78,13 +85,16 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         previous=head.chain,
         time=now(),
         reason=draft.reason,
+        author=draft.author,
+        name=draft.name,
+        named=draft.named,
         added=tuple(fact.digest for fact in draft.facts),
         superseded=tuple(draft.superseded),
         skipped=tuple(skip.fact for skip in draft.skips),
         places=tuple(draft.places),
         **names,
         further_keys=(),  # the log names them as they are written
-        weights_digest=tensors_digest(draft.weights) if draft.target is None else draft.target.weights_digest,
+        weights_digest=_weights_digest(draft),
         live_digest=_live_digest(history, draft),
         report=draft.report,
         provenance=_provenance(config, draft),
@@ -92,7 +102,7 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
     facts = {fact.digest: msgspec.json.encode(fact) for fact in (*draft.facts, *draft.aside)}
     made = draft.key_parts
     traced = None if made is None else lambda: map(encode_keys, made())
-    log.append(record, facts=facts, blobs={**blobs, weights: stored}, weights=weights, keys=traced)
+    log.append(record, facts=facts, blobs=blobs, weights=weights, keys=traced)
     return record if traced is None else log.step(record.step)
 
 
@@ -104,6 +114,13 @@ def _keep_whole(history: History, config: Config, draft: Draft) -> bool:
     return EveryN(config.settings.snapshot_every).snapshot(history.since_snapshot(draft.parent) + 1)
 
 
+def _weights_digest(draft: Draft) -> str:
+    if draft.target is not None:
+        return draft.target.weights_digest
+    assert draft.weights is not None  # only a step that stays at a state has none of its own
+    return tensors_digest(draft.weights)
+
+
 def _live_digest(history: History, draft: Draft) -> str:
     gone = set(draft.superseded)
     live = [digest for digest in history.live(draft.parent) if digest not in gone]
@@ -112,6 +129,6 @@ def _live_digest(history: History, draft: Draft) -> str:
 
 def _provenance(config: Config, draft: Draft) -> dict[str, Any]:
     made = {**config.provenance(), "environment": environment(draft.device)}
-    if draft.target is None:
+    if draft.target is None and draft.weights is not None:
         made["sketch"] = sketch(draft.weights)
     return made

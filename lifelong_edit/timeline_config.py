@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
+import os
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import msgspec
 
 from lifelong_edit.errors import StoreError
-from lifelong_edit.settings import SUBJECT, Settings
+from lifelong_edit.settings import AUTHOR_VARIABLE, SUBJECT, Settings
 from lifelong_edit.stores import StepRecord, digest_bytes
 
 
@@ -37,6 +40,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     model: ModelIdentity
     settings: Settings
+    hypernetwork: str | None = None
+    """Digest of the hypernetwork; None without one, and in stores of schema 1."""
 
     @property
     def settings_digest(self) -> str:
@@ -48,6 +53,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return {
             "code": metadata.version("lifelong-edit"),
             "fingerprint": self.model.fingerprint,
+            "hypernetwork": self.hypernetwork,
             "settings_digest": self.settings_digest,
             "seed": self.settings.seed,
         }
@@ -62,6 +68,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"the settings in step 0 are not those of this release ({error}); use the release that made the store, "
                 f"{record.provenance.get('code')}"
             ) from error
+
+
+def author_of(given: str | None) -> str | None:
+    """Who makes steps: as given, else LIFELONG_AUTHOR, else the login name; None where there is none of them."""
+    if given is not None and given.strip():
+        return given.strip()
+    with contextlib.suppress(OSError, KeyError):  # KeyError before Python 3.13: a user id without a name
+        return os.environ.get(AUTHOR_VARIABLE, "").strip() or getpass.getuser()
+    return None
 
 
 def now() -> str:

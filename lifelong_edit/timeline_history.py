@@ -1,27 +1,22 @@
-"""What can be told from the log alone: lines of states, live facts, and what a batch has to skip. No torch."""
+"""What can be told from the log alone: lines of states, and what is live at each. No torch."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from lifelong_edit.errors import UsageError
-from lifelong_edit.facts import Fact, Record
-from lifelong_edit.policies import identities, normalise, prevails
 from lifelong_edit.stores import Place, StepRecord, digest_bytes
+from lifelong_edit.timeline_names import HEAD_NAME, NAMING, Names, StepName, listed
 
-STILL = ("rollback", "refused")
+STILL = ("rollback", "refused", *NAMING)
 """Kinds of steps that make no state of their own: they stand at their parent's."""
 SOLVED = ("reconsolidate", "retract")
 """Kinds of steps that solve again for all live facts together."""
 FilePlace = tuple[str, int]
 """The digest of a file's content, and a record's number in it."""
-SkipReason = Literal[
-    "consumed", "live", "repeated", "contradicted", "rolled-back", "conflict", "quarantined", "not-quarantined"
-]
 
 
 def live_digest(live: Iterable[str]) -> str:
@@ -69,7 +64,8 @@ class History:
     def __init__(self, records: Iterable[StepRecord] = (), idle: Mapping[int, Sequence[Place]] | None = None) -> None:
         """idle: places that were consumed at the state of a step with nothing to do there."""
         self.records: list[StepRecord] = []
-        self._added: set[str] = set()
+        self.names = Names()
+        self._made_on: list[str] = []
         self._consumed: dict[str, set[int]] = {}
         self._idle: dict[int, list[Place]] = {}
         self._cached: tuple[int, Fold] | None = None
@@ -81,7 +77,8 @@ class History:
     def take(self, record: StepRecord) -> None:
         """Add the next step of the log."""
         self.records.append(record)
-        self._added.update(record.added)
+        self.names.take(record)
+        self._made_on.append(self.names.current)
         self._note(record.places)
 
     def consume(self, state: int, places: Sequence[Place]) -> None:
@@ -102,20 +99,54 @@ class History:
         """The last step."""
         return len(self.records) - 1
 
-    def record(self, step: int) -> StepRecord:
-        """A step. Raises UsageError where there is none of that number."""
-        if not 0 <= step <= self.head:
-            raise UsageError(f"there is no step {step}; the log holds steps 0 to {self.head}")
-        return self.records[step]
+    def resolve(self, step: StepName) -> int:
+        """The number of a step that is given by number, tag, branch or `head`. Raises UsageError where there is none.
 
-    def state_of(self, step: int) -> int:
+        A branch stands for its tip, a tag for the step whose state it names.
+        """
+        if isinstance(step, str) and not step.removeprefix("-").isdecimal():
+            found = self.head if step.casefold() == HEAD_NAME else self.names.find(step)
+            if found is None:
+                known = self.names.tags.keys() | self.names.branches.keys()
+                raise UsageError(f"{step!r} names no step; expected a number from 0 to {self.head}, or {listed(known)}")
+            return found
+        number = int(step)
+        if not 0 <= number <= self.head:
+            raise UsageError(f"there is no step {number}; the log holds steps 0 to {self.head}")
+        return number
+
+    def record(self, step: StepName) -> StepRecord:
+        """A step. Raises UsageError where there is none of that number or name."""
+        return self.records[self.resolve(step)]
+
+    def made_on(self, step: int) -> str:
+        """The branch on which a step was made; of a branch or a switch, the one that it led to."""
+        return self._made_on[step]
+
+    def protected(self) -> dict[int, list[str]]:
+        """The states that have to stay within reach, by the step that made each: what names it.
+
+        The head's, every tag's and every branch's; names are those of tags and branches, and `head`.
+        """
+        named = [*self.names.tags.items(), *((name, branch.tip) for name, branch in self.names.branches.items())]
+        held: dict[int, list[str]] = {}
+        for name, step in [(HEAD_NAME, self.head), *named]:
+            held.setdefault(self.state_of(step), []).append(name)
+        return held
+
+    def ancestor(self, one: StepName, other: StepName) -> int:
+        """The last state that the lines of two steps have in common, by the step that made it; at the least step 0."""
+        common = {record.step for record in self.line(one)}
+        return max(record.step for record in self.line(other) if record.step in common)
+
+    def state_of(self, step: StepName) -> int:
         """The step that made the state at `step`: itself, or the one that a rollback went back to, a refusal left."""
         record = self.record(step)
         while record.kind in STILL:
             record = self.records[record.parent]
         return record.step
 
-    def line(self, step: int) -> list[StepRecord]:
+    def line(self, step: StepName) -> list[StepRecord]:
         """The steps that made the state at `step`, from `init` on; rollbacks and what they took back are not in it."""
         line: list[StepRecord] = []
         at = self.state_of(step)
@@ -126,7 +157,7 @@ class History:
                 return line[::-1]
             at = self.state_of(record.parent)
 
-    def fold(self, step: int) -> Fold:
+    def fold(self, step: StepName) -> Fold:
         """Live facts and consumed places at the state of `step`. Kept for the next call: do not change it."""
         state = self.state_of(step)
         new: list[StepRecord] = []
@@ -145,7 +176,7 @@ class History:
         self._cached = (state, fold)
         return fold
 
-    def live(self, step: int) -> list[str]:
+    def live(self, step: StepName) -> list[str]:
         """Digests of the facts live at the state of `step`, in the order in which they came."""
         return list(self.fold(step).live)
 
@@ -177,7 +208,7 @@ class History:
             count += 1
         return count
 
-    def edits(self, step: int) -> tuple[int, int]:
+    def edits(self, step: StepName) -> tuple[int, int]:
         """Edit steps on the line of a step: those since the last try to reconsolidate, and those up to it.
 
         A refusal stands beside the line, at the state that it left: it counts as a try there.
@@ -185,7 +216,7 @@ class History:
         since = self.edited_since(step)
         return len(since), sum(record.kind == "edit" for record in self.line(step)) - len(since)
 
-    def edited_since(self, step: int) -> list[StepRecord]:
+    def edited_since(self, step: StepName) -> list[StepRecord]:
         """The edit steps on the line of a step since the last try to reconsolidate, see `edits`."""
         line = self.line(step)
         tries, since = self._tries(line), list[StepRecord]()
@@ -235,127 +266,17 @@ class History:
         return next(found, None)
 
     def added(self, digest: str) -> bool:
-        """Whether a fact was added by some step of the log."""
-        return digest in self._added
+        """Whether a fact was added by some step made on the current branch."""
+        return digest in self.names.branches[self.names.current].added
 
     def consumed_in(self, file_digest: str) -> Collection[int]:
         """The numbers of the records consumed of a file with that digest, whatever was rolled back since."""
         return self._consumed.get(file_digest, ())
 
     def seen_at(self, place: FilePlace) -> bool:
-        """Whether some step of the log consumed a place."""
-        return place[1] in self.consumed_in(place[0])
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A record of a batch that is not applied, and why."""
-
-    fact: str
-    reason: SkipReason
-
-
-@dataclass
-class Sieved:
-    """A batch after what design calls skipping: what is left of it, what was skipped, what it consumes."""
-
-    facts: list[Fact]
-    skips: list[Skip]
-    places: list[Place]
-    reviewed: list[str] = field(default_factory=list)
-    """What leaves quarantine with this batch, whatever becomes of it."""
-
-    @property
-    def left(self) -> bool:
-        """Whether there is anything to do or to note."""
-        return bool(self.facts or self.reviewed)
-
-    def drop(self, digests: frozenset[str], reason: SkipReason) -> None:
-        """Skip further facts, in the order of the batch."""
-        self.skips += [Skip(fact.digest, reason) for fact in self.facts if fact.digest in digests]
-        self.facts = [fact for fact in self.facts if fact.digest not in digests]
-
-    def counts(self) -> dict[str, int]:
-        """How many were skipped for each reason."""
-        counts: dict[str, int] = {}
-        for skip in self.skips:
-            counts[skip.reason] = counts.get(skip.reason, 0) + 1
-        return counts
-
-
-def sieve(
-    batch: Sequence[Fact] | Sequence[Record],
-    history: History,
-    step: int,
-    *,
-    again: bool = False,
-    reviewed: bool = False,
-    trusted: Sequence[str] = (),
-) -> Sieved:
-    """Take out of a batch what the state at `step` has no use for.
-
-    Skipped are records consumed at the same place (that of a file before it grew included), facts equal to a live one
-    or in quarantine, repetitions within the batch, and records known only from steps that were rolled back unless
-    `again`. A fact that was superseded is news when it comes from a new place; a bare fact has no place and counts as
-    new each time. reviewed: the batch comes back from review, and what is not in quarantine (any more) is skipped,
-    wherever it stands. trusted: see `prevails`.
-    """
-    fold, result, kept = history.fold(step), Sieved([], [], []), set[str]()
-    for item in batch:
-        fact = item.fact if isinstance(item, Record) else item
-        places = item.places if isinstance(item, Record) else ()
-        entry = (item.entry if isinstance(item, Record) else item.digest) if reviewed else None
-        reason = _reason(fact.digest, places, entry, fold, history, kept, again)
-        if reason not in ("consumed", "rolled-back", "not-quarantined"):
-            result.places += [Place(*place, fact.digest) for place in places[:1]]
-            result.reviewed += [] if entry is None else [entry]
-        if reason is not None:
-            result.skips.append(Skip(fact.digest, reason))
-        else:
-            kept.add(fact.digest)
-            result.facts.append(fact)
-    result.drop(_contradicted(result.facts, trusted), "contradicted")
-    return result
-
-
-def _reason(
-    digest: str,
-    places: Sequence[FilePlace],
-    entry: str | None,
-    fold: Fold,
-    history: History,
-    kept: set[str],
-    again: bool,
-) -> SkipReason | None:
-    """entry: of a record that comes back from review, the digest under which it is in quarantine."""
-    if entry is not None and entry not in fold.quarantined:
-        return "not-quarantined"
-    consumed = any(place in fold.places for place in places)
-    if consumed and entry is None:
-        return "consumed"
-    if digest in fold.live:
-        return "live"
-    if digest in kept:
-        return "repeated"
-    if entry is None and digest in fold.quarantined:
-        return "quarantined"
-    elsewhere = not consumed and any(history.seen_at(place) for place in places)
-    if not again and (elsewhere or (history.added(digest) and digest not in fold.ever)):
-        return "rolled-back"
-    return None
-
-
-def _contradicted(facts: Sequence[Fact], trusted: Sequence[str]) -> frozenset[str]:
-    """The facts that lose against another one of the same batch: one solve cannot ask for two answers at once."""
-    held: dict[tuple[str, ...], list[Fact]] = defaultdict(list)
-    lost: set[str] = set()
-    for fact in facts:
-        names, target = identities(fact), normalise(fact.target)
-        rivals = [f for name in names for f in held[name] if f.digest not in lost and normalise(f.target) != target]
-        if not all(prevails(fact, rival, trusted)[0] for rival in rivals):
-            lost.add(fact.digest)
-            continue
-        lost.update(rival.digest for rival in rivals)
-        for name in names:
-            held[name].append(fact)
-    return frozenset(lost)
+        """Whether a place was consumed by some step made on the current branch, or at one with nothing to do there."""
+        current = self.names.current
+        if place in self.names.branches[current].places:
+            return True
+        states = (state for state in self._idle if self._made_on[state] == current)
+        return any(place == (p.file_digest, p.number) for state in states for p in self._idle[state])

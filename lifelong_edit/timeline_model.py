@@ -70,7 +70,8 @@ def begin(
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     arrays = prepare(loaded, settings, text=text, preserve=preserve, say=say)
     sample = torch.from_numpy(arrays["guard/windows"].astype(np.int64)).to(loaded.device)
-    fixed = encode_tensors({**arrays, **_pack(networks)})
+    packed = _pack(networks)
+    fixed = encode_tensors({**arrays, **packed})
     identity = ModelIdentity(
         source=_absolute(model),
         revision=revision,
@@ -80,7 +81,8 @@ def begin(
         modules={m.name: (m.d_in, m.d_out) for m in loaded.modules},
         subject_modules=tuple(m.name for m in loaded.modules if m.positions == "subject"),
     )
-    config = Config(model=identity, settings=settings)
+    network = digest_bytes(encode_tensors(packed)) if packed else None
+    config = Config(model=identity, settings=settings, hypernetwork=network)
     weights = zeros(identity.modules)
     stored = encode_tensors(weights)
     record = StepRecord(

@@ -19,6 +19,7 @@ from lifelong_edit.facts.shapes import QUARANTINED
 from lifelong_edit.stores import StepRecord
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_history import History
+from lifelong_edit.timeline_names import StepName
 from lifelong_edit.timeline_states import Weights
 
 Which = Literal["live", "superseded", "retracted", "quarantined", "all"]
@@ -58,7 +59,7 @@ class Reviewing(ABC):
         """The log as read so far."""
 
     @abstractmethod
-    def weights(self, step: int) -> Weights:
+    def weights(self, step: StepName) -> Weights:
         """ΔW by module at the state of a step."""
 
     @abstractmethod
@@ -71,7 +72,7 @@ class Reviewing(ABC):
     @abstractmethod
     def _refuse_read_only(self) -> None: ...
 
-    def facts(self, state: Which = "live", *, at: int | None = None) -> list[Fact]:
+    def facts(self, state: Which = "live", *, at: StepName | None = None) -> list[Fact]:
         """Facts at the head, or as of the step `at`.
 
         state: those in force, those that others took the place of, those that were taken back, those in quarantine, or
@@ -89,7 +90,7 @@ class Reviewing(ABC):
             raise UsageError(f"facts can be {', '.join(chosen)}; found {state!r}")
         return list(self.facts_by_digest(chosen[state]).values())
 
-    def conflicts(self, *, at: int | None = None) -> list[dict[str, Any]]:
+    def conflicts(self, *, at: StepName | None = None) -> list[dict[str, Any]]:
         """Every conflict that was logged up to the head, or the step `at`, oldest first; as of `policies.Conflict`.
 
         With its `step`, and whether its new record is `pending`: in quarantine at that state.
@@ -117,7 +118,7 @@ class Reviewing(ABC):
         new = [c["new"] for c in told if c["by"] is not None or c["new"] in ever]
         return self.facts_by_digest(list(dict.fromkeys([*(c["old"] for c in told), *new])))
 
-    def quarantined(self, *, at: int | None = None) -> list[Quarantined]:
+    def quarantined(self, *, at: StepName | None = None) -> list[Quarantined]:
         """The records in quarantine at the head, or as of the step `at`, in the order in which they were put aside."""
         history, step = self.history(), self.head if at is None else at
         found = []

@@ -26,6 +26,7 @@ from lifelong_edit.stores import (
     tensors_digest,
 )
 from lifelong_edit.timeline_history import History
+from lifelong_edit.timeline_names import StepName
 
 if TYPE_CHECKING:
     from lifelong_edit.grams import FactKeys
@@ -53,7 +54,7 @@ def add_shifts(weights: Mapping[str, FloatArray], shift: Mapping[str, FloatArray
     return {name: array + shift[name] if name in shift else array for name, array in weights.items()}
 
 
-def weights_at(log: EditLog, history: History, step: int, shapes: Shapes) -> Weights:
+def weights_at(log: EditLog, history: History, step: StepName, shapes: Shapes) -> Weights:
     """ΔW at the state of a step, as stored or rebuilt by a left fold from the nearest snapshot, and checked.
 
     Raises StoreDamagedError where the digest of what was rebuilt is not the one that was logged; in an environment

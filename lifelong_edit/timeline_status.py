@@ -18,6 +18,7 @@ def status_of(path: Path, history: History, config: Config, size: int) -> dict[s
         "store": str(path),
         "head": history.head,
         "state": history.state_of(history.head),
+        "branch": history.names.current,
         "steps": len(history.records),
         "live_facts": len(fold.live),
         "superseded": len(fold.ever) - len(fold.live) - len(fold.retracted),

@@ -24,7 +24,7 @@ from lifelong_edit.stores.identity import (
     write_marker,
 )
 from lifelong_edit.stores.lock import WriterLock
-from lifelong_edit.stores.schema import Place, StepRecord, StoreMarker, encode_step
+from lifelong_edit.stores.schema import SCHEMA_VERSION, Place, StepRecord, StoreMarker, encode_step
 from lifelong_edit.stores.tables import HEAD, MARKER, Consumed, Head, Tables, step_key
 
 LOCK_FILE = "writer.lock"
@@ -132,12 +132,16 @@ class EditLog:
         facts: digest → encoded fact. blobs: `digest_bytes` → bytes. weights: digest of the blob that holds ΔW of
         the new head; that of the former head is dropped unless a step names it. keys: makes blobs of keys one by one,
         each written before the next is made, and all named in the record; called anew where the map had to be grown.
+        The first step added to a store of an earlier schema makes it one of the present one, in the same transaction.
         Raises StoreError where the record does not follow the head, or nothing could be written.
         """
+        marker = self.marker if self.marker.schema_version == SCHEMA_VERSION else _present(self.marker)
 
         def commit(transaction: object) -> Head:
             tables = Tables(self._environment, transaction)
             former = _follow(tables, record)
+            if marker is not self.marker:
+                tables.put("meta", MARKER, msgspec.json.encode(marker))
             for digest, fact in facts.items():
                 tables.put("facts", digest.encode(), fact, overwrite=False)
             for digest, blob in blobs.items():
@@ -150,6 +154,10 @@ class EditLog:
         self._require_writable()
         head = self._environment.write(commit)
         write_acknowledged(self.path, self.marker.store_id, head)
+        if marker is not self.marker:
+            with contextlib.suppress(OSError):  # tried again with the next step; the database says it already
+                write_marker(self.path, marker)
+                self.marker = marker
         return head
 
     def consume(self, state: int, places: Sequence[Place]) -> None:
@@ -233,6 +241,11 @@ def require_free(path: Path) -> None:
     """Raise UsageError where something is at `path` that is not an empty folder."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{path} is already there; choose another folder, or use the store that is in it")
+
+
+def _present(marker: StoreMarker) -> StoreMarker:
+    """A marker of an earlier schema as one of the present schema."""
+    return msgspec.structs.replace(marker, schema_version=SCHEMA_VERSION)
 
 
 def _follow(tables: Tables, record: StepRecord) -> Head:

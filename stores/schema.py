@@ -7,10 +7,16 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-SCHEMA_VERSION = 1
-"""Written into every store; a store with a larger number is refused, naming both."""
+SCHEMA_VERSION = 2
+"""Written into every store; a store with a larger number is refused, naming both.
 
-StepKind = Literal["init", "edit", "rollback", "reconsolidate", "refused", "retract", "decide"]
+2: kinds `tag`, `branch`, `switch` and `decide`; fields `author`, `name` and `named`. The first step that is added to a
+store of an earlier version raises its number, since the release that made it could not read that step.
+"""
+
+StepKind = Literal[
+    "init", "edit", "rollback", "reconsolidate", "refused", "retract", "decide", "tag", "branch", "switch"
+]
 
 
 class StoreMarker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,12 +46,20 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     step: int
     kind: StepKind
     parent: int
-    """The step whose state this one starts from; −1 for `init`. A rollback's state *is* its parent's."""
+    """The step whose state this one starts from; −1 for `init`. A rollback's state *is* its parent's, and so is that of
+    a tag, a branch or a switch."""
     previous: str
     """Chain digest of the preceding step in the log; empty for `init`."""
     time: str
     """UTC, ISO 8601."""
     reason: str | None = None
+    author: str | None = None
+    """Who made the step."""
+
+    name: str | None = None
+    """Of a tag, branch or switch: the name that it is about."""
+    named: int | None = None
+    """The step whose state that name stands for from here on; None where the name is taken away."""
 
     added: tuple[str, ...] = ()
     """Digests of the facts that became live, in the order of the batch."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 
 from lifelong_edit.cli.asking import ask, evaluate
+from lifelong_edit.cli.branching import branch, rollback, switch, tag
 from lifelong_edit.cli.common import Group
-from lifelong_edit.cli.editing import rollback, stream
+from lifelong_edit.cli.comparing import diff
+from lifelong_edit.cli.editing import stream
 from lifelong_edit.cli.exporting import export
 from lifelong_edit.cli.learning import train
 from lifelong_edit.cli.looking import facts, log, show, status
@@ -41,8 +43,8 @@ def cli(debug: bool) -> None:
 
 
 for _command in (
-    *(init, train, stream, dismiss, retract, reconsolidate, rollback),
-    *(status, log, show, facts, conflicts, ask, evaluate, export, completion),
+    *(init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
+    *(status, log, show, facts, conflicts, diff, ask, evaluate, export, completion),
 ):
     cli.add_command(_command)
 

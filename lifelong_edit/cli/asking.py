@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @device_option
 @json_option
 def ask(
-    prompt: str, at: int | None, base: bool, max_tokens: int, store: Path, device: str | None, as_json: bool
+    prompt: str, at: str | None, base: bool, max_tokens: int, store: Path, device: str | None, as_json: bool
 ) -> None:
     """The model's greedy answer to PROMPT, now or as of a step.
 
@@ -70,7 +70,7 @@ def ask(
 @store_option
 @device_option
 @json_option
-def evaluate(at: int | None, text: Path | None, store: Path, device: str | None, as_json: bool) -> None:
+def evaluate(at: str | None, text: Path | None, store: Path, device: str | None, as_json: bool) -> None:
     """How much of each past batch the model still knows, and what it cost.
 
     \b

@@ -21,6 +21,7 @@ import msgspec
 
 from lifelong_edit.cli.stopping import Terminated, terminable
 from lifelong_edit.errors import LifelongEditError, UsageError
+from lifelong_edit.settings import AUTHOR_VARIABLE
 
 if TYPE_CHECKING:
     from lifelong_edit.timeline import Timeline
@@ -41,7 +42,15 @@ store_option = click.option(
     help="The store to use.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-at_option = click.option("--at", type=click.IntRange(min=0), metavar="STEP", help="As of this step; default: the head.")
+at_option = click.option("--at", metavar="STEP", help="As of this step, tag or branch; default: the head.")
+reason_option = click.option("--reason", metavar="TEXT", help="Why, for the log.")
+author_option = click.option(
+    "--author",
+    envvar=AUTHOR_VARIABLE,
+    show_envvar=True,
+    metavar="NAME",
+    help="Who makes the step, for the log. Default: the login name.",
+)
 wait_option = click.option(
     "--wait",
     type=click.FloatRange(min=0),
@@ -177,11 +186,13 @@ def cell(value: object, limit: int = _MAX_CELL) -> str:
 
 
 @contextlib.contextmanager
-def opened(store: Path, *, read_only: bool, device: str | None = None, wait: float = 5.0) -> Iterator[Timeline]:
+def opened(
+    store: Path, *, read_only: bool, device: str | None = None, author: str | None = None, wait: float = 5.0
+) -> Iterator[Timeline]:
     """The timeline of a store, closed in the end; `wait`: seconds to wait for another writer."""
     from lifelong_edit.timeline import Timeline
 
-    timeline = Timeline.open(store, read_only=read_only, device=device, timeout=wait)
+    timeline = Timeline.open(store, read_only=read_only, device=device, author=author, timeout=wait)
     try:
         yield timeline
     finally:

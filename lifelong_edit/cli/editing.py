@@ -1,4 +1,4 @@
-"""Commands that edit and go back: stream, rollback."""
+"""The command that edits: stream."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lifelong_edit.cli.common import (
+    author_option,
     device_option,
     json_option,
     opened,
-    print_json,
-    print_table,
+    reason_option,
     say,
     store_option,
     wait_option,
 )
-from lifelong_edit.cli.looking import describe_step
 from lifelong_edit.cli.reviewing import handling, handling_options
 from lifelong_edit.cli.setup import BUNDLED, make_store, making_options, require_same_store
 from lifelong_edit.cli.stopping import stopping
@@ -55,7 +54,7 @@ if TYPE_CHECKING:
     "it is solved).",
 )
 @handling_options
-@click.option("--again", is_flag=True, help="Also facts that are known only from steps that were rolled back.")
+@click.option("--again", is_flag=True, help="Also facts known only from steps of this branch that were rolled back.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad records out, count and report them, instead of stopping.")
 @click.option(
     "--dry-run",
@@ -63,7 +62,8 @@ if TYPE_CHECKING:
     help="Commit nothing; show conflicts, what would take, what it would make forgotten, what the gate says. Every "
     "batch is tried on the head as it stands, and nothing is reconsolidated, whatever the policy.",
 )
-@click.option("--reason", metavar="TEXT", help="Why, for the log.")
+@reason_option
+@author_option
 @click.option("--follow", is_flag=True, help="Go on with the lines that are appended to the files, until stopped.")
 @click.option(
     "--idle",
@@ -86,6 +86,7 @@ def stream(
     skip_bad: bool,
     dry_run: bool,
     reason: str | None,
+    author: str | None,
     follow: bool,
     idle: float,
     device: str | None,
@@ -138,7 +139,7 @@ def stream(
         if records is None:
             report((), summarise(Summary(), read), files, None, as_json=as_json, dry_run=dry_run)
             return
-    with _store_for(store, device, options, dry_run, wait) as timeline, contextlib.ExitStack() as held:
+    with _store_for(store, device, author, options, dry_run, wait) as timeline, contextlib.ExitStack() as held:
         known.timeline = timeline
         if records is None:
             records = follow_facts(files, idle=idle, stopped=held.enter_context(stopping(say)), say=say, **reading)
@@ -186,26 +187,27 @@ def _survey(files: Sequence[str], *, skip_bad: bool, follow: bool, dry_run: bool
 
 @contextlib.contextmanager
 def _store_for(
-    store: Path, device: str | None, options: dict[str, Any], dry_run: bool, wait: float
+    store: Path, device: str | None, author: str | None, options: dict[str, Any], dry_run: bool, wait: float
 ) -> Iterator[Timeline]:
     """The store, made first where there is none; a dry run then works on one that is thrown away."""
     with contextlib.ExitStack() as stack:
         made = None
         if not _is_there(store):
             place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store" if dry_run else store
-            made = _made(place, device, options)
+            made = _made(place, device, author, options)
         if made is None:
-            timeline = stack.enter_context(opened(store, read_only=dry_run, device=device, wait=wait))
+            timeline = stack.enter_context(opened(store, read_only=dry_run, device=device, author=author, wait=wait))
             require_same_store(timeline, options)
             yield timeline
         else:
             yield stack.enter_context(made)
 
 
-def _made(store: Path, device: str | None, options: dict[str, Any]) -> Timeline | None:
+def _made(store: Path, device: str | None, author: str | None, options: dict[str, Any]) -> Timeline | None:
     """A new store; None where another run made one meanwhile, which is as good."""
     try:
-        return make_store(store, device, options, f"there is no store at {store}: making one for {_model(options)}")
+        opening = f"there is no store at {store}: making one for {_model(options)}"
+        return make_store(store, device, options, opening, author)
     except LifelongEditError:
         if not _is_there(store):
             raise
@@ -215,31 +217,3 @@ def _made(store: Path, device: str | None, options: dict[str, Any]) -> Timeline 
 
 def _model(options: dict[str, Any]) -> str:
     return options["model"] or BUNDLED
-
-
-@click.command()
-@click.argument("step", type=click.IntRange(min=0))
-@click.option("--reason", metavar="TEXT", help="Why, for the log.")
-@wait_option
-@store_option
-@json_option
-def rollback(step: int, reason: str | None, wait: float, store: Path, as_json: bool) -> None:
-    """Go back to the state after STEP; 0 is the base model.
-
-    The weights are those of that step, equal by digest. Going back is itself a step of the log: nothing is lost, and
-    rolling back to the step before it undoes it.
-
-    \b
-    Examples:
-      lifelong-edit rollback 3
-      lifelong-edit rollback 0 --reason "wrong source"
-    """
-    with opened(store, read_only=False, wait=wait) as timeline:
-        if step > timeline.head:
-            raise UsageError(f"there is no step {step}; the head is step {timeline.head}, see `lifelong-edit log`")
-        found = describe_step(timeline.rollback(step, reason=reason))
-    if as_json:
-        print_json(found)
-        return
-    columns = ("step", "kind", "parent", "weights_digest")
-    print_table(columns, [[found[name] for name in columns]])

@@ -24,7 +24,7 @@ from lifelong_edit.cli.common import at_option, device_option, json_option, open
 @store_option
 @device_option
 @json_option
-def export(kind: str, out: Path, at: int | None, force: bool, store: Path, device: str | None, as_json: bool) -> None:
+def export(kind: str, out: Path, at: str | None, force: bool, store: Path, device: str | None, as_json: bool) -> None:
     """Write the edited model at the head, or as of a step.
 
     The folder holds weights (safetensors, in the dtype of the store's model), tokenizer and

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,12 @@ from lifelong_edit.cli.common import (
     print_table,
     store_option,
 )
+from lifelong_edit.errors import UsageError
+
+if TYPE_CHECKING:
+    from lifelong_edit.facts import Fact
+
+STATES: tuple[Which, ...] = ("live", "superseded", "retracted")
 
 if TYPE_CHECKING:
     from lifelong_edit.timeline_review import Which
@@ -75,42 +82,57 @@ def print_status(found: Mapping[str, Any]) -> None:
 @json_option
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the last N steps.")
 def log(store: Path, as_json: bool, last: int | None) -> None:
-    """The steps that were committed, oldest first.
+    """The steps that were committed, oldest first, with author, reason, and the sources of their facts.
 
     \b
     Examples:
       lifelong-edit log
       lifelong-edit log --last 5 --json
     """
+    from lifelong_edit.timeline_names import MAIN
+
     with opened(store, read_only=True) as timeline:
-        steps = [describe_step(record) for record in timeline.log()]
-    steps = steps[-last:] if last else steps
+        history, records = timeline.history(), timeline.log()
+        records = records[-last:] if last else records
+        facts = timeline.facts_by_digest([digest for record in records for digest in record.added])
+    steps = []
+    for record in records:
+        sources = count_sources(facts[digest] for digest in record.added)
+        steps.append(describe_step(record) | {"branch": history.made_on(record.step), "sources": sources})
     if as_json:
         print_json(steps)
         return
     columns: tuple[str, ...] = ("step", "kind", "how", "parent", "facts", "superseded", "taken", "perplexity")
-    columns += ("weights_digest", "time", "reason")
+    columns += ("weights_digest", "time", "author")
+    # Most stores have one branch, and many facts have no source.
+    columns += ("branch",) if any(step["branch"] != MAIN for step in steps) else ()
+    columns += ("sources",) if any(step["sources"] for step in steps) else ()
+    columns += ("reason",)
     print_table(columns, [[_short(name, step.get(name)) for name in columns] for step in steps])
 
 
 @click.command()
-@click.argument("step", type=click.IntRange(min=0))
+@click.argument("step")
 @store_option
 @json_option
-def show(step: int, store: Path, as_json: bool) -> None:
-    """One step: what it taught and replaced, what the gate said, what it took.
+def show(step: str, store: Path, as_json: bool) -> None:
+    """One step: what it taught and replaced, what the gate said, what it took, where it comes from.
+
+    STEP is a number, a tag (the step whose state it names) or a branch (its tip).
 
     \b
     Examples:
       lifelong-edit show 3
+      lifelong-edit show release-1
       lifelong-edit show 3 --json | jq .report
     """
-    from lifelong_edit.facts import Fact
-
     with opened(store, read_only=True) as timeline:
         record = timeline.show(step)
-        facts: dict[str, Fact] = timeline.facts_by_digest((*record.added, *record.superseded))
+        branch = timeline.history().made_on(record.step)
+        facts = timeline.facts_by_digest((*record.added, *record.superseded))
     found = describe_step(record) | {
+        "branch": branch,
+        "sources": count_sources(facts[digest] for digest in record.added),
         "added": [describe_fact(facts[digest]) for digest in record.added],
         "superseded_facts": [describe_fact(facts[digest]) for digest in record.superseded],
         "report": record.report,
@@ -122,15 +144,18 @@ def show(step: int, store: Path, as_json: bool) -> None:
     told = {"passes": record.report["editor"]["passes"], **guarded(record.report)} if "guard" in record.report else {}
     if objections := record.report.get("objections"):
         told["refused" if record.kind == "refused" else "unguarded"] = "; ".join(objections)
-    print_pairs([(name, value) for name, value in (found | told).items() if not isinstance(value, dict | list)])
+    absent = {name for name in ("name", "named") if found[name] is None}
+    pairs = [(name, value) for name, value in (found | told).items() if name not in absent]
+    plain = [(name, value) for name, value in pairs if not isinstance(value, dict | list)]
+    print_pairs([*plain, *_origin(record.provenance)])
     if "staleness" in record.report:
         print_staleness(record.report["staleness"])
     if not facts:
         return
     untaken = set(record.report.get("gate", {}).get("untaken", ()))
-    rows = [(_became(record, digest, untaken), digest[:12], fact.prompt, fact.target) for digest, fact in facts.items()]
+    became = {digest: _became(record, digest, untaken) for digest in facts}
     click.echo()
-    print_table(("", "fact", "prompt", "target"), rows)
+    _print_facts(list(facts.values()), became)
 
 
 def _became(record: Any, digest: str, untaken: set[str]) -> str:
@@ -143,6 +168,37 @@ def _became(record: Any, digest: str, untaken: set[str]) -> str:
     return ("NOT TAKEN" if digest in untaken else "taken") + (", at the answer alone" if alone else "")
 
 
+def _origin(provenance: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Where a step comes from, as pairs to print: what made it, from what, in which environment."""
+    from lifelong_edit.timeline_states import LIBRARIES
+
+    found: Mapping[str, Any] = provenance.get("environment", {})
+    libraries = [f"{name} {value}" for name, value in found.items() if name in LIBRARIES and name != "lifelong-edit"]
+    machine = [f"{name} {value}" for name, value in found.items() if name not in LIBRARIES]
+    return [
+        ("made_by", f"lifelong-edit {provenance.get('code')}"),
+        ("base_fingerprint", provenance.get("fingerprint")),
+        *((name, provenance.get(name)) for name in ("hypernetwork", "settings_digest", "seed")),
+        ("libraries", ", ".join(libraries) or None),
+        ("environment", ", ".join(machine) or None),
+    ]
+
+
+def _print_facts(facts: Sequence[Fact], became: Mapping[str, str]) -> None:
+    """A table of facts; columns that few facts fill stand there where one does. became: what of each, by digest."""
+    further = [name for name in ("date", "source", "author") if any(getattr(fact, name) for fact in facts)]
+    first = [became[fact.digest] for fact in facts] if any(became.values()) else None
+    rows = [
+        [fact.digest[:12], fact.subject, fact.prompt, fact.target, *(getattr(fact, name) for name in further)]
+        for fact in facts
+    ]
+    if first is None:
+        print_table(("fact", "subject", "prompt", "target", *further), rows)
+    else:
+        told = [[how, *row] for how, row in zip(first, rows, strict=True)]
+        print_table(("", "fact", "subject", "prompt", "target", *further), told)
+
+
 @click.command()
 @store_option
 @json_option
@@ -150,33 +206,56 @@ def _became(record: Any, digest: str, untaken: set[str]) -> str:
 @click.option(
     "--state",
     type=click.Choice(["live", "superseded", "retracted", "quarantined", "all"]),
-    default="live",
-    show_default=True,
-    help="Facts in force, those that others took the place of, those that were taken back, those in quarantine, or all "
-    "that ever were in force.",
+    help="Facts in force (the default), those that others took the place of, those that were taken back, those in "
+    "quarantine, or all that ever were in force.",
 )
 @click.option(
-    "--subject", default="", metavar="TEXT", help="Only facts whose subject holds this text (case does not matter)."
+    "--where",
+    "conditions",
+    multiple=True,
+    metavar="CONDITION",
+    help="Only facts of which this holds: FIELD=VALUE or FIELD~TEXT; if given several times, all have to hold.",
 )
-def facts(store: Path, as_json: bool, at: int | None, state: Which, subject: str) -> None:
+@click.option("--subject", metavar="TEXT", help="The same as --where subject~TEXT.")
+def facts(
+    store: Path,
+    as_json: bool,
+    at: str | None,
+    state: Which | None,
+    conditions: tuple[str, ...],
+    subject: str | None,
+) -> None:
     """The facts in force (or not), at the head or as of a step.
 
-    With --json each is its native record, with its digest.
+    With --json each is its native record, with its digest, and with its `state` where facts of several are listed.
+
+    \b
+    A condition is about one of
+      subject, prompt, target, relation, id, source, author, date, state
+                    FIELD=VALUE: it is VALUE; FIELD~TEXT: it holds TEXT; FIELD=: it is not given.
+                    Case does not matter. A condition on the state replaces --state
+      since, until  the date is not before, not after: since=2024-01-01, until=2024-12-31T18:00
 
     \b
     Examples:
       lifelong-edit facts
-      lifelong-edit facts --at 3 --subject france --json
+      lifelong-edit facts --at 3 --where subject=France --json
+      lifelong-edit facts --where source~gazette --where since=2031-01-01
+      lifelong-edit facts --where target=euro --where state=superseded
     """
+    from lifelong_edit.facts.where import STATE, all_hold, parse_conditions
+
+    asked = parse_conditions([*conditions, *([f"subject~{subject}"] if subject else ())])
+    about_state = any(condition.field == STATE for condition in asked)
+    if about_state and state is not None:
+        raise UsageError("found --state and a condition on the state together, expected one of them; leave one out")
+    wanted: Sequence[Which] = STATES if about_state or state == "all" else (state or "live",)
     with opened(store, read_only=True) as timeline:
-        found = [f for f in timeline.facts(state, at=at) if subject.casefold() in f.subject.casefold()]
+        found = [(fact, now) for now in wanted for fact in timeline.facts(now, at=at) if all_hold(asked, fact, now)]
     if as_json:
-        print_json([describe_fact(fact) for fact in found])
+        print_json([describe_fact(fact) | ({"state": now} if len(wanted) > 1 else {}) for fact, now in found])
         return
-    print_table(
-        ("fact", "subject", "prompt", "target"),
-        [(fact.digest[:12], fact.subject, fact.prompt, fact.target) for fact in found],
-    )
+    _print_facts([fact for fact, _ in found], {fact.digest: now if len(wanted) > 1 else "" for fact, now in found})
 
 
 def describe_step(record: Any) -> dict[str, Any]:
@@ -196,12 +275,19 @@ def describe_step(record: Any) -> dict[str, Any]:
         "weights_digest": record.weights_digest,
         "live_digest": record.live_digest,
         "time": record.time,
+        "author": record.author,
+        "name": record.name,
+        "named": record.named,
         "reason": record.reason,
     }
 
 
 def _how(record: Any) -> str | None:
-    """Where a reconsolidation began, and whether it was committed against its guard."""
+    """Where a reconsolidation began, and whether it was committed against its guard; which name a step is about."""
+    if record.name is not None:
+        if record.kind == "switch":
+            return f"to {record.name}"
+        return f"{record.name} deleted" if record.named is None else f"{record.name} at {record.named}"
     if "start" not in record.report:
         return None
     start = record.report["start"]
@@ -241,9 +327,28 @@ def describe_fact(fact: Any) -> dict[str, Any]:
     return {"digest": fact.digest, **msgspec.to_builtins(fact)}
 
 
+def day_and_time(time: str) -> str:
+    """A step's time as tables show it, UTC."""
+    return time[:19].replace("T", " ")
+
+
+def count_sources(facts: Iterable[Fact]) -> dict[str, int]:
+    """How many of the facts come from each source, the most frequent first; those without a source are left out."""
+    return dict(Counter(fact.source for fact in facts if fact.source).most_common())
+
+
+def in_short(sources: Mapping[str, int]) -> str:
+    """The first source with its number of facts, and how many further sources there are."""
+    name, count = next(iter(sources.items()))
+    more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+    return f"{one_line(name)[:30]} ({count}){more}"
+
+
 def _short(name: str, value: Any) -> object:
     if name.endswith("digest"):
         return str(value)[:12]
     if name == "time":
-        return str(value)[:19].replace("T", " ")
+        return day_and_time(value)
+    if name == "sources":
+        return in_short(value) if value else None
     return one_line(value) if isinstance(value, str) else value

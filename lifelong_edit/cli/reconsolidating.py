@@ -9,11 +9,13 @@ from typing import Any
 import click
 
 from lifelong_edit.cli.common import (
+    author_option,
     device_option,
     json_option,
     opened,
     print_json,
     print_table,
+    reason_option,
     say,
     store_option,
     wait_option,
@@ -30,13 +32,21 @@ from lifelong_edit.cli.looking import describe_step, guarded
     help="0: from the base weights, whatever the history was; up to 1: from so much of the present change.",
 )
 @click.option("--no-guard", is_flag=True, help="Commit also what loses by these measures; `log` marks it.")
-@click.option("--reason", metavar="TEXT", help="Why, for the log.")
+@reason_option
+@author_option
 @device_option
 @wait_option
 @store_option
 @json_option
 def reconsolidate(
-    start: float, no_guard: bool, reason: str | None, device: str | None, wait: float, store: Path, as_json: bool
+    start: float,
+    no_guard: bool,
+    reason: str | None,
+    author: str | None,
+    device: str | None,
+    wait: float,
+    store: Path,
+    as_json: bool,
 ) -> None:
     """Solve again over all live facts together, as one committed step.
 
@@ -56,7 +66,7 @@ def reconsolidate(
       lifelong-edit reconsolidate --start 1 --reason "after week 12"
       lifelong-edit stream week.jsonl --reconsolidate geometric
     """
-    with opened(store, read_only=False, device=device, wait=wait) as timeline:
+    with opened(store, read_only=False, device=device, author=author, wait=wait) as timeline:
         step = timeline.reconsolidate(start=start, guard=not no_guard, reason=reason, say=say)
     if as_json:
         print_json(describe_step(step) | {"report": step.report})

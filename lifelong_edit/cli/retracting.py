@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from lifelong_edit.cli.common import (
+    author_option,
     cell,
     counted,
     device_option,
@@ -14,6 +15,7 @@ from lifelong_edit.cli.common import (
     opened,
     print_json,
     print_table,
+    reason_option,
     say,
     store_option,
     wait_option,
@@ -24,7 +26,8 @@ from lifelong_edit.cli.looking import describe_step
 @click.command()
 @click.argument("facts", nargs=-1, required=True, metavar="FACT...")
 @click.option("--revive", is_flag=True, help="Bring back what they had superseded.")
-@click.option("--reason", metavar="TEXT", help="Why, for the log.")
+@reason_option
+@author_option
 @device_option
 @wait_option
 @store_option
@@ -33,6 +36,7 @@ def retract(
     facts: tuple[str, ...],
     revive: bool,
     reason: str | None,
+    author: str | None,
     device: str | None,
     wait: float,
     store: Path,
@@ -52,7 +56,7 @@ def retract(
       lifelong-edit retract 4be1f0a2 --reason "source withdrawn"
       lifelong-edit retract 4be1f0a2 91c3d7 --revive
     """
-    with opened(store, read_only=False, device=device, wait=wait) as timeline:
+    with opened(store, read_only=False, device=device, author=author, wait=wait) as timeline:
         step = timeline.retract(facts, revive=revive, reason=reason, say=say)
         known = timeline.facts_by_digest((*step.superseded, *step.added))
     if as_json:

@@ -10,11 +10,13 @@ import click
 
 from lifelong_edit.cli.common import (
     at_option,
+    author_option,
     counted,
     json_option,
     opened,
     print_json,
     print_table,
+    reason_option,
     say,
     store_option,
 )
@@ -65,7 +67,7 @@ def handling(options: dict[str, Any]) -> dict[str, Any]:
 @at_option
 @store_option
 @json_option
-def conflicts(quarantined: bool, out: Path | None, at: int | None, store: Path, as_json: bool) -> None:
+def conflicts(quarantined: bool, out: Path | None, at: str | None, store: Path, as_json: bool) -> None:
     """New facts that met live ones, and what became of them.
 
     Of each the kind (duplicate, paraphrase, contradiction, or unrelated: near, but another relation), the probability
@@ -97,7 +99,7 @@ def conflicts(quarantined: bool, out: Path | None, at: int | None, store: Path, 
     print_table((*columns, "fact", "new", "in force then"), rows)
 
 
-def _write_review(timeline: Timeline, out: Path, at: int | None) -> None:
+def _write_review(timeline: Timeline, out: Path, at: str | None) -> None:
     """A file that is there may hold somebody's half-done review: it is never replaced."""
     import msgspec
 
@@ -120,10 +122,11 @@ def _write_review(timeline: Timeline, out: Path, at: int | None) -> None:
 
 @click.command()
 @click.argument("facts", nargs=-1, required=True, metavar="FACT...")
-@click.option("--reason", metavar="TEXT", help="Why, for the log.")
+@reason_option
+@author_option
 @store_option
 @json_option
-def dismiss(facts: Sequence[str], reason: str | None, store: Path, as_json: bool) -> None:
+def dismiss(facts: Sequence[str], reason: str | None, author: str | None, store: Path, as_json: bool) -> None:
     """Take records out of quarantine without editing them, as one committed step.
 
     FACT is the digest of a record in quarantine, or as much of its beginning as names one: `conflicts --quarantined`
@@ -134,7 +137,7 @@ def dismiss(facts: Sequence[str], reason: str | None, store: Path, as_json: bool
       lifelong-edit conflicts --quarantined
       lifelong-edit dismiss 4be1f0a2 --reason "a hoax"
     """
-    with opened(store, read_only=False) as timeline:
+    with opened(store, read_only=False, author=author) as timeline:
         step = timeline.dismiss(facts, reason=reason)
         known = timeline.facts_by_digest(step.report["reviewed"])
     if as_json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lifelong_edit.cli.common import (
+    author_option,
     json_option,
     parse_settings,
     print_json,
@@ -92,7 +93,9 @@ def making_options(command: Command) -> Command:
     return command
 
 
-def make_store(store: Path, device: str | None, options: dict[str, Any], opening: str) -> Timeline:
+def make_store(
+    store: Path, device: str | None, options: dict[str, Any], opening: str, author: str | None = None
+) -> Timeline:
     """A new store by the options of `making_options`; `opening` is said when all that is cheap to check has been."""
     from lifelong_edit.facts import read_prompts
     from lifelong_edit.timeline import Timeline
@@ -117,6 +120,7 @@ def make_store(store: Path, device: str | None, options: dict[str, Any], opening
         text=text,
         revision=options["revision"],
         trust_remote_code=options["trust_remote_code"],
+        author=author,
         say=_opened_by(opening),
     )
 
@@ -197,9 +201,10 @@ def read_text(path: Path) -> str:
 @click.command()
 @making_options
 @click.option("--device", metavar="NAME", help="Where the model lives: cpu (the default), cuda, cuda:1, mps.")
+@author_option
 @store_option
 @json_option
-def init(store: Path, device: str | None, as_json: bool, **options: Any) -> None:
+def init(store: Path, device: str | None, author: str | None, as_json: bool, **options: Any) -> None:
     """Make a store for a model; what is given here is fixed for its life.
 
     It measures the statistics of the text, asks the base model the preserved prompts, and commits step 0.
@@ -211,7 +216,7 @@ def init(store: Path, device: str | None, as_json: bool, **options: Any) -> None
       lifelong-edit init --model path/to/model --modules 3-5 --set passes=3 --set rehearse=100
     """
     opening = f"making {store} for {options['model'] or BUNDLED}"
-    with make_store(store, device, options, opening) as timeline:
+    with make_store(store, device, options, opening, author) as timeline:
         found = timeline.status()
     if as_json:
         print_json(found)

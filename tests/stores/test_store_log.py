@@ -209,7 +209,7 @@ def test_a_newer_schema_is_refused_with_both_versions(make_store: MakeStore) -> 
     log.close()
     marker = json.loads((log.path / "store.json").read_bytes())
     (log.path / "store.json").write_text(json.dumps({**marker, "schema_version": 7, "unheard_of": True}))
-    with pytest.raises(StoreError, match="schema version 7, but this release reads up to 1"):
+    with pytest.raises(StoreError, match="schema version 7, but this release reads up to 2"):
         EditLog.open(log.path)
 
 

@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from lifelong_edit.facts import Fact, Probe, Record
+from lifelong_edit.hypernetwork import NetworkConfig, NetworkSet
+from lifelong_edit.models import load_model
 from lifelong_edit.settings import Settings
 from lifelong_edit.timeline import Timeline
 
@@ -93,6 +97,27 @@ def start_store(tiny_gpt2: Path, sentences: list[str]) -> Callable[..., Timeline
             preserve=preserve,
             text=[" ".join(sentences * 20)],
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_network(tiny_gpt2: Path) -> Callable[..., Path]:
+    """Makes a folder with an untrained hypernetwork for the modules of SETTINGS, one per seed."""
+    modules = load_model(str(tiny_gpt2), modules=list(SETTINGS.modules)).modules
+    config = NetworkConfig(
+        form="joint", rank=4, blocks=1, modules=tuple(m.name for m in modules),
+        shapes=tuple((m.d_in, m.d_out) for m in modules), positions=tuple(m.positions for m in modules),
+    )  # fmt: skip
+
+    def make(folder: Path, seed: int = 0) -> Path:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            tensors = NetworkSet(config).tensors()
+        folder.mkdir()
+        save_file(tensors, folder / "network.safetensors")
+        (folder / "config.json").write_bytes(msgspec.json.encode(config))
+        return folder
 
     return make
 

@@ -11,11 +11,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file
 
 from lifelong_edit.errors import ModelMismatchError, StoreError, UsageError
 from lifelong_edit.facts import Fact
-from lifelong_edit.hypernetwork import NetworkConfig, NetworkSet
 from lifelong_edit.models import load_model
 from lifelong_edit.timeline import Timeline
 
@@ -26,7 +25,8 @@ import sys
 from lifelong_edit.timeline import Timeline
 with Timeline.open(sys.argv[1]) as timeline:
     timeline.log(), timeline.status(), timeline.facts(), timeline.show(1), timeline.at(1).shifts()
-    timeline.rollback(1)
+    timeline.rollback(1), timeline.tag("mark", 1), timeline.branch("trial", 0), timeline.switch("main")
+    timeline.diff("mark", "trial"), timeline.delete_branch("trial"), timeline.delete_tag("mark")
     print(timeline.head, sorted({"torch", "transformers", "faiss", "datasets"} & set(sys.modules)))
 """
 
@@ -39,7 +39,7 @@ def test_looking_and_going_back_do_without_torch(
         timeline.apply(batch(1), gate=lenient)
     command = [sys.executable, "-c", LOOK, str(tmp_path / "store")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "3 []"
+    assert done.stdout.strip() == "8 []"
 
 
 def test_status_says_where_the_timeline_stands(
@@ -107,26 +107,17 @@ def test_settings_of_another_release_are_refused(
 
 
 def test_the_store_holds_its_own_hypernetwork(
-    start_store: Callable[..., Timeline], tmp_path: Path, tiny_gpt2: Path, batch: Any, lenient: Gate
+    start_store: Callable[..., Timeline], tmp_path: Path, make_network: Callable[..., Path], batch: Any, lenient: Gate
 ) -> None:
-    modules = load_model(str(tiny_gpt2), modules=["0-1@subject", "2-3"]).modules
-    config = NetworkConfig(
-        form="joint", rank=4, blocks=1, modules=tuple(m.name for m in modules),
-        shapes=tuple((m.d_in, m.d_out) for m in modules),
-            positions=tuple(m.positions for m in modules),
-    )  # fmt: skip
-    folder = tmp_path / "network"
-    folder.mkdir()
-    networks = NetworkSet(config)
-    save_file(networks.tensors(), folder / "network.safetensors")
-    (folder / "config.json").write_bytes(msgspec.json.encode(config))
+    folder = make_network(tmp_path / "network")
+    tensors = load_file(folder / "network.safetensors")
     with start_store(tmp_path / "store", folder, editor="malmen") as timeline:
         first = timeline.apply(batch(0), gate=lenient).weights_digest
         fixed = timeline.fixed()
         timeline.rollback(0)
     for path in folder.iterdir():
         path.unlink()
-    for name, array in networks.tensors().items():
+    for name, array in tensors.items():
         np.testing.assert_array_equal(fixed[f"network/{name}"], array)
     with Timeline.open(tmp_path / "store") as timeline:
         assert timeline.apply(batch(0), again=True, gate=lenient).weights_digest == first

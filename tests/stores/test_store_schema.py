@@ -1,0 +1,78 @@
+"""A store that an earlier release made: read as it is, taken along with the first step, closed to that release then.
+
+`data/schema-1.tar.gz` was written by the last release of schema 1: step 0, two edits of one fact each into a single
+matrix of 4 × 3, a rollback to step 1. It needs no model.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lifelong_edit.errors import StoreError
+from lifelong_edit.stores import SCHEMA_VERSION, EditLog, identity
+from lifelong_edit.timeline import Timeline
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """The store of schema 1."""
+    with tarfile.open(Path(__file__).parent / "data" / "schema-1.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "store"
+
+
+def version(store: Path) -> Any:
+    return json.loads((store / "store.json").read_bytes())["schema_version"]
+
+
+def test_an_older_store_is_read_as_it_is(old: Path) -> None:
+    before = {name: (old / name).read_bytes() for name in ("store.json", "HEAD", "data.mdb")}
+    for read_only in (True, False):
+        with Timeline.open(old, read_only=read_only) as timeline:
+            assert [record.kind for record in timeline.log()] == ["init", "edit", "edit", "rollback"]
+            assert {(record.author, record.name, record.named) for record in timeline.log()} == {(None, None, None)}
+            assert [fact.subject for fact in timeline.facts()] == ["Place 1"]
+            np.testing.assert_array_equal(timeline.weights(2)["m"], np.full((4, 3), 0.75, np.float32))
+            assert [branch.name for branch in timeline.branches()] == ["main"]
+    assert {name: (old / name).read_bytes() for name in before} == before
+
+
+def test_its_first_new_step_takes_it_along(old: Path) -> None:
+    with Timeline.open(old, author="Ada") as timeline:
+        steps = timeline.log()
+        timeline.tag("before", 2)
+        timeline.branch("trial", 2)
+    assert version(old) == SCHEMA_VERSION == 2
+    with Timeline.open(old, read_only=True) as timeline:
+        assert timeline.log()[:4] == steps
+        assert [(r.kind, r.author, r.name) for r in timeline.log()[4:]] == [
+            ("tag", "Ada", "before"),
+            ("branch", "Ada", "trial"),
+        ]
+        assert timeline.show("before").step == 2
+        np.testing.assert_array_equal(timeline.weights("trial")["m"], timeline.weights(2)["m"])
+
+
+def test_the_release_that_made_it_then_refuses_it(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the writer was killed before it could write the file beside the database."""
+    marker = (old / "store.json").read_bytes()
+    with Timeline.open(old) as timeline:
+        timeline.tag("mark")
+    monkeypatch.setattr(identity, "SCHEMA_VERSION", 1)
+    with pytest.raises(StoreError, match=r"store\.json has schema version 2, but this release reads up to 1"):
+        EditLog.open(old)
+    (old / "store.json").write_bytes(marker)
+    with pytest.raises(StoreError, match=r"inside .*data\.mdb has schema version 2, but this release reads up to 1"):
+        EditLog.open(old)
+    monkeypatch.undo()
+    with Timeline.open(old) as timeline:
+        assert version(old) == 1
+        timeline.delete_tag("mark")
+        assert version(old) == 2
+        assert [record.kind for record in timeline.log()[4:]] == ["tag", "tag"]
