@@ -129,7 +129,7 @@ def stream(
     from lifelong_edit.policies import FixedSize, reconsolidation_policy
     from lifelong_edit.scheduler import Scheduler, Summary
 
-    due, how = reconsolidation_policy(policy), handling(options)
+    due, how = reconsolidation_policy(policy), handling(options) | {"skip_bad": skip_bad}
     total = _survey(files, skip_bad=skip_bad, follow=follow, dry_run=dry_run)
     read, known = ReadReport(), _Known()
     reading: dict[str, Any] = {"skip_bad": skip_bad, "report": read, "known": known}
@@ -143,8 +143,7 @@ def stream(
         known.timeline = timeline
         if records is None:
             records = follow_facts(files, idle=idle, stopped=held.enter_context(stopping(say)), say=say, **reading)
-        batching = FixedSize(batch_size)
-        scheduler = Scheduler(timeline, batching=batching, reconsolidation=due, skip_bad=skip_bad, say=say, **how)
+        scheduler = Scheduler(timeline, batching=FixedSize(batch_size), reconsolidation=due, say=say, **how)
         events = scheduler.run(records, again=again, dry_run=dry_run, reason=reason)
         shown = show_all(events, timeline, total, as_json=as_json, dry_run=dry_run)
         summary = summarise(scheduler.summary, read)
