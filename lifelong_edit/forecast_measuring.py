@@ -13,7 +13,8 @@ import torch
 from lifelong_edit.batchstep import Bench, Proposal, SolveState, conflict_keys, edit_batch
 from lifelong_edit.eval.metrics import predict_answers
 from lifelong_edit.facts import Fact
-from lifelong_edit.forecast import Array, Forecaster, Kind, change_features, key_features, outlook
+from lifelong_edit.forecast import Forecaster, Kind, change_features, key_features, outlook
+from lifelong_edit.logistic import Array
 from lifelong_edit.models import encode
 from lifelong_edit.preservation import centred
 from lifelong_edit.stores.tensors import Shift, materialise

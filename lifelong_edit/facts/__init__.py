@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lifelong_edit.facts.mentioning import mentions, put_in
 from lifelong_edit.facts.reading import ReadReport, preserved_prompts_of, read_facts, read_prompts
 from lifelong_edit.facts.record import Fact, Probe, Record
 from lifelong_edit.facts.shapes import Skip, verbalise_claim
@@ -14,7 +15,9 @@ __all__ = [
     "Record",
     "Skip",
     "can_read_twice",
+    "mentions",
     "preserved_prompts_of",
+    "put_in",
     "read_facts",
     "read_prompts",
     "verbalise_claim",
