@@ -23,7 +23,7 @@ from lifelong_edit.settings import Settings
 from lifelong_edit.stores import EditLog, Place, StepRecord, decode_tensors, require_place
 from lifelong_edit.timeline_commit import Draft, write_step
 from lifelong_edit.timeline_config import Config
-from lifelong_edit.timeline_defaults import default_hypernetwork, default_preserved, default_text, solve_of
+from lifelong_edit.timeline_defaults import default_hypernetwork, default_preserved, default_text, scorer_of, solve_of
 from lifelong_edit.timeline_history import History, Sieved, sieve
 from lifelong_edit.timeline_states import Weights, weights_at
 from lifelong_edit.timeline_status import status_of
@@ -59,6 +59,7 @@ class Timeline:
         model: str,
         settings: Settings | None = None,
         hypernetwork: str | Path | None = None,
+        scorer: str | Path | None = None,
         preserve: Sequence[Probe] | None = None,
         text: Sequence[str] | None = None,
         revision: str | None = None,
@@ -69,12 +70,10 @@ class Timeline:
 
         model: "atlas", a local folder or a hub id. settings: by default `malmen` in the solve that the hypernetwork was
         trained for, `gradient` without one. hypernetwork: folder that `train` wrote; its content is copied into the
-        store. preserve: prompts whose answers must stay. text: sample of ordinary text, for statistics and the
-        perplexity of the gate. Where they are None, those that the package brings are taken, see `timeline_defaults`.
-        say: told in a few words what begins, at each phase that takes long; not before all that is cheap to check
-        has been checked.
-        Raises UsageError where `path` is taken, StoreError where no folder can be made there, and whatever loading
-        the model raises.
+        store. scorer: another folder, with a scorer of conflicts. preserve: prompts whose answers must stay. text:
+        ordinary text, for statistics and the gate's perplexity. What is None is what `timeline_defaults` brings.
+        say: told in a few words what begins, at each phase that takes long, once all that is cheap has been checked.
+        Raises UsageError where `path` is taken, StoreError where no folder can be made, and whatever loading raises.
         """
         folder = Path(path)
         require_place(folder)
@@ -92,8 +91,9 @@ class Timeline:
         from lifelong_edit.timeline_beginning import require_fitting
         from lifelong_edit.timeline_model import begin
 
-        require_fitting(model, settings, hypernetwork=network, preserve=preserve, text=text, **source)
-        beginning = begin(model, settings, hypernetwork=network, preserve=preserve, text=text, say=say, **source)
+        source |= {"hypernetwork": network, "preserve": preserve, "text": text}
+        require_fitting(model, settings, **source)
+        beginning = begin(model, settings, scorer=scorer_of(scorer, network), say=say, **source)
         log = EditLog.create(folder, beginning.record, blobs=beginning.blobs, weights=beginning.weights)
         timeline = cls(log)
         timeline._loaded = beginning.loaded

@@ -8,26 +8,27 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from lifelong_edit.batchstep import Bench, Proposal, Say, SolveState, conflict_keys, edit_batch, silent
 from lifelong_edit.facts import Fact
 from lifelong_edit.forecast import key_features, outlook
 from lifelong_edit.forecast_measuring import forecast_by_keys, live_conflict_keys, proposed_changes
 from lifelong_edit.guard import as_report, measure, objections
-from lifelong_edit.policies import Decision, find_conflicts
+from lifelong_edit.policies import Candidates, Decision, LiveIdentities, find_conflicts
 from lifelong_edit.reconsolidation import reconsolidate
 from lifelong_edit.retraction import compared
 from lifelong_edit.staleness import staleness
 from lifelong_edit.stores import EditLog, KeyIndex, Place, StepRecord, digest_bytes, materialise
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_config import Config
-from lifelong_edit.timeline_defaults import default_forecasters
+from lifelong_edit.timeline_defaults import default_forecasters, default_scorer
 from lifelong_edit.timeline_history import SOLVED, History, Sieved
 from lifelong_edit.timeline_model import as_tensors
 from lifelong_edit.timeline_states import Weights, add_shifts, editor_state_at, key_ages_at, keys_at, weights_at
 
 NEIGHBOURS = 8
-"""How many live facts are looked at per new one."""
+"""How many live facts are looked at per new one, beside those about its subject."""
 AT_RISK = 5
 """How many live facts a forecast from a proposal names."""
 
@@ -234,17 +235,37 @@ class Solving:
 
     def _conflicts(self, state: SolveState, facts: Sequence[Fact]) -> tuple[Decision, dict[str, Any]]:
         """What is decided of a batch, and the conflict key of each of its facts, (d_in,)."""
-        settings = self._config.settings
-        index = self.index()
-        keys = conflict_keys(self._bench, [fact.prompt for fact in facts])
+        settings, bench, known = self._config.settings, self._bench, LiveIdentities(state.live)
+        keys = conflict_keys(bench, [fact.prompt for fact in facts])
         decision = find_conflicts(
             facts,
             state.live,
-            candidates=index.search(keys, NEIGHBOURS),
+            scorer=bench.scorer or default_scorer(),
+            candidates=self._candidates(state, facts, keys, known),
             cosine=settings.conflict_cosine,
+            threshold=settings.conflict_probability,
             policy=settings.conflict_policy,
+            known=known,
         )
         return decision, {fact.digest: key for fact, key in zip(facts, keys, strict=True)}
+
+    def _candidates(
+        self, state: SolveState, facts: Sequence[Fact], keys: npt.NDArray[np.float32], known: LiveIdentities
+    ) -> list[Candidates]:
+        """For each fact of a batch the nearest live ones, all others about its subject, and earlier ones of the batch.
+
+        keys: (n, d_in), centred and of length 1.
+        """
+        near, about = self.index().search(keys, NEIGHBOURS), [known.about(fact) for fact in facts]
+        beside = list(dict.fromkeys(digest for digests in about for digest in digests))
+        theirs = dict(zip(beside, live_conflict_keys(self._bench, state, beside), strict=True))
+        found: list[Candidates] = []
+        for i, key in enumerate(keys):
+            cosines = dict(near[i])
+            cosines |= {digest: float(theirs[digest] @ key) for digest in about[i] if digest not in cosines}
+            cosines |= {facts[j].digest: float(keys[j] @ key) for j in range(i)}
+            found.append(list(cosines.items()))
+        return found
 
     # -- the key index
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifelong_edit.policies.batching import BatchingPolicy, FixedSize
-from lifelong_edit.policies.conflicts import POLICIES, Candidates, Conflict, Decision, find_conflicts
+from lifelong_edit.policies.conflicts import POLICIES, Candidates, Conflict, Decision, LiveIdentities, find_conflicts
 from lifelong_edit.policies.identity import identities, normalise
 from lifelong_edit.policies.keep import EveryN, KeepPolicy
 from lifelong_edit.policies.reconsolidate import (
@@ -16,6 +16,7 @@ from lifelong_edit.policies.reconsolidate import (
     Standing,
     reconsolidation_policy,
 )
+from lifelong_edit.policies.scoring import Scorer
 
 __all__ = [
     "POLICIES",
@@ -29,9 +30,11 @@ __all__ = [
     "Forecast",
     "Geometric",
     "KeepPolicy",
+    "LiveIdentities",
     "Never",
     "ReconsolidationPolicy",
     "Retention",
+    "Scorer",
     "Standing",
     "find_conflicts",
     "identities",

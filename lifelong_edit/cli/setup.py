@@ -113,6 +113,7 @@ def make_store(store: Path, device: str | None, options: dict[str, Any], opening
         model=options["model"] or BUNDLED,
         settings=chosen_settings(device, options),
         hypernetwork=options["hypernetwork"],
+        scorer=options["settings"],
         preserve=preserve,
         text=text,
         revision=options["revision"],

@@ -42,6 +42,7 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.editors": 4,
     "lifelong_edit.batchstep": 5,
     "lifelong_edit.forecast_measuring": 5,
+    "lifelong_edit.conflict_measuring": 5,
     "lifelong_edit.gate": 5,
     "lifelong_edit.guard": 5,
     "lifelong_edit.reconsolidation": 5,
