@@ -28,7 +28,9 @@ from lifelong_edit.timeline_model import as_tensors
 from lifelong_edit.timeline_states import Weights, add_shifts, editor_state_at, key_ages_at, keys_at, weights_at
 
 NEIGHBOURS = 8
-"""How many live facts are looked at per new one, beside those about its subject."""
+"""How many live facts are looked at per new one, whatever they are about."""
+BESIDE = 64
+"""How many live facts about its subject are looked at, the nearest by their keys."""
 AT_RISK = 5
 """How many live facts a forecast from a proposal names."""
 
@@ -252,17 +254,17 @@ class Solving:
     def _candidates(
         self, state: SolveState, facts: Sequence[Fact], keys: npt.NDArray[np.float32], known: LiveIdentities
     ) -> list[Candidates]:
-        """For each fact of a batch the nearest live ones, all others about its subject, and earlier ones of the batch.
+        """For each fact of a batch the nearest live ones, those about its subject, and earlier ones of the batch.
 
         keys: (n, d_in), centred and of length 1.
         """
         near, about = self.index().search(keys, NEIGHBOURS), [known.about(fact) for fact in facts]
-        beside = list(dict.fromkeys(digest for digests in about for digest in digests))
-        theirs = dict(zip(beside, live_conflict_keys(self._bench, state, beside), strict=True))
+        met = list(dict.fromkeys(digest for digests in about for digest in digests))
+        theirs = dict(zip(met, live_conflict_keys(self._bench, state, met), strict=True))
         found: list[Candidates] = []
         for i, key in enumerate(keys):
-            cosines = dict(near[i])
-            cosines |= {digest: float(theirs[digest] @ key) for digest in about[i] if digest not in cosines}
+            beside = sorted(((digest, float(theirs[digest] @ key)) for digest in about[i]), key=lambda pair: -pair[1])
+            cosines = dict(beside[:BESIDE]) | dict(near[i])
             cosines |= {facts[j].digest: float(keys[j] @ key) for j in range(i)}
             found.append(list(cosines.items()))
         return found

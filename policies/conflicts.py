@@ -117,7 +117,8 @@ def find_conflicts(
             if scorer and old and digest not in same and found >= cosine and same_subject(fact, old):
                 probability = scorer.probability(fact, old, found)
                 likely = probability >= (scorer.threshold if threshold is None else threshold)
-                if likely or probability >= LISTED:
+                # What its relation tells from the other is no news, however near it is.
+                if likely or (probability >= LISTED and not _told_apart(fact, old)):
                     conflicts.append(_decide(fact, old, digest, probability, policy, likely=likely))
         earlier[fact.digest] = fact
     return _gather(conflicts, earlier.keys() - live.keys())
@@ -152,6 +153,11 @@ def _kind(new: Fact, old: Fact, *, exact: bool) -> ConflictKind:
     same_target = normalise(new.target) == normalise(old.target)
     if exact:
         return "duplicate" if same_target else "contradiction"
-    if new.relation and old.relation and normalise(new.relation) != normalise(old.relation):
+    if _told_apart(new, old):
         return "unrelated"
     return "paraphrase" if same_target else "contradiction"
+
+
+def _told_apart(new: Fact, old: Fact) -> bool:
+    """Whether both name a relation, and not the same."""
+    return bool(new.relation and old.relation) and normalise(new.relation or "") != normalise(old.relation or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,11 +50,9 @@ class Scorer(Logistic, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def features_of(new: Fact, old: Fact, cosine: float) -> tuple[float, float]:
     """The features of a pair, in the order of `FEATURES`."""
-    subjects = (new.subject, old.subject)
-    ours, theirs = ([_template(text, subjects) for text in (f.prompt, *f.rephrases)] for f in (new, old))
-    counted = [_grams(text) for text in theirs]
-    wording = max(_cosine(_grams(text), other) for text in ours for other in counted)
-    return cosine, wording
+    subjects = tuple(sorted({new.subject, old.subject}, key=lambda subject: (-len(subject), subject)))
+    ours, theirs = ([_grams(text, subjects) for text in (f.prompt, *f.rephrases)] for f in (new, old))
+    return cosine, max(_cosine(one, other) for one in ours for other in theirs)
 
 
 def same_subject(new: Fact, old: Fact) -> bool:
@@ -99,14 +98,15 @@ def _decoded(data: bytes) -> Scorer:
     return found
 
 
-def _template(text: str, subjects: tuple[str, str]) -> str:
-    """A phrasing without its subject: what is asked of it. The longer subject goes first: it may hold the other."""
-    for subject in sorted(set(subjects), key=len, reverse=True):
+@functools.lru_cache(maxsize=4096)  # a fact in force meets many new ones
+def _grams(text: str, subjects: tuple[str, ...]) -> Counter[str]:
+    """The n-grams of a phrasing without its subject: what is asked of it.
+
+    subjects: the longer one first, which may hold the other.
+    """
+    for subject in subjects:
         text = put_in(text, subject, _HOLE)
-    return normalise(text)
-
-
-def _grams(text: str) -> Counter[str]:
+    text = normalise(text)
     return Counter(text[i : i + n] for n in NGRAMS for i in range(len(text) - n + 1))
 
 
