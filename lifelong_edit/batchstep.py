@@ -20,6 +20,7 @@ from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.grams import ExactGram, FactKeys, to_grid
 from lifelong_edit.hypernetwork import NetworkSet, read_checkpoint
 from lifelong_edit.models import LoadedModel
+from lifelong_edit.policies.scoring import fixed_scorer
 from lifelong_edit.preservation import (
     Tensors,
     load_preserved,
@@ -131,6 +132,7 @@ class Bench:
         self.text_gram = TextGrams(fixed, self.names, device)
         self.scale = {n: torch.from_numpy(fixed[f"scale/{n}"]).to(device) for n in self.names}
         self.conflict_mean = torch.from_numpy(fixed["conflict/mean"]).to(device)
+        self.scorer = fixed_scorer(fixed)
         self.guard_windows = torch.from_numpy(fixed["guard/windows"].astype(np.int64))
         self.preserved = load_preserved(fixed, loaded.modules, self.conflict_mean, settings.seed)
         self.live_gram = {n: ExactGram(n, self.scale[n]) for n in self.names}

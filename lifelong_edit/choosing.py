@@ -21,6 +21,7 @@ import msgspec
 
 from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.batchstep import Bench, Say, prepare
+from lifelong_edit.conflict_measuring import leave_scorer
 from lifelong_edit.editors import SHARE
 from lifelong_edit.errors import BadInputError, StepRefusedError, UsageError
 from lifelong_edit.eval.perplexity import perplexity_of
@@ -184,10 +185,10 @@ class Choice:
             )
         self.loaded, self.out, self.settings, self.say = loaded, out, settings, say
         self.choosing = choosing or Choosing(seed=train.seed)
-        own, held = divided(facts, train)
+        self.own, held = divided(facts, train)
         self.held = hold_out(held, self.choosing.facts, self.choosing.seed)
         self.other = hold_out(held, self.choosing.facts, self.choosing.seed, exchanged=True)
-        probes = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in own]
+        probes = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in self.own]
         self.fixed = prepare(loaded, settings, text=text, preserve=probes)
         bench = self._bench({})
         self.windows = bench.guard_windows.to(loaded.device)
@@ -237,6 +238,8 @@ class Choice:
         else:
             self.say(f"chosen: {_text(changes)}; on other facts {before:.3f} → {after:.3f}")
         self._write(changes)
+        if self.settings.editor == "gradient":  # with a network, the run that trains it leaves the scorer
+            leave_scorer(self.out, self.loaded, self.fixed["conflict/mean"], self.own, self.settings, self.say)
         return self.settings.replace(**changes)
 
     def begin(self) -> float:

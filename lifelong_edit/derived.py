@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.models import LoadedModel, mentions
+from lifelong_edit.facts import Fact, Probe, mentions, put_in
+from lifelong_edit.models import LoadedModel
 from lifelong_edit.preservation import answer_of, base_answers
 from lifelong_edit.rows import Row, draw
 from lifelong_edit.settings import Settings
@@ -38,9 +38,7 @@ def derived_prompts(facts: Sequence[Fact], count: int, *parts: object) -> list[P
     for pair in draw(pairs, 2 * count, "derived", *parts):  # twice as many, since some are of no use
         (relation, fact, text), subject = patterns[pair // len(subjects)], subjects[pair % len(subjects)]
         if relation not in known[subject.casefold()]:
-            prompt = text
-            for start, end in reversed(mentions(text, fact.subject)):
-                prompt = prompt[:start] + subject + prompt[end:]
+            prompt = put_in(text, fact.subject, subject)
             found.setdefault(prompt, Probe(prompt, None, subject, fact.relation))
     taught = {text for fact in facts for text in (fact.prompt, *fact.rephrases)}
     return [probe for prompt, probe in found.items() if prompt not in taught][:count]

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lifelong_edit.errors import UsageError
+from lifelong_edit.logistic import Array, Logistic, fit_logistic
 
-Array = npt.NDArray[np.float64]
 Kind = Literal["keys", "change"]
 
 FEATURES: Mapping[Kind, tuple[str, ...]] = {"keys": ("nearest",), "change": ("nearest", "change")}
@@ -28,38 +28,12 @@ the weights' change before the batch and S what it adds, the mean over modules o
 What did not add to these on measured forgetting: the mean of the five largest cosines, the largest change of a module,
 the share of earlier edits' contribution that is taken back, and its size.
 """
-FOLDS = 5
 ROWS = 4096
 """Keys that are multiplied at a time."""
 
 
-class Forecaster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A logistic regression on standardised features: plain numbers, kept as JSON.
-
-    means, scales, coefficients: one per feature. auc: area under the curve of receiver operating characteristics, each
-    group of rows judged by a fit on the others. provenance: what it was fitted on.
-    """
-
-    features: tuple[str, ...]
-    means: tuple[float, ...]
-    scales: tuple[float, ...]
-    coefficients: tuple[float, ...]
-    intercept: float
-    auc: float
-    provenance: dict[str, Any] = {}
-
-    def __post_init__(self) -> None:
-        lengths = {len(part) for part in (self.features, self.means, self.scales, self.coefficients)}
-        if len(lengths) > 1:
-            raise UsageError(f"a forecaster has parts of {sorted(lengths)} numbers; expected one of each per feature")
-
-    def probabilities(self, features: Array) -> Array:
-        """The probability of being forgotten, (n,), for features (n, number of features) in the order of `features`."""
-        if features.ndim != 2 or features.shape[1] != len(self.features):
-            raise UsageError(f"features have shape {features.shape}; expected (n, {len(self.features)})")
-        standard = (features - np.array(self.means)) / np.array(self.scales)
-        found: Array = 1 / (1 + np.exp(-(standard @ np.array(self.coefficients) + self.intercept)))
-        return found
+class Forecaster(Logistic, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The probability of being forgotten, from the features of its kind."""
 
 
 def key_features(live: npt.NDArray[Any], batch: npt.NDArray[Any]) -> Array:
@@ -119,34 +93,15 @@ def fit_forecaster(
     luck, so the AUC is taken over folds of whole batches. Raises UsageError where nothing was forgotten or nothing
     kept, or where there are fewer than two groups.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import GroupKFold
-
     known = len(np.unique(groups))
     if known < 2 or not 0 < forgotten.sum() < len(forgotten):
         raise UsageError(
             f"found {int(forgotten.sum())} of {len(forgotten)} facts forgotten in {known} batches; expected some "
             "forgotten and some kept, in two batches at least; measure a longer stream"
         )
-    means, scales = features.mean(0), features.std(0)
-    scales = np.where(scales > 0, scales, 1.0)  # a feature that never varies says nothing, and must not divide by 0
-    standard = (features - means) / scales
-    held_out = np.zeros(len(features))
-    for learn, judge in GroupKFold(min(FOLDS, known)).split(standard, forgotten, groups):
-        if forgotten[learn].any():
-            fold = LogisticRegression(max_iter=1000).fit(standard[learn], forgotten[learn])
-            held_out[judge] = fold.decision_function(standard[judge])
-    model = LogisticRegression(max_iter=1000).fit(standard, forgotten)
-    return Forecaster(
-        features=tuple(names),
-        means=tuple(map(float, means)),
-        scales=tuple(map(float, scales)),
-        coefficients=tuple(map(float, model.coef_[0])),
-        intercept=float(model.intercept_[0]),
-        auc=float(roc_auc_score(forgotten, held_out)),
-        provenance=dict(provenance or {}) | {"rows": len(forgotten), "forgotten": int(forgotten.sum())},
-    )
+    found, _ = fit_logistic(names, features, forgotten, groups)
+    told = dict(provenance or {}) | {"rows": len(forgotten), "forgotten": int(forgotten.sum())}
+    return Forecaster(**msgspec.structs.asdict(found) | {"provenance": told})
 
 
 def set_level(forecaster: Forecaster, features: Array, forgotten: float) -> Forecaster:

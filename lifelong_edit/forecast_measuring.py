@@ -14,7 +14,8 @@ from lifelong_edit.batchstep import Bench, Proposal, SolveState, edit_batch
 from lifelong_edit.conflictkeys import conflict_keys
 from lifelong_edit.eval.metrics import predict_answers
 from lifelong_edit.facts import Fact
-from lifelong_edit.forecast import Array, Forecaster, Kind, change_features, key_features, outlook
+from lifelong_edit.forecast import Forecaster, Kind, change_features, key_features, outlook
+from lifelong_edit.logistic import Array
 from lifelong_edit.models import encode
 from lifelong_edit.preservation import centred
 from lifelong_edit.stores.tensors import Shift, materialise

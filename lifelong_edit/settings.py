@@ -115,8 +115,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A batch after which perplexity exceeds this multiple of the base model's is refused."""
     gate_min_taken: float = 0.0
     """A batch of which a smaller share of facts took (by generation) is refused."""
-    conflict_cosine: float = 0.8
-    """Centred keys of two prompts above this cosine are candidates for the same fact."""
+    conflict_probability: float | None = None
+    """From this probability on two facts about one subject ask for the same thing; None: that from which the
+    store's scorer took one in 1,000 unrelated facts for one in force. 1: only what is equal in so many words."""
+    conflict_cosine: float = -1.0
+    """Facts whose centred keys have a smaller cosine are not compared, whatever else speaks for them; −1: all are."""
     conflict_policy: str = "supersede"
     """What a contradiction leads to: `supersede`, `reject`, `keep` or `quarantine`."""
     trusted_sources: tuple[str, ...] = ()
@@ -169,6 +172,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise UsageError(f"setting {name} is {getattr(self, name)}; it must be less than 1, where {at_one}")
         if self.gram_rank is not None and not self.gram_rank >= 0:
             raise UsageError(f"setting gram_rank is {self.gram_rank}; it must not be negative")
+        if self.conflict_probability is not None and not self.conflict_probability > 0:
+            raise UsageError(f"setting conflict_probability is {self.conflict_probability}; it must be above zero")
         if self.eta is not None and not self.eta > 0:
             raise UsageError(f"setting eta is {self.eta}; it must be greater than zero")
         if self.ask not in ("joint", "published"):

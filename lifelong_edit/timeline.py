@@ -24,7 +24,7 @@ from lifelong_edit.stores import EditLog, StepRecord, decode_tensors, require_pl
 from lifelong_edit.timeline_branches import Branching
 from lifelong_edit.timeline_commit import Draft, write_step
 from lifelong_edit.timeline_config import Config, author_of
-from lifelong_edit.timeline_defaults import default_preserved, default_text, start_of
+from lifelong_edit.timeline_defaults import default_preserved, default_text, scorer_of, start_of
 from lifelong_edit.timeline_history import History
 from lifelong_edit.timeline_names import StepName
 from lifelong_edit.timeline_review import Reviewing
@@ -65,6 +65,7 @@ class Timeline(Branching, Reviewing):
         model: str,
         settings: Settings | None = None,
         hypernetwork: str | Path | None = None,
+        scorer: str | Path | None = None,
         preserve: Sequence[Probe] | None = None,
         text: Sequence[str] | None = None,
         revision: str | None = None,
@@ -76,13 +77,11 @@ class Timeline(Branching, Reviewing):
 
         model: "atlas", a local folder or a hub id. settings: by default `malmen` in the solve that the hypernetwork was
         trained for, `gradient` without one. hypernetwork: folder that `train` wrote; its content is copied into the
-        store. preserve: prompts whose answers must stay. text: sample of ordinary text, for statistics and the
-        perplexity of the gate. Where they are None, those that the package brings are taken, see `timeline_defaults`.
+        store. scorer: another folder, with a scorer of conflicts. preserve: prompts whose answers must stay. text:
+        ordinary text, for statistics and the gate's perplexity. What is None is what `timeline_defaults` brings.
         author: of the steps made through this handle, see `open`.
-        say: told in a few words what begins, at each phase that takes long; not before all that is cheap to check
-        has been checked.
-        Raises UsageError where `path` is taken, StoreError where no folder can be made there, and whatever loading
-        the model raises.
+        say: told in a few words what begins, at each phase that takes long, once all that is cheap has been checked.
+        Raises UsageError where `path` is taken, StoreError where no folder can be made, and whatever loading raises.
         """
         folder = Path(path)
         require_place(folder)
@@ -93,8 +92,9 @@ class Timeline(Branching, Reviewing):
         from lifelong_edit.timeline_beginning import require_fitting
         from lifelong_edit.timeline_model import begin
 
-        require_fitting(model, settings, hypernetwork=network, preserve=preserve, text=text, **source)
-        beginning = begin(model, settings, hypernetwork=network, preserve=preserve, text=text, say=say, **source)
+        source |= {"hypernetwork": network, "preserve": preserve, "text": text}
+        require_fitting(model, settings, **source)
+        beginning = begin(model, settings, scorer=scorer_of(scorer, network), say=say, **source)
         record = msgspec.structs.replace(beginning.record, author=author_of(author))
         log = EditLog.create(folder, record, blobs=beginning.blobs, weights=beginning.weights)
         timeline = cls(log, author=author)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from lifelong_edit.batchstep import Bench, Proposal, Say, SolveState, edit_batch, silent
 from lifelong_edit.conflictkeys import centred_keys, conflict_of
@@ -15,21 +16,26 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.forecast import key_features, outlook
 from lifelong_edit.forecast_measuring import forecast_by_keys, live_conflict_keys, proposed_changes
 from lifelong_edit.guard import as_report, measure, objections
-from lifelong_edit.policies import ConflictPolicy, Decision, LiveIdentities, find_conflicts, plan_index
+from lifelong_edit.policies import Candidates, ConflictPolicy, Decision, LiveIdentities, find_conflicts, plan_index
 from lifelong_edit.reconsolidation import reconsolidate
 from lifelong_edit.retraction import compared
 from lifelong_edit.staleness import staleness
 from lifelong_edit.stores import EditLog, KeyIndex, StepRecord, digest_bytes, materialise
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_config import Config
-from lifelong_edit.timeline_defaults import default_forecasters
+from lifelong_edit.timeline_defaults import default_forecasters, default_scorer
 from lifelong_edit.timeline_history import SOLVED, History
 from lifelong_edit.timeline_model import as_tensors
 from lifelong_edit.timeline_sieve import Sieved
 from lifelong_edit.timeline_states import Weights, add_shifts, editor_state_at, key_ages_at, keys_at, weights_at
 
 NEIGHBOURS = 8
-"""How many live facts are looked at per new one."""
+"""How many live facts are looked at per new one, whatever they are about."""
+NEAREST = 0.5
+"""From which cosine on the key index is asked: it answers much faster so, and what is about one subject is found by
+that, however far its keys lie."""
+BESIDE = 64
+"""How many live facts about its subject are looked at, the nearest by their keys."""
 AT_RISK = 5
 """How many live facts a forecast from a proposal names."""
 
@@ -264,23 +270,42 @@ class Solving:
 
         policy: by default the setting, and `supersede` for what comes back from review.
         """
-        settings, facts = self._config.settings, sieved.facts
+        settings, bench, facts = self._config.settings, self._bench, sieved.facts
         if not facts:
             return find_conflicts((), state.live), {}
-        index, self._identities = self.index(), self._identities or LiveIdentities(state.live)
-        keys = conflict_of(self._bench, facts)
+        known = self._identities = self._identities or LiveIdentities(state.live)
+        keys = conflict_of(bench, facts)
         decision = find_conflicts(
             facts,
             state.live,
-            candidates=index.search(
-                centred_keys(self._bench, keys, facts).cpu().numpy(), NEIGHBOURS, settings.conflict_cosine
-            ),
+            scorer=bench.scorer or default_scorer(),
+            candidates=self._candidates(state, facts, centred_keys(bench, keys, facts).cpu().numpy(), known),
             cosine=settings.conflict_cosine,
+            threshold=settings.conflict_probability,
             policy=policy or ("supersede" if sieved.reviewed else settings.conflict_policy),
             trusted=settings.trusted_sources,
-            known=self._identities,
+            known=known,
         )
         return decision, keys
+
+    def _candidates(
+        self, state: SolveState, facts: Sequence[Fact], keys: npt.NDArray[np.float32], known: LiveIdentities
+    ) -> list[Candidates]:
+        """For each fact of a batch the nearest live ones, those about its subject, and earlier ones of the batch.
+
+        keys: (n, d_in), centred and of length 1.
+        """
+        floor = max(NEAREST, self._config.settings.conflict_cosine)
+        near, about = self.index().search(keys, NEIGHBOURS, floor), [known.about(fact) for fact in facts]
+        met = list(dict.fromkeys(digest for digests in about for digest in digests))
+        theirs = dict(zip(met, live_conflict_keys(self._bench, state, met), strict=True))
+        found: list[Candidates] = []
+        for i, key in enumerate(keys):
+            beside = sorted(((digest, float(theirs[digest] @ key)) for digest in about[i]), key=lambda pair: -pair[1])
+            cosines = dict(beside[:BESIDE]) | dict(near[i])
+            cosines |= {facts[j].digest: float(keys[j] @ key) for j in range(i)}
+            found.append(list(cosines.items()))
+        return found
 
     # -- the key index
 

@@ -12,6 +12,7 @@ from lifelong_edit import atlas
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Probe, read_prompts
 from lifelong_edit.forecast import Forecaster, Kind, read_forecasters
+from lifelong_edit.policies.scoring import CONFLICTS, Scorer, read_scorer
 from lifelong_edit.settings import CHOSEN, SOLVE, Settings
 
 BUNDLED_MODEL = "atlas"
@@ -83,3 +84,19 @@ def default_hypernetwork(model: str) -> Path | None:
 def default_forecasters() -> dict[Kind, Forecaster]:
     """The forecasters that were fitted on the forgetting of the bundled model, by kind."""
     return read_forecasters(atlas.forecast_path())
+
+
+@functools.cache
+def default_scorer() -> Scorer:
+    """The scorer of conflicts that was fitted on facts of the bundled model."""
+    return read_scorer(atlas.conflicts_path())
+
+
+def scorer_of(*places: str | Path | None) -> Scorer:
+    """The scorer that `train` left in the first of these folders, or beside the first of these files, else the default.
+
+    Raises BadInputError where what is there is no scorer.
+    """
+    folders = [Path(p).parent if Path(p).is_file() else Path(p) for p in places if p is not None]
+    files = [folder / CONFLICTS for folder in folders]
+    return next((read_scorer(file) for file in files if file.is_file()), default_scorer())

@@ -19,6 +19,7 @@ from lifelong_edit.eval.perplexity import perplexity_of
 from lifelong_edit.facts import Probe
 from lifelong_edit.hypernetwork import NetworkConfig, NetworkSet, read_checkpoint, restore_network
 from lifelong_edit.models import LoadedModel, load_model
+from lifelong_edit.policies.scoring import FIXED, Scorer, as_array
 from lifelong_edit.settings import Settings
 from lifelong_edit.stores import StepRecord, digest_bytes, encode_tensors, tensors_digest
 from lifelong_edit.timeline_config import Config, ModelIdentity, now
@@ -44,6 +45,7 @@ def begin(
     settings: Settings,
     *,
     hypernetwork: Path | None,
+    scorer: Scorer,
     preserve: Sequence[Probe],
     text: Sequence[str],
     revision: str | None,
@@ -70,6 +72,7 @@ def begin(
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     arrays = prepare(loaded, settings, text=text, preserve=preserve, say=say)
     sample = torch.from_numpy(arrays["guard/windows"].astype(np.int64)).to(loaded.device)
+    arrays[FIXED] = as_array(scorer)
     packed = _pack(networks)
     fixed = encode_tensors({**arrays, **packed})
     identity = ModelIdentity(

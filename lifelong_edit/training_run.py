@@ -17,6 +17,7 @@ from safetensors.numpy import save as save_safetensors
 
 from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.batchstep import Bench, Say, SolveState, edit_batch, prepare
+from lifelong_edit.conflict_measuring import leave_scorer
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.metrics import predict_answers
 from lifelong_edit.facts import Fact, Probe
@@ -257,6 +258,7 @@ class Run:
         )
         half = {n: t.astype(np.float16) if n.endswith((".a", ".b")) else t for n, t in self.best[1].items()}
         write_bytes_atomic(self.out / "network.safetensors", save_safetensors(half))
+        leave_scorer(self.out, self.loaded, self.fixed["conflict/mean"], self.facts, self.settings, self.say)
         write_bytes_atomic(self.out / "config.json", msgspec.json.format(msgspec.json.encode(config), indent=1))
         self.say(f"wrote {self.out / 'network.safetensors'}  (held-out mean {self.best[0]:.3f})")
         return self.networks.eval().requires_grad_(False)

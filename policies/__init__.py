@@ -18,6 +18,7 @@ from lifelong_edit.policies.reconsolidate import (
     Standing,
     reconsolidation_policy,
 )
+from lifelong_edit.policies.scoring import Scorer
 
 __all__ = [
     "ANSWERS",
@@ -38,6 +39,7 @@ __all__ = [
     "Never",
     "ReconsolidationPolicy",
     "Retention",
+    "Scorer",
     "Standing",
     "cut_with_pauses",
     "find_conflicts",

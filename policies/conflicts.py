@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.policies.deciding import Action, ConflictKind, ConflictPolicy, decide, require_policy
 from lifelong_edit.policies.identity import Identity, identities, normalise
+from lifelong_edit.policies.scoring import Scorer, same_subject
+
+DROPPING: tuple[Action, ...] = ("skip", "reject", "outranked", "quarantine")
+"""What leaves the new fact untaught."""
+LISTED = 0.01
+"""What is less probable than this is not worth a line of the log."""
 
 Candidates = Sequence[tuple[str, float]]
-"""(digest of a live fact, cosine of its conflict key and the new fact's), of one new fact."""
+"""(digest of a live fact, or of an earlier one of the batch, cosine of its conflict key and the new fact's), of one new
+fact."""
 
 
 class Conflict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,13 +29,14 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     kind: ConflictKind
     """`duplicate`: same fact, same target; `paraphrase`: the same in other words; `contradiction`: another target;
-    `unrelated`: same subject and near by its key, but another relation."""
+    `unrelated`: about the same subject, but another question, by its relation or since it is too improbable a pair."""
     new: str
     """Digest of the new fact."""
     old: str
-    """Digest of the live fact."""
+    """Digest of the live fact, or of an earlier one of the same batch."""
     probability: float
-    """That both ask for the same fact: 1 where subject and relation or the prompt are equal, else from the cosine."""
+    """That both ask for the same thing, where as many such pairs do as do not: 1 where subject and relation or a
+    phrasing are equal, else a scorer's."""
     action: Action
     """`supersede`: the old one is replaced; `skip`: the new one brings nothing; `reject`: the new one is refused;
     `keep`: both are in force; `quarantine`: the new one is put aside until somebody has looked at it; `outranked`: the
@@ -55,10 +64,11 @@ class Decision:
 
 
 class LiveIdentities:
-    """Live facts by their identities, so that a batch is compared with all of them at once."""
+    """Live facts by identity and subject, so that a batch is compared with all of them at once."""
 
     def __init__(self, live: Mapping[str, Fact]) -> None:
         self._known: dict[Identity, list[str]] = defaultdict(list)
+        self._subjects: dict[str, list[str]] = defaultdict(list)
         for digest, fact in live.items():
             self.add(digest, fact)
 
@@ -66,6 +76,7 @@ class LiveIdentities:
         """Take in a further live fact."""
         for name in identities(fact):
             self._known[name].append(digest)
+        self._subjects[normalise(fact.subject)].append(digest)
 
     def remove(self, digest: str, fact: Fact) -> None:
         """Leave out a fact that is live no longer."""
@@ -73,67 +84,95 @@ class LiveIdentities:
             self._known[name].remove(digest)
             if not self._known[name]:
                 del self._known[name]
+        subject = normalise(fact.subject)
+        self._subjects[subject].remove(digest)
+        if not self._subjects[subject]:
+            del self._subjects[subject]
 
     def same(self, fact: Fact) -> list[str]:
         """Digests of the facts that share an identity with `fact`, each once, in the order they came."""
         found = (digest for name in identities(fact) for digest in self._known.get(name, ()))
         return list(dict.fromkeys(found))
 
+    def about(self, fact: Fact) -> Sequence[str]:
+        """Digests of the facts about the subject of `fact`, in the order they came."""
+        return self._subjects.get(normalise(fact.subject), ())
+
 
 def find_conflicts(
     facts: Sequence[Fact],
     live: Mapping[str, Fact],
     *,
+    scorer: Scorer | None = None,
     candidates: Sequence[Candidates] = (),
-    cosine: float = 0.9,
+    cosine: float = -1.0,
+    threshold: float | None = None,
     policy: ConflictPolicy = "supersede",
     trusted: Sequence[str] = (),
     known: LiveIdentities | None = None,
 ) -> Decision:
     """Compare each new fact with the live ones, exactly by identity and then by its key's neighbours.
 
-    facts: the new ones, none equal in content to a live one. live: by digest. candidates: one list per fact, from
-    the key index; those below `cosine` do not count, nor do facts about another subject: keys of one relation lie near
-    each other, and to take away a fact that nobody contradicted is worse than to keep one too many. policy: what a
-    contradiction leads to, or a callable that decides. trusted: sources, the most trusted first. known: the identities
-    of `live`, where they are at hand. Raises `UsageError` for an unknown policy, and for an answer of a callable that
-    is none.
+    facts: the new ones, none equal in content to a live one. live: by digest. candidates: one list per fact, scored by
+    `scorer`; those below `cosine` do not count, nor do facts about another subject: keys of one relation lie near each
+    other, and to take away a fact that nobody contradicted is worse than to keep one too many. They may name earlier
+    facts of the batch, which count as live ones do unless they were dropped themselves. threshold: the probability from
+    which on a pair asks for the same thing; None: the scorer's own. policy: what a contradiction leads to, or a
+    callable that decides. trusted: sources, the most trusted first. known: the live facts by identity, where they are
+    at hand. Raises `UsageError` for an unknown policy, an answer of a callable that is none, and candidates without a
+    scorer.
     """
     require_policy(policy)
+    if scorer is None and any(candidates):
+        raise UsageError("found candidates for conflicts without a scorer, expected one to tell what they are")
     known = LiveIdentities(live) if known is None else known
     conflicts: list[Conflict] = []
+    earlier: dict[str, Fact] = {}
     for number, fact in enumerate(facts):
         same = known.same(fact)
-        conflicts += [
-            _decide(fact, live[digest], digest, 1.0, policy, trusted) for digest in same if digest != fact.digest
-        ]
-        near = candidates[number] if candidates else ()
-        conflicts += [
-            _decide(fact, live[digest], digest, _probability(found, cosine), policy, trusted)
-            for digest, found in near
-            if found >= cosine and digest in live and digest not in same and _same_subject(fact, live[digest])
-        ]
-    return _gather(conflicts)
+        own = [_decide(fact, live[digest], digest, 1.0, policy, trusted) for digest in same if digest != fact.digest]
+        for digest, found in candidates[number] if candidates else ():
+            old = live.get(digest) or earlier.get(digest)
+            if scorer and old and digest not in same and found >= cosine and same_subject(fact, old):
+                probability = scorer.probability(fact, old, found)
+                likely = probability >= (scorer.threshold if threshold is None else threshold)
+                # What its relation tells from the other is no news, however near it is.
+                if likely or (probability >= LISTED and not _told_apart(fact, old)):
+                    own.append(_decide(fact, old, digest, probability, policy, trusted, likely=likely))
+        conflicts += own
+        if not any(conflict.action in DROPPING for conflict in own):
+            earlier[fact.digest] = fact
+    return _gather(conflicts, earlier.keys() - live.keys())
 
 
-def _gather(conflicts: Sequence[Conflict]) -> Decision:
+def _gather(conflicts: Sequence[Conflict], batch: Collection[str]) -> Decision:
+    """batch: digests of the new facts; one of them that is superseded is not edited, where a live one is retired."""
     refused = {c.new for c in conflicts if c.action in ("skip", "reject", "outranked")}
     aside = {c.new for c in conflicts if c.action == "quarantine"} - refused
-    # A fact that is dropped on account of one live fact replaces no other, and is not put aside if it is refused.
+    # A fact that is dropped on account of one other replaces none, and is not put aside if it is refused; one that a
+    # later one replaces has done so before.
     kept = tuple(
         msgspec.structs.replace(c, action="keep")
         if (c.action == "supersede" and c.new in refused | aside) or (c.action == "quarantine" and c.new in refused)
         else c
         for c in conflicts
     )
-    retire = dict.fromkeys(c.old for c in kept if c.action == "supersede")
-    return Decision(kept, tuple(retire), frozenset(refused | aside), frozenset(aside))
+    gone = dict.fromkeys(c.old for c in kept if c.action == "supersede")
+    retire = tuple(digest for digest in gone if digest not in batch)
+    return Decision(kept, retire, frozenset({*refused, *aside, *gone} - {*retire}), frozenset(aside))
 
 
 def _decide(
-    new: Fact, old: Fact, digest: str, probability: float, policy: ConflictPolicy, trusted: Sequence[str]
+    new: Fact,
+    old: Fact,
+    digest: str,
+    probability: float,
+    policy: ConflictPolicy,
+    trusted: Sequence[str],
+    *,
+    likely: bool = True,
 ) -> Conflict:
-    kind = _kind(new, old, exact=probability == 1.0)
+    kind = _kind(new, old, exact=probability == 1.0) if likely else "unrelated"
     action, by = decide(new, old, kind, probability, policy, trusted)
     return Conflict(kind=kind, new=new.digest, old=digest, probability=probability, action=action, by=by)
 
@@ -142,16 +181,11 @@ def _kind(new: Fact, old: Fact, *, exact: bool) -> ConflictKind:
     same_target = normalise(new.target) == normalise(old.target)
     if exact:
         return "duplicate" if same_target else "contradiction"
-    if new.relation and old.relation and normalise(new.relation) != normalise(old.relation):
+    if _told_apart(new, old):
         return "unrelated"
     return "paraphrase" if same_target else "contradiction"
 
 
-def _same_subject(new: Fact, old: Fact) -> bool:
-    return normalise(new.subject) == normalise(old.subject)
-
-
-def _probability(cosine: float, bound: float) -> float:
-    """From 0.5 at the bound, linearly, to just below the certainty of an exact match. Not calibrated."""
-    share = (cosine - bound) / (1 - bound) if bound < 1 else 1.0
-    return min(0.5 + 0.5 * share, 0.999)
+def _told_apart(new: Fact, old: Fact) -> bool:
+    """Whether both name a relation, and not the same."""
+    return bool(new.relation and old.relation) and normalise(new.relation or "") != normalise(old.relation or "")

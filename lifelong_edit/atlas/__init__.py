@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 __all__ = [
+    "conflicts_path",
     "edits_train_path",
     "edits_validation_path",
     "forecast_path",
@@ -50,6 +51,11 @@ def edits_validation_path() -> Path:
 def forecast_path() -> Path:
     """JSON of the forecasters fitted on what streams of ``edits_train_path`` made this model forget."""
     return _HERE / "forecast.json"
+
+
+def conflicts_path() -> Path:
+    """JSON of the scorer of conflicts fitted on paraphrases and other questions of ``edits_train_path``."""
+    return _HERE / "conflicts.json"
 
 
 def text_path() -> Path:

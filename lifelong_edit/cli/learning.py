@@ -125,7 +125,7 @@ def train(
     With --choose the settings are searched for first, on the same held-out facts, and before them, where no modules
     are named, which are edited: the default ones, or others at the subject beside them. `settings.json` in DIR holds
     what was chosen with every trial. `init --hypernetwork DIR` takes it with the network, `init --settings DIR`
-    without one.
+    without one; so they take `conflicts.json`, which tells paraphrases, where facts have relations and rephrases.
 
     \b
     Examples:

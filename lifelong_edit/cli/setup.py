@@ -116,6 +116,7 @@ def make_store(
         model=options["model"] or BUNDLED,
         settings=chosen_settings(device, options),
         hypernetwork=options["hypernetwork"],
+        scorer=options["settings"],
         preserve=preserve,
         text=text,
         revision=options["revision"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lifelong_edit.facts.following import follow_facts, require_growing
+from lifelong_edit.facts.mentioning import mentions, put_in
 from lifelong_edit.facts.reading import ReadReport, preserved_prompts_of, read_facts, read_prompts
 from lifelong_edit.facts.record import Fact, Probe, Record
 from lifelong_edit.facts.shapes import Skip, verbalise_claim
@@ -16,7 +17,9 @@ __all__ = [
     "Skip",
     "can_read_twice",
     "follow_facts",
+    "mentions",
     "preserved_prompts_of",
+    "put_in",
     "read_facts",
     "read_prompts",
     "require_growing",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.errors import BadInputError
+from lifelong_edit.facts import mentions
 
 # Texts that stand before a continuation only to be cut off again: one of them merges with nothing after it.
 _ANCHORS = ("\n", ".", "a", "1", '"')
@@ -90,53 +89,6 @@ def subject_span(tokenizer: Any, prompt: str, subject: str | None) -> tuple[int,
     inside = [i for i, (first, last) in enumerate(spans) if first < end and last > start]
     front = len(_tokens(tokenizer, prompt)[0])
     return (front + inside[0], front + inside[-1] + 1) if inside else (0, 0)
-
-
-def mentions(text: str, subject: str) -> list[tuple[int, int]]:
-    """Where a text mentions a subject: beginning and end of each, in characters.
-
-    As words of its own, in any case, with any blanks between its words and in any Unicode normal form. Scripts that put
-    no space between words, or whose particles cling to them, have no words of their own to go by.
-    """
-    words = ["".join(pieces) for pieces, _ in map(_decomposed, subject.split())]
-    if not words:
-        return []
-    pieces, origin = _decomposed(text)
-    found = re.finditer(r"\s+".join(map(re.escape, words)), "".join(pieces), re.IGNORECASE)
-    spans = [match.span() for match in found if _apart(pieces, *match.span())]
-    return [(origin[start], origin[end - 1] + 1) for start, end in spans]
-
-
-def _apart(pieces: Sequence[str], start: int, end: int) -> bool:
-    """Whether a stretch of decomposed text is no part of a longer word at either of its ends."""
-    if end < len(pieces) and unicodedata.combining(pieces[end]):
-        return False  # "Jose" is no part of "José"
-    outer = ((start - 1, start), (end, end - 1))
-    return not any(
-        0 <= outside < len(pieces) and _of_words(pieces[outside]) and not _CLINGING.match(pieces[inside])
-        for outside, inside in outer
-    )
-
-
-def _of_words(character: str) -> bool:
-    return (character.isalnum() or character == "_") and not _CLINGING.match(character)
-
-
-_CLINGING = re.compile(
-    "["
-    r"\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Tibetan; Burmese; Khmer
-    r"\u1100-\u11ff\u3005-\u30ff\u3400-\u9fff\uac00-\ud7ff"  # Korean, Japanese, Chinese
-    r"\uf900-\ufaff\U00020000-\U0003ffff"
-    "]"
-)
-
-
-def _decomposed(text: str) -> tuple[list[str], list[int]]:
-    """The characters of a text in normal form D, and from which of its own each of them comes."""
-    if text.isascii():
-        return list(text), list(range(len(text)))
-    pieces = [(piece, i) for i, character in enumerate(text) for piece in unicodedata.normalize("NFD", character)]
-    return [piece for piece, _ in pieces], [i for _, i in pieces]
 
 
 def _prompt_tokens(tokenizer: Any, prompt: str) -> tuple[list[int], list[int]]:

@@ -15,12 +15,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from lifelong_edit.atlas import edits_train_path
+from lifelong_edit.conflict_measuring import scorer_for
 from lifelong_edit.errors import BadInputError, ModelMismatchError, UsageError
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.hypernetwork import read_checkpoint
 from lifelong_edit.models import LoadedModel, load_model
+from lifelong_edit.policies.scoring import read_scorer
 from lifelong_edit.settings import Settings
-from lifelong_edit.timeline_defaults import default_text
+from lifelong_edit.timeline_defaults import default_scorer, default_text, scorer_of
 from lifelong_edit.training import TrainSettings
 from lifelong_edit.training_run import Run
 
@@ -97,6 +99,23 @@ def test_the_result_says_where_it_comes_from(loaded: LoadedModel, facts: list[Fa
     assert config.provenance["train"] == msgspec.to_builtins(SMALL)
     assert set(config.provenance["versions"]) >= {"torch", "transformers", "lifelong-edit"}  # type: ignore[call-overload]
     assert msgspec.convert(config.settings, Settings) == SOLVE.replace(editor="malmen")
+
+
+def test_a_scorer_of_conflicts_is_kept_with_the_network(loaded: LoadedModel, facts: list[Fact], tmp_path: Path) -> None:
+    """Fitted on the facts that it trains on and on no others, around the centre of this run."""
+    run = make(loaded, facts, tmp_path)
+    run.go(5, steps=1)
+    wanted = scorer_for(loaded, run.fixed["conflict/mean"], run.facts, SOLVE.micro_batch, SOLVE.seed)
+    assert read_scorer(tmp_path / "conflicts.json") == wanted != default_scorer()
+    assert scorer_of(tmp_path) == wanted
+    assert wanted is not None
+    assert wanted.provenance["fingerprint"] == loaded.fingerprint
+    assert run.loaded is loaded
+    bare = [msgspec.structs.replace(fact, relation=None) for fact in facts]
+    again = make(loaded, bare, tmp_path / "bare")
+    again.go(5, steps=1)
+    assert not (tmp_path / "bare" / "conflicts.json").exists()
+    assert scorer_of(tmp_path / "bare") == default_scorer()
 
 
 def test_held_out_facts_share_no_subject_with_training(loaded: LoadedModel, facts: list[Fact], tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.models import Encoded, encode, encode_prompt, mentions, pad, separator, subject_span
+from lifelong_edit.facts import mentions
+from lifelong_edit.models import Encoded, encode, encode_prompt, pad, separator, subject_span
 
 # What the project meets: words, digits, punctuation, several scripts, white space of several kinds.
 CHARACTERS = st.sampled_from(list("abcdeT zP 0197.,'-:()\n\té€ßÅщ中文\u00a0🙂"))

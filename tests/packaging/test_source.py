@@ -37,11 +37,13 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.textgram": 3,
     "lifelong_edit.hypernetwork": 3,
     "lifelong_edit.forecast": 0,  # numbers in, numbers out
+    "lifelong_edit.logistic": 0,
     "lifelong_edit.export": 3,  # models in, folders out
     "lifelong_edit.editors": 4,
     "lifelong_edit.batchstep": 5,
     "lifelong_edit.conflictkeys": 5,
     "lifelong_edit.forecast_measuring": 5,
+    "lifelong_edit.conflict_measuring": 5,
     "lifelong_edit.gate": 5,
     "lifelong_edit.guard": 5,
     "lifelong_edit.reconsolidation": 5,

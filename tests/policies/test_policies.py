@@ -106,27 +106,6 @@ def test_duplicate_is_skipped_unless_it_brings_phrasings() -> None:
     assert (decision.retire, decision.drop) == ((PARIS.digest,), frozenset())
 
 
-def test_neighbours_by_key() -> None:
-    asked = Fact(subject="France", prompt="The French government sits in", target="Paris")
-    moved = msgspec.structs.replace(asked, target="Nice")
-    near = [(PARIS.digest, 0.95), (TOKYO.digest, 0.94), ("gone", 0.99)]
-    held = live(PARIS, TOKYO)
-
-    def kinds(fact: Fact, cosine: float = 0.9) -> dict[str, str]:
-        decision = find_conflicts([fact], held, candidates=[near], cosine=cosine)
-        return {c.old: c.kind for c in decision.conflicts}
-
-    # Tokyo's key is near as well, but its fact is about another subject.
-    assert kinds(asked) == {PARIS.digest: "paraphrase"}
-    assert kinds(moved) == {PARIS.digest: "contradiction"}
-    assert kinds(moved, cosine=0.96) == {}
-    decision = find_conflicts([moved], held, candidates=[near], cosine=0.9)
-    assert decision.retire == (PARIS.digest,)
-    assert all(0.5 <= c.probability < 1 for c in decision.conflicts)
-    other = msgspec.structs.replace(moved, relation="largest city")
-    assert kinds(other)[PARIS.digest] == "unrelated"
-
-
 def test_what_is_dropped_replaces_nothing() -> None:
     """Reject wins: a fact refused on account of one live fact must not take another one away."""
     same = msgspec.structs.replace(LYON, id="1", rephrases=())

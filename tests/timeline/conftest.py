@@ -85,7 +85,11 @@ def start_store(tiny_gpt2: Path, sentences: list[str]) -> Callable[..., Timeline
     """Makes a store at a path; further arguments change settings. Guard prompts need ten preserved ones."""
 
     def make(
-        path: Path, hypernetwork: Path | None = None, preserve: list[Probe] | None = None, **changes: Any
+        path: Path,
+        hypernetwork: Path | None = None,
+        preserve: list[Probe] | None = None,
+        scorer: Path | None = None,
+        **changes: Any,
     ) -> Timeline:
         if preserve is None:
             preserve = [Probe(prompt=s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
@@ -94,6 +98,7 @@ def start_store(tiny_gpt2: Path, sentences: list[str]) -> Callable[..., Timeline
             model=str(tiny_gpt2),
             settings=SETTINGS.replace(**changes),
             hypernetwork=hypernetwork,
+            scorer=scorer,
             preserve=preserve,
             text=[" ".join(sentences * 20)],
         )

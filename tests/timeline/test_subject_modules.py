@@ -11,10 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from lifelong_edit.batchstep import conflict_keys
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.policies.scoring import FIXED
 from lifelong_edit.stores import EditLog, decode_tensors, digest_bytes, encode_tensors
 from lifelong_edit.timeline import Timeline
+from lifelong_edit.timeline_defaults import default_scorer
 from lifelong_edit.timeline_model import begin
 from lifelong_edit.timeline_states import keys_at
 
@@ -55,20 +58,27 @@ def test_stored_conflict_keys_stay_though_facts_are_rehearsed(
 
 @pytest.fixture
 def old_store(tiny_gpt2: Path, sentences: list[str], start_store: Start, tmp_path: Path) -> Path:
-    """A store as it was made before there were modules at the subject: no word of them in step 0 or its arrays."""
+    """A store as it was made before there were modules at the subject, or a scorer: no word of them in step 0."""
     with start_store(tmp_path / "pattern", modules=("2-3",)) as pattern:
         settings = pattern.settings
     preserve = [Probe(prompt=s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
-    options: dict[str, Any] = {"hypernetwork": None, "revision": None, "trust_remote_code": False}
+    options: dict[str, Any] = {
+        "hypernetwork": None,
+        "scorer": default_scorer(),
+        "revision": None,
+        "trust_remote_code": False,
+    }
     text = [" ".join(sentences * 20)]
     beginning = begin(str(tiny_gpt2), settings, preserve=preserve, text=text, **options)
     record, blobs = beginning.record, dict(beginning.blobs)
     arrays = decode_tensors(blobs.pop(str(record.fixed)), "fixed")
-    fixed = encode_tensors({name: array for name, array in arrays.items() if name != "preserved/subjects"})
+    newer = ("preserved/subjects", FIXED)
+    fixed = encode_tensors({name: array for name, array in arrays.items() if name not in newer})
     assert len(fixed) < sum(np.asarray(array).nbytes for array in arrays.values()) + 20_000
     provenance = msgspec.to_builtins(record.provenance)
     del provenance["config"]["model"]["subject_modules"]
-    del provenance["config"]["settings"]["reconsolidation_decay"]
+    for name in ("reconsolidation_decay", "conflict_probability"):
+        del provenance["config"]["settings"][name]
     record = msgspec.structs.replace(record, fixed=digest_bytes(fixed), provenance=provenance)
     blobs[digest_bytes(fixed)] = fixed
     path = tmp_path / "old"
@@ -81,12 +91,20 @@ def test_a_store_from_before_opens_and_goes_on(old_store: Path, batch: Batch, le
         assert timeline.config.model.subject_modules == ()
         assert [m.positions for m in timeline.bench().loaded.modules] == ["answer", "answer"]
         assert len(timeline.bench().preserved.probes) == 8
+        assert timeline.bench().scorer is None
         timeline.apply(batch(0), gate=lenient)
         wanted = timeline.reconsolidate(guard=False)
     with Timeline.open(old_store) as again:
         assert again.staleness()["live"] == 3
         again.rollback(1)
         assert again.reconsolidate(guard=False).weights_digest == wanted.weights_digest
+        near = msgspec.structs.replace(
+            batch(0)[0], prompt=f"{batch(0)[0].rephrases[0]} now", relation=None, rephrases=()
+        )
+        (found,) = again.apply([near], gate=lenient).report["conflicts"]
+        assert found["old"] == batch(0)[0].digest
+        cosine = float(np.prod(conflict_keys(again.bench(), [near.prompt, batch(0)[0].prompt]), axis=0).sum())
+        assert found["probability"] == pytest.approx(default_scorer().probability(near, batch(0)[0], cosine), abs=1e-4)
 
 
 def mixed(number: int) -> Fact:
