@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from lifelong_edit.batchstep import conflict_keys
+from lifelong_edit.conflictkeys import conflict_keys
 from lifelong_edit.facts import Fact
 from lifelong_edit.policies.scoring import CONFLICTS, fixed_scorer
 from lifelong_edit.timeline import Timeline

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from lifelong_edit.batchstep import conflict_keys
+from lifelong_edit.conflictkeys import conflict_keys
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.policies.scoring import FIXED
