@@ -144,6 +144,8 @@ class Tables:
             if not cursor.set_range(_IDLE.encode()):
                 return found
             for key, value in cursor:
+                if not key.startswith(_IDLE.encode()):
+                    break
                 name = _name("places", key)
                 _, state, _ = key.decode().split("/")
                 found.setdefault(int(state), []).extend(decode(unseal(name, bytes(value)), list[Place], name))

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import pytest
 
 from lifelong_edit.facts import Fact
@@ -31,6 +32,8 @@ def test_every_kind_of_step_says_where_it_comes_from(
         timeline.reconsolidate(guard=False)
         timeline.tag("mark", 1)
         timeline.rollback("mark")
+        wrong = msgspec.structs.replace(batch(0)[1], target="Vienna")
+        timeline.apply([wrong], conflicts="reject", gate=lenient)
         timeline.retract(batch(0)[:1])
         timeline.branch("trial", 2)
         timeline.switch("main")
