@@ -100,11 +100,17 @@ def compare(history: History, weights: Callable[[StepName], Weights], one: StepN
 
 def _changes(one: Weights, other: Weights) -> dict[str, Change]:
     found = {}
-    for name, array in one.items():
+    for name in sorted(one, key=_in_order):
+        array = one[name]
         norm = float(np.linalg.norm(other[name].astype(np.float64) - array))
         start = float(np.linalg.norm(array.astype(np.float64)))
         found[name] = Change(norm, norm / start if start else float("inf") if norm else 0.0)
     return found
+
+
+def _in_order(module: str) -> list[tuple[int, str]]:
+    """Layer 10 after layer 2; stored tensors come in any order."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in module.split(".")]
 
 
 def answers(timeline: Timeline, diff: Diff, *, sample: int = SAMPLE) -> list[Answer]:

@@ -63,7 +63,7 @@ def tag(
     store: Path,
     as_json: bool,
 ) -> None:
-    """Name the state after STEP (default: the head) for good; without NAME, list the tags.
+    """Give the state after STEP (default: the head) a name that never moves; without NAME, list the tags.
 
     A name can stand wherever a STEP is asked for. A tag never moves, and what it names stays within reach whatever is
     cleared away. Names are letters, digits, '.', '-', '_' and '/', no number and not `head`, which is the last step.

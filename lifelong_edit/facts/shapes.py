@@ -123,7 +123,7 @@ def _read_native(record: Value) -> Fact:
     if trimmed.pop(QUARANTINED, None) is not None and entry_of(record) is None:
         raise BadInputError(
             f"found a `{QUARANTINED}` without the `fact` in it, expected what `lifelong-edit conflicts --out` wrote; "
-            "put it back or leave it out"
+            "put it back, or take the line out"
         )
     for name in ("subject", "prompt", "target"):
         if isinstance(text := trimmed.get(name), str):

@@ -12,7 +12,7 @@ import pytest
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_diff import answers
+from lifelong_edit.timeline_diff import _changes, answers
 
 MakeFact = Callable[..., Fact]
 Batch = Callable[..., list[Fact]]
@@ -96,3 +96,9 @@ def test_steps_that_are_not_there(timeline: Timeline) -> None:
         timeline.diff(0, "nowhere")
     with pytest.raises(UsageError, match="there is no step 5"):
         timeline.diff(5, 0)
+
+
+def test_modules_are_told_in_the_order_of_their_layers() -> None:
+    names = [f"transformer.h.{layer}.mlp.c_proj" for layer in (10, 2, 11, 1)]
+    zero = {name: np.zeros((2, 2), np.float32) for name in names}
+    assert [name.split(".")[2] for name in _changes(zero, dict(reversed(zero.items())))] == ["1", "2", "10", "11"]
