@@ -69,10 +69,10 @@ class History:
         self._consumed: dict[str, set[int]] = {}
         self._idle: dict[int, list[Place]] = {}
         self._cached: tuple[int, Fold] | None = None
-        for step, places in (idle or {}).items():
-            self.consume(step, places)
         for record in records:
             self.take(record)
+        for step, places in (idle or {}).items():
+            self.consume(step, places)
 
     def take(self, record: StepRecord) -> None:
         """Add the next step of the log."""
@@ -85,8 +85,11 @@ class History:
         """Add places that were consumed at the state of a step with nothing to do there."""
         self._idle.setdefault(state, []).extend(places)
         self._note(places)
+        found = [(place.file_digest, place.number) for place in places]
+        if (branch := self.names.branches.get(self._made_on[state])) is not None:
+            branch.places.update(found)
         if self._cached is not None and self._cached[0] == state:
-            self._cached[1].places.update((place.file_digest, place.number) for place in places)
+            self._cached[1].places.update(found)
         else:
             self._cached = None
 
@@ -275,8 +278,4 @@ class History:
 
     def seen_at(self, place: FilePlace) -> bool:
         """Whether a place was consumed by some step made on the current branch, or at one with nothing to do there."""
-        current = self.names.current
-        if place in self.names.branches[current].places:
-            return True
-        states = (state for state in self._idle if self._made_on[state] == current)
-        return any(place == (p.file_digest, p.number) for state in states for p in self._idle[state])
+        return place in self.names.branches[self.names.current].places
