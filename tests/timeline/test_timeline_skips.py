@@ -147,3 +147,22 @@ def test_numbers_that_are_not_finite_are_never_committed(timeline: Timeline, bat
     with pytest.raises(Exception, match=r"NaN or infinite|not finite"):
         timeline.apply(batch(0), gate=poison)
     assert timeline.head == 0
+
+
+def test_a_place_with_nothing_to_do_is_known_on_its_branch_alone(
+    timeline: Timeline, fact: MakeFact, placed: Place, lenient: Gate
+) -> None:
+    """It was consumed at a state that is rolled back, where its fact is superseded: no news, here or once reopened."""
+    old, new, path = fact(0, "Paris"), fact(0, "Vienna"), timeline.path
+    timeline.apply(placed([old], "a"), gate=lenient)
+    timeline.apply(placed([new], "b"), gate=lenient)
+    timeline.apply(placed([old], "c"), gate=lenient)
+    again = placed([old], "d")
+    assert timeline.apply(again, gate=lenient).step == 3
+    timeline.rollback(2)
+    assert timeline.sieve(again).counts() == {"rolled-back": 1}
+    timeline.close()
+    with Timeline.open(path) as reopened:
+        assert reopened.sieve(again).counts() == {"rolled-back": 1}
+        reopened.branch("trial", 2)
+        assert reopened.sieve(again).facts == [old]
