@@ -31,8 +31,8 @@ from lifelong_edit.preservation import (
 )
 from lifelong_edit.rows import Row, draw, fact_rows, subjects_of, without_mention
 from lifelong_edit.settings import Settings
-from lifelong_edit.solver import Factor, Solution, factorise, solve, woodbury_is_cheaper
-from lifelong_edit.stores.tensors import Dense, Factors, Shift, materialise
+from lifelong_edit.solver import Factor, Solution, factorise, solve, total_shift, woodbury_is_cheaper
+from lifelong_edit.stores.tensors import Shift, materialise
 from lifelong_edit.textgram import TextGrams
 from lifelong_edit.tracing import Trace, trace
 
@@ -185,18 +185,20 @@ def select_rows(
     live: Sequence[str],
     hidden: frozenset[str] = frozenset(),
     conflict: Mapping[str, np.ndarray] | None = None,
+    replaced: Mapping[str, Sequence[Fact]] | None = None,
 ) -> list[Row]:
     """The rows of a batch: new facts, a sample of earlier live ones, preserved prompts near the batch.
 
     live: digests of the live facts that may be rehearsed, sorted. hidden: further case-folded subjects
     that must not become preserved rows. conflict: the conflict keys of the facts, as of `conflict_of`, where known.
+    replaced: as of `edit_batch`.
     """
     s, tokenizer = bench.settings, bench.loaded.tokenizer
     if bench.published:
         return fact_rows(tokenizer, facts, s.phrasings)
     batch = tuple(f.digest for f in facts)
     rehearsed = [state.live[live[i]] for i in draw(len(live), s.rehearse, "rehearsal", s.seed, state.digest, batch)]
-    rows = fact_rows(tokenizer, facts, s.phrasings)
+    rows = fact_rows(tokenizer, facts, s.phrasings, replaced=replaced)
     rows += fact_rows(tokenizer, rehearsed, s.phrasings, "rehearsal")
     if s.preserved and bench.preserved.probes:
         near = centred_keys(bench, conflict or conflict_of(bench, facts), facts)
@@ -272,10 +274,12 @@ def edit_batch(
     *,
     retire: Sequence[str] = (),
     conflict: Mapping[str, np.ndarray] | None = None,
+    replaced: Mapping[str, Sequence[Fact]] | None = None,
 ) -> Proposal:
     """Propose the step that teaches `facts`, replacing the live facts whose digests are in `retire`.
 
     conflict: the facts' conflict keys (and maybe others'), as of `conflict_of`, where they are known already.
+    replaced: by digest of a new fact the earlier ones, live or not, in whose words it is taught too.
     A replaced fact leaves P and the rehearsal rows before its successor is solved. Raises StepRefusedError
     where a number of the solve is not finite; the model is left at the state's weights plus the proposal.
     """
@@ -284,7 +288,7 @@ def edit_batch(
     clock, s, loaded = _Clock(), bench.settings, bench.loaded
     live = [d for d in sorted(state.live) if d not in set(retire)]
     conflict = conflict or conflict_of(bench, facts)
-    rows = select_rows(bench, state, facts, live, conflict=conflict)
+    rows = select_rows(bench, state, facts, live, conflict=conflict, replaced=replaced)
     unsaid = without_mention(loaded.modules, facts, rows)
     clock.lap("rows")
     # The published rules know no metric at the base weights: they are ready with what the pass itself traces.
@@ -328,22 +332,6 @@ def edit_batch(
         "without_mention": unsaid,
     }
     return Proposal(shift, keys, {} if asker is None else asker.state, report)
-
-
-def total_shift(passes: Sequence[tuple[Tensor, Solution]]) -> Shift:
-    """The shift of all passes of one module, from each one's D and solution: as factors where these are smaller.
-
-    Raises StepRefusedError where a number is not finite.
-    """
-    dense = sum((solution.shift for _, solution in passes), start=torch.zeros(())).float().cpu().numpy()
-    if not np.isfinite(dense).all():
-        raise StepRefusedError("a weight shift is not finite; expected numbers; the step was refused")
-    rows = sum(len(values) for values, _ in passes)
-    if rows * sum(dense.shape) >= dense.size:
-        return Dense(dense)
-    left = torch.cat([solution.influence() for _, solution in passes], dim=1)
-    right = torch.cat([values for values, _ in passes])
-    return Factors(left.float().cpu().numpy(), right.float().cpu().numpy())
 
 
 def keys_after(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -73,14 +74,32 @@ def phrasings_of(fact: Fact, count: int) -> list[str]:
 
 
 def fact_rows(
-    tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], phrasings: int, kind: RowKind = "new"
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    phrasings: int,
+    kind: RowKind = "new",
+    replaced: Mapping[str, Sequence[Fact]] | None = None,
 ) -> list[Row]:
-    """The rows of facts: for each its prompt and up to `phrasings` rephrases, in order."""
-    return [
-        Row(encode(tokenizer, prompt, fact.target, fact.subject), kind, 1.0, fact.digest)
-        for fact in facts
-        for prompt in (fact.prompt, *phrasings_of(fact, phrasings))
-    ]
+    """The rows of facts: for each its prompt and up to `phrasings` rephrases, in order.
+
+    replaced: by digest the earlier facts whose place a fact takes. The rows that taught those follow its own, with its
+    answer: a model that learnt the earlier answer in other words goes on giving it there. Words that are too long with
+    the new answer are left out.
+    """
+    rows = []
+    for fact in facts:
+        own = [fact.prompt, *phrasings_of(fact, phrasings)]
+        rows += [Row(encode(tokenizer, prompt, fact.target, fact.subject), kind, 1.0, fact.digest) for prompt in own]
+        theirs = {
+            prompt: old.subject
+            for old in (replaced or {}).get(fact.digest, ())
+            for prompt in (old.prompt, *phrasings_of(old, phrasings))
+            if prompt not in own
+        }
+        for prompt, subject in theirs.items():
+            with contextlib.suppress(BadInputError):
+                rows.append(Row(encode(tokenizer, prompt, fact.target, subject), kind, 1.0, fact.digest))
+    return rows
 
 
 def drawn_rows(rows: Sequence[Row], count: int, *parts: object) -> list[Row]:

@@ -127,7 +127,10 @@ class Solving:
             worth = bool(decision.turned_away or sieved.reviewed)
             return Draft(kind="decide", weights=self._weights, report=told, **noted) if worth else None
         try:
-            proposal = edit_batch(self._bench, state, sieved.facts, retire=decision.retire, conflict=keys)
+            replaced = self._replaced(state, decision)
+            proposal = edit_batch(
+                self._bench, state, sieved.facts, retire=decision.retire, conflict=keys, replaced=replaced
+            )
             figures = _default_gate(gate)(self._bench, state, proposal, sieved.facts)
             change = {name: materialise(shift) for name, shift in proposal.shift.items()}
             weights = add_shifts(self._weights, change)
@@ -150,6 +153,26 @@ class Solving:
             },
             **noted,
         )
+
+    def _replaced(self, state: SolveState, decision: Decision) -> dict[str, list[Fact]]:
+        """For each fact of a batch those whose place it takes: live ones, and what these had replaced before.
+
+        Earlier ones whose prompt, or subject and relation, another live fact has by now are left out.
+        """
+        took: dict[str, dict[str, None]] = {}
+        for conflict in decision.conflicts:
+            if conflict.action == "supersede":
+                # What another fact of the batch would have replaced goes on to the one that replaces that.
+                old = {conflict.old: None} if conflict.old in state.live else took.get(conflict.old, {})
+                took.setdefault(conflict.new, {}).update(old)
+        found: dict[str, list[Fact]] = {}
+        for new, olds in took.items():
+            earlier = [d for d in self._history().predecessors(self._at, olds) if d not in olds]
+            known = [msgspec.json.decode(data, type=Fact) for data in self._log.facts(earlier).values()]
+            taken = {other for other in state.live if other not in decision.retire}
+            free = [fact for fact in known if taken.isdisjoint(self._identities.same(fact) if self._identities else ())]
+            found[new] = [*(state.live[old] for old in olds), *free]
+        return found
 
     # -- what a batch will make forgotten
 

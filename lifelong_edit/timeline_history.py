@@ -202,6 +202,15 @@ class History:
         replaced = [c["old"] for record, new, c in conflicts if c["new"] == new and c["old"] in record.superseded]
         return [digest for digest in dict.fromkeys(replaced) if digest not in live]
 
+    def predecessors(self, step: int, digests: Iterable[str]) -> list[str]:
+        """The given facts, those that they took the place of, and so on back, these as far as they are not live."""
+        found = dict.fromkeys(digests)
+        coming = list(found)
+        while coming:
+            coming = [digest for digest in self.superseded_by(step, coming) if digest not in found]
+            found.update(dict.fromkeys(coming))
+        return list(found)
+
     def since_snapshot(self, step: int) -> int:
         """How many steps of the line follow the last state that is stored whole (or `init`)."""
         count = 0
