@@ -31,8 +31,8 @@ from lifelong_edit.preservation import (
 )
 from lifelong_edit.rows import Row, draw, fact_rows, subjects_of, without_mention
 from lifelong_edit.settings import Settings
-from lifelong_edit.solver import Factor, Solution, factorise, solve, total_shift, woodbury_is_cheaper
-from lifelong_edit.stores.tensors import Shift, materialise
+from lifelong_edit.solver import Factor, Solution, factorise, solve, woodbury_is_cheaper
+from lifelong_edit.stores.tensors import Dense, Factors, Shift, materialise
 from lifelong_edit.textgram import TextGrams
 from lifelong_edit.tracing import Trace, trace
 
@@ -190,8 +190,7 @@ def select_rows(
     """The rows of a batch: new facts, a sample of earlier live ones, preserved prompts near the batch.
 
     live: digests of the live facts that may be rehearsed, sorted. hidden: further case-folded subjects
-    that must not become preserved rows. conflict: the conflict keys of the facts, as of `conflict_of`, where known.
-    replaced: as of `edit_batch`.
+    that must not become preserved rows. conflict, replaced: as of `edit_batch`.
     """
     s, tokenizer = bench.settings, bench.loaded.tokenizer
     if bench.published:
@@ -332,6 +331,22 @@ def edit_batch(
         "without_mention": unsaid,
     }
     return Proposal(shift, keys, {} if asker is None else asker.state, report)
+
+
+def total_shift(passes: Sequence[tuple[Tensor, Solution]]) -> Shift:
+    """The shift of all passes of one module, from each one's D and solution: as factors where these are smaller.
+
+    Raises StepRefusedError where a number is not finite.
+    """
+    dense = sum((solution.shift for _, solution in passes), start=torch.zeros(())).float().cpu().numpy()
+    if not np.isfinite(dense).all():
+        raise StepRefusedError("a weight shift is not finite; expected numbers; the step was refused")
+    rows = sum(len(values) for values, _ in passes)
+    if rows * sum(dense.shape) >= dense.size:
+        return Dense(dense)
+    left = torch.cat([solution.influence() for _, solution in passes], dim=1)
+    right = torch.cat([values for values, _ in passes])
+    return Factors(left.float().cpu().numpy(), right.float().cpu().numpy())
 
 
 def keys_after(

@@ -11,6 +11,7 @@ from typing import Any
 from lifelong_edit.errors import BadInputError, StepRefusedError
 from lifelong_edit.facts import Fact, Record
 from lifelong_edit.policies import (
+    TURNED_AWAY,
     BatchingPolicy,
     ConflictPolicy,
     FixedSize,
@@ -80,6 +81,9 @@ class Summary:
     steps: list[int] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     conflicts: Counter[str] = field(default_factory=Counter)
+    """Pairs of facts that met, by kind."""
+    turned_away: Counter[str] = field(default_factory=Counter)
+    """Records that were not edited for another fact's sake, by action."""
     reconsolidations: int = 0
     refused: int = 0
     """Reconsolidations that the guard objected to; they are not among `reconsolidations`."""
@@ -99,7 +103,10 @@ class Summary:
         self.facts += event.facts
         self.untaken += len(event.untaken)
         self.skipped.update(event.skipped)
-        self.conflicts.update(conflict["kind"] for conflict in event.report.get("conflicts", ()))
+        met = event.report.get("conflicts", ())
+        self.conflicts.update(conflict["kind"] for conflict in met)
+        lost = {conflict["new"]: conflict["action"] for conflict in met if conflict["action"] in TURNED_AWAY}
+        self.turned_away.update(lost.values())
         self.seconds += event.seconds
         if event.step is not None:
             self.steps.append(event.step)

@@ -7,15 +7,12 @@ form (arXiv 2210.07229, equation 14) for value differences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lifelong_edit.errors import StepRefusedError
-from lifelong_edit.stores.tensors import Dense, Factors, Shift
 
 
 @dataclass(frozen=True)
@@ -148,19 +145,3 @@ def _is_definite(lower: Tensor, diagonal: Tensor) -> bool:
         probe = probe / probe.norm()
         probe = root * torch.cholesky_solve((root * probe)[:, None], lower)[:, 0]
     return bool(probe.norm() * len(root) * torch.finfo(root.dtype).eps < 1)
-
-
-def total_shift(passes: Sequence[tuple[Tensor, Solution]]) -> Shift:
-    """The shift of all passes of one module, from each one's D and solution: as factors where these are smaller.
-
-    Raises StepRefusedError where a number is not finite.
-    """
-    dense = sum((solution.shift for _, solution in passes), start=torch.zeros(())).float().cpu().numpy()
-    if not np.isfinite(dense).all():
-        raise StepRefusedError("a weight shift is not finite; expected numbers; the step was refused")
-    rows = sum(len(values) for values, _ in passes)
-    if rows * sum(dense.shape) >= dense.size:
-        return Dense(dense)
-    left = torch.cat([solution.influence() for _, solution in passes], dim=1)
-    right = torch.cat([values for values, _ in passes])
-    return Factors(left.float().cpu().numpy(), right.float().cpu().numpy())

@@ -38,10 +38,13 @@ class Fold:
     """Facts that were taken back and have not come again since."""
     quarantined: dict[str, int] = field(default_factory=dict)
     """Facts that were put aside and neither reviewed nor dismissed since, with the step that put them aside."""
+    aside: set[str] = field(default_factory=set)
+    """Every fact that was put aside at some state of the line."""
 
     def copy(self) -> Fold:
         """One that can go on without changing this one."""
-        return Fold(dict(self.live), set(self.ever), set(self.places), set(self.retracted), dict(self.quarantined))
+        copied = (set(self.ever), set(self.places), set(self.retracted), dict(self.quarantined), set(self.aside))
+        return Fold(dict(self.live), *copied)
 
     def take(self, record: StepRecord) -> None:
         """Go on by one step."""
@@ -56,6 +59,7 @@ class Fold:
             self.quarantined.pop(digest, None)
         aside = [c["new"] for c in record.report.get("conflicts", ()) if c["action"] == "quarantine"]
         self.quarantined.update(dict.fromkeys(aside, record.step))
+        self.aside.update(aside)
 
 
 class History:

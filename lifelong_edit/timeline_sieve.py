@@ -13,8 +13,17 @@ from lifelong_edit.stores import Place
 from lifelong_edit.timeline_history import FilePlace, Fold, History
 
 SkipReason = Literal[
-    "consumed", "live", "repeated", "contradicted", "rolled-back", "conflict", "quarantined", "not-quarantined"
+    "consumed",
+    "live",
+    "repeated",
+    "contradicted",
+    "rolled-back",
+    "conflict",
+    "quarantined",
+    "reviewed",
+    "never-quarantined",
 ]
+_NOT_IN_QUARANTINE: tuple[SkipReason, ...] = ("reviewed", "never-quarantined")
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ def sieve(
     or in quarantine, repetitions within the batch, and records known only from steps of the current branch that were
     rolled back unless `again`: what other branches were given does not count. A fact that was superseded is news when
     it comes from a new place; a bare fact has no place and counts as new each time. reviewed: the batch comes back from
-    review, and what is not in quarantine (any more) is skipped, wherever it stands. trusted: see `prevails`.
+    review, and what is not in quarantine, any more or at all, is skipped, wherever it stands. trusted: see `prevails`.
     """
     fold, result, kept = history.fold(step), Sieved([], [], []), set[str]()
     for item in batch:
@@ -76,7 +85,7 @@ def sieve(
         places = item.places if isinstance(item, Record) else ()
         entry = (item.entry if isinstance(item, Record) else item.digest) if reviewed else None
         reason = _reason(fact.digest, places, entry, fold, history, kept, again)
-        if reason not in ("consumed", "rolled-back", "not-quarantined"):
+        if reason not in ("consumed", "rolled-back", *_NOT_IN_QUARANTINE):
             result.places += [Place(*place, fact.digest) for place in places[:1]]
             result.reviewed += [] if entry is None else [entry]
         if reason is not None:
@@ -99,7 +108,7 @@ def _reason(
 ) -> SkipReason | None:
     """entry: of a record that comes back from review, the digest under which it is in quarantine."""
     if entry is not None and entry not in fold.quarantined:
-        return "not-quarantined"
+        return "reviewed" if entry in fold.aside else "never-quarantined"
     consumed = any(place in fold.places for place in places)
     if consumed and entry is None:
         return "consumed"

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from lifelong_edit.policies.batching import BatchingPolicy, FixedSize, cut_with_pauses
-from lifelong_edit.policies.conflicts import Candidates, Conflict, Decision, LiveIdentities, find_conflicts
+from lifelong_edit.policies.conflicts import (
+    TURNED_AWAY,
+    Candidates,
+    Conflict,
+    Decision,
+    LiveIdentities,
+    find_conflicts,
+)
 from lifelong_edit.policies.deciding import ANSWERS, POLICIES, ConflictPolicy, prevails, require_policy
 from lifelong_edit.policies.identity import identities, normalise
 from lifelong_edit.policies.indexing import IndexKind, plan_index
@@ -23,6 +30,7 @@ from lifelong_edit.policies.scoring import Scorer
 __all__ = [
     "ANSWERS",
     "POLICIES",
+    "TURNED_AWAY",
     "BatchingPolicy",
     "Candidates",
     "Conflict",

@@ -14,7 +14,9 @@ from lifelong_edit.policies.deciding import Action, ConflictKind, ConflictPolicy
 from lifelong_edit.policies.identity import Identity, identities, normalise
 from lifelong_edit.policies.scoring import Scorer, same_subject
 
-DROPPING: tuple[Action, ...] = ("skip", "reject", "outranked", "quarantine")
+TURNED_AWAY: tuple[Action, ...] = ("reject", "outranked", "quarantine")
+"""What becomes of facts that had something to say and are not edited."""
+DROPPING: tuple[Action, ...] = ("skip", *TURNED_AWAY)
 """What leaves the new fact untaught."""
 LISTED = 0.01
 """What is less probable than this is not worth a line of the log."""
@@ -60,7 +62,7 @@ class Decision:
     @property
     def turned_away(self) -> frozenset[str]:
         """Those of them that had something to say: dropped for other reasons than that they bring nothing."""
-        return frozenset(c.new for c in self.conflicts if c.action in ("reject", "quarantine", "outranked"))
+        return frozenset(c.new for c in self.conflicts if c.action in TURNED_AWAY)
 
 
 class LiveIdentities:

@@ -9,15 +9,11 @@ from typing import Any
 import click
 
 from lifelong_edit.cli.common import (
-    author_option,
-    json_option,
     opened,
     print_json,
     print_table,
-    reason_option,
     say,
-    store_option,
-    wait_option,
+    writing_options,
 )
 from lifelong_edit.cli.looking import day_and_time, describe_step
 from lifelong_edit.errors import UsageError
@@ -25,11 +21,7 @@ from lifelong_edit.errors import UsageError
 
 @click.command()
 @click.argument("step")
-@reason_option
-@author_option
-@wait_option
-@store_option
-@json_option
+@writing_options
 def rollback(step: str, reason: str | None, author: str | None, wait: float, store: Path, as_json: bool) -> None:
     """Go back to the state after STEP, a number, tag or branch; 0 is the base model.
 
@@ -50,16 +42,14 @@ def rollback(step: str, reason: str | None, author: str | None, wait: float, sto
 @click.argument("name", required=False)
 @click.argument("step", required=False)
 @click.option("--delete", is_flag=True, help="Take the tag NAME away. The step that it names stays in the log.")
-@reason_option
-@author_option
-@store_option
-@json_option
+@writing_options
 def tag(
     name: str | None,
     step: str | None,
     delete: bool,
     reason: str | None,
     author: str | None,
+    wait: float,
     store: Path,
     as_json: bool,
 ) -> None:
@@ -81,7 +71,7 @@ def tag(
             found = [vars(tag) for tag in timeline.tags()]
         _print_names(("name", "step", "live_facts", "time"), found, as_json=as_json)
         return
-    with opened(store, read_only=False, author=author) as timeline:
+    with opened(store, read_only=False, author=author, wait=wait) as timeline:
         before = timeline.head
         record = (
             timeline.delete_tag(name, reason=reason)
@@ -98,16 +88,14 @@ def tag(
 @click.argument("name", required=False)
 @click.argument("step", required=False)
 @click.option("--delete", is_flag=True, help="Take the branch NAME away. Its steps stay in the log.")
-@reason_option
-@author_option
-@store_option
-@json_option
+@writing_options
 def branch(
     name: str | None,
     step: str | None,
     delete: bool,
     reason: str | None,
     author: str | None,
+    wait: float,
     store: Path,
     as_json: bool,
 ) -> None:
@@ -133,7 +121,7 @@ def branch(
             found = [vars(branch) for branch in timeline.branches()]
         _print_names(("current", "name", "tip", "state", "live_facts", "time"), found, as_json=as_json)
         return
-    with opened(store, read_only=False, author=author) as timeline:
+    with opened(store, read_only=False, author=author, wait=wait) as timeline:
         record = (
             timeline.delete_branch(name, reason=reason)
             if delete
@@ -144,11 +132,8 @@ def branch(
 
 @click.command()
 @click.argument("name")
-@reason_option
-@author_option
-@store_option
-@json_option
-def switch(name: str, reason: str | None, author: str | None, store: Path, as_json: bool) -> None:
+@writing_options
+def switch(name: str, reason: str | None, author: str | None, wait: float, store: Path, as_json: bool) -> None:
     """Go to the tip of the branch NAME; further steps move it.
 
     \b
@@ -156,7 +141,7 @@ def switch(name: str, reason: str | None, author: str | None, store: Path, as_js
       lifelong-edit switch main
       lifelong-edit switch trial --reason "the other order"
     """
-    with opened(store, read_only=False, author=author) as timeline:
+    with opened(store, read_only=False, author=author, wait=wait) as timeline:
         before = timeline.head
         record = timeline.switch(name, reason=reason)
         if record.step == before:

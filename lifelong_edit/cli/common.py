@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lifelong_edit.timeline import Timeline
 
 T = TypeVar("T", bound=msgspec.Struct)
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_STORE = "lifelong-store"
 _MAX_CELL = 60
@@ -59,6 +60,15 @@ wait_option = click.option(
     metavar="SECONDS",
     help="How long to wait for another process that is writing to the store.",
 )
+
+
+def writing_options(command: Command) -> Command:
+    """The options of a command that commits a step: why, who, how long to wait, where, and JSON."""
+    for option in (json_option, store_option, wait_option, author_option, reason_option):
+        command = option(command)
+    return command
+
+
 device_option = click.option(
     "--device", metavar="NAME", help="Where the model lives: cpu, cuda, cuda:1, mps. Default: as at `init`."
 )

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lifelong_edit.cli.common import (
+    Command,
     at_option,
-    author_option,
     counted,
     json_option,
     opened,
     print_json,
     print_table,
-    reason_option,
     say,
     store_option,
+    writing_options,
 )
 from lifelong_edit.cli.looking import describe_fact, describe_step
 from lifelong_edit.errors import UsageError
@@ -26,8 +26,6 @@ from lifelong_edit.policies import POLICIES
 
 if TYPE_CHECKING:
     from lifelong_edit.timeline import Timeline
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 _CONFLICTS = click.option(
     "--conflicts",
@@ -122,11 +120,10 @@ def _write_review(timeline: Timeline, out: Path, at: str | None) -> None:
 
 @click.command()
 @click.argument("facts", nargs=-1, required=True, metavar="FACT...")
-@reason_option
-@author_option
-@store_option
-@json_option
-def dismiss(facts: Sequence[str], reason: str | None, author: str | None, store: Path, as_json: bool) -> None:
+@writing_options
+def dismiss(
+    facts: Sequence[str], reason: str | None, author: str | None, wait: float, store: Path, as_json: bool
+) -> None:
     """Take records out of quarantine without editing them, as one committed step.
 
     FACT is the digest of a record in quarantine, or as much of its beginning as names one: `conflicts --quarantined`
@@ -137,7 +134,7 @@ def dismiss(facts: Sequence[str], reason: str | None, author: str | None, store:
       lifelong-edit conflicts --quarantined
       lifelong-edit dismiss 4be1f0a2 --reason "a hoax"
     """
-    with opened(store, read_only=False, author=author) as timeline:
+    with opened(store, read_only=False, author=author, wait=wait) as timeline:
         step = timeline.dismiss(facts, reason=reason)
         known = timeline.facts_by_digest(step.report["reviewed"])
     if as_json:

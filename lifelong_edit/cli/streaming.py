@@ -179,6 +179,7 @@ def summarise(done: Summary, read: ReadReport) -> dict[str, Any]:
         "untaken": done.untaken,
         "skipped": dict(done.skipped),
         "conflicts": dict(done.conflicts),
+        "turned_away": dict(done.turned_away),
         "reconsolidations": done.reconsolidations,
         "refused": done.refused,
         "left_out": {skip.value: count for skip, count in read.skips.items()},
@@ -231,3 +232,7 @@ def _tell(summary: Mapping[str, Any], head: int | None, dry_run: bool) -> None:
         say("records known only from steps that were rolled back were skipped; --again applies them")
     if summary["skipped"].get("quarantined"):
         say("records in quarantine wait for review: `lifelong-edit conflicts --out FILE` writes them to a file")
+    if lost := ", ".join(f"{n} {action}" for action, n in summary["turned_away"].items() if action != "quarantine"):
+        say(f"turned away for facts in force: {lost}; `lifelong-edit conflicts` lists them and what decided")
+    if summary["skipped"].get("never-quarantined"):
+        say("records that were never in quarantine were skipped: --reviewed takes what `conflicts --out` wrote")

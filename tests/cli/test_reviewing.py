@@ -68,7 +68,7 @@ def test_from_quarantine_to_review_and_back(run: Run, store: Path, more: Path, t
     held = answers(run, store)
     assert (held["Vienna 0"], held["Vienna 1"], held["Vienna 2"]) == ("Belgrade", "Kenya", "Warsaw")
     again = data(run("stream", review, "--store", store, "--reviewed", "--json"))
-    assert (again["summary"]["steps"], again["summary"]["skipped"]) == (0, {"not-quarantined": 2})
+    assert (again["summary"]["steps"], again["summary"]["skipped"]) == (0, {"reviewed": 2})
 
     (left,) = data(run("conflicts", "--store", store, "--quarantined", "--json"))
     assert (left["pending"], left["new_fact"]["subject"], left["old_fact"]["target"]) == (True, "Vienna 2", "Warsaw")
@@ -139,4 +139,4 @@ def test_usage(run: Run, store: Path, more: Path, tmp_path: Path) -> None:
     nowhere = run("conflicts", "--store", store, "--out", tmp_path / "no" / "where.jsonl")
     assert (nowhere.exit_code, "cannot write" in nowhere.stderr) == (2, True)
     never = data(run("stream", more, "--store", store, "--reviewed", "--json"))
-    assert never["summary"]["skipped"] == {"not-quarantined": 4}
+    assert never["summary"]["skipped"] == {"never-quarantined": 4}
