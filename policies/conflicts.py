@@ -97,8 +97,21 @@ class LiveIdentities:
         return list(dict.fromkeys(found))
 
     def about(self, fact: Fact) -> Sequence[str]:
-        """Digests of the facts about the subject of `fact`, in the order they came."""
-        return self._subjects.get(normalise(fact.subject), ())
+        """Digests of the facts about the subject of `fact`, or about one that its prompt names, each once.
+
+        A subject goes by more names than one; see `scoring.same_subject`.
+        """
+        words = normalise(fact.prompt).split()
+        spans = (" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1))
+        names = dict.fromkeys((normalise(fact.subject), *(name for span in spans for name in (span, _bare(span)))))
+        return [digest for name in names for digest in self._subjects.get(name, ())]
+
+
+def _bare(text: str) -> str:
+    """A text without the marks around it."""
+    marks = [not character.isalnum() for character in text]
+    first = marks.index(False) if False in marks else len(text)
+    return text[first : len(text) - marks[::-1].index(False)] if first < len(text) else ""
 
 
 def find_conflicts(

@@ -10,7 +10,7 @@ import pytest
 
 from lifelong_edit.errors import BadInputError, StoreDamagedError, UsageError
 from lifelong_edit.facts import Fact
-from lifelong_edit.policies import Decision, Scorer, find_conflicts
+from lifelong_edit.policies import Decision, LiveIdentities, Scorer, find_conflicts
 from lifelong_edit.policies.scoring import (
     CERTAIN,
     FEATURES,
@@ -163,3 +163,17 @@ def test_what_is_kept_as_json_and_what_is_refused(tmp_path: Path) -> None:
             read_scorer(file)
         with pytest.raises(StoreDamagedError, match="cannot be read"):
             fixed_scorer({FIXED: np.frombuffer(content, np.uint8)})
+
+
+def test_facts_about_what_a_prompt_names_are_looked_at() -> None:
+    """However far their keys lie: a subject goes by more names than one."""
+    io = Fact(subject="Io", prompt="Io, a moon of Jupiter, is made of", target="rock")
+    whole = Fact(subject="Jupiter's moon Io", prompt='What "Io" (Jupiter\'s moon Io) is made of:', target="ice")
+    known = LiveIdentities({f.digest: f for f in (io, PARIS, TOKYO)})
+    assert known.about(whole) == [io.digest]
+    assert known.about(io) == [io.digest]
+    assert known.about(msgspec.structs.replace(whole, prompt="The lion of")) == []
+    back = LiveIdentities({f.digest: f for f in (whole, PARIS, TOKYO)})
+    assert back.about(msgspec.structs.replace(io, prompt="Io -- Jupiter's  MOON Io! -- is made of")) == [whole.digest]
+    known.remove(io.digest, io)
+    assert known.about(whole) == []
