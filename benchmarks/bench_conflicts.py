@@ -33,11 +33,11 @@ from lifelong_edit.conflict_measuring import Pair, as_known, asked_again, measur
 from lifelong_edit.eval.metrics import predict_answers
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.models import LoadedModel, encode, encode_prompt, load_model
-from lifelong_edit.policies import Scorer, find_conflicts, normalise
+from lifelong_edit.policies import LiveIdentities, Scorer, find_conflicts, normalise
 from lifelong_edit.policies.scoring import same_subject
 from lifelong_edit.preservation import centred, lowest_keys
 from lifelong_edit.stores import KeyIndex
-from lifelong_edit.timeline_apply import NEIGHBOURS
+from lifelong_edit.timeline_apply import NEAREST, NEIGHBOURS
 from lifelong_edit.timeline_defaults import default_preserved, default_scorer
 
 TREX = "models/trex-gpt2-mini"
@@ -318,12 +318,9 @@ def in_a_stream(model: Model, facts: Sequence[Fact], scorer_of: Callable[[str], 
         found: npt.NDArray[np.float32] = centred(lowest_keys(model.loaded, ids, BATCH), centre).numpy()
         return found
 
-    index, known = KeyIndex(len(model.mean)), keys(list(live.values()))
-    index.add(list(live), known)
-    row = dict(zip(live, known, strict=True))
-    about = defaultdict(list)
-    for digest, fact in live.items():
-        about[normalise(fact.subject)].append(digest)
+    row = dict(zip(live, keys(list(live.values())), strict=True))
+    index, known = KeyIndex(len(model.mean), lambda facts: np.stack([row[f] for f in facts])), LiveIdentities(live)
+    index.add(list(live), np.stack(list(row.values())))
 
     def met(asked: Sequence[tuple[Fact, str | None]]) -> tuple[dict[str, float], Floats]:
         """asked: facts, each with the digest of the one in force that it asks for.
@@ -331,8 +328,8 @@ def in_a_stream(model: Model, facts: Sequence[Fact], scorer_of: Callable[[str], 
         Beside shares of outcomes the probability of each fact's own pair, or the largest one where it has none.
         """
         vectors, counts, said = keys([new for new, _ in asked]), Counter[str](), []
-        for (new, wanted), key, near in zip(asked, vectors, index.search(vectors, NEIGHBOURS), strict=True):
-            beside = {d: float(row[d] @ key) for d in about[normalise(new.subject)]}
+        for (new, wanted), key, near in zip(asked, vectors, index.search(vectors, NEIGHBOURS, NEAREST), strict=True):
+            beside = {d: float(row[d] @ key) for d in known.about(new)}
             scorer = scorer_of(new.source or "")
             decision = find_conflicts([new], live, scorer=scorer, candidates=[list((beside | dict(near)).items())])
             scores = {c.old: c.probability for c in decision.conflicts}

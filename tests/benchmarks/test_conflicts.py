@@ -8,11 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.bench_conflicts import against, cases, halves, judge, meeting, precision, reliability
+from benchmarks.bench_conflicts import (
+    Model,
+    against,
+    cases,
+    halves,
+    in_a_stream,
+    judge,
+    meeting,
+    precision,
+    reliability,
+)
 from benchmarks.reliability import save_figure
-from lifelong_edit.facts import Fact
+from lifelong_edit import atlas
+from lifelong_edit.facts import Fact, read_facts
+from lifelong_edit.models import encode_prompt, load_model
 from lifelong_edit.policies import Scorer
 from lifelong_edit.policies.scoring import FEATURES, same_subject
+from lifelong_edit.preservation import lowest_keys
+from lifelong_edit.timeline_defaults import default_scorer
 
 
 def fact(subject: str, relation: str, answer: str) -> Fact:
@@ -99,3 +113,19 @@ def test_the_same_results_give_the_same_figure(tmp_path: Path) -> None:
         drawn.append((tmp_path / name / "conflicts.svg").read_bytes())
     assert drawn[0] == drawn[1]
     assert b"m: known, own" in drawn[0]
+
+
+def test_facts_in_a_stream_meet_those_in_force() -> None:
+    """On the bundled model: index, subjects and decisions as a timeline has them."""
+    loaded = load_model("atlas")
+    facts = [r.fact for r in read_facts([str(atlas.edits_validation_path())])][:60]
+    texts = [encode_prompt(loaded.tokenizer, fact.prompt) for fact in facts]
+    mean = lowest_keys(loaded, texts, 16).mean(0).numpy()
+    model = Model("atlas", loaded, mean, [], {}, {}, [])
+    found = in_a_stream(model, facts, lambda relation: default_scorer(), 0)
+    assert (found["in force"], found["asked"]["unrelated"]) == (30, 30)
+    assert found["same answer"]["found"] > 0.5
+    assert (
+        found["another answer"]["contradictions"] == found["another answer"]["found"] == found["same answer"]["found"]
+    )
+    assert found["unrelated"]["alarms"] < 0.2
