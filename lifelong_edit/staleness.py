@@ -48,7 +48,10 @@ def staleness(
 
 
 def drifts(bench: Bench, facts: Sequence[Fact], stored: Mapping[str, FactKeys]) -> dict[str, dict[str, float]]:
-    """Per fact and module the relative drift of its stored keys at the model's present weights."""
+    """Per fact and module the relative drift of its stored keys at the model's present weights.
+
+    Keys of a fact's own words: those that it took over from what it replaced are stored behind them.
+    """
     found: dict[str, dict[str, float]] = {}
     conflict = {digest: keys.conflict for digest, keys in stored.items()}
     for start in range(0, len(facts), CHUNK):
@@ -56,8 +59,8 @@ def drifts(bench: Bench, facts: Sequence[Fact], stored: Mapping[str, FactKeys]) 
         traced = trace(bench.loaded, rows, bench.settings.micro_batch, gradients=False)
         for digest, present in fact_keys(bench, traced, rows, conflict).items():
             found[digest] = {
-                name: _relative(present.rows[name], stored[digest].rows[name], bench.scale[name].cpu().numpy())
-                for name in bench.names
+                name: _relative(now, stored[digest].rows[name][: len(now)], bench.scale[name].cpu().numpy())
+                for name, now in present.rows.items()
             }
     return found
 

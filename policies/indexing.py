@@ -7,8 +7,8 @@ from typing import Literal
 IndexKind = Literal["flat", "reduced"]
 
 REDUCED_FROM = 10_000
-"""Keys from which a scan of reduced keys pays for fitting its directions, 1.4 processor seconds at this size: it takes
-0.013 where that of whole keys takes 0.14 (python -m benchmarks.bench_index)."""
+"""Keys from which a scan of reduced keys pays for fitting its directions, 1.5 processor seconds at this size: it takes
+0.012 where that of whole keys takes 0.08 (python -m benchmarks.bench_index)."""
 _REFIT = 4
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from lifelong_edit.facts import Fact, Record
 from lifelong_edit.rows import fact_rows
@@ -109,3 +110,24 @@ def test_words_too_long_with_the_new_answer_are_left_out(
     timeline.apply(placed([first], "a"), gate=lenient)
     step = timeline.apply(placed([second], "b"), gate=lenient)
     assert (step.superseded, new_rows(step)) == ((first.digest,), 1)
+
+
+def test_its_keys_are_those_of_all_words_and_age_as_those_of_its_own(
+    timeline: Timeline, fact: Callable[..., Fact], placed: Place, lenient: Gate
+) -> None:
+    first = fact(0, "Paris")
+    second = in_words(first, "Paris 0 is governed from", "Vienna")
+    timeline.apply(placed([second], "a"), gate=lenient)
+    alone = {name: len(rows) for name, rows in keys_at(timeline, second).items()}
+    timeline.rollback(0)
+    timeline.apply(placed([first], "b"), gate=lenient)
+    timeline.apply(placed([second], "c"), again=True, gate=lenient)
+    assert all(len(rows) > alone[name] for name, rows in keys_at(timeline, second).items())
+    assert all(row["median"] < 1e-3 for row in timeline.staleness()["drift"])
+    timeline.reconsolidate(guard=False)
+    assert {name: len(rows) for name, rows in keys_at(timeline, second).items()} == alone
+
+
+def keys_at(timeline: Timeline, fact: Fact) -> Mapping[str, np.ndarray]:
+    """The keys of a live fact at the head, by module."""
+    return timeline._solve().state().keys[fact.digest].rows
