@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lifelong_edit.errors import UsageError
-from lifelong_edit.stores import StepRecord
+from lifelong_edit.stores import StepRecord, Weights
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_diff import Diff, compare
 from lifelong_edit.timeline_history import History
 from lifelong_edit.timeline_names import MAIN, StepName
-from lifelong_edit.timeline_states import Weights
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from lifelong_edit.stores import (
     Shift,
     StepKind,
     StepRecord,
+    Weights,
     digest_bytes,
     encode_shifts,
     encode_tensors,
@@ -25,7 +26,7 @@ from lifelong_edit.stores import (
 from lifelong_edit.timeline_config import Config, now
 from lifelong_edit.timeline_history import SOLVED, History, live_digest
 from lifelong_edit.timeline_sieve import Skip
-from lifelong_edit.timeline_states import Weights, encode_keys, environment, sketch
+from lifelong_edit.timeline_states import encode_keys, environment, sketch
 
 if TYPE_CHECKING:
     from lifelong_edit.grams import FactKeys

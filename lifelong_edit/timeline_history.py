@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lifelong_edit.errors import UsageError
-from lifelong_edit.stores import Place, StepRecord, digest_bytes
-from lifelong_edit.timeline_names import HEAD_NAME, NAMING, Names, StepName, listed
+from lifelong_edit.stores import STILL, Place, StepRecord, digest_bytes
+from lifelong_edit.timeline_names import HEAD_NAME, Names, StepName, listed
 
-STILL = ("rollback", "refused", *NAMING)
-"""Kinds of steps that make no state of their own: they stand at their parent's."""
 SOLVED = ("reconsolidate", "retract")
 """Kinds of steps that solve again for all live facts together."""
 FilePlace = tuple[str, int]

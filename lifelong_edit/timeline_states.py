@@ -17,13 +17,16 @@ import numpy.typing as npt
 from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.stores import (
     EditLog,
+    Shapes,
     StepRecord,
-    decode_shifts,
+    Weights,
     decode_tensors,
+    decode_whole,
     digest_bytes,
     encode_tensors,
-    materialise,
+    fold,
     tensors_digest,
+    zeros,
 )
 from lifelong_edit.timeline_history import History
 from lifelong_edit.timeline_names import StepName
@@ -32,9 +35,6 @@ if TYPE_CHECKING:
     from lifelong_edit.grams import FactKeys
 
 FloatArray = npt.NDArray[np.float32]
-Weights = dict[str, FloatArray]
-"""ΔW by module, (d_in, d_out) float32."""
-Shapes = Mapping[str, tuple[int, int]]
 
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "tokenizers", "safetensors", "lmdb", "lifelong-edit")
 PROJECTIONS = 8
@@ -42,16 +42,6 @@ TOLERANCE = 1e-6
 """Relative to ‖ΔW‖: how far weights rebuilt in another environment may be from those that were logged."""
 
 _LOGGER = logging.getLogger(__name__)
-
-
-def zeros(shapes: Shapes) -> Weights:
-    """ΔW of the base."""
-    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-
-
-def add_shifts(weights: Mapping[str, FloatArray], shift: Mapping[str, FloatArray]) -> Weights:
-    """ΔW after a step: ΔW + S per module, in float32. The one place where a step is added."""
-    return {name: array + shift[name] if name in shift else array for name, array in weights.items()}
 
 
 def weights_at(log: EditLog, history: History, step: StepName, shapes: Shapes) -> Weights:
@@ -72,7 +62,7 @@ def weights_at(log: EditLog, history: History, step: StepName, shapes: Shapes) -
 
 
 def _stored(log: EditLog, digest: str, what: str) -> Weights:
-    return {name: array.astype(np.float32) for name, array in decode_tensors(log.blob(digest), what).items()}
+    return decode_whole(log.blob(digest), what)
 
 
 def _rebuild(log: EditLog, line: Sequence[StepRecord], shapes: Shapes) -> Weights:
@@ -82,11 +72,7 @@ def _rebuild(log: EditLog, line: Sequence[StepRecord], shapes: Shapes) -> Weight
     else:
         weights = _stored(log, str(line[start].snapshot), f"snapshot of step {line[start].step}")
         rest = line[start + 1 :]
-    for record in rest:
-        if record.shift is not None:
-            shifts = decode_shifts(log.blob(record.shift), f"shift of step {record.step}")
-            weights = add_shifts(weights, {name: materialise(shift) for name, shift in shifts.items()})
-    return weights
+    return fold(weights, ((f"shift of step {r.step}", log.blob(r.shift)) for r in rest if r.shift is not None))
 
 
 def _check(weights: Weights, record: StepRecord, shapes: Shapes) -> Weights:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lifelong_edit.errors import StoreError, StoreLockedError
 
+LOCK_FILE = "writer.lock"
 POLL = 0.05
 """Seconds between two attempts to take a lock that somebody holds."""
 

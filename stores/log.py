@@ -23,11 +23,9 @@ from lifelong_edit.stores.identity import (
     write_acknowledged,
     write_marker,
 )
-from lifelong_edit.stores.lock import WriterLock
+from lifelong_edit.stores.lock import LOCK_FILE, WriterLock
 from lifelong_edit.stores.schema import SCHEMA_VERSION, Place, StepRecord, StoreMarker, encode_step
 from lifelong_edit.stores.tables import HEAD, MARKER, Consumed, Head, Tables, step_key
-
-LOCK_FILE = "writer.lock"
 
 
 class EditLog:

@@ -18,6 +18,9 @@ StepKind = Literal[
     "init", "edit", "rollback", "reconsolidate", "refused", "retract", "decide", "tag", "branch", "switch"
 ]
 
+STILL: tuple[StepKind, ...] = ("rollback", "refused", "tag", "branch", "switch")
+"""Kinds of steps that make no state of their own: they stand at their parent's."""
+
 
 class StoreMarker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `store.json` holds beside the database, and the database beside its records: whose store this is."""
