@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lifelong_edit.stores.copying import Backup, backup
 from lifelong_edit.stores.digests import digest_bytes, seal, unseal
 from lifelong_edit.stores.findings import Finding
 from lifelong_edit.stores.folding import Shapes, Weights, add_shifts, decode_whole, fold, zeros
@@ -26,6 +27,7 @@ from lifelong_edit.stores.tensors import (
 __all__ = [
     "SCHEMA_VERSION",
     "STILL",
+    "Backup",
     "Consumed",
     "Dense",
     "EditLog",
@@ -42,6 +44,7 @@ __all__ = [
     "StoreMarker",
     "Weights",
     "add_shifts",
+    "backup",
     "decode_shifts",
     "decode_tensors",
     "decode_whole",

@@ -43,6 +43,21 @@ def examine(path: Path) -> Examination:
     return found
 
 
+def require_followable(path: Path) -> None:
+    """Raise StoreDamagedError unless every page of the database can be followed: LMDB would die of some that cannot."""
+    with contextlib.ExitStack() as stack:
+        pages = _open(Examination(path), stack)
+        if pages is None:
+            raise StoreDamagedError(f"{path / 'data.mdb'} holds no readable database; see `lifelong-edit fsck`")
+        for tree in pages.tables().values() if pages.whole else ():
+            for _ in pages.entries(tree):
+                pass
+        pages.account()
+        for problem in pages.problems[:1]:
+            where = f"{problem.tree}, page {problem.page}: {problem.what}"
+            raise StoreDamagedError(f"{path / 'data.mdb'} is damaged ({where}); see `lifelong-edit fsck`")
+
+
 @contextlib.contextmanager
 def _finding(found: Examination, record: str, steps: list[int] | None = None) -> Iterator[None]:
     try:

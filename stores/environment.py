@@ -113,6 +113,14 @@ class Environment:
             self.env.set_mapsize(0)
             return self.env.begin()
 
+    def copy(self, folder: Path) -> None:
+        """Write the last committed state into a folder, compacted. Raises StoreError where that fails."""
+        self.check_usable()
+        try:
+            self.env.copy(str(folder), compact=True)
+        except lmdb.Error as error:
+            raise StoreError(f"cannot copy {self.folder} to {folder}: {error}; make room, or see `fsck`") from error
+
     def write(self, change: Callable[[Any], T]) -> T:
         """Run `change` in one write transaction; on return it is on the disk (fsync).
 

@@ -230,6 +230,15 @@ class EditLog:
         with self._reading() as tables:
             return tables.idle()
 
+    def copy_database(self, folder: Path) -> None:
+        """Write the last committed state, without free pages, as `data.mdb` into a folder that has none.
+
+        A writer may go on meanwhile. Raises StoreError where the copy cannot be made. It is not forced to disk.
+        """
+        if self._closed:
+            raise StoreError(f"{self.path} is closed; open it again")
+        self._environment.copy(folder)
+
     def size(self) -> int:
         """Bytes that the store takes on the disk, caches included."""
         return sum(file.stat().st_blocks * 512 for file in self.path.rglob("*") if file.is_file())

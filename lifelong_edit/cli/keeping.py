@@ -117,3 +117,29 @@ def ranges(steps: Sequence[int]) -> str:
             runs.append([step, step])
     shown = [str(first) if first == last else f"{first}-{last}" for first, last in runs[:_SHOWN]]
     return ", ".join(shown) + (f" and {len(runs) - len(shown)} more" if len(runs) > len(shown) else "")
+
+
+@click.command()
+@click.argument("target", type=click.Path(path_type=Path))
+@store_option
+@json_option
+def backup(target: Path, store: Path, as_json: bool) -> None:
+    """Copy the store as it stands to the new folder TARGET, while others may go on writing to it.
+
+    The copy is one consistent state. It is examined as by `fsck` and forced to disk before it gets its name; what was
+    interrupted leaves no TARGET. A backup is a store: every command that reads works on it, and `restore` puts it back.
+
+    \b
+    Examples:
+      lifelong-edit backup /backups/news-monday
+      lifelong-edit log --store /backups/news-monday --last 1
+    """
+    import msgspec
+
+    from lifelong_edit.stores import backup as copy
+
+    found = msgspec.to_builtins(copy(store, target))
+    if as_json:
+        print_json(found)
+    else:
+        print_pairs([*found.items()])

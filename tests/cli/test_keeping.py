@@ -65,6 +65,15 @@ def test_what_cannot_be_mended_is_named_with_what_is_out_of_reach(small: Path) -
     assert "restore a backup" in done.stderr
 
 
+def test_a_backup_is_a_store(small: Path, tmp_path: Path) -> None:
+    done = program("backup", tmp_path / "copy", "--store", small, "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["head"] == 3, done
+    steps = [program("log", "--json", "--store", store).stdout for store in (small, tmp_path / "copy")]
+    assert steps[0] == steps[1] != ""
+    done = program("backup", tmp_path / "copy", "--store", small)
+    assert (done.returncode, "is already there" in done.stderr) == (2, True)
+
+
 def test_no_store_is_one_line(tmp_path: Path) -> None:
     done = program("fsck", "--store", tmp_path / "nothing")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (4, "", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import textwrap
@@ -60,6 +61,61 @@ def add_step() -> AddStep:
         return record
 
     return add
+
+
+KILLER = """
+import os, signal, sys
+def act(*arguments):
+{code}
+
+events = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "ctypes.call_function")
+count, last, sync = 0, 0, os.fsync
+def hook(event, arguments):
+    global count
+    writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if last and (writes or event in events or event == "fsync"):
+        count += 1
+        if count == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+def fsync(file):  # the one point at which the interpreter does not say itself what it is about to do
+    hook("fsync", ())
+    sync(file)
+os.fsync = fsync
+sys.addaudithook(hook)
+act_now = lambda: act(*sys.argv[1:])
+for line in sys.stdin:  # each line is a run in a process of its own, without importing anew
+    if not (child := os.fork()):
+        last = int(line)
+        act_now()
+        os._exit(0)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.fixture
+def killed_everywhere() -> Callable[..., Iterator[int]]:
+    """Runs code over and over, killed before the first thing that it does to a file, before the second, and so on.
+
+    Yields after each run at which of them it was killed; ends with the run that was not killed, without yielding.
+    """
+
+    def run(code: str, *arguments: object) -> Iterator[int]:
+        program = KILLER.replace("{code}", textwrap.indent(textwrap.dedent(code), "    "))
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None and process.stdout is not None
+            try:
+                for point in range(1, 1000):
+                    print(point, file=process.stdin, flush=True)
+                    status = int(process.stdout.readline())
+                    if status == 0:
+                        return
+                    assert status == signal.SIGKILL, f"status {status} at point {point}"
+                    yield point
+            finally:
+                process.stdin.close()
+
+    return run
 
 
 @pytest.fixture
