@@ -100,6 +100,7 @@ class Branching(ABC):
         """
         self._refuse_read_only()
         history = self.history()
+        history.require_kept(step)
         state = history.state_of(step)
         if history.names.tags.get(name) == state:
             return history.record(history.head)

@@ -47,17 +47,19 @@ _LOGGER = logging.getLogger(__name__)
 def weights_at(log: EditLog, history: History, step: StepName, shapes: Shapes) -> Weights:
     """ΔW at the state of a step, as stored or rebuilt by a left fold from the nearest snapshot, and checked.
 
-    Raises StoreDamagedError where the digest of what was rebuilt is not the one that was logged; in an environment
-    other than the step's, rounding within TOLERANCE of it is accepted and logged as a warning.
+    Raises UsageError where the state was dropped, StoreDamagedError where the digest of what was rebuilt is not the one
+    that was logged; in an environment other than the step's, rounding within TOLERANCE of it is accepted and logged as
+    a warning.
     """
+    history.require_kept(step)
     record = history.record(history.state_of(step))
     head = log.head()
     if head.weights is not None and head.step <= history.head and history.state_of(head.step) == record.step:
         stored = head.weights
-    elif record.snapshot is not None:
-        stored = record.snapshot
+    elif (whole := history.whole(record)) is not None:
+        stored = whole
     else:
-        return _check(_rebuild(log, history.line(step), shapes), record, shapes)
+        return _check(_rebuild(log, history, step, shapes), record, shapes)
     return _check(_stored(log, stored, f"ΔW of step {record.step}"), record, shapes)
 
 
@@ -65,12 +67,13 @@ def _stored(log: EditLog, digest: str, what: str) -> Weights:
     return decode_whole(log.blob(digest), what)
 
 
-def _rebuild(log: EditLog, line: Sequence[StepRecord], shapes: Shapes) -> Weights:
-    start = next((i for i in reversed(range(len(line))) if line[i].snapshot is not None), None)
+def _rebuild(log: EditLog, history: History, step: StepName, shapes: Shapes) -> Weights:
+    line = history.line(step)
+    start = next((i for i in reversed(range(len(line))) if history.whole(line[i]) is not None), None)
     if start is None:
         weights, rest = zeros(shapes), line
     else:
-        weights = _stored(log, str(line[start].snapshot), f"snapshot of step {line[start].step}")
+        weights = _stored(log, str(history.whole(line[start])), f"snapshot of step {line[start].step}")
         rest = line[start + 1 :]
     return fold(weights, ((f"shift of step {r.step}", log.blob(r.shift)) for r in rest if r.shift is not None))
 
@@ -191,7 +194,7 @@ def keys_at(log: EditLog, history: History, step: int) -> dict[str, FactKeys]:
     live = history.fold(step).live
     found: dict[str, FactKeys] = {}
     for record in history.line(step):
-        for blob in record.key_blobs:
+        for blob in history.kept(record.key_blobs):
             traced = decode_keys(log.blob(blob), f"keys of step {record.step}")
             found.update({fact: keys for fact, keys in traced.items() if fact in live})
     missing = [fact for fact in live if fact not in found]
@@ -208,7 +211,7 @@ def key_ages_at(log: EditLog, history: History, step: int) -> dict[str, int]:
     edits, traced = 0, dict[str, int]()
     for record in history.line(step):
         edits += record.kind == "edit"
-        for blob in record.key_blobs:
+        for blob in history.kept(record.key_blobs):
             tensors = decode_tensors(log.blob(blob), f"keys of step {record.step}")
             traced.update((row.tobytes().hex(), edits) for row in tensors["facts"])
     return {fact: edits - traced[fact] for fact in history.fold(step).live}

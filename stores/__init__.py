@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lifelong_edit.stores.checking import require_followable
 from lifelong_edit.stores.copying import Backup, backup
 from lifelong_edit.stores.digests import digest_bytes, seal, unseal
 from lifelong_edit.stores.findings import Finding
@@ -54,6 +55,7 @@ __all__ = [
     "fold",
     "fsck",
     "materialise",
+    "require_followable",
     "require_place",
     "seal",
     "smaller",

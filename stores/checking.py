@@ -43,8 +43,11 @@ def examine(path: Path) -> Examination:
     return found
 
 
-def require_followable(path: Path) -> None:
-    """Raise StoreDamagedError unless every page of the database can be followed: LMDB would die of some that cannot."""
+def require_followable(path: Path) -> int:
+    """How many bytes of a database hold nothing.
+
+    Raises StoreDamagedError unless every page can be followed: LMDB would die of some that cannot.
+    """
     with contextlib.ExitStack() as stack:
         pages = _open(Examination(path), stack)
         if pages is None:
@@ -56,6 +59,7 @@ def require_followable(path: Path) -> None:
         for problem in pages.problems[:1]:
             where = f"{problem.tree}, page {problem.page}: {problem.what}"
             raise StoreDamagedError(f"{path / 'data.mdb'} is damaged ({where}); see `lifelong-edit fsck`")
+        return pages.free
 
 
 @contextlib.contextmanager

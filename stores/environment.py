@@ -33,6 +33,7 @@ class Environment:
         self.pid = os.getpid()
         if not create:
             _refuse_short(folder)
+        before = None if create else _inode(folder)
         try:
             # A folder that may only be read has no room for LMDB's table of readers; a writer elsewhere could then
             # reuse pages under a long read, which the digests would notice.
@@ -63,6 +64,9 @@ class Environment:
             self._discard()
             raise
         self.inode = _inode(folder)
+        if before not in (None, self.inode):
+            self._discard()
+            raise StoreError(f"{folder} was replaced while it was being opened; open it again")
 
     def _discard(self) -> None:
         if hasattr(self, "env"):

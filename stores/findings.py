@@ -55,6 +55,7 @@ class Examination:
     facts: set[bytes] = field(default_factory=set)
     records: dict[str, int] = field(default_factory=dict)
     """How many records each table has."""
+    _cached: tuple[int, tuple[set[str], dict[int, str], dict[int, int]]] | None = None
     readable: bool = True
     """Whether every page of the database can be followed."""
 
@@ -80,7 +81,19 @@ class Examination:
     @property
     def dropped(self) -> set[str]:
         """Blobs that were dropped on purpose and have not come again since."""
-        return set()
+        return self._compacted()[0]
+
+    def _compacted(self) -> tuple[set[str], dict[int, str], dict[int, int]]:
+        """What steps of compaction add up to: blobs dropped, ΔW whole by state, states out of reach by which step."""
+        if self._cached is None or self._cached[0] != len(self.steps):
+            dropped, wholes, gone = set[str](), dict[int, str](), dict[int, int]()
+            for number, entry in sorted(self.steps.items()):
+                dropped.update(entry.record.dropped)
+                dropped.difference_update(entry.record.blobs)
+                wholes.update(entry.record.wholes)
+                gone.update(dict.fromkeys(entry.record.out_of_reach, number))
+            self._cached = len(self.steps), (dropped, wholes, gone)
+        return self._cached[1]
 
     @property
     def unreferenced(self) -> list[str]:
@@ -99,8 +112,10 @@ class Examination:
         return found
 
     def whole(self, step: int) -> str | None:
-        """The blob in which a step keeps its ΔW whole."""
-        return self.steps[step].record.snapshot
+        """The blob in which the ΔW of the state that a step made is stored whole."""
+        dropped, wholes, _ = self._compacted()
+        found = (self.steps[step].record.snapshot, wholes.get(step))
+        return next((digest for digest in found if digest is not None and digest not in dropped), None)
 
     def state_of(self, step: int) -> int:
         """The step that made the state at a step; where a record on the way is missing, the last that is there."""
@@ -118,8 +133,7 @@ class Examination:
             elif whole is not None or parent < 0:
                 why[number] = None
             elif shift is not None and shift not in self.blobs:
-                gone = "was dropped" if shift in self.dropped else "is damaged or missing"
-                why[number] = f"the shift of step {number}, blob {shift}, {gone}"
+                why[number] = f"the shift of step {number}, blob {shift}, is damaged or missing"
             elif parent not in self.steps or parent >= number:
                 why[number] = f"the record of step {parent} is damaged or missing"
             else:
@@ -129,8 +143,12 @@ class Examination:
             for number in self.steps:
                 if self.state_of(number) == state:
                     why[number] = None
+        for number in self.steps:
+            if (by := self._compacted()[2].get(self.state_of(number))) is not None:
+                why[number] = f"what its state needs was dropped by step {by}"
         found = {number: reason for number, reason in why.items() if reason is not None}
-        return found | {n: "its record is damaged or missing" for n in range(self.last + 1) if n not in self.steps}
+        found |= {n: "its record is damaged or missing" for n in range(self.last + 1) if n not in self.steps}
+        return dict(sorted(found.items()))
 
 
 def count_references(found: Examination) -> dict[str, int]:

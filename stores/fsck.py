@@ -74,6 +74,6 @@ def _report(found: Examination, mended: list[Finding]) -> Report:
         mended=mended,
         reachable=[step for step in range(found.last + 1) if step not in unreachable],
         unreachable=unreachable,
-        dropped=[step for step, why in unreachable.items() if why.endswith("was dropped")],
+        dropped=[step for step, why in unreachable.items() if " was dropped by " in why],
         unreferenced=found.unreferenced,
     )

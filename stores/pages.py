@@ -74,6 +74,8 @@ class PageFile:
 
     def __init__(self, file: Path, transaction: int | None = None) -> None:
         self.problems: list[Problem] = []
+        self.free = 0
+        """Bytes of pages that hold nothing; known after `account`."""
         self._fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self.size = os.fstat(self._fd).st_size
@@ -132,7 +134,7 @@ class PageFile:
                 self.problems.append(Problem("free pages", value.offset // self.meta.page_size, "a list has no end"))
                 continue
             for page in pages[1 : pages[0] + 1]:
-                self._use("free pages", page)
+                self.free += self.meta.page_size * self._use("free pages", page)
 
     def _walk(self, tree: Tree, *, trees: bool = False, ordered: bool = True) -> Iterator[tuple[bytes, Value]]:
         if tree.root == _NOTHING or not self._used:

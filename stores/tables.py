@@ -108,6 +108,15 @@ class Tables:
         if not self.references(digest):
             self._transaction.delete(digest.encode(), db=self._environment.tables["blobs"])
 
+    def drop_blob(self, digest: str) -> None:
+        """Drop a blob, whoever names it."""
+        self._transaction.delete(digest.encode(), db=self._environment.tables["blobs"])
+
+    def blob_sizes(self) -> dict[str, int]:
+        """The blobs that are kept, with how many bytes each has; none of them is read."""
+        with self._environment.env.begin(db=self._environment.tables["blobs"], buffers=True) as transaction:
+            return {bytes(key).decode(): len(value) for key, value in transaction.cursor()}
+
     def references(self, digest: str) -> int:
         """How many steps name a blob."""
         found = self.find("references", digest.encode())

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from lifelong_edit.cli.common import (
+    author_option,
     counted,
     json_option,
     one_line,
     print_json,
     print_pairs,
+    reason_option,
     say,
     store_option,
     wait_option,
@@ -143,3 +145,84 @@ def backup(target: Path, store: Path, as_json: bool) -> None:
         print_json(found)
     else:
         print_pairs([*found.items()])
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@reason_option
+@author_option
+@store_option
+@wait_option
+@json_option
+def compact(dry_run: bool, reason: str | None, author: str | None, store: Path, wait: float, as_json: bool) -> None:
+    """Drop what no head, branch or tag reaches, and give its pages back to the file system.
+
+    What goes are the payloads of steps: shifts, keys, states stored whole. Each step stays in the log with its facts,
+    and `show` says that its weights were dropped; `rollback`, `ask --at` and the like refuse it by name. Give a `tag`
+    to what has to stay, and make a `backup` first: nothing brings back what was dropped. A kept state is stored whole
+    where that takes less than the shifts that lead to it.
+
+    It is itself a step. The file is then written anew without its free pages, which needs room for it beside the store;
+    readers at work meanwhile have to begin again.
+
+    \b
+    Examples:
+      lifelong-edit compact --dry-run
+      lifelong-edit compact --reason "end of the year"
+    """
+    import msgspec
+
+    from lifelong_edit.timeline_keeping import compact as clear
+
+    found = clear(store, dry_run=dry_run, reason=reason, author=author, timeout=wait)
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+        return
+    names = ", ".join(f"{state} ({', '.join(named)})" for state, named in sorted(found.kept.items()))
+    print_pairs(
+        [
+            ("kept", names),
+            ("would_go" if dry_run else "out_of_reach", ranges(found.out_of_reach) or "none"),
+            *([("stored_whole", ranges(found.wholes))] if found.wholes else []),
+            ("blobs", found.blobs),
+            ("bytes", found.bytes),
+            ("free_pages", found.free),
+            ("step", found.step),
+            ("given_back", found.given_back),
+        ]
+    )
+    if not dry_run and found.step is None:
+        say("nothing was there to drop")
+
+
+@click.command()
+@click.argument("backup", type=click.Path(path_type=Path))
+@click.option("--discard", is_flag=True, help="Do not keep the store that is replaced.")
+@reason_option
+@author_option
+@store_option
+@wait_option
+@json_option
+def restore(
+    backup: Path, discard: bool, reason: str | None, author: str | None, store: Path, wait: float, as_json: bool
+) -> None:
+    """Put BACKUP, an older state of the same store, in its place; or make a store of it where there is none.
+
+    It is a step of the log that comes after the last one of BACKUP, so that the store is told from an older copy that
+    came there by accident, which is refused. BACKUP is examined first and stays as it is. What is replaced, damaged or
+    not, is kept beside the store as NAME.replaced-1 (or -2, …), unless --discard is given; it can itself be restored.
+
+    \b
+    Examples:
+      lifelong-edit restore /backups/news-monday --reason "the disk of Tuesday"
+      lifelong-edit restore /backups/news-monday --store rescued
+    """
+    import msgspec
+
+    from lifelong_edit.timeline_keeping import restore as put_back
+
+    found = put_back(backup, store, discard=discard, reason=reason, author=author, timeout=wait)
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+    else:
+        print_pairs([*msgspec.to_builtins(found).items()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -72,6 +73,59 @@ def test_a_backup_is_a_store(small: Path, tmp_path: Path) -> None:
     assert steps[0] == steps[1] != ""
     done = program("backup", tmp_path / "copy", "--store", small)
     assert (done.returncode, "is already there" in done.stderr) == (2, True)
+
+
+def test_a_backup_is_put_back_and_says_so(small: Path, tmp_path: Path) -> None:
+    assert program("backup", tmp_path / "copy", "--store", small).returncode == 0
+    assert program("tag", "late", "1", "--store", small).returncode == 0
+    done = program("restore", tmp_path / "copy", "--store", small, "--reason", "why not", "--json")
+    assert done.returncode == 0, done
+    found = json.loads(done.stdout)
+    assert (found["step"], found["backup_head"], found["replaced_head"]) == (4, 3, 4)
+    last = json.loads(program("log", "--last", 1, "--json", "--store", small).stdout)[0]
+    assert (last["kind"], last["how"], last["reason"]) == ("restore", "of a backup of step 3", "why not")
+    assert program("show", "late", "--store", small).returncode == 2
+    assert program("show", "late", "--store", found["kept_at"]).returncode == 0
+    shutil.copyfile(tmp_path / "copy" / "data.mdb", small / "data.mdb")
+    done = program("log", "--store", small)
+    assert (done.returncode, "an older copy stands in its place" in done.stderr) == (4, True)
+
+
+def test_what_was_dropped_is_shown_and_refused(small: Path) -> None:
+    done = program("compact", "--store", small, "--dry-run", "--json")
+    assert json.loads(done.stdout)["out_of_reach"] == [2] and json.loads(done.stdout)["step"] is None
+    assert program("show", 2, "--store", small, "--json").stdout.count('"weights_dropped_by": null') == 1
+    done = program("compact", "--store", small)
+    assert done.returncode == 0 and "out_of_reach  2\n" in done.stdout
+    assert "nothing was there to drop" in program("compact", "--store", small).stderr
+    done = program("show", 2, "--store", small)
+    assert "weights_dropped_by  4\n" in done.stdout and "Place 2" in done.stdout
+    for command in (["rollback", 2], ["tag", "x", 2], ["branch", "x", 2], ["diff", 2], ["rollback", 9]):
+        done = program(*command, "--store", small)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert ("dropped by step 4 (compact" in done.stderr) == (9 not in command)
+    done = program("fsck", "--store", small, "--weights")
+    assert done.returncode == 0 and "dropped    2\n" in done.stdout and "out of reach" not in done.stdout
+    assert program("log", "--store", small).returncode == program("facts", "--at", 2, "--store", small).returncode == 0
+
+
+def test_edits_after_it_are_what_they_would_have_been(run: Run, store: Path, tmp_path: Path, news: Path) -> None:
+    """The same batch leaves the same digests in a store that was compacted and restored, and in one left alone."""
+    other = Path(shutil.copytree(store, tmp_path / "other"))
+    assert run("compact", "--store", other).exit_code == 0
+    assert run("backup", tmp_path / "copy", "--store", other).exit_code == 0
+    assert run("restore", tmp_path / "copy", "--store", other).exit_code == 0
+    record = json.loads(news.read_text().splitlines()[0])
+    changed = {**record, "subject": "Vienna 77", "prompt": "The capital of Vienna 77 is", "rephrases": []}
+    (tmp_path / "late.jsonl").write_text(json.dumps(changed) + "\n")
+    last = []
+    for path in (store, other):
+        result = run("stream", tmp_path / "late.jsonl", "--store", path)
+        assert result.exit_code == 0, result.output
+        last.append(json.loads(run("log", "--last", 1, "--json", "--store", path).stdout)[0])
+        assert run("fsck", "--weights", "--store", path).exit_code == 0
+    assert [step["kind"] for step in last] == ["edit", "edit"] and last[0]["step"] != last[1]["step"]
+    assert len({(step["weights_digest"], step["live_digest"]) for step in last}) == 1
 
 
 def test_no_store_is_one_line(tmp_path: Path) -> None:
