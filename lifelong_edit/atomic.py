@@ -53,12 +53,38 @@ def replace_dir_atomic(target: Path, *, only_new: bool = False) -> Iterator[Path
     partial.mkdir()
     try:
         yield partial
-        _fsync_tree(partial)
+        fsync_tree(partial)
         _move_in(partial, target) if only_new else _move_into_place(partial, target)
         fsync_path(target.parent)
     finally:
         # After an exchange this is the old folder, after a plain rename nothing.
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def exchange_dirs(one: Path, other: Path) -> None:
+    """Let two folders side by side change names, on the disk when it returns. On Linux that is a single step.
+
+    Elsewhere `other` is missing for a moment; should the process die in it, `remove_leftovers` puts the old one back.
+    Raises OSError; both are then where they were.
+    """
+    if not _exchange(one, other):
+        old = _replaced(other)
+        other.rename(old)
+        try:
+            one.rename(other)
+        except BaseException:
+            old.rename(other)
+            raise
+        old.rename(one)
+    fsync_path(other.parent)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Force a folder and all that is in it to disk. Raises OSError."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            fsync_path(Path(parent) / name)
+        fsync_path(Path(parent))
 
 
 def remove_leftovers(target: Path) -> None:
@@ -107,13 +133,6 @@ def _alive(pid: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
-
-
-def _fsync_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            fsync_path(Path(parent) / name)
-        fsync_path(Path(parent))
 
 
 def _move_in(partial: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.facts import Fact, Probe, Record
 from lifelong_edit.policies import ConflictPolicy, identities
 from lifelong_edit.settings import Settings
-from lifelong_edit.stores import EditLog, StepRecord, decode_tensors, require_place
+from lifelong_edit.stores import EditLog, StepRecord, Weights, decode_tensors, require_place
 from lifelong_edit.timeline_branches import Branching
 from lifelong_edit.timeline_commit import Draft, write_step
 from lifelong_edit.timeline_config import Config, author_of
@@ -29,7 +29,7 @@ from lifelong_edit.timeline_history import History
 from lifelong_edit.timeline_names import StepName
 from lifelong_edit.timeline_review import Reviewing
 from lifelong_edit.timeline_sieve import Sieved, sieve
-from lifelong_edit.timeline_states import Weights, weights_at
+from lifelong_edit.timeline_states import weights_at
 from lifelong_edit.timeline_status import status_of
 from lifelong_edit.timeline_view import View
 

@@ -20,14 +20,14 @@ from lifelong_edit.policies import Candidates, ConflictPolicy, Decision, LiveIde
 from lifelong_edit.reconsolidation import reconsolidate
 from lifelong_edit.retraction import compared
 from lifelong_edit.staleness import staleness
-from lifelong_edit.stores import EditLog, KeyIndex, StepRecord, digest_bytes, materialise
+from lifelong_edit.stores import EditLog, KeyIndex, StepRecord, Weights, add_shifts, digest_bytes, materialise
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_config import Config
 from lifelong_edit.timeline_defaults import default_forecasters, default_scorer
 from lifelong_edit.timeline_history import SOLVED, History
 from lifelong_edit.timeline_model import as_tensors
 from lifelong_edit.timeline_sieve import Sieved
-from lifelong_edit.timeline_states import Weights, add_shifts, editor_state_at, key_ages_at, keys_at, weights_at
+from lifelong_edit.timeline_states import editor_state_at, key_ages_at, keys_at, weights_at
 
 NEIGHBOURS = 8
 """How many live facts are looked at per new one, whatever they are about."""

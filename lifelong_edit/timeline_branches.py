@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lifelong_edit.errors import UsageError
-from lifelong_edit.stores import StepRecord
+from lifelong_edit.stores import StepRecord, Weights
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_diff import Diff, compare
 from lifelong_edit.timeline_history import History
 from lifelong_edit.timeline_names import MAIN, StepName
-from lifelong_edit.timeline_states import Weights
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,7 @@ class Branching(ABC):
         """
         self._refuse_read_only()
         history = self.history()
+        history.require_kept(step)
         state = history.state_of(step)
         if history.names.tags.get(name) == state:
             return history.record(history.head)

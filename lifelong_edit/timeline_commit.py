@@ -17,6 +17,7 @@ from lifelong_edit.stores import (
     Shift,
     StepKind,
     StepRecord,
+    Weights,
     digest_bytes,
     encode_shifts,
     encode_tensors,
@@ -25,7 +26,7 @@ from lifelong_edit.stores import (
 from lifelong_edit.timeline_config import Config, now
 from lifelong_edit.timeline_history import SOLVED, History, live_digest
 from lifelong_edit.timeline_sieve import Skip
-from lifelong_edit.timeline_states import Weights, encode_keys, environment, sketch
+from lifelong_edit.timeline_states import encode_keys, environment, sketch
 
 if TYPE_CHECKING:
     from lifelong_edit.grams import FactKeys
@@ -37,9 +38,9 @@ class Draft:
 
     Where they are None, it is the state at the head, whose stored weights stay. target: the step whose state this one
     goes to or stays at, of all kinds that make none (rollback, refusal, tag, branch, switch); its digests are taken
-    over. name, named: as of `StepRecord`. aside: facts that the log speaks of and that are not taught. key_parts:
-    traces keys anew at each call, a few facts at a time, instead of `keys`; they are written as they come, so that they
-    need not be held together.
+    over. name, named, dropped, out_of_reach, wholes: as of `StepRecord`. further: what makes blobs as they are written.
+    aside: facts that the log speaks of and that are not taught. key_parts: traces keys anew at each call, a few facts
+    at a time, instead of `keys`; they are written as they come, so that they need not be held together.
     """
 
     kind: StepKind
@@ -60,6 +61,10 @@ class Draft:
     author: str | None = None
     name: str | None = None
     named: int | None = None
+    dropped: Sequence[str] = ()
+    out_of_reach: Sequence[int] = ()
+    wholes: Mapping[int, str] = field(default_factory=dict)
+    further: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
     device: str | None = None
 
 
@@ -74,7 +79,8 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         "snapshot": stored if _keep_whole(history, config, draft) else None,
     }
     names = {part: digest_bytes(data) for part, data in parts.items() if data is not None}
-    blobs = {names[part]: data for part, data in parts.items() if data is not None}
+    blobs: dict[str, bytes | Callable[[], bytes]] = {names[p]: data for p, data in parts.items() if data is not None}
+    blobs |= draft.further
     weights = head.weights if stored is None else digest_bytes(stored)
     if stored is not None:
         blobs[digest_bytes(stored)] = stored
@@ -88,6 +94,9 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         author=draft.author,
         name=draft.name,
         named=draft.named,
+        dropped=tuple(draft.dropped),
+        out_of_reach=tuple(draft.out_of_reach),
+        wholes=dict(draft.wholes),
         added=tuple(fact.digest for fact in draft.facts),
         superseded=tuple(draft.superseded),
         skipped=tuple(skip.fact for skip in draft.skips),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lifelong_edit.facts import Fact
+from lifelong_edit.stores import Weights
 from lifelong_edit.timeline_history import History, live_digest
 from lifelong_edit.timeline_names import StepName
-from lifelong_edit.timeline_states import Weights
 
 if TYPE_CHECKING:
     from lifelong_edit.models import LoadedModel

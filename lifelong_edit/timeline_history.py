@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lifelong_edit.errors import UsageError
-from lifelong_edit.stores import Place, StepRecord, digest_bytes
-from lifelong_edit.timeline_names import HEAD_NAME, NAMING, Names, StepName, listed
+from lifelong_edit.stores import STILL, Place, StepRecord, digest_bytes
+from lifelong_edit.timeline_names import HEAD_NAME, Names, StepName, listed
 
-STILL = ("rollback", "refused", *NAMING)
-"""Kinds of steps that make no state of their own: they stand at their parent's."""
 SOLVED = ("reconsolidate", "retract")
 """Kinds of steps that solve again for all live facts together."""
 FilePlace = tuple[str, int]
@@ -69,6 +67,10 @@ class History:
         """idle: places that were consumed at the state of a step with nothing to do there."""
         self.records: list[StepRecord] = []
         self.names = Names()
+        self.dropped: set[str] = set()
+        """Blobs that were dropped on purpose and have not come again since."""
+        self._out_of_reach: dict[int, StepRecord] = {}
+        self._wholes: dict[int, str] = {}
         self._made_on: list[str] = []
         self._consumed: dict[str, set[int]] = {}
         self._idle: dict[int, list[Place]] = {}
@@ -81,6 +83,10 @@ class History:
     def take(self, record: StepRecord) -> None:
         """Add the next step of the log."""
         self.records.append(record)
+        self.dropped.update(record.dropped)
+        self.dropped.difference_update(record.blobs)
+        self._out_of_reach.update(dict.fromkeys(record.out_of_reach, record))
+        self._wholes.update(record.wholes)
         self.names.take(record)
         self._made_on.append(self.names.current)
         self._note(record.places)
@@ -140,6 +146,28 @@ class History:
         for name, step in [(HEAD_NAME, self.head), *named]:
             held.setdefault(self.state_of(step), []).append(name)
         return held
+
+    def whole(self, record: StepRecord) -> str | None:
+        """The blob in which the state that a step made is stored whole, None where it is not."""
+        found = (record.snapshot, self._wholes.get(record.step))
+        return next((digest for digest in found if digest is not None and digest not in self.dropped), None)
+
+    def kept(self, blobs: Iterable[str]) -> list[str]:
+        """Those of a step's blobs that were not dropped on purpose."""
+        return [digest for digest in blobs if digest not in self.dropped]
+
+    def dropped_by(self, step: StepName) -> StepRecord | None:
+        """The step that put the state at a step out of reach, None where it is within."""
+        return self._out_of_reach.get(self.state_of(step))
+
+    def require_kept(self, step: StepName) -> None:
+        """Raise UsageError, naming the step that dropped it, where the state at a step is out of reach."""
+        if (by := self.dropped_by(step)) is not None:
+            kept = listed({str(record.step) for record in self.records if self.dropped_by(record.step) is None})
+            raise UsageError(
+                f"what the state at step {self.state_of(step)} needs was dropped by step {by.step} (compact, "
+                f"{by.time[:10]}); expected {kept}; a backup from before has it"
+            )
 
     def ancestor(self, one: StepName, other: StepName) -> int:
         """The last state that the lines of two steps have in common, by the step that made it; at the least step 0."""
@@ -219,7 +247,7 @@ class History:
         """How many steps of the line follow the last state that is stored whole (or `init`)."""
         count = 0
         for record in reversed(self.line(step)):
-            if record.snapshot is not None or record.parent < 0:
+            if self.whole(record) is not None or record.parent < 0:
                 break
             count += 1
         return count

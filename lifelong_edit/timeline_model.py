@@ -21,10 +21,10 @@ from lifelong_edit.hypernetwork import NetworkConfig, NetworkSet, read_checkpoin
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.policies.scoring import FIXED, Scorer, as_array
 from lifelong_edit.settings import Settings
-from lifelong_edit.stores import StepRecord, digest_bytes, encode_tensors, tensors_digest
+from lifelong_edit.stores import StepRecord, digest_bytes, encode_tensors, tensors_digest, zeros
 from lifelong_edit.timeline_config import Config, ModelIdentity, now
 from lifelong_edit.timeline_history import live_digest
-from lifelong_edit.timeline_states import environment, sketch, zeros
+from lifelong_edit.timeline_states import environment, sketch
 
 Arrays = dict[str, npt.NDArray[Any]]
 NETWORK, NETWORK_CONFIG = "network/", "network.config"

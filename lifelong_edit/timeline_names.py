@@ -16,6 +16,8 @@ HEAD_NAME = "head"
 """What a step may be called that is the last of the log."""
 NAMING = ("tag", "branch", "switch")
 """Kinds of steps that change names alone."""
+KEEPING = ("compact", "restore")
+"""Kinds of steps that look after the store, and move no branch."""
 StepName = int | str
 """A step: its number, the name of a tag or a branch, or `head`."""
 
@@ -49,6 +51,8 @@ class Names:
         """Go on by one step."""
         if record.kind in NAMING and record.name is not None:
             self._take_name(record.kind, record.name, record.named)
+            return
+        if record.kind in KEEPING:
             return
         branch = self.branches[self.current]
         branch.tip = record.step

@@ -16,11 +16,10 @@ import msgspec
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.facts.shapes import QUARANTINED
-from lifelong_edit.stores import StepRecord
+from lifelong_edit.stores import StepRecord, Weights
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_history import History
 from lifelong_edit.timeline_names import StepName
-from lifelong_edit.timeline_states import Weights
 
 Which = Literal["live", "superseded", "retracted", "quarantined", "all"]
 

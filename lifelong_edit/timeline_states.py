@@ -17,13 +17,16 @@ import numpy.typing as npt
 from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.stores import (
     EditLog,
+    Shapes,
     StepRecord,
-    decode_shifts,
+    Weights,
     decode_tensors,
+    decode_whole,
     digest_bytes,
     encode_tensors,
-    materialise,
+    fold,
     tensors_digest,
+    zeros,
 )
 from lifelong_edit.timeline_history import History
 from lifelong_edit.timeline_names import StepName
@@ -32,9 +35,6 @@ if TYPE_CHECKING:
     from lifelong_edit.grams import FactKeys
 
 FloatArray = npt.NDArray[np.float32]
-Weights = dict[str, FloatArray]
-"""ΔW by module, (d_in, d_out) float32."""
-Shapes = Mapping[str, tuple[int, int]]
 
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "tokenizers", "safetensors", "lmdb", "lifelong-edit")
 PROJECTIONS = 8
@@ -44,49 +44,38 @@ TOLERANCE = 1e-6
 _LOGGER = logging.getLogger(__name__)
 
 
-def zeros(shapes: Shapes) -> Weights:
-    """ΔW of the base."""
-    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-
-
-def add_shifts(weights: Mapping[str, FloatArray], shift: Mapping[str, FloatArray]) -> Weights:
-    """ΔW after a step: ΔW + S per module, in float32. The one place where a step is added."""
-    return {name: array + shift[name] if name in shift else array for name, array in weights.items()}
-
-
 def weights_at(log: EditLog, history: History, step: StepName, shapes: Shapes) -> Weights:
     """ΔW at the state of a step, as stored or rebuilt by a left fold from the nearest snapshot, and checked.
 
-    Raises StoreDamagedError where the digest of what was rebuilt is not the one that was logged; in an environment
-    other than the step's, rounding within TOLERANCE of it is accepted and logged as a warning.
+    Raises UsageError where the state was dropped, StoreDamagedError where the digest of what was rebuilt is not the one
+    that was logged; in an environment other than the step's, rounding within TOLERANCE of it is accepted and logged as
+    a warning.
     """
+    history.require_kept(step)
     record = history.record(history.state_of(step))
     head = log.head()
     if head.weights is not None and head.step <= history.head and history.state_of(head.step) == record.step:
         stored = head.weights
-    elif record.snapshot is not None:
-        stored = record.snapshot
+    elif (whole := history.whole(record)) is not None:
+        stored = whole
     else:
-        return _check(_rebuild(log, history.line(step), shapes), record, shapes)
+        return _check(_rebuild(log, history, step, shapes), record, shapes)
     return _check(_stored(log, stored, f"ΔW of step {record.step}"), record, shapes)
 
 
 def _stored(log: EditLog, digest: str, what: str) -> Weights:
-    return {name: array.astype(np.float32) for name, array in decode_tensors(log.blob(digest), what).items()}
+    return decode_whole(log.blob(digest), what)
 
 
-def _rebuild(log: EditLog, line: Sequence[StepRecord], shapes: Shapes) -> Weights:
-    start = next((i for i in reversed(range(len(line))) if line[i].snapshot is not None), None)
+def _rebuild(log: EditLog, history: History, step: StepName, shapes: Shapes) -> Weights:
+    line = history.line(step)
+    start = next((i for i in reversed(range(len(line))) if history.whole(line[i]) is not None), None)
     if start is None:
         weights, rest = zeros(shapes), line
     else:
-        weights = _stored(log, str(line[start].snapshot), f"snapshot of step {line[start].step}")
+        weights = _stored(log, str(history.whole(line[start])), f"snapshot of step {line[start].step}")
         rest = line[start + 1 :]
-    for record in rest:
-        if record.shift is not None:
-            shifts = decode_shifts(log.blob(record.shift), f"shift of step {record.step}")
-            weights = add_shifts(weights, {name: materialise(shift) for name, shift in shifts.items()})
-    return weights
+    return fold(weights, ((f"shift of step {r.step}", log.blob(r.shift)) for r in rest if r.shift is not None))
 
 
 def _check(weights: Weights, record: StepRecord, shapes: Shapes) -> Weights:
@@ -205,7 +194,7 @@ def keys_at(log: EditLog, history: History, step: int) -> dict[str, FactKeys]:
     live = history.fold(step).live
     found: dict[str, FactKeys] = {}
     for record in history.line(step):
-        for blob in record.key_blobs:
+        for blob in history.kept(record.key_blobs):
             traced = decode_keys(log.blob(blob), f"keys of step {record.step}")
             found.update({fact: keys for fact, keys in traced.items() if fact in live})
     missing = [fact for fact in live if fact not in found]
@@ -222,7 +211,7 @@ def key_ages_at(log: EditLog, history: History, step: int) -> dict[str, int]:
     edits, traced = 0, dict[str, int]()
     for record in history.line(step):
         edits += record.kind == "edit"
-        for blob in record.key_blobs:
+        for blob in history.kept(record.key_blobs):
             tensors = decode_tensors(log.blob(blob), f"keys of step {record.step}")
             traced.update((row.tobytes().hex(), edits) for row in tensors["facts"])
     return {fact: edits - traced[fact] for fact in history.fold(step).live}

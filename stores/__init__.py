@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from lifelong_edit.stores.checking import require_followable
+from lifelong_edit.stores.copying import Backup, backup
 from lifelong_edit.stores.digests import digest_bytes, seal, unseal
+from lifelong_edit.stores.findings import Finding
+from lifelong_edit.stores.folding import Shapes, Weights, add_shifts, decode_whole, fold, zeros
+from lifelong_edit.stores.fsck import Report, fsck
 from lifelong_edit.stores.index import KeyIndex
 from lifelong_edit.stores.log import EditLog, require_place
-from lifelong_edit.stores.schema import SCHEMA_VERSION, Place, StepKind, StepRecord, StoreMarker
+from lifelong_edit.stores.schema import SCHEMA_VERSION, STILL, Place, StepKind, StepRecord, StoreMarker
 from lifelong_edit.stores.tables import Consumed, Head
 from lifelong_edit.stores.tensors import (
     Dense,
@@ -22,26 +27,39 @@ from lifelong_edit.stores.tensors import (
 
 __all__ = [
     "SCHEMA_VERSION",
+    "STILL",
+    "Backup",
     "Consumed",
     "Dense",
     "EditLog",
     "Factors",
+    "Finding",
     "Head",
     "KeyIndex",
     "Place",
+    "Report",
+    "Shapes",
     "Shift",
     "StepKind",
     "StepRecord",
     "StoreMarker",
+    "Weights",
+    "add_shifts",
+    "backup",
     "decode_shifts",
     "decode_tensors",
+    "decode_whole",
     "digest_bytes",
     "encode_shifts",
     "encode_tensors",
+    "fold",
+    "fsck",
     "materialise",
+    "require_followable",
     "require_place",
     "seal",
     "smaller",
     "tensors_digest",
     "unseal",
+    "zeros",
 ]

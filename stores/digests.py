@@ -48,7 +48,12 @@ def unseal(name: str, sealed: bytes) -> bytes:
     return payload
 
 
-def _envelope_digest(name: str, payload: bytes) -> bytes:
+def is_sealed(name: str, sealed: bytes | bytearray) -> bool:
+    """Whether an envelope is intact, and that of the record called `name`."""
+    return bytes(sealed[:DIGEST_SIZE]) == _envelope_digest(name, sealed[DIGEST_SIZE:])
+
+
+def _envelope_digest(name: str, payload: bytes | bytearray) -> bytes:
     state = hashlib.blake2b(digest_size=DIGEST_SIZE)
     state.update(len(name.encode()).to_bytes(4, "big"))
     state.update(name.encode())

@@ -33,6 +33,7 @@ class Environment:
         self.pid = os.getpid()
         if not create:
             _refuse_short(folder)
+        before = None if create else _inode(folder)
         try:
             # A folder that may only be read has no room for LMDB's table of readers; a writer elsewhere could then
             # reuse pages under a long read, which the digests would notice.
@@ -63,6 +64,9 @@ class Environment:
             self._discard()
             raise
         self.inode = _inode(folder)
+        if before not in (None, self.inode):
+            self._discard()
+            raise StoreError(f"{folder} was replaced while it was being opened; open it again")
 
     def _discard(self) -> None:
         if hasattr(self, "env"):
@@ -112,6 +116,14 @@ class Environment:
         except lmdb.MapResizedError:  # another process has grown the store
             self.env.set_mapsize(0)
             return self.env.begin()
+
+    def copy(self, folder: Path) -> None:
+        """Write the last committed state into a folder, compacted. Raises StoreError where that fails."""
+        self.check_usable()
+        try:
+            self.env.copy(str(folder), compact=True)
+        except lmdb.Error as error:
+            raise StoreError(f"cannot copy {self.folder} to {folder}: {error}; make room, or see `fsck`") from error
 
     def write(self, change: Callable[[Any], T]) -> T:
         """Run `change` in one write transaction; on return it is on the disk (fsync).

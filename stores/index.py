@@ -265,6 +265,20 @@ class KeyIndex:
         made._scan = scan
         return made
 
+    @staticmethod
+    def doubt(folder: Path) -> str | None:
+        """What is wrong with a kept index, whatever head it is of; None where it is intact or there is none."""
+        try:
+            note = msgspec.json.decode((folder / INDEX_NOTE).read_bytes(), type=_Note)
+            data = (folder / INDEX_FILE).read_bytes()
+        except FileNotFoundError as error:
+            there = any((folder / name).exists() for name in (INDEX_FILE, INDEX_NOTE))
+            return f"{Path(error.filename).name} is missing beside it" if there else None
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            return f"it cannot be read ({error})"
+        found = _digest(data, note.chain, note.facts)
+        return None if found == note.digest else f"its digest is {found}, but {note.digest} was noted with it"
+
     @property
     def _scan_width(self) -> int:
         return self.width if self._basis is None else self._basis.shape[1] + 1

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lifelong_edit.errors import StoreError, StoreLockedError
 
+LOCK_FILE = "writer.lock"
 POLL = 0.05
 """Seconds between two attempts to take a lock that somebody holds."""
 
@@ -24,23 +25,29 @@ class WriterLock:
     def __init__(self, path: Path, timeout: float = 5.0) -> None:
         """Take the lock. Raises StoreLockedError after `timeout` seconds, naming the holder's pid."""
         self._path = path
-        try:
-            self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StoreError(
-                f"cannot write to the store: {path}: {error.strerror}; "
-                "reading works, writing needs permission there (in Python: open it read-only)"
-            ) from error
-        try:
-            self._take(timeout)
-        except BaseException:
-            os.close(self._fd)
-            self._fd = None
-            raise
-
-    def _take(self, timeout: float) -> None:
-        assert self._fd is not None
+        self._fd: int | None = None
         deadline = time.monotonic() + timeout
+        while self._fd is None:
+            try:
+                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise StoreError(
+                    f"cannot write to the store: {path}: {error.strerror}; "
+                    "reading works, writing needs permission there (in Python: open it read-only)"
+                ) from error
+            try:
+                self._take(deadline, timeout)
+                there = self._is_there()
+            except BaseException:
+                self.release()
+                raise
+            if not there:  # the holder has put another folder in the place of this one: its lock is the one to take
+                self.release()
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+
+    def _take(self, deadline: float, timeout: float) -> None:
+        assert self._fd is not None
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,8 +59,16 @@ class WriterLock:
                         f"gave up after {timeout:g} s; wait for it to finish; commands that only read work meanwhile"
                     ) from None
                 time.sleep(POLL)
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+
+    def _is_there(self) -> bool:
+        """Whether the file that is locked is the one at the path."""
+        assert self._fd is not None
+        mine = os.fstat(self._fd)
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            return False
+        return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
 
     def _holder(self) -> str:
         assert self._fd is not None

@@ -17,17 +17,16 @@ from lifelong_edit.stores import environment as environments
 from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.stores.environment import Environment
 from lifelong_edit.stores.identity import (
+    HEAD_FILE,
     check_identity,
     read_acknowledged,
     read_marker,
     write_acknowledged,
     write_marker,
 )
-from lifelong_edit.stores.lock import WriterLock
+from lifelong_edit.stores.lock import LOCK_FILE, WriterLock
 from lifelong_edit.stores.schema import SCHEMA_VERSION, Place, StepRecord, StoreMarker, encode_step
 from lifelong_edit.stores.tables import HEAD, MARKER, Consumed, Head, Tables, step_key
-
-LOCK_FILE = "writer.lock"
 
 
 class EditLog:
@@ -85,6 +84,16 @@ class EditLog:
         it, StoreDamagedError where it is not what was last acknowledged.
         """
         path = Path(path).absolute()
+        began = _head_file(path)
+        try:
+            return cls._open(path, read_only, timeout)
+        except StoreDamagedError:
+            if _head_file(path) == began:
+                raise
+        return cls._open(path, read_only, timeout)  # another store took the place of the one that was being opened
+
+    @classmethod
+    def _open(cls, path: Path, read_only: bool, timeout: float) -> EditLog:
         marker = read_marker(path)
         with contextlib.ExitStack() as undo:
             lock = None if read_only else WriterLock(path / LOCK_FILE, timeout)
@@ -123,15 +132,17 @@ class EditLog:
         record: StepRecord,
         *,
         facts: Mapping[str, bytes],
-        blobs: Mapping[str, bytes],
+        blobs: Mapping[str, bytes | Callable[[], bytes]],
         weights: str | None = None,
         keys: Callable[[], Iterable[bytes]] | None = None,
     ) -> Head:
         """Commit one step: record, facts, blobs and the new head together; on return all of it is on the disk.
 
-        facts: digest → encoded fact. blobs: `digest_bytes` → bytes. weights: digest of the blob that holds ΔW of
-        the new head; that of the former head is dropped unless a step names it. keys: makes blobs of keys one by one,
-        each written before the next is made, and all named in the record; called anew where the map had to be grown.
+        facts: digest → encoded fact. blobs: `digest_bytes` → bytes, or what makes them as they are written. weights:
+        digest of the blob that holds ΔW of the new head; that of the former head is dropped unless a step names it.
+        keys: makes blobs of keys one by one, each written before the next is made, and all named in the record; called
+        anew where the map had to be grown.
+        What the record names as dropped goes in the same transaction.
         The first step added to a store of an earlier schema makes it one of the present one, in the same transaction.
         Raises StoreError where the record does not follow the head, or nothing could be written.
         """
@@ -145,7 +156,7 @@ class EditLog:
             for digest, fact in facts.items():
                 tables.put("facts", digest.encode(), fact, overwrite=False)
             for digest, blob in blobs.items():
-                tables.put_blob(digest, blob)
+                tables.put_blob(digest, blob() if callable(blob) else blob)
             head = _enter(tables, record if keys is None else _with_keys(tables, record, keys()), weights)
             if former.weights is not None and former.weights != weights:
                 tables.drop_unreferenced(former.weights)
@@ -222,6 +233,11 @@ class EditLog:
         with self._reading() as tables:
             return tables.has_blob(digest)
 
+    def blob_sizes(self) -> dict[str, int]:
+        """The blobs that are kept, with how many bytes each has."""
+        with self._reading() as tables:
+            return tables.blob_sizes()
+
     def consumed(self, file_digest: str, number: int) -> list[Consumed]:
         """Every consumption of a place, in the order of the steps, rolled back or not."""
         with self._reading() as tables:
@@ -232,9 +248,25 @@ class EditLog:
         with self._reading() as tables:
             return tables.idle()
 
+    def copy_database(self, folder: Path) -> None:
+        """Write the last committed state, without free pages, as `data.mdb` into a folder that has none.
+
+        A writer may go on meanwhile. Raises StoreError where the copy cannot be made. It is not forced to disk.
+        """
+        if self._closed:
+            raise StoreError(f"{self.path} is closed; open it again")
+        self._environment.copy(folder)
+
     def size(self) -> int:
         """Bytes that the store takes on the disk, caches included."""
         return sum(file.stat().st_blocks * 512 for file in self.path.rglob("*") if file.is_file())
+
+
+def _head_file(path: Path) -> bytes | None:
+    try:
+        return (path / HEAD_FILE).read_bytes()
+    except OSError:
+        return None
 
 
 def require_free(path: Path) -> None:
@@ -273,6 +305,10 @@ def _enter(tables: Tables, record: StepRecord, weights: str | None) -> Head:
         tables.refer(digest)
     if head.weights is not None and not tables.has_blob(head.weights):
         raise StoreError(f"the weights of step {record.step}, blob {head.weights}, are not in the store")
+    if not {*record.blobs, head.weights}.isdisjoint(record.dropped):
+        raise StoreError(f"step {record.step} drops a blob that it needs itself")
+    for digest in record.dropped:
+        tables.drop_blob(digest)
     for place in record.places:
         tables.consume(place, record.step)
     tables.put("steps", step_key(record.step), encoded)

@@ -7,16 +7,20 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Written into every store; a store with a larger number is refused, naming both.
 
-2: kinds `tag`, `branch`, `switch` and `decide`; fields `author`, `name` and `named`. The first step that is added to a
-store of an earlier version raises its number, since the release that made it could not read that step.
+2: kinds `tag`, `branch`, `switch` and `decide`; fields `author`, `name` and `named`. 3: kinds `compact` and `restore`;
+fields `dropped`, `out_of_reach` and `wholes`. The first step that is added to a store of an earlier version raises its
+number, since the release that made it could not read that step.
 """
 
 StepKind = Literal[
-    "init", "edit", "rollback", "reconsolidate", "refused", "retract", "decide", "tag", "branch", "switch"
-]
+    "init", "edit", "rollback", "reconsolidate", "refused", "retract", "decide", "tag", "branch", "switch",
+    "compact", "restore",
+]  # fmt: skip
+STILL: tuple[StepKind, ...] = ("rollback", "refused", "tag", "branch", "switch", "compact", "restore")
+"""Kinds of steps that make no state of their own: they stand at their parent's."""
 
 
 class StoreMarker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,6 +83,13 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     further_keys: tuple[str, ...] = ()
     """Digests of further blobs of keys, where the step traced more facts than one holds."""
 
+    dropped: tuple[str, ...] = ()
+    """Of `compact`: digests of the blobs that went with this step; no state that is kept needs them."""
+    out_of_reach: tuple[int, ...] = ()
+    """Of `compact`: the steps whose states cannot be gone back to any more."""
+    wholes: dict[int, str] = {}
+    """Of `compact`: ΔW whole of states that earlier steps made, by step, so that shifts before them could go."""
+
     weights_digest: str
     """`tensors_digest` of ΔW at this step's state."""
     live_digest: str
@@ -91,7 +102,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def blobs(self) -> tuple[str, ...]:
         """Digests of the blobs that this record refers to, each once."""
-        named = (self.shift, *self.key_blobs, self.snapshot, self.editor_state, self.fixed)
+        named = (self.shift, *self.key_blobs, self.snapshot, self.editor_state, self.fixed, *self.wholes.values())
         return tuple(dict.fromkeys(digest for digest in named if digest is not None))
 
     @property

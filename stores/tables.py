@@ -48,20 +48,20 @@ class Tables:
     def find(self, table: str, key: bytes) -> bytes | None:
         """The payload of a record or None. Raises StoreDamagedError, naming the record, where its digest differs."""
         found = self._transaction.get(key, db=self._environment.tables[table])
-        return None if found is None else unseal(_name(table, key), bytes(found))
+        return None if found is None else unseal(record_name(table, key), bytes(found))
 
     def need(self, table: str, key: bytes) -> bytes:
         """As `find`; raises StoreDamagedError where the record is missing."""
         found = self.find(table, key)
         if found is None:
             raise StoreDamagedError(
-                f"record {_name(table, key)} is missing from {self._environment.folder}; restore it from a backup"
+                f"record {record_name(table, key)} is missing from {self._environment.folder}; restore it from a backup"
             )
         return found
 
     def put(self, table: str, key: bytes, payload: bytes, *, overwrite: bool = True) -> None:
         """Write a record in its envelope."""
-        sealed = seal(_name(table, key), payload)
+        sealed = seal(record_name(table, key), payload)
         self._transaction.put(key, sealed, overwrite=overwrite, db=self._environment.tables[table])
 
     # -- single records
@@ -108,6 +108,15 @@ class Tables:
         if not self.references(digest):
             self._transaction.delete(digest.encode(), db=self._environment.tables["blobs"])
 
+    def drop_blob(self, digest: str) -> None:
+        """Drop a blob, whoever names it."""
+        self._transaction.delete(digest.encode(), db=self._environment.tables["blobs"])
+
+    def blob_sizes(self) -> dict[str, int]:
+        """The blobs that are kept, with how many bytes each has; none of them is read."""
+        with self._environment.env.begin(db=self._environment.tables["blobs"], buffers=True) as transaction:
+            return {bytes(key).decode(): len(value) for key, value in transaction.cursor()}
+
     def references(self, digest: str) -> int:
         """How many steps name a blob."""
         found = self.find("references", digest.encode())
@@ -123,14 +132,14 @@ class Tables:
 
     def consumed(self, file_digest: str, number: int) -> list[Consumed]:
         """Every consumption of a place, in the order of the steps."""
-        key = _place_key(file_digest, number)
+        key = place_key(file_digest, number)
         found = self.find("places", key)
-        return [] if found is None else decode(found, list[Consumed], _name("places", key))
+        return [] if found is None else decode(found, list[Consumed], record_name("places", key))
 
     def consume(self, place: Place, step: int) -> None:
         """Note that a step consumed a place."""
         consumed = [*self.consumed(place.file_digest, place.number), Consumed(place.fact, step)]
-        self.put("places", _place_key(place.file_digest, place.number), msgspec.msgpack.encode(consumed))
+        self.put("places", place_key(place.file_digest, place.number), msgspec.msgpack.encode(consumed))
 
     def consume_idle(self, state: int, places: Sequence[Place]) -> None:
         """Note that places were consumed at the state of a step, with nothing to do there."""
@@ -144,9 +153,9 @@ class Tables:
             if not cursor.set_range(_IDLE.encode()):
                 return found
             for key, value in cursor:
-                if not key.startswith(_IDLE.encode()):
+                if not is_idle(key):
                     break
-                name = _name("places", key)
+                name = record_name("places", key)
                 _, state, _ = key.decode().split("/")
                 found.setdefault(int(state), []).extend(decode(unseal(name, bytes(value)), list[Place], name))
         return found
@@ -165,13 +174,20 @@ def step_key(step: int) -> bytes:
     return step.to_bytes(8, "big")
 
 
-def _place_key(file_digest: str, number: int) -> bytes:
+def place_key(file_digest: str, number: int) -> bytes:
+    """The key of a place."""
     return file_digest.encode() + step_key(number)
 
 
-def _name(table: str, key: bytes) -> str:
+def is_idle(key: bytes) -> bool:
+    """Whether a key of `places` is of places that were consumed without a step."""
+    return key.startswith(_IDLE.encode())
+
+
+def record_name(table: str, key: bytes) -> str:
+    """What a record is called in errors, and under which its digest is taken."""
     if table == "steps":
         return f"steps/{int.from_bytes(key, 'big')}"
-    if table == "places" and not key.startswith(_IDLE.encode()):
-        return f"places/{key[:-8].decode()}:{int.from_bytes(key[-8:], 'big')}"
-    return f"{table}/{key.decode()}"
+    if table == "places" and not is_idle(key):
+        return f"places/{key[:-8].decode('utf-8', 'backslashreplace')}:{int.from_bytes(key[-8:], 'big')}"
+    return f"{table}/{key.decode('utf-8', 'backslashreplace')}"

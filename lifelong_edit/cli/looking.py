@@ -128,10 +128,11 @@ def show(step: str, store: Path, as_json: bool) -> None:
     """
     with opened(store, read_only=True) as timeline:
         record = timeline.show(step)
-        branch = timeline.history().made_on(record.step)
+        branch, dropped = timeline.history().made_on(record.step), timeline.history().dropped_by(record.step)
         facts = timeline.facts_by_digest((*record.added, *record.superseded))
     found = describe_step(record) | {
         "branch": branch,
+        "weights_dropped_by": None if dropped is None else dropped.step,
         "sources": count_sources(facts[digest] for digest in record.added),
         "added": [describe_fact(facts[digest]) for digest in record.added],
         "superseded_facts": [describe_fact(facts[digest]) for digest in record.superseded],
@@ -144,7 +145,7 @@ def show(step: str, store: Path, as_json: bool) -> None:
     told = {"passes": record.report["editor"]["passes"], **guarded(record.report)} if "guard" in record.report else {}
     if objections := record.report.get("objections"):
         told["refused" if record.kind == "refused" else "unguarded"] = "; ".join(objections)
-    absent = {name for name in ("name", "named") if found[name] is None}
+    absent = {name for name in ("name", "named", "weights_dropped_by") if found[name] is None}
     pairs = [(name, value) for name, value in (found | told).items() if name not in absent]
     plain = [(name, value) for name, value in pairs if not isinstance(value, dict | list)]
     print_pairs([*plain, *_origin(record.provenance)])
@@ -288,6 +289,10 @@ def _how(record: Any) -> str | None:
         if record.kind == "switch":
             return f"to {record.name}"
         return f"{record.name} deleted" if record.named is None else f"{record.name} at {record.named}"
+    if record.kind == "compact":
+        return f"{len(record.out_of_reach)} states dropped"
+    if record.kind == "restore":
+        return f"of a backup of step {record.report['backup_head']}"
     if "start" not in record.report:
         return None
     start = record.report["start"]

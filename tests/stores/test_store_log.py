@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from lifelong_edit.errors import StoreDamagedError, StoreError, StoreLockedError, UsageError
-from lifelong_edit.stores import EditLog, StepRecord, digest_bytes
+from lifelong_edit.stores import SCHEMA_VERSION, EditLog, StepRecord, digest_bytes
 from lifelong_edit.stores.environment import TABLES
 
 AddStep = Callable[..., StepRecord]
@@ -209,7 +209,7 @@ def test_a_newer_schema_is_refused_with_both_versions(make_store: MakeStore) -> 
     log.close()
     marker = json.loads((log.path / "store.json").read_bytes())
     (log.path / "store.json").write_text(json.dumps({**marker, "schema_version": 7, "unheard_of": True}))
-    with pytest.raises(StoreError, match="schema version 7, but this release reads up to 2"):
+    with pytest.raises(StoreError, match=f"schema version 7, but this release reads up to {SCHEMA_VERSION}"):
         EditLog.open(log.path)
 
 

@@ -1,7 +1,8 @@
 """A store that an earlier release made: read as it is, taken along with the first step, closed to that release then.
 
 `data/schema-1.tar.gz` was written by the last release of schema 1: step 0, two edits of one fact each into a single
-matrix of 4 × 3, a rollback to step 1. It needs no model.
+matrix of 4 × 3, a rollback to step 1. `data/schema-2.tar.gz` has the same steps and a tag, a branch and a switch, as
+the last release of schema 2 wrote them. They need no model.
 """
 
 from __future__ import annotations
@@ -15,14 +16,23 @@ import numpy as np
 import pytest
 
 from lifelong_edit.errors import StoreError
-from lifelong_edit.stores import SCHEMA_VERSION, EditLog, identity
+from lifelong_edit.stores import SCHEMA_VERSION, EditLog, backup, fsck, identity
 from lifelong_edit.timeline import Timeline
+from lifelong_edit.timeline_keeping import compact, restore
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """The store of schema 1."""
     with tarfile.open(Path(__file__).parent / "data" / "schema-1.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def younger(tmp_path: Path) -> Path:
+    """The store of schema 2."""
+    with tarfile.open(Path(__file__).parent / "data" / "schema-2.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     return tmp_path / "store"
 
@@ -48,7 +58,7 @@ def test_its_first_new_step_takes_it_along(old: Path) -> None:
         steps = timeline.log()
         timeline.tag("before", 2)
         timeline.branch("trial", 2)
-    assert version(old) == SCHEMA_VERSION == 2
+    assert version(old) == SCHEMA_VERSION == 3
     with Timeline.open(old, read_only=True) as timeline:
         assert timeline.log()[:4] == steps
         assert [(r.kind, r.author, r.name) for r in timeline.log()[4:]] == [
@@ -65,14 +75,46 @@ def test_the_release_that_made_it_then_refuses_it(old: Path, monkeypatch: pytest
     with Timeline.open(old) as timeline:
         timeline.tag("mark")
     monkeypatch.setattr(identity, "SCHEMA_VERSION", 1)
-    with pytest.raises(StoreError, match=r"store\.json has schema version 2, but this release reads up to 1"):
+    with pytest.raises(StoreError, match=r"store\.json has schema version 3, but this release reads up to 1"):
         EditLog.open(old)
     (old / "store.json").write_bytes(marker)
-    with pytest.raises(StoreError, match=r"inside .*data\.mdb has schema version 2, but this release reads up to 1"):
+    with pytest.raises(StoreError, match=r"inside .*data\.mdb has schema version 3, but this release reads up to 1"):
         EditLog.open(old)
     monkeypatch.undo()
     with Timeline.open(old) as timeline:
         assert version(old) == 1
         timeline.delete_tag("mark")
-        assert version(old) == 2
+        assert version(old) == SCHEMA_VERSION
         assert [record.kind for record in timeline.log()[4:]] == ["tag", "tag"]
+
+
+def test_a_store_of_schema_2_is_read_as_it_is_and_taken_along(younger: Path) -> None:
+    before = {name: (younger / name).read_bytes() for name in ("store.json", "HEAD", "data.mdb")}
+    kinds = ["init", "edit", "edit", "rollback", "tag", "branch", "switch"]
+    for read_only in (True, False):
+        with Timeline.open(younger, read_only=read_only) as timeline:
+            assert [record.kind for record in timeline.log()] == kinds
+            assert {(record.dropped, record.out_of_reach) for record in timeline.log()} == {((), ())}
+            np.testing.assert_array_equal(timeline.weights("trial")["m"], np.full((4, 3), 0.75, np.float32))
+    assert fsck(younger).sound and version(younger) == 2
+    assert {name: (younger / name).read_bytes() for name in before} == before
+    with Timeline.open(younger) as timeline:
+        steps = timeline.log()
+        timeline.tag("second", 2)
+    assert version(younger) == SCHEMA_VERSION and fsck(younger).sound
+    with Timeline.open(younger, read_only=True) as timeline:
+        assert timeline.log()[:-1] == steps
+
+
+@pytest.mark.parametrize("store", ["old", "younger"])
+def test_looking_after_it_takes_it_along(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A backup is of the store's own schema; compaction and restoration are steps like any other."""
+    path: Path = request.getfixturevalue(store)
+    number = version(path)
+    backup(path, tmp_path / "copy")
+    assert version(tmp_path / "copy") == number
+    compact(path)
+    assert version(path) == SCHEMA_VERSION and fsck(path).sound
+    restore(tmp_path / "copy", path)
+    assert version(path) == SCHEMA_VERSION and fsck(path).sound
+    assert (version(tmp_path / "copy"), fsck(tmp_path / "copy").sound) == (number, True)

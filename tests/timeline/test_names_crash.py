@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from lifelong_edit.stores import SCHEMA_VERSION
 from lifelong_edit.timeline import Timeline
 
 ARCHIVE = Path(__file__).parents[1] / "stores" / "data" / "schema-1.tar.gz"
@@ -85,7 +86,7 @@ def check(store: Path, told: int) -> None:
         assert branches == ({"main": True} if phase < 2 else {"main": phase == 3, last: phase == 2})
         timeline.weights("head")  # raises where they are not those that were logged
         timeline.tag("after")
-    assert json.loads((store / "store.json").read_bytes())["schema_version"] == 2
+    assert json.loads((store / "store.json").read_bytes())["schema_version"] == SCHEMA_VERSION
 
 
 def test_the_check_can_fail(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""`fsck`: a store examined from end to end, mended where that is honest, and told apart from what cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from lifelong_edit.stores.checking import examine
+from lifelong_edit.stores.findings import Examination, Finding
+from lifelong_edit.stores.lock import LOCK_FILE, WriterLock
+from lifelong_edit.stores.mending import mend
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """What `fsck` found."""
+
+    store: str
+    head: int
+    """The last step there is a record of; −1 without any."""
+    schema_version: int | None
+    records: dict[str, int]
+    """How many records each table has."""
+    findings: list[Finding]
+    """What is damaged, by record; after a repair what is left of it."""
+    mended: list[Finding]
+    reachable: list[int]
+    """Steps whose weights can be had."""
+    unreachable: dict[int, str]
+    """The others, each with why."""
+    dropped: list[int]
+    """Those of them whose weights were dropped on purpose."""
+    unreferenced: list[str]
+    """Intact blobs that nothing names. No damage; `compact` drops them."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.findings
+
+
+def fsck(path: str | Path, *, repair: bool = False, timeout: float = 5.0) -> Report:
+    """Examine a store; a writer may be at work on it, unless it is to be repaired.
+
+    repair: rebuild what can be proved by a digest; timeout: seconds to wait for a writer then. Raises StoreError where
+    there is no store or one of a newer schema, or where a repair could not be written, and StoreLockedError; whatever
+    is damaged is in the report.
+    """
+    path = Path(path).absolute()
+    found = examine(path)
+    before = found.findings
+    if repair and before:
+        lock = WriterLock(path / LOCK_FILE, timeout)
+        try:
+            found = examine(path)
+            before = list(found.findings)
+            mend(found)
+            found = examine(path)
+        finally:
+            lock.release()
+    left = {finding.record for finding in found.findings}
+    return _report(found, [finding for finding in before if finding.record not in left])
+
+
+def _report(found: Examination, mended: list[Finding]) -> Report:
+    unreachable = found.unreachable()
+    marker = found.inside or found.marker
+    return Report(
+        store=str(found.path),
+        head=found.last,
+        schema_version=None if marker is None else marker.schema_version,
+        records=found.records,
+        findings=found.findings,
+        mended=mended,
+        reachable=[step for step in range(found.last + 1) if step not in unreachable],
+        unreachable=unreachable,
+        dropped=[step for step, why in unreachable.items() if " was dropped by " in why],
+        unreferenced=found.unreferenced,
+    )

@@ -1,0 +1,172 @@
+"""Backups: one state, whole, whoever writes meanwhile and wherever the making of one is cut off."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lifelong_edit.errors import StoreDamagedError, StoreError, UsageError
+from lifelong_edit.stores import EditLog, StepRecord, backup, fsck
+
+AddStep = Callable[..., StepRecord]
+MakeStore = Callable[..., EditLog]
+WRITER = """
+import sys
+from lifelong_edit.stores import EditLog, StepRecord, digest_bytes
+
+log = EditLog.open(sys.argv[1], timeout=30)
+while True:
+    head = log.head()
+    number = head.step + 1
+    shift, weights = (bytes([number % 251]) * 40_000 + tag + b"%d" % number for tag in (b"shift", b"weights"))
+    record = StepRecord(
+        step=number, kind="edit", parent=head.step, previous=head.chain, time="t", shift=digest_bytes(shift),
+        weights_digest=digest_bytes(weights), live_digest="",
+    )
+    blobs = {digest_bytes(b): b for b in (shift, weights)}
+    log.append(record, facts={}, blobs=blobs, weights=digest_bytes(weights))
+    print(number, flush=True)
+"""
+
+
+@pytest.fixture
+def store(make_store: MakeStore, add_step: AddStep) -> Path:
+    log = make_store()
+    for _ in range(4):
+        add_step(log)
+    log.close()
+    return log.path
+
+
+def test_a_backup_is_the_store_without_its_caches(store: Path, tmp_path: Path) -> None:
+    (store / "index").mkdir()
+    made = backup(store, tmp_path / "deep" / "copy")
+    with EditLog.open(store, read_only=True) as log, EditLog.open(made.path, read_only=True) as copy:
+        assert copy.steps() == log.steps()
+        assert (copy.head(), copy.marker) == (log.head(), log.marker)
+        assert (made.head, made.chain) == (4, log.head().chain)
+    assert {file.name for file in Path(made.path).iterdir()} == {"data.mdb", "HEAD", "store.json"}
+    assert made.bytes <= (store / "data.mdb").stat().st_size
+    assert (store / "HEAD").read_bytes() == (Path(made.path) / "HEAD").read_bytes()
+
+
+def test_what_is_there_stays(store: Path, tmp_path: Path) -> None:
+    full, file, link = tmp_path / "full", tmp_path / "file", tmp_path / "link"
+    full.mkdir()
+    (full / "letter").write_text("mine")
+    file.write_text("mine")
+    link.symlink_to(tmp_path / "nowhere")
+    for target in (full, file, link):
+        with pytest.raises(UsageError, match="is already there"):
+            backup(store, target)
+    assert (full / "letter").read_text() == file.read_text() == "mine"
+    with pytest.raises(UsageError, match="lies in the store"):
+        backup(store, store / "backup")
+    (tmp_path / "empty").mkdir()
+    assert backup(store, tmp_path / "empty").head == 4
+    with pytest.raises(UsageError, match="is already there"):
+        backup(store, tmp_path / "empty")
+    with pytest.raises(StoreError, match="there is no store"):
+        backup(tmp_path / "nothing", tmp_path / "copy")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "file", "full", "link", "store"]
+
+
+def test_a_writer_goes_on_meanwhile(store: Path, tmp_path: Path) -> None:
+    """Each backup is a beginning of the log that the writer leaves, and has all that was told before it began."""
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(store)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    told, heads = 4, []
+    try:
+        for number in range(12):
+            for _ in range(3):
+                told = int(writer.stdout.readline())
+            made = backup(store, tmp_path / f"copy {number}")
+            assert made.head >= told
+            heads.append(made.head)
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+    assert heads == sorted(set(heads))
+    with EditLog.open(store) as log:
+        steps = log.steps()
+    for number, head in enumerate(heads):
+        report = fsck(tmp_path / f"copy {number}")
+        assert report.sound and report.head == head and not report.unreferenced
+        with EditLog.open(tmp_path / f"copy {number}", read_only=True) as copy:
+            assert copy.steps() == steps[: head + 1]
+            copy.blob(str(copy.head().weights))
+
+
+def test_of_a_damaged_store_there_is_no_backup(store: Path, tmp_path: Path) -> None:
+    data = (store / "data.mdb").read_bytes()
+    at = data.index(b"dense/m") + 200  # within a tensor
+    (store / "data.mdb").write_bytes(data[:at] + b"?" + data[at + 1 :])
+    with pytest.raises(StoreDamagedError, match=r"is damaged: blobs/.*no backup was made"):
+        backup(store, tmp_path / "copy")
+    (store / "data.mdb").write_bytes(data[: 20 * 4096])
+    with pytest.raises(StoreDamagedError):
+        backup(store, tmp_path / "copy")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_full_disk_leaves_nothing(store: Path, tmp_path: Path, run_python: Callable[..., str]) -> None:
+    code = """
+        import resource, signal, sys
+        from lifelong_edit.errors import StoreError
+        from lifelong_edit.stores import backup
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        try:
+            backup(*sys.argv[1:])
+        except StoreError as error:
+            print("cannot copy" in str(error))
+    """
+    assert run_python(code, store, tmp_path / "copy").split() == ["True"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_store_that_may_only_be_read_can_be_copied(store: Path, tmp_path: Path) -> None:
+    read_only = Path(shutil.copytree(store, tmp_path / "read-only"))
+    for file in read_only.iterdir():
+        file.chmod(0o444)
+    read_only.chmod(0o555)
+    owner = os.geteuid()
+    tmp_path.chmod(0o777)
+    for parent in [*tmp_path.parents][:2]:
+        parent.chmod(parent.stat().st_mode | 0o055)
+    if owner == 0:
+        os.seteuid(65534)  # permissions do not bind root
+    try:
+        assert backup(read_only, tmp_path / "copy").head == 4
+        assert fsck(read_only).sound
+    finally:
+        os.seteuid(owner)
+        read_only.chmod(0o755)
+
+
+def test_no_kill_leaves_half_a_backup(
+    store: Path, tmp_path: Path, killed_everywhere: Callable[..., Iterator[int]]
+) -> None:
+    target, done, kills = tmp_path / "out" / "copy", 0, 0
+    code = """
+        import sys
+        from lifelong_edit.stores import backup
+        backup(*arguments)
+    """
+    for point in killed_everywhere(code, store, target):
+        kills = point
+        if target.exists():
+            assert fsck(target).sound and fsck(target).head == 4
+            assert EditLog.open(target, read_only=True).head().step == 4
+            shutil.rmtree(target)
+            done += 1
+        assert fsck(store).sound
+    assert kills > 12 and 0 < done < kills / 2, "some before the backup had its name, some after"
+    assert [entry.name for entry in target.parent.iterdir()] == ["copy"], "what kills left was not removed"
