@@ -27,7 +27,7 @@ from lifelong_edit.timeline_config import Config, author_of
 from lifelong_edit.timeline_defaults import default_preserved, default_text, scorer_of, start_of
 from lifelong_edit.timeline_history import History
 from lifelong_edit.timeline_names import StepName
-from lifelong_edit.timeline_review import Reviewing
+from lifelong_edit.timeline_review import Reviewing, purged_fact
 from lifelong_edit.timeline_sieve import Sieved, sieve
 from lifelong_edit.timeline_states import weights_at
 from lifelong_edit.timeline_status import status_of
@@ -174,9 +174,11 @@ class Timeline(Branching, Reviewing):
         return self.history().record(step)
 
     def facts_by_digest(self, digests: Sequence[str]) -> dict[str, Fact]:
-        """Facts of the store by digest, whatever became of them."""
-        encoded = self._log.facts(digests)
-        return {digest: msgspec.json.decode(data, type=Fact) for digest, data in encoded.items()}
+        """Facts of the store by digest, whatever became of them; `purged_fact` in the place of what was purged."""
+        purged = self.history().purged
+        encoded = self._log.facts([digest for digest in digests if digest not in purged])
+        found = {digest: msgspec.json.decode(data, type=Fact) for digest, data in encoded.items()}
+        return {digest: found.get(digest) or purged_fact(digest) for digest in digests}
 
     def status(self) -> dict[str, Any]:
         """Where the timeline stands, as plain values."""

@@ -128,6 +128,8 @@ class Solving:
             return Draft(kind="decide", weights=self._weights, report=told, **noted) if worth else None
         try:
             replaced = self._replaced(state, decision)
+            words = {new: [fact.digest for fact in facts] for new, facts in replaced.items()}
+            told |= {"in_words_of": words} if words else {}
             proposal = edit_batch(
                 self._bench, state, sieved.facts, retire=decision.retire, conflict=keys, replaced=replaced
             )

@@ -38,9 +38,9 @@ class Draft:
 
     Where they are None, it is the state at the head, whose stored weights stay. target: the step whose state this one
     goes to or stays at, of all kinds that make none (rollback, refusal, tag, branch, switch); its digests are taken
-    over. name, named, dropped, out_of_reach, wholes: as of `StepRecord`. further: what makes blobs as they are written.
-    aside: facts that the log speaks of and that are not taught. key_parts: traces keys anew at each call, a few facts
-    at a time, instead of `keys`; they are written as they come, so that they need not be held together.
+    over. name, named, dropped, out_of_reach, wholes, purged: as of `StepRecord`. further: what makes blobs as they are
+    written. aside: facts that the log speaks of and that are not taught. key_parts: traces keys anew at each call, a
+    few facts at a time, instead of `keys`; they are written as they come, so that they need not be held together.
     """
 
     kind: StepKind
@@ -64,6 +64,7 @@ class Draft:
     dropped: Sequence[str] = ()
     out_of_reach: Sequence[int] = ()
     wholes: Mapping[int, str] = field(default_factory=dict)
+    purged: Sequence[str] = ()
     further: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
     device: str | None = None
 
@@ -97,6 +98,7 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         dropped=tuple(draft.dropped),
         out_of_reach=tuple(draft.out_of_reach),
         wholes=dict(draft.wholes),
+        purged=tuple(draft.purged),
         added=tuple(fact.digest for fact in draft.facts),
         superseded=tuple(draft.superseded),
         skipped=tuple(skip.fact for skip in draft.skips),

@@ -71,6 +71,8 @@ class History:
         """Blobs that were dropped on purpose and have not come again since."""
         self._out_of_reach: dict[int, StepRecord] = {}
         self._wholes: dict[int, str] = {}
+        self.purged: set[str] = set()
+        """Facts whose text was dropped and has not come again since."""
         self._made_on: list[str] = []
         self._consumed: dict[str, set[int]] = {}
         self._idle: dict[int, list[Place]] = {}
@@ -87,6 +89,8 @@ class History:
         self.dropped.difference_update(record.blobs)
         self._out_of_reach.update(dict.fromkeys(record.out_of_reach, record))
         self._wholes.update(record.wholes)
+        self.purged.update(record.purged)
+        self.purged.difference_update(record.added, (c["new"] for c in record.report.get("conflicts", ())))
         self.names.take(record)
         self._made_on.append(self.names.current)
         self._note(record.places)
@@ -165,7 +169,7 @@ class History:
         if (by := self.dropped_by(step)) is not None:
             kept = listed({str(record.step) for record in self.records if self.dropped_by(record.step) is None})
             raise UsageError(
-                f"what the state at step {self.state_of(step)} needs was dropped by step {by.step} (compact, "
+                f"what the state at step {self.state_of(step)} needs was dropped by step {by.step} ({by.kind}, "
                 f"{by.time[:10]}); expected {kept}; a backup from before has it"
             )
 
@@ -235,13 +239,35 @@ class History:
         return [digest for digest in dict.fromkeys(replaced) if digest not in live]
 
     def predecessors(self, step: int, digests: Iterable[str]) -> list[str]:
-        """The given facts, those that they took the place of, and so on back, these as far as they are not live."""
+        """The given facts, those that they took the place of, and so on back, these as far as they are not live.
+
+        Those that were purged are not among them.
+        """
         found = dict.fromkeys(digests)
         coming = list(found)
         while coming:
             coming = [digest for digest in self.superseded_by(step, coming) if digest not in found]
             found.update(dict.fromkeys(coming))
-        return list(found)
+        return [digest for digest in found if digest not in self.purged]
+
+    def holding(self, facts: Collection[str]) -> set[int]:
+        """The steps whose states hold something of one of the given facts: in ΔW, keys, or the editor's state.
+
+        From the step that taught it on, or taught another one in its words, up to the next one that solved for all live
+        facts from the base weights without it.
+        """
+        wanted, found, live_at = set(facts), set[int](), dict[int, set[str]]()
+        for record in self.records:
+            if record.kind in STILL:
+                continue
+            before = self.state_of(record.parent) if record.parent >= 0 else -1
+            live = (live_at.get(before, set()) - set(record.superseded)) | wanted.intersection(record.added)
+            live_at[record.step] = live
+            anew = record.kind in SOLVED and not record.report.get("start")
+            words = {digest for digests in record.report.get("in_words_of", {}).values() for digest in digests}
+            if live or not wanted.isdisjoint(words) or (before in found and not anew):
+                found.add(record.step)
+        return found
 
     def since_snapshot(self, step: int) -> int:
         """How many steps of the line follow the last state that is stored whole (or `init`)."""

@@ -55,12 +55,15 @@ class Compaction(msgspec.Struct, kw_only=True):
 class Plan:
     """Which blobs the states that have to stay within reach need, and which nobody needs."""
 
-    def __init__(self, log: EditLog, history: History, config: Config) -> None:
+    def __init__(
+        self, log: EditLog, history: History, config: Config, kept: Mapping[int, list[str]] | None = None
+    ) -> None:
+        """kept: the states that have to stay, as they are stored; None: those that have a name, as takes least."""
         self.log, self.history, self.shapes = log, history, config.model.modules
         self.sizes = log.blob_sizes()
         self._traced: dict[str, tuple[str, ...]] = {}
-        self.kept = history.protected()
-        self.wholes = self._choose_wholes()
+        self.kept = history.protected() if kept is None else dict(kept)
+        self.wholes = self._choose_wholes() if kept is None else {}
         needed = {digest for state in self.kept for digest in self.needs(state)}
         self.needed = needed.union([str(log.head().weights)], history.record(0).blobs, self.wholes.values())
         self.dropped = sorted(self.sizes.keys() - self.needed)

@@ -16,7 +16,7 @@ HEAD_NAME = "head"
 """What a step may be called that is the last of the log."""
 NAMING = ("tag", "branch", "switch")
 """Kinds of steps that change names alone."""
-KEEPING = ("compact", "restore")
+KEEPING = ("compact", "restore", "purge")
 """Kinds of steps that look after the store, and move no branch."""
 StepName = int | str
 """A step: its number, the name of a tag or a branch, or `head`."""

@@ -45,6 +45,13 @@ class Quarantined:
         return {**msgspec.to_builtins(self.fact), QUARANTINED: where}
 
 
+def purged_fact(digest: str) -> Fact:
+    """What is shown in the place of a fact whose text was dropped; it has the digest of that one."""
+    fact = Fact(subject="(purged)", prompt="(purged)", target="(purged)")
+    vars(fact)["digest"] = digest  # where `cached_property` looks first
+    return fact
+
+
 class Reviewing(ABC):
     """The part of a timeline that tells what became of facts, and sees to the records in quarantine."""
 
@@ -75,7 +82,7 @@ class Reviewing(ABC):
         """Facts at the head, or as of the step `at`.
 
         state: those in force, those that others took the place of, those that were taken back, those in quarantine, or
-        all that ever were in force.
+        all that ever were in force; none that was purged.
         """
         fold = self.history().fold(self.head if at is None else at)
         chosen = {
@@ -87,7 +94,8 @@ class Reviewing(ABC):
         }
         if state not in chosen:
             raise UsageError(f"facts can be {', '.join(chosen)}; found {state!r}")
-        return list(self.facts_by_digest(chosen[state]).values())
+        purged = self.history().purged
+        return list(self.facts_by_digest([digest for digest in chosen[state] if digest not in purged]).values())
 
     def conflicts(self, *, at: StepName | None = None) -> list[dict[str, Any]]:
         """Every conflict that was logged up to the head, or the step `at`, oldest first; as of `policies.Conflict`.

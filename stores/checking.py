@@ -262,10 +262,11 @@ def _told(found: Examination, record: str) -> bool:
 
 def _judge_facts(found: Examination) -> None:
     missing: dict[str, list[int]] = {}
+    purged = {fact for entry in found.steps.values() for fact in entry.record.purged}
     for number, entry in sorted(found.steps.items()):
         aside = [conflict["new"] for conflict in entry.record.report["conflicts"]]
         for fact in (*entry.record.added, *entry.record.superseded, *aside):
-            if fact.encode() not in found.facts:
+            if fact.encode() not in found.facts and fact not in purged:
                 missing.setdefault(fact, []).append(number)
     for fact, steps in missing.items():
         told = next((finding for finding in found.findings if finding.record == f"facts/{fact}"), None)

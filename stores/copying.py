@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import glob
 import itertools
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -85,29 +87,53 @@ def copy_store(path: Path, folder: Path) -> Head:
     return head
 
 
-def shrink(log: EditLog) -> None:
+def shrink(log: EditLog, *, overwrite: bool = False) -> None:
     """Put a copy without free pages in the place of a store that this process has open for writing.
 
     `log` has to be closed afterwards, and so has every other handle: each says so when it is used. The store is at its
-    path at every moment, the old one or the new one, and both hold the same. Raises StoreError where its folder cannot
-    be replaced, which leaves it as it was.
+    path at every moment, the old one or the new one, and both hold the same. overwrite: fill what was replaced with
+    zeros, on the disk, before it is let go of. Raises StoreError where its folder cannot be
+    replaced, which leaves it as it was.
     """
     path = log.path
     try:
-        with contextlib.ExitStack() as stack, replace_dir_atomic(path) as building:
-            copy_store(path, building)
-            _require_sound(path, building)
-            for entry in path.iterdir():
-                if entry.name not in _OWN:
-                    (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, building / entry.name)
-            shutil.copystat(path, building)
-            # Nobody writes to the new one before all of it is in place.
-            stack.callback(WriterLock(building / LOCK_FILE).release)
+        with contextlib.ExitStack() as stack:
+            former = [stack.enter_context(file.open("r+b")) for file in _data_files(path)] if overwrite else []
+            _shrink(path)
+            for file in former:
+                _fill_with_zeros(file)
     except OSError as error:
         raise StoreError(
             f"the free pages of {path} were not given back, because its folder cannot be replaced: {error.strerror}; "
             "later steps use them; make room beside it, or let it be no mount point"
         ) from error
+
+
+def _data_files(path: Path) -> list[Path]:
+    """The database, and the files of the caches."""
+    return [path / "data.mdb", *(file for file in (path / "index").glob("*") if file.is_file())]
+
+
+def _fill_with_zeros(file: IO[bytes]) -> None:
+    """Every block that a file has, replaced or not: it is open still."""
+    left = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    while left > 0:
+        left -= file.write(bytes(min(left, 1 << 20)))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _shrink(path: Path) -> None:
+    with contextlib.ExitStack() as stack, replace_dir_atomic(path) as building:
+        copy_store(path, building)
+        _require_sound(path, building)
+        for entry in path.iterdir():
+            if entry.name not in _OWN:
+                (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, building / entry.name)
+        shutil.copystat(path, building)
+        # Nobody writes to the new one before all of it is in place.
+        stack.callback(WriterLock(building / LOCK_FILE).release)
 
 
 def replace_keeping(path: Path, fill: Callable[[Path], None], timeout: float = 5.0) -> Path:

@@ -142,7 +142,7 @@ class EditLog:
         digest of the blob that holds ΔW of the new head; that of the former head is dropped unless a step names it.
         keys: makes blobs of keys one by one, each written before the next is made, and all named in the record; called
         anew where the map had to be grown.
-        What the record names as dropped goes in the same transaction.
+        What the record names as dropped or purged goes in the same transaction.
         The first step added to a store of an earlier schema makes it one of the present one, in the same transaction.
         Raises StoreError where the record does not follow the head, or nothing could be written.
         """
@@ -309,6 +309,8 @@ def _enter(tables: Tables, record: StepRecord, weights: str | None) -> Head:
         raise StoreError(f"step {record.step} drops a blob that it needs itself")
     for digest in record.dropped:
         tables.drop_blob(digest)
+    for digest in record.purged:
+        tables.drop_fact(digest)
     for place in record.places:
         tables.consume(place, record.step)
     tables.put("steps", step_key(record.step), encoded)

@@ -10,16 +10,16 @@ import numpy as np
 SCHEMA_VERSION = 3
 """Written into every store; a store with a larger number is refused, naming both.
 
-2: kinds `tag`, `branch`, `switch` and `decide`; fields `author`, `name` and `named`. 3: kinds `compact` and `restore`;
-fields `dropped`, `out_of_reach` and `wholes`. The first step that is added to a store of an earlier version raises its
-number, since the release that made it could not read that step.
+2: kinds `tag`, `branch`, `switch` and `decide`; fields `author`, `name` and `named`. 3: kinds `compact`, `restore` and
+`purge`; fields `dropped`, `out_of_reach`, `wholes` and `purged`. The first step that is added to a store of an earlier
+version raises its number, since the release that made it could not read that step.
 """
 
 StepKind = Literal[
     "init", "edit", "rollback", "reconsolidate", "refused", "retract", "decide", "tag", "branch", "switch",
-    "compact", "restore",
+    "compact", "restore", "purge",
 ]  # fmt: skip
-STILL: tuple[StepKind, ...] = ("rollback", "refused", "tag", "branch", "switch", "compact", "restore")
+STILL: tuple[StepKind, ...] = ("rollback", "refused", "tag", "branch", "switch", "compact", "restore", "purge")
 """Kinds of steps that make no state of their own: they stand at their parent's."""
 
 
@@ -84,9 +84,11 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Digests of further blobs of keys, where the step traced more facts than one holds."""
 
     dropped: tuple[str, ...] = ()
-    """Of `compact`: digests of the blobs that went with this step; no state that is kept needs them."""
+    """Of `compact` and `purge`: digests of the blobs that went with this step; no state that is kept needs them."""
     out_of_reach: tuple[int, ...] = ()
-    """Of `compact`: the steps whose states cannot be gone back to any more."""
+    """Of `compact` and `purge`: the steps whose states cannot be gone back to any more."""
+    purged: tuple[str, ...] = ()
+    """Of `purge`: digests of the facts whose text went with this step."""
     wholes: dict[int, str] = {}
     """Of `compact`: ΔW whole of states that earlier steps made, by step, so that shifts before them could go."""
 

@@ -112,6 +112,10 @@ class Tables:
         """Drop a blob, whoever names it."""
         self._transaction.delete(digest.encode(), db=self._environment.tables["blobs"])
 
+    def drop_fact(self, digest: str) -> None:
+        """Drop the text of a fact; that it was there stays in the steps."""
+        self._transaction.delete(digest.encode(), db=self._environment.tables["facts"])
+
     def blob_sizes(self) -> dict[str, int]:
         """The blobs that are kept, with how many bytes each has; none of them is read."""
         with self._environment.env.begin(db=self._environment.tables["blobs"], buffers=True) as transaction:

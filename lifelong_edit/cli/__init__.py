@@ -10,7 +10,7 @@ from lifelong_edit.cli.common import Group
 from lifelong_edit.cli.comparing import diff
 from lifelong_edit.cli.editing import stream
 from lifelong_edit.cli.exporting import export
-from lifelong_edit.cli.keeping import backup, compact, fsck, restore
+from lifelong_edit.cli.keeping import backup, compact, fsck, purge, restore
 from lifelong_edit.cli.learning import train
 from lifelong_edit.cli.looking import facts, log, show, status
 from lifelong_edit.cli.reconsolidating import reconsolidate
@@ -45,7 +45,8 @@ def cli(debug: bool) -> None:
 
 for _command in (
     *(init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
-    *(status, log, show, facts, conflicts, diff, ask, evaluate, export, fsck, backup, restore, compact, completion),
+    *(status, log, show, facts, conflicts, diff, ask, evaluate, export),
+    *(fsck, backup, restore, compact, purge, completion),
 ):
     cli.add_command(_command)
 

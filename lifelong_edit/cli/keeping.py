@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from lifelong_edit.cli.common import (
-    author_option,
     counted,
     json_option,
     one_line,
     print_json,
     print_pairs,
-    reason_option,
     say,
     store_option,
     wait_option,
+    writing_options,
 )
 from lifelong_edit.errors import StoreDamagedError
 
@@ -149,11 +148,7 @@ def backup(target: Path, store: Path, as_json: bool) -> None:
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@reason_option
-@author_option
-@store_option
-@wait_option
-@json_option
+@writing_options
 def compact(dry_run: bool, reason: str | None, author: str | None, store: Path, wait: float, as_json: bool) -> None:
     """Drop what no head, branch or tag reaches, and give its pages back to the file system.
 
@@ -196,13 +191,43 @@ def compact(dry_run: bool, reason: str | None, author: str | None, store: Path, 
 
 
 @click.command()
+@click.argument("facts", nargs=-1, required=True, metavar="FACT...")
+@writing_options
+def purge(
+    facts: tuple[str, ...], reason: str | None, author: str | None, wait: float, store: Path, as_json: bool
+) -> None:
+    """Drop facts that are not in force from the store, with all that states made with them need.
+
+    FACT is a digest, or as much of its beginning as names one: `facts --state all` lists them. One that is in force is
+    taken back first, or by `retract --purge`. The text of the fact goes, and the shifts, keys and whole states of every
+    step whose state held something of it, up to the next one that solved for all facts anew; those steps stay in the
+    log as headers, and going back to them is refused by name. A tag or a branch that stands at such a state has to go
+    first. The file is written anew and the old one filled with zeros. It is a step of the log, and cannot be undone.
+
+    What is left is the digest of the fact, from which nobody can read it, but by which somebody who guesses it whole
+    can tell that it was there; and what was taken from the store before: backups, exports, the files of facts.
+
+    \b
+    Examples:
+      lifelong-edit facts --state retracted
+      lifelong-edit purge 4be1f0a2 --reason "a person asked for it"
+    """
+    import msgspec
+
+    from lifelong_edit.timeline_purging import purge as clear
+
+    found = clear(store, facts, reason=reason, author=author, timeout=wait)
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+        return
+    told = {"facts": ", ".join(digest[:12] for digest in found.facts), "out_of_reach": ranges(found.out_of_reach)}
+    print_pairs([*(msgspec.to_builtins(found) | told).items()])
+
+
+@click.command()
 @click.argument("backup", type=click.Path(path_type=Path))
 @click.option("--discard", is_flag=True, help="Do not keep the store that is replaced.")
-@reason_option
-@author_option
-@store_option
-@wait_option
-@json_option
+@writing_options
 def restore(
     backup: Path, discard: bool, reason: str | None, author: str | None, store: Path, wait: float, as_json: bool
 ) -> None:

@@ -291,6 +291,8 @@ def _how(record: Any) -> str | None:
         return f"{record.name} deleted" if record.named is None else f"{record.name} at {record.named}"
     if record.kind == "compact":
         return f"{len(record.out_of_reach)} states dropped"
+    if record.kind == "purge":
+        return f"{len(record.purged)} facts dropped, {len(record.out_of_reach)} states"
     if record.kind == "restore":
         return f"of a backup of step {record.report['backup_head']}"
     if "start" not in record.report:

@@ -56,3 +56,29 @@ def test_names_that_fit_no_fact(run: Run, store: Path) -> None:
     assert result.stderr.startswith("error: 'zz' names no fact; expected the digest of a live fact")
     assert run("retract", "--store", store).exit_code == 2
     assert data(run("status", "--store", store, "--json"))["head"] == 3
+
+
+def test_retract_and_purge(run: Run, store: Path) -> None:
+    first, second = [(fact["digest"], fact["prompt"]) for fact in data(run("facts", "--store", store, "--json"))[:2]]
+    data(run("tag", "audit", "3", "--store", store, "--json"))
+    refused = run("retract", first[0], "--purge", "--store", store)
+    assert (refused.exit_code, "at which audit stands" in refused.stderr) == (2, True)
+    assert data(run("status", "--store", store, "--json"))["head"] == 4, "and nothing was solved for"
+    data(run("tag", "audit", "--delete", "--store", store, "--json"))
+
+    gone = data(run("retract", first[0], "--purge", "--store", store, "--reason", "asked for", "--json"))
+    assert (gone["step"], gone["purged"]["step"], gone["purged"]["facts"]) == (6, 7, [first[0]])
+    assert gone["purged"]["out_of_reach"] == [1, 2, 3]
+    assert first[1].encode() not in (store / "data.mdb").read_bytes()
+    assert second[1].encode() in (store / "data.mdb").read_bytes()
+    assert run("fsck", "--store", store).exit_code == 0
+    last = data(run("log", "--store", store, "--json"))[-1]
+    assert (last["kind"], last["how"], last["reason"]) == ("purge", "1 facts dropped, 3 states", "asked for")
+    assert "(purged)" in run("show", 1, "--store", store).stdout
+    assert run("rollback", 2, "--store", store).exit_code == 2
+
+    assert run("purge", second[0][:8], "--store", store).exit_code == 2, "it is in force"
+    run("retract", second[0], "--store", store)
+    table = run("purge", second[0][:8], "--store", store)
+    assert (table.exit_code, second[0][:12] in table.stdout) == (0, True)
+    assert run("ask", second[1], "--store", store).exit_code == 0
