@@ -116,6 +116,32 @@ def test_of_a_damaged_store_there_is_no_backup(store: Path, tmp_path: Path) -> N
     assert [entry.name for entry in tmp_path.iterdir()] == ["store"]
 
 
+def test_pages_that_lmdb_would_die_of(store: Path, tmp_path: Path, run_python: Callable[..., str]) -> None:
+    """Bits flipped in the number and places of a page's entries; each backup of it in a process of its own."""
+    code = """
+        import os, sys
+        from pathlib import Path
+        from lifelong_edit.errors import StoreError
+        from lifelong_edit.stores import backup
+        file = Path(sys.argv[1]) / "data.mdb"
+        data = file.read_bytes()
+        pages = [at for at in range(8192, len(data), 4096) if data[at + 10] in (1, 2)]
+        for at, byte, bit in [(at, *flip) for at in pages for flip in ((12, 2), (12, 4), (17, 5), (17, 7))]:
+            changed = bytearray(data)
+            changed[at + byte] ^= 1 << bit
+            file.write_bytes(changed)
+            if not (child := os.fork()):
+                try:
+                    backup(sys.argv[1], f"{sys.argv[2]} {at} {byte} {bit}")
+                except StoreError:
+                    os._exit(4)
+                os._exit(0)
+            print(os.waitpid(child, 0)[1])
+    """
+    ended = [os.waitstatus_to_exitcode(int(status)) for status in run_python(code, store, tmp_path / "copy").split()]
+    assert set(ended) == {0, 4} and ended.count(4) > 10, "0 where the page belongs to no state any more"
+
+
 def test_a_full_disk_leaves_nothing(store: Path, tmp_path: Path, run_python: Callable[..., str]) -> None:
     code = """
         import resource, signal, sys

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from lifelong_edit.stores import (
 )
 from lifelong_edit.stores.environment import TABLES
 from lifelong_edit.stores.folding import Weights, add_shifts, zeros
+from lifelong_edit.stores.pages import PageFile
 
 Key = tuple[str, bytes]
 Content = dict[Key, bytes]
@@ -175,11 +177,20 @@ def swapped(store: Path) -> None:
 
 
 def counted_wrong(store: Path) -> None:
-    shift, unknown = blob_of(store, 1, "shift"), b"0" * 32
-    changes = {
-        ("references", key): seal(f"references/{key.decode()}", (7).to_bytes(8, "big")) for key in (shift, unknown)
-    }
-    poke(store, changes)
+    key = blob_of(store, 1, "shift")
+    poke(store, {("references", key): seal(f"references/{key.decode()}", (7).to_bytes(8, "big"))})
+
+
+def counted_for_nobody(store: Path) -> None:
+    key = b"0" * 32
+    poke(store, {("references", key): seal(f"references/{key.decode()}", (7).to_bytes(8, "big"))})
+
+
+def written_anew(store: Path) -> None:
+    """A step with other words and an envelope that fits them: only the chain tells."""
+    payload = content(store)["steps", step(2)][16:]
+    changed = msgspec.msgpack.decode(payload) | {"reason": "because"}
+    poke(store, {("steps", step(2)): seal("steps/2", msgspec.msgpack.encode(changed))})
 
 
 def orphaned(store: Path) -> None:
@@ -264,7 +275,9 @@ MUSEUM = [
     Exhibit("a torn marker", file_is("store.json", b"{"), ("store.json",)),
     Exhibit("no marker inside", gone("meta", b"marker"), ("meta/marker",)),
     Exhibit("junk for the marker inside", junk("meta", b"marker"), ("meta/marker",)),
-    Exhibit("counts that are wrong", counted_wrong, ("references/",)),
+    Exhibit("a count that is wrong", counted_wrong, ("references/",)),
+    Exhibit("a count of nobody's", counted_for_nobody, ("references/",)),
+    Exhibit("a step that was written anew", written_anew, ("steps/3",), ("steps/3",)),
     Exhibit("a place that is gone", gone("places", PLACE), ("places of step 4",)),
     Exhibit("junk for a place", junk("places", PLACE), ("places/", "places of step 4")),
     Exhibit("a damaged key index", file_is("index/keys.faiss", b"?" * 99), ("index",)),
@@ -355,6 +368,22 @@ def test_an_intact_store_is_sound_and_left_alone(store: Path) -> None:
     assert report.records == {"meta": 1, "head": 1, "steps": 8, "facts": 6, "blobs": 16, "references": 15, "places": 7}
     assert {file: file.read_bytes() for file in files} == files
     assert not (store / "repairs").exists()
+
+
+def test_a_free_page_that_is_in_use_is_found(store: Path) -> None:
+    """LMDB would write the next step over a record; nothing that can be read differs until then."""
+    data = store / "data.mdb"
+    before = content(store)
+    with PageFile(data) as pages:
+        (_, first), *_ = pages.entries(pages.meta.free._replace(name="free"))
+        used = pages.meta.main.root
+    with data.open("r+b") as file:
+        file.seek(first.offset + 8)
+        file.write(used.to_bytes(8, sys.byteorder))
+    assert content(store) == before
+    report = fsck(store, repair=True)
+    assert [finding.problem for finding in report.findings] == ["it is in use twice"]
+    assert report.findings[0].record.startswith("data.mdb: free pages")
 
 
 def test_weights_that_cannot_be_proved_are_not_made_up(lived_elsewhere: Path) -> None:
