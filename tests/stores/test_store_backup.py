@@ -88,6 +88,8 @@ def test_a_writer_goes_on_meanwhile(store: Path, tmp_path: Path) -> None:
                 told = int(writer.stdout.readline())
             made = backup(store, tmp_path / f"copy {number}")
             assert made.head >= told
+            report = fsck(store)  # of one state as well, whatever is written while it is read
+            assert report.sound and report.head >= told, report.findings
             heads.append(made.head)
     finally:
         writer.kill()
