@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from lifelong_edit.errors import StoreDamagedError, StoreError, UsageError
-from lifelong_edit.stores import EditLog, StepRecord, backup, fsck
+from lifelong_edit.stores import EditLog, StepRecord, backup, checking, fsck
+from lifelong_edit.stores.findings import Examination
 
 AddStep = Callable[..., StepRecord]
 MakeStore = Callable[..., EditLog]
@@ -104,6 +106,18 @@ def test_a_writer_goes_on_meanwhile(store: Path, tmp_path: Path) -> None:
         with EditLog.open(tmp_path / f"copy {number}", read_only=True) as copy:
             assert copy.steps() == steps[: head + 1]
             copy.blob(str(copy.head().weights))
+
+
+def test_a_state_is_held_still_while_it_is_examined(store: Path, add_step: AddStep) -> None:
+    """Steps that are committed after the examination began leave every page that it has yet to read."""
+    with EditLog.open(store) as log, contextlib.ExitStack() as stack:
+        pages = checking._open(Examination(store), stack)
+        assert pages is not None
+        for _ in range(12):
+            add_step(log)
+        records = {name: sum(1 for _ in pages.entries(tree)) for name, tree in pages.tables().items()}
+        pages.account()
+    assert not pages.problems and records["steps"] == 5
 
 
 def test_of_a_damaged_store_there_is_no_backup(store: Path, tmp_path: Path) -> None:
