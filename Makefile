@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export PYTHON
 
-.PHONY: help venv demo test bench lint docs clean
+.PHONY: help venv demo test faults bench lint docs clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1	/' | expand -t 14
@@ -34,6 +34,10 @@ demo: $(STAMP)  ## edit a stream of news into the bundled model, look at the log
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP)  ## the whole test suite; PYTEST="tests/docs -k readme" for a part
 	@$(BIN)/python -m pytest $(PYTEST)
+
+faults: export OMP_NUM_THREADS := 1
+faults: $(STAMP)  ## the long loops of tests/faults, with counts; FAULTS="kills --cycles 1000" for a part
+	@$(BIN)/python -m tests.faults $(FAULTS)
 
 bench: $(STAMP)  ## every benchmarks/bench_*.py; results as JSON in benchmarks/results
 	@$(BIN)/python -m benchmarks $(BENCH)

@@ -21,6 +21,8 @@ from lifelong_edit.models.families import Positions
 from lifelong_edit.settings import SUBJECT
 
 Form = Literal["joint", "published"]
+_UNKNOWN = (KeyError, TypeError, ValueError)
+"""What safetensors raises for a dtype that NumPy has not."""
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -196,16 +198,27 @@ def _key(shape: tuple[int, int]) -> str:
 
 def restore_network(config: NetworkConfig, tensors: dict[str, np.ndarray]) -> NetworkSet:
     """A network set from its config and arrays. Raises BadInputError where they do not fit together."""
-    networks = NetworkSet(config)
-    expected = {n: tuple(t.shape) for n, t in networks.state_dict().items()}
+    expected = _expected(config, len(tensors))
     found = {n: tuple(t.shape) for n, t in tensors.items()}
     if expected != found:
         odd = sorted(set(expected.items()) ^ set(found.items()))[:3]
         raise BadInputError(
             f"the hypernetwork's tensors do not fit its config (first differences: {odd}); train it again"
         )
+    networks = NetworkSet(config)
     networks.load_state_dict({n: torch.from_numpy(t.astype(np.float32)) for n, t in tensors.items()})
     return networks.eval().requires_grad_(False)
+
+
+def _expected(config: NetworkConfig, count: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a config's tensors, which `count` bounds: no room is made for what is not there."""
+    if not 0 <= config.blocks <= count:
+        raise BadInputError(f"the hypernetwork's config has {config.blocks} blocks, its file {count} tensors")
+    try:
+        with torch.device("meta"):
+            return {n: tuple(t.shape) for n, t in NetworkSet(config).state_dict().items()}
+    except (ValueError, RuntimeError, ZeroDivisionError, OverflowError, TypeError) as error:
+        raise BadInputError(f"the hypernetwork's config describes no network ({error}); train it again") from error
 
 
 def read_config(folder: Path) -> NetworkConfig:
@@ -226,7 +239,7 @@ def read_checkpoint(folder: Path) -> NetworkSet:
 def _readable(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, SafetensorError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, SafetensorError, *_UNKNOWN) as error:
         raise BadInputError(
             f"{folder} holds no readable hypernetwork ({error}); expected config.json and network.safetensors "
             "as `lifelong-edit train` writes them"

@@ -12,6 +12,9 @@ from typing import Any, TypeVar
 import lmdb
 
 from lifelong_edit.errors import StoreDamagedError, StoreError
+from lifelong_edit.stores.filesystem import warn_of_network
+from lifelong_edit.stores.metapages import check_meta_pages, meta_of
+from lifelong_edit.stores.soundness import check_pages
 
 T = TypeVar("T")
 
@@ -20,6 +23,16 @@ MAP_SIZE = 1 << 40
 TABLES = ("meta", "steps", "facts", "blobs", "references", "places", "head")
 _META_PAGES = 2
 _SMALLEST_PAGE = 4096
+_ATTEMPTS = 100
+
+_UNREADABLE = (
+    lmdb.CorruptedError,
+    lmdb.CursorFullError,
+    lmdb.InvalidError,
+    lmdb.NotFoundError,
+    lmdb.PageNotFoundError,
+    lmdb.VersionMismatchError,
+)
 
 _OPEN: dict[tuple[int, int], Environment] = {}
 _GUARD = threading.Lock()
@@ -49,10 +62,10 @@ class Environment:
                 subdir=True,
             )
             self._refuse_truncated()
-            if not read_only:
-                self.env.reader_check()
+            if not create:
+                self._refuse_damaged()
             self.tables = {name: self.env.open_db(name.encode(), create=create) for name in TABLES}
-        except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.NotFoundError, lmdb.PageNotFoundError) as error:
+        except _UNREADABLE as error:
             self._discard()
             raise StoreDamagedError(
                 f"{folder} holds no readable database ({error}); restore it from a backup"
@@ -67,6 +80,7 @@ class Environment:
         if before not in (None, self.inode):
             self._discard()
             raise StoreError(f"{folder} was replaced while it was being opened; open it again")
+        warn_of_network(folder)
 
     def _discard(self) -> None:
         if hasattr(self, "env"):
@@ -81,6 +95,18 @@ class Environment:
             raise StoreDamagedError(
                 f"{self.folder / 'data.mdb'} is truncated: {found} bytes of at least {needed}; restore it from a backup"
             )
+
+    def _refuse_damaged(self) -> None:
+        """Walk the pages of one snapshot, which stay what they are while its transaction lasts."""
+        data, page = self.folder / "data.mdb", int(self.env.stat()["psize"])
+        check_meta_pages(data, page)
+        for _ in range(_ATTEMPTS):
+            with self._begin_reading() as transaction:
+                meta = meta_of(data, page, transaction.id())
+                if meta is not None:  # else another process has committed twice since
+                    check_pages(data, page, meta)
+                    return
+        raise StoreDamagedError(f"{data} has no meta page of its last transaction; restore the store from a backup")
 
     def check_usable(self) -> None:
         """Raise StoreError where this handle must not be used: after a fork, or once the store's folder is gone."""
@@ -107,7 +133,7 @@ class Environment:
         with transaction:
             try:
                 yield transaction
-            except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.BadTxnError) as error:
+            except lmdb.Error as error:  # a snapshot that has begun asks for no room: what fails then are its pages
                 raise StoreDamagedError(f"{self.folder} has damaged pages ({error}); restore from a backup") from error
 
     def _begin_reading(self) -> Any:
@@ -132,6 +158,7 @@ class Environment:
         Raises StoreError where the disk refuses; nothing of the change is kept then.
         """
         self.check_usable()
+        self.env.reader_check()  # a reader that was killed pins every page that was in use when it began
         while True:
             try:
                 with self.env.begin(write=True) as transaction:
@@ -171,7 +198,8 @@ def acquire(folder: Path, *, read_only: bool, create: bool = False, map_size: in
     with _GUARD:
         key = None if create or not (folder / "data.mdb").exists() else _inode(folder)
         found = None if key is None else _OPEN.get(key)
-        if found is not None and found.pid == os.getpid():
+        if found is not None:
+            found.check_usable()
             if found.read_only and not read_only:
                 raise StoreError(f"{folder} is open read-only in this process; close it before opening it for writing")
             found.users += 1

@@ -13,7 +13,7 @@ import msgspec
 from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.errors import StoreDamagedError, StoreError
 from lifelong_edit.stores.schema import SCHEMA_VERSION, StoreMarker
-from lifelong_edit.stores.tables import Head, Tables, step_key
+from lifelong_edit.stores.tables import UNDECODABLE, Head, Tables, step_key
 
 T = TypeVar("T")
 
@@ -107,5 +107,5 @@ def check_identity(path: Path, marker: StoreMarker, acknowledged: Acknowledged, 
 def _decode(data: bytes, kind: type[T], name: str) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise StoreDamagedError(f"{name} cannot be read ({error}); restore the store from a backup") from error

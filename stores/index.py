@@ -10,6 +10,7 @@ alone: not of the kind of index, nor of the order in which facts came and went, 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.stores.digests import digest_bytes
+from lifelong_edit.stores.tables import UNDECODABLE
 
 FloatArray = npt.NDArray[np.float32]
 Source = Callable[[Sequence[str]], FloatArray]
@@ -30,10 +32,9 @@ Found = list[tuple[str, float]]
 Kind = Literal["flat", "reduced"]
 
 INDEX_FILE, INDEX_NOTE = "keys.faiss", "keys.json"
-MAX_BYTES = 1 << 36
-"""The largest index file that is read back."""
 DIRECTIONS = 128
 """Directions of a reduced index; 128 and the rest are an eighth of a key of 1,024."""
+_HEXADECIMAL = re.compile("[0-9a-f]{16}")
 _SAMPLE = 8192
 _CHUNK = 16384
 _SLACK = 1e-5
@@ -242,7 +243,7 @@ class KeyIndex:
         try:
             note = msgspec.json.decode((folder / INDEX_NOTE).read_bytes(), type=_Note)
             data = (folder / INDEX_FILE).read_bytes()
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        except (OSError, *UNDECODABLE):
             return None
         if (note.chain, note.width, note.digest) != (chain, width, _digest(data, chain, note.facts)):
             return None
@@ -253,6 +254,8 @@ class KeyIndex:
         if note.directions:
             made._basis = np.frombuffer(data[end:], np.float32).reshape(width, note.directions)
             made._fitted = note.fitted
+        # A file that announces more than it holds is refused before room is made for it.
+        faiss.set_deserialization_vector_byte_limit(len(data))
         try:
             scan = faiss.deserialize_index(np.frombuffer(data[:end], dtype=np.uint8))
         except RuntimeError:
@@ -295,15 +298,13 @@ def _digest(data: bytes, chain: str, facts: Sequence[str]) -> str:
 
 def _id_of(fact: str) -> int:
     """A fact's number in FAISS: the first 63 bits of its digest, never −1, which FAISS means as "none"."""
-    try:
-        return int(fact[:16], 16) >> 1
-    except ValueError:
-        raise StoreError(f"{fact!r} is no fact digest; expected hexadecimal characters") from None
+    if not _HEXADECIMAL.match(fact):
+        raise StoreError(f"{fact!r} is no fact digest; expected hexadecimal characters")
+    return int(fact[:16], 16) >> 1
 
 
 def _faiss() -> Any:
-    """FAISS, imported when first needed (`status` and `log` never do), its reader's limits set once."""
+    """FAISS, imported when first needed: `status` and `log` never do."""
     import faiss
 
-    faiss.set_deserialization_vector_byte_limit(MAX_BYTES)
     return faiss

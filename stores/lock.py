@@ -43,8 +43,9 @@ class WriterLock:
                 raise
             if not there:  # the holder has put another folder in the place of this one: its lock is the one to take
                 self.release()
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+        with contextlib.suppress(OSError):  # the lock is held all the same; only its holder's name is not there to read
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, str(os.getpid()).encode(), 0)
 
     def _take(self, deadline: float, timeout: float) -> None:
         assert self._fd is not None

@@ -106,6 +106,8 @@ class EditLog:
             with log._reading() as tables:
                 check_identity(path, marker, acknowledged, tables)
                 head = tables.head()
+                if not read_only:
+                    tables.check_derived(tables.step(number)[0] for number in range(head.step + 1))
             if head.step > acknowledged.step and not read_only:  # killed between the commit and HEAD
                 write_acknowledged(path, marker.store_id, head)
             undo.pop_all()
@@ -172,9 +174,14 @@ class EditLog:
         return head
 
     def consume(self, state: int, places: Sequence[Place]) -> None:
-        """Keep in mind that places were consumed at the state of a step with nothing to do there, durably."""
+        """Keep in mind that places were consumed at the state of a step with nothing to do there, durably.
+
+        Written twice: where the newest meta page is damaged, LMDB takes the state before for the newest. Of a step
+        HEAD would tell; of this nothing else would.
+        """
         self._require_writable()
-        self._environment.write(lambda t: Tables(self._environment, t).consume_idle(state, places))
+        for _ in range(2):
+            self._environment.write(lambda t: Tables(self._environment, t).consume_idle(state, places))
 
     def _require_writable(self) -> None:
         if self._lock is None or self._closed:

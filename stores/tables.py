@@ -7,7 +7,7 @@ and what was consumed without a step), `head`. Blobs need no envelope: their key
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -20,6 +20,8 @@ from lifelong_edit.stores.schema import Place, StepRecord, decode_step
 T = TypeVar("T")
 
 HEAD, MARKER = b"head", b"marker"
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no such record: bad UTF-8 and deep nesting as Python's own errors."""
 _IDLE = "idle/"
 """Begins the keys of places consumed without a step; behind those of all others, which are hexadecimal."""
 
@@ -79,7 +81,7 @@ class Tables:
         payload = self.need("steps", step_key(number))
         try:
             return decode_step(payload), digest_bytes(payload)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise StoreDamagedError(f"record steps/{number} is no step of this schema ({error})") from error
 
     # -- blobs
@@ -157,19 +159,55 @@ class Tables:
             if not cursor.set_range(_IDLE.encode()):
                 return found
             for key, value in cursor:
-                if not is_idle(key):
-                    break
                 name = record_name("places", key)
+                payload = unseal(name, bytes(value))  # first: the key of an intact record is intact
                 _, state, _ = key.decode().split("/")
-                found.setdefault(int(state), []).extend(decode(unseal(name, bytes(value)), list[Place], name))
+                found.setdefault(int(state), []).extend(decode(payload, list[Place], name))
         return found
+
+    # -- all of them
+
+    def check_derived(self, steps: Iterable[StepRecord]) -> None:
+        """Hold `places` and `references` against the steps, which have a chain, as these tables have not.
+
+        Of them alone a record that is not found would be taken for one that was never written. Raises
+        StoreDamagedError, naming the record or the table.
+        """
+        places, references = (dict(self._all(table)) for table in ("places", "references"))
+        for step in steps:
+            for place in step.places:
+                key = place_key(place.file_digest, place.number)
+                if key not in places:
+                    raise StoreDamagedError(self._lost(record_name("places", key), step.step))
+            for digest in step.blobs:
+                # A blob may be gone by a compaction; one that is there and that nothing counts would be dropped.
+                if digest.encode() not in references and self.has_blob(digest):
+                    raise StoreDamagedError(self._lost(f"references/{digest}", step.step))
+
+    def _lost(self, name: str, step: int) -> str:
+        folder = self._environment.folder
+        return f"record {name} of step {step} is missing from {folder}; restore it from a backup"
+
+    def _all(self, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """All records of a table, verified; raises StoreDamagedError where they are not as many as it should hold."""
+        database, count = self._environment.tables[table], 0
+        with self._transaction.cursor(db=database) as cursor:
+            for key, value in cursor:
+                yield bytes(key), unseal(record_name(table, key), bytes(value))
+                count += 1
+        expected = self._transaction.stat(database)["entries"]
+        if count != expected:
+            raise StoreDamagedError(
+                f"table {table} of {self._environment.folder} holds {count} records, expected {expected}; "
+                "restore the store from a backup"
+            )
 
 
 def decode(payload: bytes, kind: type[T], name: str) -> T:
     """A msgpack record. Raises StoreDamagedError, naming it, where the bytes are no such record."""
     try:
         return msgspec.msgpack.decode(payload, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise StoreDamagedError(f"record {name} is not one of this schema ({error})") from error
 
 

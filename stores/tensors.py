@@ -121,7 +121,7 @@ def _check_header(data: bytes, what: str) -> None:
         )
     try:
         header = msgspec.json.decode(data[8 : 8 + length], type=dict[str, _Entry])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreDamagedError(f"{what}: the header is not one of tensors ({error})") from error
     room = len(data) - 8 - length
     for name, entry in header.items():

@@ -21,6 +21,7 @@ from lifelong_edit.facts.growing import Content, Known, Span
 STDIN = "-"
 DATASET_PREFIX = "hf:"
 GZIP = b"\x1f\x8b"
+_TORN_GZIP = (gzip.BadGzipFile, zlib.error, EOFError)
 _SPOOL_BYTES = 1 << 24
 
 
@@ -94,9 +95,8 @@ def open_source(source: str, known: Known | None = None) -> Iterator[Source]:
         try:
             content.take(stream)
             elements = read_elements(Span(stream, 0, stream.tell()))
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            torn = f"found a gzip file that cannot be read ({error}), expected a whole one; write it out again"
-            elements = iter([(1, BadInputError(torn))])
+        except _TORN_GZIP as error:
+            elements = iter([(1, BadInputError(_torn(error)))])
         yield Source(name, content.digest, elements, content.earlier)
 
 
@@ -104,7 +104,22 @@ def open_source(source: str, known: Known | None = None) -> Iterator[Source]:
 def open_text(source: str) -> Iterator[Iterator[tuple[int, str]]]:
     """The lines (1-based number, text) of a plain text file that are not blank."""
     with _open_bytes(source) as stream:
-        yield ((number, _decode_line(source, number, line)) for number, line in enumerate(stream, 1) if line.strip())
+        yield _lines(source, stream)
+
+
+def _lines(source: str, stream: IO[bytes]) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        for line in stream:
+            number += 1
+            if line.strip():
+                yield number, _decode_line(source, number, line)
+    except _TORN_GZIP as error:
+        raise BadInputError(f"{source}:{number + 1}: {_torn(error)}") from None
+
+
+def _torn(error: Exception) -> str:
+    return f"found a gzip file that cannot be read ({error}), expected a whole one; write it out again"
 
 
 def _decode_line(source: str, number: int, line: bytes) -> str:

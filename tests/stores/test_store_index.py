@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lifelong_edit.errors import StoreError
 from lifelong_edit.stores import KeyIndex, digest_bytes
 
 WIDTH = 6
@@ -53,68 +52,6 @@ def test_it_finds_what_numpy_finds(queries: int, removed: set[int], count: int) 
         np.testing.assert_allclose([c for _, c in found], cosines[order], atol=1e-6)  # float32 dot products of 6
     assert len(index) == len(left)
     assert [fact in index for fact in facts] == [i in left for i in range(20)]
-
-
-BAD = {
-    "NaN": [np.nan] * WIDTH,
-    "infinity": [np.inf] + [1.0] * (WIDTH - 1),
-    "no direction": [0.0] * WIDTH,
-    "another width": [1.0] * (WIDTH + 1),
-}
-
-
-@pytest.mark.parametrize("what", BAD)
-def test_bad_keys_are_refused_by_name(what: str) -> None:
-    index = KeyIndex(WIDTH, _source)
-    name = digest_bytes(b"bad")
-    with pytest.raises(StoreError, match=name):
-        index.add([name], np.array([BAD[what]], np.float32))
-    assert len(index) == 0
-
-
-def test_duplicates_and_strangers_are_refused_by_name() -> None:
-    index, facts = _filled(), _facts(22)
-    with pytest.raises(StoreError, match=f"{facts[3]} is in the key index already"):
-        index.add([facts[20], facts[3]], _vectors(2))
-    with pytest.raises(StoreError, match=f"{facts[20]} is given twice"):
-        index.add([facts[20], facts[20]], _vectors(2))
-    with pytest.raises(StoreError, match=f"{facts[21]} is not in the key index"):
-        index.remove([facts[0], facts[21]])
-    with pytest.raises(StoreError, match="no fact digest"):
-        index.add(["not a digest"], _vectors(1))
-    assert len(index) == 20
-    assert facts[0] in index
-
-
-def _delete(path: Path) -> None:
-    path.unlink()
-
-
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-5])
-
-
-def _flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
-
-
-def _extend(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + b"junk")
-
-
-@pytest.mark.parametrize("file", ["keys.faiss", "keys.json"])
-@pytest.mark.parametrize("harm", [_delete, _truncate, _flip, _extend])
-def test_a_harmed_index_is_rebuilt_with_the_same_answers(
-    tmp_path: Path, file: str, harm: Callable[[Path], None]
-) -> None:
-    original = _filled()
-    original.save(tmp_path / "index", "chain")
-    harm(tmp_path / "index" / file)
-    rebuilt, called = _open(tmp_path / "index", "chain")
-    assert called == [True]
-    assert rebuilt.search(_vectors(3, 1), 5) == original.search(_vectors(3, 1), 5)
 
 
 def test_an_intact_index_is_loaded_and_goes_on(tmp_path: Path) -> None:
@@ -236,7 +173,9 @@ def test_a_reduced_index_is_kept_and_opened(tmp_path: Path, monkeypatch: pytest.
     assert (again.kind, again.fitted, len(again)) == ("reduced", 60, 60)
     queries = _wide(5, 2, 0.3)
     assert again.search(queries, 4) == held.index.search(queries, 4)
-    _flip(tmp_path / "index" / "keys.faiss")
+    data = bytearray((tmp_path / "index" / "keys.faiss").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "index" / "keys.faiss").write_bytes(data)
     assert len(KeyIndex.open(tmp_path / "index", WIDE, "chain", held.source, ())) == 0
 
 

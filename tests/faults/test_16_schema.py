@@ -1,14 +1,15 @@
-"""A store that an earlier release made: read as it is, taken along with the first step, closed to that release then.
+"""16. A newer schema is refused with both versions; an older one is read as it is, and taken along with the first step.
 
-`data/schema-1.tar.gz` was written by the last release of schema 1: step 0, two edits of one fact each into a single
-matrix of 4 × 3, a rollback to step 1. `data/schema-2.tar.gz` has the same steps and a tag, a branch and a switch, as
-the last release of schema 2 wrote them. They need no model.
+
+`tests/stores/data/schema-1.tar.gz` was written by the last release of schema 1: step 0, two edits of one fact each
+into a single matrix of 4 × 3, a rollback to step 1. `schema-2.tar.gz` has the same steps and a tag, a branch and a
+switch, as the last release of schema 2 wrote them. They need no model.
 """
 
 from __future__ import annotations
 
 import json
-import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,22 @@ import pytest
 
 from lifelong_edit.errors import StoreError
 from lifelong_edit.stores import SCHEMA_VERSION, EditLog, backup, fsck, identity
+from lifelong_edit.stores.tables import MARKER, Tables
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline_keeping import compact, restore
+from tests.stores.archives import schema_1, schema_2
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """The store of schema 1."""
-    with tarfile.open(Path(__file__).parent / "data" / "schema-1.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path / "store"
+    return schema_1(tmp_path)
 
 
 @pytest.fixture
 def younger(tmp_path: Path) -> Path:
     """The store of schema 2."""
-    with tarfile.open(Path(__file__).parent / "data" / "schema-2.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path / "store"
+    return schema_2(tmp_path)
 
 
 def version(store: Path) -> Any:
@@ -118,3 +117,54 @@ def test_looking_after_it_takes_it_along(store: str, request: pytest.FixtureRequ
     restore(tmp_path / "copy", path)
     assert version(path) == SCHEMA_VERSION and fsck(path).sound
     assert (version(tmp_path / "copy"), fsck(tmp_path / "copy").sound) == (number, True)
+
+
+@pytest.mark.parametrize("marker", ["store.json", "inside"])
+def test_a_newer_store_is_refused_with_both_versions(old: Path, marker: str) -> None:
+    """Whatever fields its marker has, and whichever of the two says it."""
+    newer = json.dumps({**json.loads((old / "store.json").read_bytes()), "schema_version": 7, "unheard_of": True})
+    if marker == "store.json":
+        (old / "store.json").write_text(newer)
+    else:
+        with EditLog.open(old) as log:
+            environment = log._environment
+            environment.write(lambda t: Tables(environment, t).put("meta", MARKER, newer.encode()))
+    before = (old / "data.mdb").read_bytes()
+    for read_only in (False, True):
+        with pytest.raises(
+            StoreError, match=rf"{marker}.* has schema version 7, but this release reads up to {SCHEMA_VERSION}"
+        ):
+            EditLog.open(old, read_only=read_only)
+    assert (old / "data.mdb").read_bytes() == before
+
+
+def test_killed_at_any_call_while_it_is_taken_along(old: Path, run_python: Callable[..., str]) -> None:
+    """It is a store of schema 1 then, or one of the present schema with the new step, whatever its markers say."""
+    code = """
+        import json, shutil, sys
+        from pathlib import Path
+        from lifelong_edit.timeline import Timeline
+        from tests.faults import kills
+        template, call, going, seen = Path(sys.argv[1]), 1, True, set()
+        while going:
+            store = template.with_name(str(call))
+            shutil.copytree(template, store)
+            def name():
+                with Timeline.open(store) as timeline:
+                    timeline.tag("mark")
+            going = kills.killed_at(call, name)
+            marker = json.loads((store / "store.json").read_bytes())["schema_version"]
+            with Timeline.open(store) as timeline:
+                seen.add((marker, timeline.head))
+                timeline.weights("head")
+                if timeline.head == 3:
+                    timeline.tag("mark")
+                else:
+                    timeline.tag("again")
+                assert [tag.name for tag in timeline.tags()][-1] in ("mark", "again")
+            assert json.loads((store / "store.json").read_bytes())["schema_version"] == 3
+            shutil.rmtree(store)
+            call += 101
+        print(sorted(seen))
+    """
+    assert run_python(code, old).strip() == f"[(1, 3), (1, 4), ({SCHEMA_VERSION}, 4)]"

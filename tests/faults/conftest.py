@@ -1,0 +1,20 @@
+"""The small stores of the store tests, and the ones on a tiny model of the command line's."""
+
+from __future__ import annotations
+
+from tests.cli.conftest import _empty_template, _template, empty_store, making, news, program, run, store
+from tests.stores.conftest import add_step, make_store, run_python
+
+__all__ = [
+    "_empty_template",
+    "_template",
+    "add_step",
+    "empty_store",
+    "make_store",
+    "making",
+    "news",
+    "program",
+    "run",
+    "run_python",
+    "store",
+]

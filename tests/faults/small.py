@@ -1,0 +1,69 @@
+"""Small stores without a model: each step a function of its number, everything in them read back and compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lifelong_edit.stores import EditLog, Place, StepRecord, digest_bytes, encode_tensors
+
+FILE = "f" * 32
+"""The digest of the file that all facts of these stores come from."""
+
+
+def blob(number: int, size: int = 300) -> bytes:
+    """Tensor bytes of `size` × 4 numbers that are all `number`."""
+    return encode_tensors({"dense/m": np.full((size, 4), number, np.float32)})
+
+
+def create(path: Path, **options: int) -> EditLog:
+    """A store at step 0."""
+    fixed, weights = blob(-1), blob(0)
+    record = StepRecord(
+        step=0, kind="init", parent=-1, previous="", time="t", fixed=digest_bytes(fixed), weights_digest="w0",
+        live_digest="l0",
+    )  # fmt: skip
+    blobs = {digest_bytes(b): b for b in (fixed, weights)}
+    return EditLog.create(path, record, blobs=blobs, weights=digest_bytes(weights), **options)
+
+
+def add(log: EditLog, *, size: int = 300, snapshot: bool = False) -> StepRecord:
+    """One step more, with a fact, a shift, weights and a place, each a function of the step's number."""
+    head = log.head()
+    number = head.step + 1
+    shift, weights = blob(number, size), blob(1000 + number, size)
+    fact = digest_bytes(b"fact", str(number).encode())
+    record = StepRecord(
+        step=number, kind="edit", parent=head.step, previous=head.chain, time="t", added=(fact,),
+        places=(Place(FILE, number, fact),), shift=digest_bytes(shift),
+        snapshot=digest_bytes(weights) if snapshot else None, weights_digest=f"w{number}", live_digest="l",
+    )  # fmt: skip
+    blobs = {digest_bytes(b): b for b in (shift, weights)}
+    log.append(record, facts={fact: b'{"n":%d}' % number}, blobs=blobs, weights=digest_bytes(weights))
+    return record
+
+
+def content(log: EditLog, start: int = 0) -> list[Any]:
+    """Whatever the steps from `start` on say and name, and the head with its weights."""
+    steps, head = log.steps(start), log.head()
+    found: list[Any] = [steps, head, None if head.weights is None else log.blob(head.weights)]
+    for step in steps:
+        found.append(log.facts(step.added))
+        found += [log.blob(digest) for digest in step.blobs]
+        if not log.read_only:  # what only reads does not ask for places
+            found += [log.consumed(place.file_digest, place.number) for place in step.places]
+    return found
+
+
+def is_whole(log: EditLog, start: int = 1) -> bool:
+    """Whether every step that `add` made holds what `add` gave it, all of it readable."""
+    content(log, start)
+    for step in log.steps(start):
+        (fact,) = step.added
+        if (fact, step.places) != (digest_bytes(b"fact", str(step.step).encode()), (Place(FILE, step.step, fact),)):
+            return False
+        if log.facts([fact]) != {fact: b'{"n":%d}' % step.step} or not log.consumed(FILE, step.step):
+            return False
+    return True
