@@ -93,12 +93,14 @@ def evaluate(
     line = timeline.history().line(step)
     facts = timeline.facts_by_digest([digest for record in line for digest in record.added])
     live = timeline.history().fold(step).live
+    last = {digest: record.step for record in line for digest in record.added}
     edited = {name for fact in facts.values() for name in identities(fact)}
     edited |= {("prompt", normalise(text)) for fact in facts.values() for text in fact.rephrases}
     batches, dropped, long = [], set[str](), set[Question]()
     for record in line:
         if record.added:
-            asked = [facts[digest] for digest in record.added if digest in live]
+            # A fact that came, went and came again counts for the step that taught it last.
+            asked = [facts[digest] for digest in record.added if digest in live and last[digest] == record.step]
             batch = _Batch(record.step, len(record.added), len(asked))
             _collect(batch, asked, timeline.settings.phrasings, edited, dropped)
             for measure, questions in batch.questions.items():

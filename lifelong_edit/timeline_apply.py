@@ -16,7 +16,15 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.forecast import key_features, outlook
 from lifelong_edit.forecast_measuring import forecast_by_keys, live_conflict_keys, proposed_changes
 from lifelong_edit.guard import as_report, measure, objections
-from lifelong_edit.policies import Candidates, ConflictPolicy, Decision, LiveIdentities, find_conflicts, plan_index
+from lifelong_edit.policies import (
+    Candidates,
+    ConflictPolicy,
+    Decision,
+    LiveIdentities,
+    find_conflicts,
+    identities,
+    plan_index,
+)
 from lifelong_edit.reconsolidation import reconsolidate
 from lifelong_edit.retraction import compared
 from lifelong_edit.staleness import staleness
@@ -269,7 +277,10 @@ class Solving:
             solved = reconsolidate(bench, left, say=say or silent) if left else None
             bench.loaded.set_shifts({} if solved is None else solved.shifts)
             after = None if solved is None else measure(bench, left, record.live_digest)
-            asked = compared(bench, retracted, left)
+            # What comes back in the place of another is right to be answered as it was.
+            names = {name for fact in back for name in identities(fact)}
+            gone_for_good = [fact for fact in retracted if names.isdisjoint(identities(fact))]
+            asked = compared(bench, gone_for_good, left)
         except BaseException:
             bench.loaded.set_shifts(state.shifts)
             raise

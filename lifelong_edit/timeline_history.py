@@ -233,7 +233,8 @@ class History:
         """Digests of the facts that the given ones took the place of when they last came, and that are not live."""
         live, came = self.fold(step).live, dict[str, StepRecord]()
         for record in self.line(step):
-            came.update(dict.fromkeys(record.added, record))
+            if record.kind != "retract":  # what a retraction brings back comes without its conflicts
+                came.update(dict.fromkeys(record.added, record))
         conflicts = [(came[digest], digest, c) for digest in digests for c in came[digest].report.get("conflicts", ())]
         replaced = [c["old"] for record, new, c in conflicts if c["new"] == new and c["old"] in record.superseded]
         return [digest for digest in dict.fromkeys(replaced) if digest not in live]

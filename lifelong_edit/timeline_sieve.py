@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, Record
 from lifelong_edit.policies import identities, normalise, prevails
 from lifelong_edit.stores import Place
@@ -84,6 +85,11 @@ def sieve(
         fact = item.fact if isinstance(item, Record) else item
         places = item.places if isinstance(item, Record) else ()
         entry = (item.entry if isinstance(item, Record) else item.digest) if reviewed else None
+        if isinstance(item, Record) and entry not in (None, fact.digest) and fact.digest in fold.quarantined:
+            raise BadInputError(
+                f"{item.file}:{item.line}: found a record that is in quarantine itself, with the `quarantined.fact` of "
+                f"another ({item.entry[:12]}), expected its own; correct it"
+            )
         reason = _reason(fact.digest, places, entry, fold, history, kept, again)
         if reason not in ("consumed", "rolled-back", *_NOT_IN_QUARANTINE):
             result.places += [Place(*place, fact.digest) for place in places[:1]]

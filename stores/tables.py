@@ -161,6 +161,8 @@ class Tables:
             for key, value in cursor:
                 name = record_name("places", key)
                 payload = unseal(name, bytes(value))  # first: the key of an intact record is intact
+                if not is_idle(key):
+                    continue
                 _, state, _ = key.decode().split("/")
                 found.setdefault(int(state), []).extend(decode(payload, list[Place], name))
         return found

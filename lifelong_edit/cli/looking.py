@@ -130,6 +130,9 @@ def show(step: str, store: Path, as_json: bool) -> None:
         record = timeline.show(step)
         branch, dropped = timeline.history().made_on(record.step), timeline.history().dropped_by(record.step)
         facts = timeline.facts_by_digest((*record.added, *record.superseded))
+        met = record.report.get("conflicts", ())
+        told_of = timeline.facts_of({"by": None} | c for c in met)
+        told_of |= timeline.facts_by_digest(record.report.get("reviewed", ()))
     found = describe_step(record) | {
         "branch": branch,
         "weights_dropped_by": None if dropped is None else dropped.step,
@@ -151,12 +154,25 @@ def show(step: str, store: Path, as_json: bool) -> None:
     print_pairs([*plain, *_origin(record.provenance)])
     if "staleness" in record.report:
         print_staleness(record.report["staleness"])
+    if met:
+        click.echo()
+        columns = ("kind", "probability", "action", "by")
+        table = [(*(c.get(name) for name in columns), _said(told_of, c["new"]), _said(told_of, c["old"])) for c in met]
+        print_table((*columns, "new", "in force then"), table)
+    if reviewed := record.report.get("reviewed"):
+        click.echo()
+        print_table(("out of quarantine", "record"), [(digest[:12], _said(told_of, digest)) for digest in reviewed])
     if not facts:
         return
     untaken = set(record.report.get("gate", {}).get("untaken", ()))
     became = {digest: _became(record, digest, untaken) for digest in facts}
     click.echo()
     _print_facts(list(facts.values()), became)
+
+
+def _said(facts: Mapping[str, Fact], digest: str) -> str | None:
+    """A fact in a cell."""
+    return f"{facts[digest].prompt} → {facts[digest].target}" if digest in facts else None
 
 
 def _became(record: Any, digest: str, untaken: set[str]) -> str:
@@ -248,6 +264,9 @@ def facts(
 
     asked = parse_conditions([*conditions, *([f"subject~{subject}"] if subject else ())])
     about_state = any(condition.field == STATE for condition in asked)
+    for condition in asked:
+        if condition.field == STATE and not condition.contains and condition.value.casefold() not in STATES:
+            raise UsageError(f"found state={condition.value}, expected one of {', '.join(STATES)}; or use --state")
     if about_state and state is not None:
         raise UsageError("found --state and a condition on the state together, expected one of them; leave one out")
     wanted: Sequence[Which] = STATES if about_state or state == "all" else (state or "live",)
@@ -283,12 +302,23 @@ def describe_step(record: Any) -> dict[str, Any]:
     }
 
 
+def _decided(record: Any) -> str:
+    """What became of the records of a step that edited nothing, counted."""
+    said = Counter(c["action"] for c in {c["new"]: c for c in record.report.get("conflicts", ())}.values())
+    dismissed = len(record.report.get("reviewed", ()))
+    return ", ".join([*(f"{n} {action}" for action, n in said.items()), *([f"{dismissed} reviewed"] * bool(dismissed))])
+
+
 def _how(record: Any) -> str | None:
     """Where a reconsolidation began, and whether it was committed against its guard; which name a step is about."""
     if record.name is not None:
         if record.kind == "switch":
             return f"to {record.name}"
         return f"{record.name} deleted" if record.named is None else f"{record.name} at {record.named}"
+    if record.kind == "rollback":
+        return f"to {record.parent}"
+    if record.kind == "decide":
+        return _decided(record)
     if record.kind == "compact":
         return f"{len(record.out_of_reach)} states dropped"
     if record.kind == "purge":

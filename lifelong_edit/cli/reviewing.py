@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def conflicts(quarantined: bool, out: Path | None, at: str | None, store: Path, 
     """
     with opened(store, read_only=True) as timeline:
         if out is not None:
-            _write_review(timeline, out, at)
+            _write_review(timeline, out, at, store)
         found = [c for c in timeline.conflicts(at=at) if c["pending"] or not (quarantined or out)]
         facts = timeline.facts_of(found)
     if as_json:
@@ -97,7 +98,7 @@ def conflicts(quarantined: bool, out: Path | None, at: str | None, store: Path, 
     print_table((*columns, "fact", "new", "in force then"), rows)
 
 
-def _write_review(timeline: Timeline, out: Path, at: str | None) -> None:
+def _write_review(timeline: Timeline, out: Path, at: str | None, store: Path) -> None:
     """A file that is there may hold somebody's half-done review: it is never replaced."""
     import msgspec
 
@@ -114,7 +115,8 @@ def _write_review(timeline: Timeline, out: Path, at: str | None) -> None:
             f"cannot write {out}: {error.strerror}; expected a file in a folder that can be written"
         ) from None
     say(
-        f"{counted(len(entries), 'record')} in {out}; delete what is wrong, then: lifelong-edit stream --reviewed {out}"
+        f"{counted(len(entries), 'record')} in {out}; delete what is wrong, then: "
+        f"lifelong-edit stream --reviewed {shlex.quote(str(out))} --store {shlex.quote(str(store))}"
     )
 
 

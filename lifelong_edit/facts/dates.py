@@ -27,7 +27,8 @@ def span_of(date: str) -> Span:
         return _span_of(date)
     except ValueError:
         raise BadInputError(
-            f"found `date` {date[:40]!r}, expected ISO 8601 as in 2026-03-01 (2026 and 2026-03 will do); correct it"
+            f"found `date` {date[:40]!r}, expected ISO 8601 as in 2026-03-01 "
+            "(2026, 2026-03 and 2026-W10 will do); correct it"
         ) from None
 
 

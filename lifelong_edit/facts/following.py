@@ -44,7 +44,7 @@ def follow_facts(
     require_growing(sources)
     report = report if report is not None else ReadReport()
     files = [_Followed(name, known, say) for name in expand(sources)]
-    waiting, since = False, time.monotonic()
+    waiting, since, told = False, time.monotonic(), len(report.skipped_bad)
     while not stopped():
         came = False
         for file in files:
@@ -54,6 +54,9 @@ def follow_facts(
                     yield None
                 elif (fact := recognise_at(file.name, found[1], skip_bad=skip_bad, report=report)) is not None:
                     yield file.record(fact, *found)
+                elif len(report.skipped_bad) > told:
+                    told = len(report.skipped_bad)
+                    say(f"left out: {report.skipped_bad[-1]}")
                 if stopped():
                     return
         if came:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lifelong_edit.errors import UsageError
+from lifelong_edit.errors import BadInputError, UsageError
+from lifelong_edit.facts.dates import span_of
 from lifelong_edit.facts.record import Fact
 
 TEXTS = ("subject", "prompt", "target", "relation", "id", "source", "author", "date")
@@ -15,7 +15,7 @@ TEXTS = ("subject", "prompt", "target", "relation", "id", "source", "author", "d
 STATE = "state"
 """What became of a fact; no field of its record."""
 DATES = ("since", "until")
-"""Bounds of a fact's date, both included."""
+"""Bounds of when a fact came into force, both included, with all that they name: a year, a month, a week, a day."""
 FIELDS = (*TEXTS, STATE, *DATES)
 
 _CONDITION = re.compile(r"\s*(\w+)\s*([=~])(.*)", re.DOTALL)
@@ -37,11 +37,8 @@ class Condition:
         return self.value.casefold() in found if self.contains else found == self.value.casefold()
 
     def _within(self, date: str) -> bool:
-        if self.field == "since":
-            return _moment(date) >= _moment(self.value)
-        if len(self.value) <= len("2024-01-01"):  # a day, and all of it
-            return _moment(date) < _moment(self.value) + datetime.timedelta(days=1)
-        return _moment(date) <= _moment(self.value)
+        first, bound = span_of(date)[0], span_of(self.value)
+        return first >= bound[0] if self.field == "since" else first < max(bound[1], bound[0] + 1)
 
 
 def parse_conditions(texts: Iterable[str]) -> list[Condition]:
@@ -69,14 +66,9 @@ def _require_date(field: str, sign: str, value: str) -> None:
     try:
         if sign != "=":
             raise ValueError(sign)
-        _moment(value)
-    except ValueError:
+        span_of(value)
+    except (ValueError, BadInputError):
         raise UsageError(
-            f"found the condition {(field + sign + value)[:80]!r}; expected {field}=DATE in ISO 8601, as in 2026-03-01"
+            f"found the condition {(field + sign + value)[:80]!r}; expected {field}=DATE in ISO 8601, as in 2026-03-01 "
+            "(2026, 2026-03 and 2026-W10 will do)"
         ) from None
-
-
-def _moment(date: str) -> datetime.datetime:
-    """A date as a moment; without a time its day begins, without an offset it is UTC."""
-    moment = datetime.datetime.fromisoformat(date)
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC)

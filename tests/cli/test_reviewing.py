@@ -49,6 +49,7 @@ def test_from_quarantine_to_review_and_back(run: Run, store: Path, more: Path, t
     listed = run("conflicts", "--store", store, "--out", review)
     assert listed.stdout.count("contradiction") == 3
     assert "3 records in" in listed.stderr
+    assert f"stream --reviewed {review} --store {store}" in listed.stderr
     lines = review.read_text().splitlines()
     first = json.loads(lines[0])
     assert (first["subject"], first["target"]) == ("Vienna 0", "Belgrade")
@@ -78,6 +79,9 @@ def test_from_quarantine_to_review_and_back(run: Run, store: Path, more: Path, t
     assert data(run("status", "--store", store, "--json"))["quarantined"] == 0
     assert data(run("log", "--store", store, "--json"))[-1]["reason"] == "a hoax"
     assert "decide" in run("log", "--store", store).stdout
+    assert data(run("log", "--store", store, "--json"))[-1]["how"] == "1 reviewed"
+    shown = run("show", "head", "--store", store).stdout
+    assert "out of quarantine" in shown and left["new"][:12] in shown
     empty = tmp_path / "none.jsonl"
     assert run("conflicts", "--store", store, "--out", empty).exit_code == 0
     assert empty.read_text() == ""
@@ -138,5 +142,13 @@ def test_usage(run: Run, store: Path, more: Path, tmp_path: Path) -> None:
     assert run("stream", more, "--store", store, "--conflicts", "newest").exit_code == 2
     nowhere = run("conflicts", "--store", store, "--out", tmp_path / "no" / "where.jsonl")
     assert (nowhere.exit_code, "cannot write" in nowhere.stderr) == (2, True)
+    nosuch = run("stream", more, "--store", tmp_path / "nosuch", "--reviewed")
+    assert (nosuch.exit_code, (tmp_path / "nosuch").exists()) == (2, False)
+    odd = run("facts", "--store", store, "--where", "state=nosuch")
+    assert (odd.exit_code, "live, superseded, retracted" in odd.stderr) == (2, True)
+    turned = data(run("stream", more, "--store", store, "--conflicts", "reject", "--json"))
+    assert turned["summary"]["turned_away"] == {"reject": 3}
+    rejected = run("show", turned["batches"][0]["step"], "--store", store).stdout
+    assert rejected.count("reject") >= 1
     never = data(run("stream", more, "--store", store, "--reviewed", "--json"))
     assert never["summary"]["skipped"] == {"never-quarantined": 4}

@@ -134,6 +134,7 @@ class Following:
             idle=0,
             stopped=lambda: self.stop,
             known=known,
+            skip_bad=True,
             say=self.told.append,
         )
 
@@ -224,6 +225,17 @@ def test_a_file_that_is_gone_is_waited_for(tmp_path: Path) -> None:
     assert followed.take() == []
     assert [r.fact.subject for r in followed.take()] == ["S3"]
     assert len(followed.told) == 2
+
+
+def test_a_bad_line_is_told_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(0) + b"\n")
+    file = Following(path)
+    assert len(file.take()) == 1
+    append(path, b"{broken\n" + line(1) + b"\n")
+    assert len(file.take()) == 1
+    (told,) = file.told
+    assert f"left out: {path}:2: found broken JSON" in told
 
 
 def test_what_cannot_grow_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from lifelong_edit.errors import StoreError, UsageError
+from lifelong_edit.errors import BadInputError, StoreError, UsageError
 from lifelong_edit.facts import Fact, Record
 from lifelong_edit.facts.shapes import entry_of, recognise
 from lifelong_edit.timeline import Timeline
@@ -86,6 +86,18 @@ def test_what_was_reviewed_supersedes_once(careful: Timeline, fact: MakeFact, pl
     for stale in (first, Record(first.fact, "s", 1, "s" * 32, 0, quarantined=first.entry), first.fact):
         assert careful.apply([stale], reviewed=True, gate=lenient).step == 4
     assert {f.target for f in careful.facts() if f.subject == first.fact.subject} == {"Warsaw"}
+
+
+def test_a_line_that_stands_for_another_record_is_refused(
+    careful: Timeline, fact: MakeFact, placed: Place, lenient: Gate
+) -> None:
+    """Otherwise one slip would take two records out of quarantine, one of them unseen."""
+    careful.apply(placed([fact(0, "Vienna"), fact(1, "Vienna")]), gate=lenient)
+    first, second = back(careful, "r")
+    slip = Record(first.fact, "r.jsonl", 7, "r" * 32, 6, quarantined=second.entry)
+    with pytest.raises(BadInputError, match=r"r\.jsonl:7: found a record that is in quarantine itself"):
+        careful.apply([slip], reviewed=True, gate=lenient)
+    assert [entry.fact for entry in careful.quarantined()] == [first.fact, second.fact]
 
 
 def test_a_file_that_was_streamed_plainly_by_mistake_can_still_be_reviewed(

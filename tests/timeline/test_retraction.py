@@ -94,6 +94,20 @@ def test_what_was_superseded_comes_back_if_asked_for(
         assert kept.added == (third.digest,)
 
 
+def test_what_a_revived_fact_had_superseded_comes_back_in_its_turn(
+    filled: Callable[..., Timeline], fact: Callable[..., Fact], lenient: Gate
+) -> None:
+    versions = [fact(1, target) for target in ("Paris", "London", "Warsaw")]
+    with filled("store", 1) as timeline:
+        for version in versions:
+            timeline.apply([version], gate=lenient)
+        for earlier, later in ((versions[1], versions[2]), (versions[0], versions[1])):
+            step = timeline.retract([later], revive=True)
+            assert step.added == (earlier.digest,)
+            # It is answered as before, and not as by the base model, because it was asked to come back.
+            assert step.report["as_base"]["retracted"]["asked"] == 0
+
+
 def test_without_a_fact_left_it_is_the_base(filled: Callable[..., Timeline], batch: Batch, lenient: Gate) -> None:
     with filled("store", 0) as timeline:
         step = timeline.retract(batch(0))
