@@ -129,9 +129,7 @@ def stream(
     from lifelong_edit.policies import FixedSize, reconsolidation_policy
     from lifelong_edit.scheduler import Scheduler, Summary
 
-    if options["reviewed"] and not _is_there(store):
-        raise UsageError(f"there is no store at {store}, and so nothing in quarantine; name the store with --store")
-    due, how = reconsolidation_policy(policy), handling(options) | {"skip_bad": skip_bad}
+    due, how = reconsolidation_policy(policy), handling(options, store) | {"skip_bad": skip_bad}
     total = _survey(files, skip_bad=skip_bad, follow=follow, dry_run=dry_run)
     read, known = ReadReport(), _Known()
     reading: dict[str, Any] = {"skip_bad": skip_bad, "report": read, "known": known}

@@ -47,11 +47,16 @@ def handling_options(command: Command) -> Command:
     return _CONFLICTS(_REVIEWED(command))
 
 
-def handling(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes them out of the options of a command, for the scheduler. Raises UsageError where both are given."""
+def handling(options: dict[str, Any], store: Path) -> dict[str, Any]:
+    """Takes them out of the options of a command, for the scheduler.
+
+    Raises UsageError where both are given, and where there is no store in which something could wait for review.
+    """
     found = {name: options.pop(name) for name in ("conflicts", "reviewed")}
     if found["conflicts"] and found["reviewed"]:
         raise UsageError("found --conflicts with --reviewed, expected one of them: what was reviewed supersedes")
+    if found["reviewed"] and not store.exists():
+        raise UsageError(f"there is no store at {store}, and so nothing in quarantine; name the store with --store")
     return found
 
 
