@@ -49,3 +49,8 @@ class UnknownModelError(LifelongEditError):
 
 class StepRefusedError(LifelongEditError):
     """The gate refused a step; the model and the store stand where they stood."""
+
+
+def said(error: BaseException) -> str:
+    """What an error of a library says, on one line: it may repeat what a damaged or hostile file holds."""
+    return " ".join(str(error).split())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from lifelong_edit.errors import StoreDamagedError, StoreError
+from lifelong_edit.errors import StoreDamagedError, StoreError, said
 from lifelong_edit.stores import environment as environments
 from lifelong_edit.stores.digests import DIGEST_SIZE, digest_bytes, unseal
 from lifelong_edit.stores.environment import TABLES
@@ -175,7 +175,7 @@ def _step(found: Examination, pages: PageFile, key: bytes, value: Value) -> None
     try:
         record = decode_step(payload)
     except msgspec.MsgspecError as error:
-        found.find(f"steps/{number}", f"it is no step of this schema ({error})", [number])
+        found.find(f"steps/{number}", f"it is no step of this schema ({said(error)})", [number])
         return
     if record.step != number:
         found.find(f"steps/{number}", f"it is the record of step {record.step}", [number])

@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from lifelong_edit.atomic import write_bytes_atomic
-from lifelong_edit.errors import StoreDamagedError, StoreError
+from lifelong_edit.errors import StoreDamagedError, StoreError, said
 from lifelong_edit.stores.schema import SCHEMA_VERSION, StoreMarker
 from lifelong_edit.stores.tables import UNDECODABLE, Head, Tables, step_key
 
@@ -108,4 +108,4 @@ def _decode(data: bytes, kind: type[T], name: str) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except UNDECODABLE as error:
-        raise StoreDamagedError(f"{name} cannot be read ({error}); restore the store from a backup") from error
+        raise StoreDamagedError(f"{name} cannot be read ({said(error)}); restore the store from a backup") from error

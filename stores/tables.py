@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from lifelong_edit.errors import StoreDamagedError, StoreError
+from lifelong_edit.errors import StoreDamagedError, StoreError, said
 from lifelong_edit.stores.digests import digest_bytes, seal, unseal
 from lifelong_edit.stores.environment import Environment
 from lifelong_edit.stores.schema import Place, StepRecord, decode_step
@@ -82,7 +82,7 @@ class Tables:
         try:
             return decode_step(payload), digest_bytes(payload)
         except UNDECODABLE as error:
-            raise StoreDamagedError(f"record steps/{number} is no step of this schema ({error})") from error
+            raise StoreDamagedError(f"record steps/{number} is no step of this schema ({said(error)})") from error
 
     # -- blobs
 
@@ -210,7 +210,7 @@ def decode(payload: bytes, kind: type[T], name: str) -> T:
     try:
         return msgspec.msgpack.decode(payload, type=kind)
     except UNDECODABLE as error:
-        raise StoreDamagedError(f"record {name} is not one of this schema ({error})") from error
+        raise StoreDamagedError(f"record {name} is not one of this schema ({said(error)})") from error
 
 
 def step_key(step: int) -> bytes:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from lifelong_edit.errors import StoreDamagedError, StoreError
+from lifelong_edit.errors import StoreDamagedError, StoreError, said
 from lifelong_edit.stores.digests import DIGEST_SIZE
 
 Array = npt.NDArray[np.generic]
@@ -102,7 +102,7 @@ def decode_tensors(data: bytes, what: str = "tensors") -> dict[str, Array]:
     try:
         tensors: dict[str, Array] = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise StoreDamagedError(f"{what}: not safetensors bytes ({error})") from error
+        raise StoreDamagedError(f"{what}: not safetensors bytes ({said(error)})") from error
     return tensors
 
 
@@ -122,7 +122,7 @@ def _check_header(data: bytes, what: str) -> None:
     try:
         header = msgspec.json.decode(data[8 : 8 + length], type=dict[str, _Entry])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise StoreDamagedError(f"{what}: the header is not one of tensors ({error})") from error
+        raise StoreDamagedError(f"{what}: the header is not one of tensors ({said(error)})") from error
     room = len(data) - 8 - length
     for name, entry in header.items():
         if entry.dtype not in DTYPES:

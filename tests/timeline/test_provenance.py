@@ -12,9 +12,11 @@ import msgspec
 import pytest
 
 from lifelong_edit.facts import Fact
-from lifelong_edit.stores import StepKind
+from lifelong_edit.stores import StepKind, backup
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline_config import author_of
+from lifelong_edit.timeline_keeping import compact, restore
+from lifelong_edit.timeline_purging import purge
 
 # Batches that teach, and a reconsolidation too small to teach anything: the guard has good reason to object.
 FORGETS = {"passes": 4, "reconsolidation_passes": 1, "reconsolidation_eta": 0.05, "seed": 7}
@@ -37,6 +39,14 @@ def test_every_kind_of_step_says_where_it_comes_from(
         timeline.retract(batch(0)[:1])
         timeline.branch("trial", 2)
         timeline.switch("main")
+        timeline.delete_tag("mark")
+        timeline.delete_branch("trial")
+    store, aside = tmp_path / "store", tmp_path / "aside"
+    assert compact(store, author="Ada").step is not None
+    purge(store, [batch(0)[0].digest], author="Ada")
+    backup(store, aside)
+    restore(aside, store, author="Ada")
+    with Timeline.open(store, read_only=True) as timeline:
         log, settings, model = timeline.log(), timeline.config.settings_digest, timeline.config.model.fingerprint
     assert {record.kind for record in log} == set(get_args(StepKind))
     for record in log:
