@@ -13,6 +13,8 @@ from lifelong_edit.timeline_names import HEAD_NAME, Names, StepName, listed
 
 SOLVED = ("reconsolidate", "retract")
 """Kinds of steps that solve again for all live facts together."""
+SHORTEST = 4
+"""Letters of a digest that name a fact."""
 FilePlace = tuple[str, int]
 """The digest of a file's content, and a record's number in it."""
 
@@ -58,6 +60,15 @@ class Fold:
         aside = [c["new"] for c in record.report.get("conflicts", ()) if c["action"] == "quarantine"]
         self.quarantined.update(dict.fromkeys(aside, record.step))
         self.aside.update(aside)
+
+
+def require_digest(name: str) -> None:
+    """Raise UsageError for what is too short to mean a fact: a number, as likely as not, that was meant for a step."""
+    if len(name) < SHORTEST:
+        raise UsageError(
+            f"{name!r} is too short to name a fact; expected at least {SHORTEST} letters of its digest, see "
+            "`lifelong-edit facts`"
+        )
 
 
 class History:
@@ -221,7 +232,8 @@ class History:
 
     def live_fact(self, step: int, name: str) -> str:
         """The digest of the live fact that one, or its beginning, names. Raises UsageError for none and for many."""
-        found = [digest for digest in self.fold(step).live if digest.startswith(name)] if name else []
+        require_digest(name)
+        found = [digest for digest in self.fold(step).live if digest.startswith(name)]
         if len(found) == 1:
             return found[0]
         if found:

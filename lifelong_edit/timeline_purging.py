@@ -17,7 +17,7 @@ from lifelong_edit.stores import EditLog, fsck
 from lifelong_edit.stores.copying import shrink
 from lifelong_edit.timeline_commit import Draft, write_step
 from lifelong_edit.timeline_config import Config, author_of
-from lifelong_edit.timeline_history import History
+from lifelong_edit.timeline_history import History, require_digest
 from lifelong_edit.timeline_keeping import Plan
 
 
@@ -92,7 +92,8 @@ def find_purgeable(history: History, names: Sequence[str]) -> list[str]:
     known = {digest for record in history.records for digest in record.added} | aside
     found = []
     for name in dict.fromkeys(names):
-        own = sorted(digest for digest in known if name and digest.startswith(name))
+        require_digest(name)
+        own = sorted(digest for digest in known if digest.startswith(name))
         if len(own) != 1:
             what = f"begins the digests of {len(own)} facts" if own else "names no fact of the log"
             raise UsageError(f"{name!r} {what}; expected the digest of one, see `lifelong-edit facts --state all`")

@@ -18,7 +18,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.facts.shapes import QUARANTINED
 from lifelong_edit.stores import StepRecord, Weights
 from lifelong_edit.timeline_commit import Draft
-from lifelong_edit.timeline_history import History
+from lifelong_edit.timeline_history import History, require_digest
 from lifelong_edit.timeline_names import StepName
 
 Which = Literal["live", "superseded", "retracted", "quarantined", "all"]
@@ -155,7 +155,8 @@ class Reviewing(ABC):
 
 def _named(name: str, pending: Iterable[str]) -> str:
     """The digest in quarantine that one, or its beginning, names."""
-    found = [digest for digest in pending if digest.startswith(name)] if name else []
+    require_digest(name)
+    found = [digest for digest in pending if digest.startswith(name)]
     if len(found) == 1:
         return found[0]
     what = f"begins the digests of {len(found)} records" if found else "names no record"

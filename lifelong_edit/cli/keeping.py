@@ -198,7 +198,7 @@ def purge(
 ) -> None:
     """Drop facts that are not in force from the store, with all that states made with them need.
 
-    FACT is a digest, or as much of its beginning as names one: `facts --state all` lists them. One that is in force is
+    FACT is a digest, or its beginning, four letters at least: `facts --state all` lists them. One that is in force is
     taken back first, or by `retract --purge`. The text of the fact goes, and the shifts, keys and whole states of every
     step whose state held something of it, up to the next one that solved for all facts anew; those steps stay in the
     log as headers, and going back to them is refused by name. A tag or a branch that stands at such a state has to go

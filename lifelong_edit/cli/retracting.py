@@ -57,7 +57,7 @@ def retract(
 ) -> None:
     """Take facts back, however old, as one committed step.
 
-    FACT is a digest of a fact in force, or as much of its beginning as names one: `facts` and `show` list them.
+    FACT is a digest of a fact in force, or its beginning, four letters at least: `facts` and `show` list them.
 
     The facts that remain are solved for again, from the base weights: the model is, to the last bit, that of a store
     that only ever had them. As a step it can be rolled back. What the model then says of the retracted facts is told

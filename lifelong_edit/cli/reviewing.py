@@ -133,7 +133,7 @@ def dismiss(
 ) -> None:
     """Take records out of quarantine without editing them, as one committed step.
 
-    FACT is the digest of a record in quarantine, or as much of its beginning as names one: `conflicts --quarantined`
+    FACT is the digest of a record in quarantine, or its beginning, four letters at least: `conflicts --quarantined`
     lists them. As a step it can be rolled back.
 
     \b

@@ -151,7 +151,12 @@ def test_dismissed_records_are_gone_until_they_come_again(
     assert careful.sieve(placed([new])).counts() == {"consumed": 1}
     careful.apply(placed([new], "b"), gate=lenient)
     assert [entry.step for entry in careful.quarantined()] == [2, 4]
-    for name, told in (("", "names no record"), ("x", "names no record"), (fact(0).digest, "names no record")):
+    for name, told in (
+        ("", "too short"),
+        ("3", "too short"),
+        ("x" * 9, "names no record"),
+        (fact(0).digest, "names no record"),
+    ):
         with pytest.raises(UsageError, match=told):
             careful.dismiss([name])
     with pytest.raises(UsageError, match="no record to dismiss"):

@@ -152,14 +152,19 @@ def test_unedited_neighbours_are_asked_beside_them(
 
 
 @pytest.mark.parametrize("name", ["", "zz", "0" * 64])
-def test_names_of_no_live_fact(filled: Callable[..., Timeline], batch: Batch, name: str) -> None:
-    with filled("store", 0, 1) as timeline:
+def test_names_of_no_live_fact(
+    filled: Callable[..., Timeline], batch: Batch, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with filled("store", *range(5)) as timeline:
         for wrong in ([name], [], [batch(0)[0].digest, name]):
             with pytest.raises(UsageError, match="expected"):
                 timeline.retract(wrong)
         first = sorted(f.digest for f in timeline.facts())
-        shared = next((a[:1] for a, b in itertools.pairwise(first) if a[0] == b[0]), None)
-        if shared is not None:
+        with pytest.raises(UsageError, match="too short"):
+            timeline.retract([first[0][:3]])
+        with monkeypatch.context() as shorter:
+            shorter.setattr("lifelong_edit.timeline_history.SHORTEST", 1)
+            shared = next(a[0] for a, b in itertools.pairwise(first) if a[0] == b[0])
             with pytest.raises(UsageError, match="begins the digests of"):
                 timeline.retract([shared])
         gone = timeline.retract([first[0]])
