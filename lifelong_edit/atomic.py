@@ -57,7 +57,7 @@ def replace_dir_atomic(target: Path, *, only_new: bool = False) -> Iterator[Path
         _move_in(partial, target) if only_new else _move_into_place(partial, target)
         fsync_path(target.parent)
     finally:
-        # After an exchange this is the old folder, after a plain rename nothing.
+        # Where a folder was replaced this is the old one, else nothing.
         shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -67,15 +67,7 @@ def exchange_dirs(one: Path, other: Path) -> None:
     Elsewhere `other` is missing for a moment; should the process die in it, `remove_leftovers` puts the old one back.
     Raises OSError; both are then where they were.
     """
-    if not _exchange(one, other):
-        old = _replaced(other)
-        other.rename(old)
-        try:
-            one.rename(other)
-        except BaseException:
-            old.rename(other)
-            raise
-        old.rename(one)
+    _change_names(one, other)
     fsync_path(other.parent)
 
 
@@ -146,19 +138,25 @@ def _move_in(partial: Path, target: Path) -> None:
 
 
 def _move_into_place(partial: Path, target: Path) -> None:
-    if not target.exists():
+    if target.exists():
+        _change_names(partial, target)
+    else:
         partial.rename(target)
-    elif not _exchange(partial, target):
-        # Where the system cannot exchange two folders there is a moment without `target`; should the process
-        # die in it, `remove_leftovers` puts the old folder back.
-        old = _replaced(target)
-        target.rename(old)
-        try:
-            partial.rename(target)
-        except BaseException:
-            old.rename(target)
-            raise
-        shutil.rmtree(old)
+
+
+def _change_names(one: Path, other: Path) -> None:
+    if _exchange(one, other):
+        return
+    # Where the system cannot exchange two folders there is a moment without `other`; should the process die in it,
+    # `remove_leftovers` puts the old folder back.
+    old = _replaced(other)
+    other.rename(old)
+    try:
+        one.rename(other)
+    except BaseException:
+        old.rename(other)
+        raise
+    old.rename(one)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -175,12 +175,12 @@ class Solving:
                 # What another fact of the batch would have replaced goes on to the one that replaces that.
                 old = {conflict.old: None} if conflict.old in state.live else took.get(conflict.old, {})
                 took.setdefault(conflict.new, {}).update(old)
+        history, named, retired = self._history(), self._identities, set(decision.retire)
         found: dict[str, list[Fact]] = {}
         for new, olds in took.items():
-            earlier = [d for d in self._history().predecessors(self._at, olds) if d not in olds]
+            earlier = [d for d in history.predecessors(self._at, olds) if d not in olds]
             known = [msgspec.json.decode(data, type=Fact) for data in self._log.facts(earlier).values()]
-            taken = {other for other in state.live if other not in decision.retire}
-            free = [fact for fact in known if taken.isdisjoint(self._identities.same(fact) if self._identities else ())]
+            free = [fact for fact in known if named is None or set(named.same(fact)) <= retired]
             found[new] = [*(state.live[old] for old in olds), *free]
         return found
 

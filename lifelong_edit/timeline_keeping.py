@@ -10,15 +10,15 @@ from pathlib import Path
 import msgspec
 
 from lifelong_edit.atomic import remove_leftovers, replace_dir_atomic
-from lifelong_edit.errors import StoreDamagedError, StoreError, UsageError
+from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.stores import (
     EditLog,
     Weights,
     decode_tensors,
     digest_bytes,
     encode_tensors,
-    fsck,
     require_followable,
+    require_sound,
     tensors_digest,
 )
 from lifelong_edit.stores.copying import copy_store, ids_at, replace_keeping, shrink
@@ -167,9 +167,8 @@ def compact(
     where the store is not sound, StoreLockedError, and StoreError where nothing could be written.
     """
     path = Path(path).absolute()
-    if not dry_run and not (report := fsck(path)).sound:
-        first = report.findings[0]
-        raise StoreDamagedError(f"{path} is damaged: {first.record}: {first.problem}; `fsck --repair` it first")
+    if not dry_run:
+        require_sound(path, "`fsck --repair` it first")
     free, size = require_followable(path), (path / "data.mdb").stat().st_size
     with EditLog.open(path, read_only=dry_run, timeout=timeout) as log:
         history = History(log.steps(), log.idle())
@@ -250,9 +249,7 @@ def restore(
     is then as it was.
     """
     backup, path = Path(backup).absolute(), Path(path).absolute()
-    if not (report := fsck(backup)).sound:
-        first = report.findings[0]
-        raise StoreDamagedError(f"{backup} is damaged: {first.record}: {first.problem}; restore another backup")
+    require_sound(backup, "restore another backup")
     if backup.resolve().is_relative_to(path.resolve()) or path.resolve().is_relative_to(backup.resolve()):
         raise UsageError(f"{backup} and {path} lie in one another; expected two folders apart")
     made: list[Restored] = []

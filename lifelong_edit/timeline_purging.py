@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from lifelong_edit.errors import StoreDamagedError, UsageError
-from lifelong_edit.stores import EditLog, fsck
+from lifelong_edit.errors import UsageError
+from lifelong_edit.stores import EditLog, require_sound
 from lifelong_edit.stores.copying import shrink
 from lifelong_edit.timeline_commit import Draft, write_step
 from lifelong_edit.timeline_config import Config, author_of
@@ -53,9 +53,7 @@ def purge(
     StoreError where nothing could be written.
     """
     path = Path(path).absolute()
-    if not (report := fsck(path)).sound:
-        first = report.findings[0]
-        raise StoreDamagedError(f"{path} is damaged: {first.record}: {first.problem}; `fsck --repair` it first")
+    require_sound(path, "`fsck --repair` it first")
     with EditLog.open(path, timeout=timeout) as log:
         history = History(log.steps(), log.idle())
         digests = find_purgeable(history, facts)

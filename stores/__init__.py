@@ -7,7 +7,7 @@ from lifelong_edit.stores.copying import Backup, backup
 from lifelong_edit.stores.digests import digest_bytes, seal, unseal
 from lifelong_edit.stores.findings import Finding
 from lifelong_edit.stores.folding import Shapes, Weights, add_shifts, decode_whole, fold, zeros
-from lifelong_edit.stores.fsck import Report, fsck
+from lifelong_edit.stores.fsck import Report, fsck, require_sound
 from lifelong_edit.stores.index import KeyIndex
 from lifelong_edit.stores.log import EditLog, require_place
 from lifelong_edit.stores.schema import SCHEMA_VERSION, STILL, Place, StepKind, StepRecord, StoreMarker
@@ -57,6 +57,7 @@ __all__ = [
     "materialise",
     "require_followable",
     "require_place",
+    "require_sound",
     "seal",
     "smaller",
     "tensors_digest",

@@ -285,11 +285,12 @@ def _judge_blobs(found: Examination) -> None:
             found.find(f"blobs/{digest}", "it is missing", steps)
     if found.last + 1 != len(found.steps):
         return  # without all steps nobody knows how often a blob is named
-    for digest, count in count_references(found).items():
+    counts = count_references(found)
+    for digest, count in counts.items():
         stored = found.references.get(digest)
         if stored != count and ("references", digest.encode()) not in found.broken:
             found.find(f"references/{digest}", f"it says {stored}, but {count} steps name the blob", named[digest])
-    for digest in found.references.keys() - count_references(found).keys():
+    for digest in found.references.keys() - counts.keys():
         found.find(f"references/{digest}", "no step names that blob")
 
 

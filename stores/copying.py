@@ -14,10 +14,10 @@ from typing import IO
 import msgspec
 
 from lifelong_edit.atomic import exchange_dirs, fsync_tree, replace_dir_atomic
-from lifelong_edit.errors import StoreDamagedError, StoreError, UsageError
+from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.stores import environment as environments
 from lifelong_edit.stores.checking import require_followable
-from lifelong_edit.stores.fsck import fsck
+from lifelong_edit.stores.fsck import require_sound
 from lifelong_edit.stores.identity import (
     HEAD_FILE,
     MARKER_FILE,
@@ -35,6 +35,7 @@ UNFINISHED = "UNFINISHED"
 """In a folder beside the store: it was to take the store's place, and has not."""
 _OWN = ("data.mdb", "lock.mdb", LOCK_FILE, HEAD_FILE, MARKER_FILE, UNFINISHED, "index")
 """What a copy makes anew, or does without."""
+_NO_BACKUP = "no backup was made; see `lifelong-edit fsck`"
 
 
 class Backup(msgspec.Struct, kw_only=True):
@@ -59,7 +60,7 @@ def backup(path: str | Path, target: str | Path) -> Backup:
     try:
         with replace_dir_atomic(target, only_new=True) as building:
             head = copy_store(path, building)
-            _require_sound(path, building)
+            require_sound(building, _NO_BACKUP, path)
     except FileExistsError:
         raise UsageError(f"{target} is already there; choose another name for the backup") from None
     except OSError as error:
@@ -127,7 +128,7 @@ def _fill_with_zeros(file: IO[bytes]) -> None:
 def _shrink(path: Path) -> None:
     with contextlib.ExitStack() as stack, replace_dir_atomic(path) as building:
         copy_store(path, building)
-        _require_sound(path, building)
+        require_sound(building, _NO_BACKUP, path)
         for entry in path.iterdir():
             if entry.name not in _OWN:
                 (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, building / entry.name)
@@ -184,15 +185,6 @@ def ids_at(path: Path) -> set[str]:
     with contextlib.suppress(StoreError, OSError):
         found.add(read_acknowledged(path).store_id)
     return found
-
-
-def _require_sound(path: Path, copy: Path) -> None:
-    report = fsck(copy)
-    if not report.sound:
-        first = report.findings[0]
-        raise StoreDamagedError(
-            f"{path} is damaged: {first.record}: {first.problem}; no backup was made; see `lifelong-edit fsck`"
-        )
 
 
 def _require_apart(path: Path, target: Path) -> None:

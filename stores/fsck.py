@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.stores.checking import examine
 from lifelong_edit.stores.findings import Examination, Finding
 from lifelong_edit.stores.lock import LOCK_FILE, WriterLock
@@ -60,6 +61,17 @@ def fsck(path: str | Path, *, repair: bool = False, timeout: float = 5.0) -> Rep
             lock.release()
     left = {finding.record for finding in found.findings}
     return _report(found, [finding for finding in before if finding.record not in left])
+
+
+def require_sound(path: Path, advice: str, called: Path | None = None) -> None:
+    """Raise StoreDamagedError, naming the first damaged record, unless the store at `path` is sound.
+
+    advice: how the sentence ends. called: what the store is called there, where it is a copy that has no name yet.
+    """
+    report = fsck(path)
+    if not report.sound:
+        first = report.findings[0]
+        raise StoreDamagedError(f"{called or path} is damaged: {first.record}: {first.problem}; {advice}")
 
 
 def _report(found: Examination, mended: list[Finding]) -> Report:
