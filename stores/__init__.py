@@ -10,6 +10,7 @@ from lifelong_edit.stores.folding import Shapes, Weights, add_shifts, decode_who
 from lifelong_edit.stores.fsck import Report, fsck, require_sound
 from lifelong_edit.stores.index import KeyIndex
 from lifelong_edit.stores.log import EditLog, require_place
+from lifelong_edit.stores.measurements import Measure, Measurement, Outcome
 from lifelong_edit.stores.schema import SCHEMA_VERSION, STILL, Place, StepKind, StepRecord, StoreMarker
 from lifelong_edit.stores.tables import Consumed, Head
 from lifelong_edit.stores.tensors import (
@@ -36,6 +37,9 @@ __all__ = [
     "Finding",
     "Head",
     "KeyIndex",
+    "Measure",
+    "Measurement",
+    "Outcome",
     "Place",
     "Report",
     "Shapes",

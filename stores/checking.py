@@ -12,13 +12,23 @@ import msgspec
 from lifelong_edit.errors import StoreDamagedError, StoreError, said
 from lifelong_edit.stores import environment as environments
 from lifelong_edit.stores.digests import DIGEST_SIZE, digest_bytes, unseal
-from lifelong_edit.stores.environment import TABLES
+from lifelong_edit.stores.environment import LATER, MEASUREMENTS, TABLES
 from lifelong_edit.stores.findings import Entry, Examination, count_references
 from lifelong_edit.stores.identity import HEAD_FILE, MARKER_FILE, decode_marker, read_acknowledged, read_marker
 from lifelong_edit.stores.index import KeyIndex
 from lifelong_edit.stores.pages import PageFile, Tree, Value
 from lifelong_edit.stores.schema import Place, StepRecord, decode_step
-from lifelong_edit.stores.tables import HEAD, MARKER, Consumed, Head, decode, is_idle, record_name, step_key
+from lifelong_edit.stores.tables import (
+    HEAD,
+    MARKER,
+    Consumed,
+    Head,
+    decode,
+    is_idle,
+    measurement_of,
+    record_name,
+    step_key,
+)
 
 _TRIES = 5
 
@@ -110,10 +120,10 @@ def _tables(found: Examination, pages: PageFile) -> None:
     tables = pages.tables() if pages.whole else {}
     readers = {
         "meta": _meta, "head": _head, "steps": _step, "facts": _fact, "blobs": _blob, "references": _reference,
-        "places": _place,
+        "places": _place, MEASUREMENTS: _measurement,
     }  # fmt: skip
     for name in TABLES:
-        if name not in tables and pages.whole:
+        if name not in tables and name not in LATER and pages.whole:
             found.find(f"data.mdb: {name}", "the table is missing")
     for name, reader in readers.items():
         tree = tables.pop(name, None)
@@ -230,6 +240,16 @@ def _place(found: Examination, pages: PageFile, key: bytes, value: Value) -> Non
         file_digest, number = key[:-8].decode("ascii", "backslashreplace"), int.from_bytes(key[-8:], "big")
         for fact, step in decode(payload, list[Consumed], name):
             found.places[step] = found.places.get(step, 0) + _weight(file_digest, number, fact)
+
+
+def _measurement(found: Examination, pages: PageFile, key: bytes, value: Value) -> None:
+    payload, name = _unsealed(found, pages, MEASUREMENTS, key, value), record_name(MEASUREMENTS, key)
+    if payload is None:
+        return
+    with _finding(found, name):
+        step = measurement_of(key, payload).step
+        if step_key(step) != key:
+            found.find(name, f"it is the measurement of step {step}")
 
 
 # -- what has to fit together

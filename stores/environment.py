@@ -20,7 +20,10 @@ T = TypeVar("T")
 
 MAP_SIZE = 1 << 40
 """Bytes of address space reserved for a new store; the file is sparse and takes what it holds."""
-TABLES = ("meta", "steps", "facts", "blobs", "references", "places", "head")
+MEASUREMENTS = "measurements"
+TABLES = ("meta", "steps", "facts", "blobs", "references", "places", "head", MEASUREMENTS)
+LATER = (MEASUREMENTS,)
+"""Tables that a store of an earlier schema has not, until something is written to them."""
 _META_PAGES = 2
 _SMALLEST_PAGE = 4096
 _ATTEMPTS = 100
@@ -64,7 +67,9 @@ class Environment:
             self._refuse_truncated()
             if not create:
                 self._refuse_damaged()
-            self.tables = {name: self.env.open_db(name.encode(), create=create) for name in TABLES}
+            self.tables = {name: self.env.open_db(name.encode(), create=create) for name in TABLES if name not in LATER}
+            for name in LATER:
+                self.open_later(name, create=create)
         except _UNREADABLE as error:
             self._discard()
             raise StoreDamagedError(
@@ -81,6 +86,12 @@ class Environment:
             self._discard()
             raise StoreError(f"{folder} was replaced while it was being opened; open it again")
         warn_of_network(folder)
+
+    def open_later(self, name: str, *, create: bool = False) -> None:
+        """Open a table of LATER where it is there, or make it. Not within a transaction."""
+        if name not in self.tables:
+            with contextlib.suppress(lmdb.NotFoundError):
+                self.tables[name] = self.env.open_db(name.encode(), create=create)
 
     def _discard(self) -> None:
         if hasattr(self, "env"):

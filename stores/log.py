@@ -15,7 +15,7 @@ from lifelong_edit.atomic import replace_dir_atomic
 from lifelong_edit.errors import StoreDamagedError, StoreError, UsageError
 from lifelong_edit.stores import environment as environments
 from lifelong_edit.stores.digests import digest_bytes
-from lifelong_edit.stores.environment import Environment
+from lifelong_edit.stores.environment import MEASUREMENTS, Environment
 from lifelong_edit.stores.identity import (
     HEAD_FILE,
     check_identity,
@@ -25,6 +25,7 @@ from lifelong_edit.stores.identity import (
     write_marker,
 )
 from lifelong_edit.stores.lock import LOCK_FILE, WriterLock
+from lifelong_edit.stores.measurements import Measurement
 from lifelong_edit.stores.schema import SCHEMA_VERSION, Place, StepRecord, StoreMarker, encode_step
 from lifelong_edit.stores.tables import HEAD, MARKER, Consumed, Head, Tables, step_key
 
@@ -148,7 +149,7 @@ class EditLog:
         The first step added to a store of an earlier schema makes it one of the present one, in the same transaction.
         Raises StoreError where the record does not follow the head, or nothing could be written.
         """
-        marker = self.marker if self.marker.schema_version == SCHEMA_VERSION else _present(self.marker)
+        marker = self._raised()
 
         def commit(transaction: object) -> Head:
             tables = Tables(self._environment, transaction)
@@ -165,12 +166,10 @@ class EditLog:
             return head
 
         self._require_writable()
+        self._environment.open_later(MEASUREMENTS)
         head = self._environment.write(commit)
         write_acknowledged(self.path, self.marker.store_id, head)
-        if marker is not self.marker:
-            with contextlib.suppress(OSError):  # tried again with the next step; the database says it already
-                write_marker(self.path, marker)
-                self.marker = marker
+        self._keep_marker(marker)
         return head
 
     def consume(self, state: int, places: Sequence[Place]) -> None:
@@ -182,6 +181,35 @@ class EditLog:
         self._require_writable()
         for _ in range(2):
             self._environment.write(lambda t: Tables(self._environment, t).consume_idle(state, places))
+
+    def measure(self, measurement: Measurement) -> None:
+        """Keep what was measured of a step's state, durably, in the place of what was there of that step.
+
+        Raises UsageError where there is no such step.
+        """
+        self._require_writable()
+        self.step(measurement.step)
+        marker = self._raised()
+
+        def commit(transaction: object) -> None:
+            tables = Tables(self._environment, transaction)
+            if marker is not self.marker:
+                tables.put("meta", MARKER, msgspec.json.encode(marker))
+            tables.put_measurement(measurement)
+
+        self._environment.open_later(MEASUREMENTS, create=True)
+        self._environment.write(commit)
+        self._keep_marker(marker)
+
+    def _raised(self) -> StoreMarker:
+        """The marker as one of the present schema; the same where it is that already."""
+        return self.marker if self.marker.schema_version == SCHEMA_VERSION else _present(self.marker)
+
+    def _keep_marker(self, marker: StoreMarker) -> None:
+        if marker is not self.marker:
+            with contextlib.suppress(OSError):  # tried again with the next step; the database says it already
+                write_marker(self.path, marker)
+                self.marker = marker
 
     def _require_writable(self) -> None:
         if self._lock is None or self._closed:
@@ -255,6 +283,13 @@ class EditLog:
         with self._reading() as tables:
             return tables.idle()
 
+    def measurements(self) -> list[Measurement]:
+        """All that was measured, in the order of the steps. Raises StoreDamagedError where one is damaged."""
+        if not self._closed:
+            self._environment.open_later(MEASUREMENTS)  # another process may have made it meanwhile
+        with self._reading() as tables:
+            return list(tables.measurements())
+
     def copy_database(self, folder: Path) -> None:
         """Write the last committed state, without free pages, as `data.mdb` into a folder that has none.
 
@@ -318,6 +353,8 @@ def _enter(tables: Tables, record: StepRecord, weights: str | None) -> Head:
         tables.drop_blob(digest)
     for digest in record.purged:
         tables.drop_fact(digest)
+    if record.purged:
+        tables.forget_measured(record.purged)
     for place in record.places:
         tables.consume(place, record.step)
     tables.put("steps", step_key(record.step), encoded)

@@ -7,12 +7,13 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Written into every store; a store with a larger number is refused, naming both.
 
 2: kinds `tag`, `branch`, `switch` and `decide`; fields `author`, `name` and `named`. 3: kinds `compact`, `restore` and
-`purge`; fields `dropped`, `out_of_reach`, `wholes` and `purged`. The first step that is added to a store of an earlier
-version raises its number, since the release that made it could not read that step.
+`purge`; fields `dropped`, `out_of_reach`, `wholes` and `purged`. 4: the table `measurements`. The first step that is
+added to a store of an earlier version raises its number, since the release that made it could not read that step; so
+does the first measurement.
 """
 
 StepKind = Literal[

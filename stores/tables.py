@@ -2,19 +2,21 @@
 
 `meta` (marker), `steps` (step number → record), `facts` (digest → encoded fact), `blobs` (digest → bytes),
 `references` (digest → how many steps name that blob), `places` (place → what was consumed there, by which steps;
-and what was consumed without a step), `head`. Blobs need no envelope: their key is their digest.
+and what was consumed without a step), `head`, `measurements` (step number → what was measured of its state). Blobs need
+no envelope: their key is their digest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from lifelong_edit.errors import StoreDamagedError, StoreError, said
 from lifelong_edit.stores.digests import digest_bytes, seal, unseal
-from lifelong_edit.stores.environment import Environment
+from lifelong_edit.stores.environment import MEASUREMENTS, Environment
+from lifelong_edit.stores.measurements import Measurement, decode_measurement, encode_measurement, without_facts
 from lifelong_edit.stores.schema import Place, StepRecord, decode_step
 
 T = TypeVar("T")
@@ -167,6 +169,26 @@ class Tables:
                 found.setdefault(int(state), []).extend(decode(payload, list[Place], name))
         return found
 
+    # -- measurements
+
+    def measurements(self) -> Iterator[Measurement]:
+        """All of them, by step. Raises StoreDamagedError, naming the record, where one is damaged."""
+        if MEASUREMENTS in self._environment.tables:
+            for key, payload in self._all(MEASUREMENTS):
+                yield measurement_of(key, payload)
+
+    def put_measurement(self, measurement: Measurement) -> None:
+        """Keep a measurement, in the place of an earlier one of the same step."""
+        self.put(MEASUREMENTS, step_key(measurement.step), encode_measurement(measurement))
+
+    def forget_measured(self, facts: Collection[str]) -> None:
+        """Drop what was measured of some facts."""
+        gone = frozenset(facts)
+        for measurement in list(self.measurements()):
+            left = without_facts(measurement, gone)
+            if left != measurement:
+                self.put_measurement(left)
+
     # -- all of them
 
     def check_derived(self, steps: Iterable[StepRecord]) -> None:
@@ -213,6 +235,15 @@ def decode(payload: bytes, kind: type[T], name: str) -> T:
         raise StoreDamagedError(f"record {name} is not one of this schema ({said(error)})") from error
 
 
+def measurement_of(key: bytes, payload: bytes) -> Measurement:
+    """A measurement from its record. Raises StoreDamagedError, naming it, where the bytes are none."""
+    try:
+        return decode_measurement(payload)
+    except UNDECODABLE as error:
+        name = record_name(MEASUREMENTS, key)
+        raise StoreDamagedError(f"record {name} is no measurement of this schema ({said(error)})") from error
+
+
 def step_key(step: int) -> bytes:
     """The key of a step: its number as eight bytes, big-endian, so that LMDB keeps them in order."""
     return step.to_bytes(8, "big")
@@ -230,8 +261,8 @@ def is_idle(key: bytes) -> bool:
 
 def record_name(table: str, key: bytes) -> str:
     """What a record is called in errors, and under which its digest is taken."""
-    if table == "steps":
-        return f"steps/{int.from_bytes(key, 'big')}"
+    if table in ("steps", MEASUREMENTS):
+        return f"{table}/{int.from_bytes(key, 'big')}"
     if table == "places" and not is_idle(key):
         return f"places/{key[:-8].decode('utf-8', 'backslashreplace')}:{int.from_bytes(key[-8:], 'big')}"
     return f"{table}/{key.decode('utf-8', 'backslashreplace')}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lifelong_edit.stores import EditLog, Place, StepRecord, digest_bytes, encode_tensors
+from lifelong_edit.stores import EditLog, Measurement, Outcome, Place, StepRecord, digest_bytes, encode_tensors
 
 FILE = "f" * 32
 """The digest of the file that all facts of these stores come from."""
@@ -43,6 +43,15 @@ def add(log: EditLog, *, size: int = 300, snapshot: bool = False) -> StepRecord:
     blobs = {digest_bytes(b): b for b in (shift, weights)}
     log.append(record, facts={fact: b'{"n":%d}' % number}, blobs=blobs, weights=digest_bytes(weights))
     return record
+
+
+def measurement(step: int, *facts: str) -> Measurement:
+    """What was measured of a step: one outcome for each fact, by default for the one that `add` gave it."""
+    asked = facts or (digest_bytes(b"fact", str(step).encode()),)
+    outcomes = [Outcome(fact, step, "efficacy", f"prompt {fact}", True, True, f"answer {step}") for fact in asked]
+    return Measurement(
+        step=step, weights_digest=f"w{step}", time="t", sample=64, seed=0, live={step: 1}, outcomes=outcomes
+    )
 
 
 def content(log: EditLog, start: int = 0) -> list[Any]:

@@ -100,6 +100,7 @@ def test_in_the_number_of_a_transaction_is_called_what_it_is(make_store: MakeSto
 def test_in_any_table_names_the_record(make_store: MakeStore, add_step: AddStep, table: str) -> None:
     log = make_store()
     add_step(log)
+    log.measure(small.measurement(1))
     log.close()
     flip(log.path, table)
     with (
@@ -107,6 +108,7 @@ def test_in_any_table_names_the_record(make_store: MakeStore, add_step: AddStep,
         EditLog.open(log.path) as again,
     ):
         small.content(again)
+        again.measurements()
 
 
 def test_in_a_reference_count_stops_writing_and_no_reading(make_store: MakeStore, add_step: AddStep) -> None:

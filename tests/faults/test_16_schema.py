@@ -3,7 +3,8 @@
 
 `tests/stores/data/schema-1.tar.gz` was written by the last release of schema 1: step 0, two edits of one fact each
 into a single matrix of 4 × 3, a rollback to step 1. `schema-2.tar.gz` has the same steps and a tag, a branch and a
-switch, as the last release of schema 2 wrote them. They need no model.
+switch, as the last release of schema 2 wrote them; `schema-3.tar.gz` a compaction and a purge more, as that of schema 3
+did. They need no model.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from lifelong_edit.stores import SCHEMA_VERSION, EditLog, backup, fsck, identity
 from lifelong_edit.stores.tables import MARKER, Tables
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline_keeping import compact, restore
-from tests.stores.archives import schema_1, schema_2
+from tests.faults import small
+from tests.stores.archives import schema_1, schema_2, schema_3
 
 
 @pytest.fixture
@@ -34,6 +36,12 @@ def old(tmp_path: Path) -> Path:
 def younger(tmp_path: Path) -> Path:
     """The store of schema 2."""
     return schema_2(tmp_path)
+
+
+@pytest.fixture
+def youngest(tmp_path: Path) -> Path:
+    """The store of schema 3."""
+    return schema_3(tmp_path)
 
 
 def version(store: Path) -> Any:
@@ -57,7 +65,7 @@ def test_its_first_new_step_takes_it_along(old: Path) -> None:
         steps = timeline.log()
         timeline.tag("before", 2)
         timeline.branch("trial", 2)
-    assert version(old) == SCHEMA_VERSION == 3
+    assert version(old) == SCHEMA_VERSION == 4
     with Timeline.open(old, read_only=True) as timeline:
         assert timeline.log()[:4] == steps
         assert [(r.kind, r.author, r.name) for r in timeline.log()[4:]] == [
@@ -74,10 +82,10 @@ def test_the_release_that_made_it_then_refuses_it(old: Path, monkeypatch: pytest
     with Timeline.open(old) as timeline:
         timeline.tag("mark")
     monkeypatch.setattr(identity, "SCHEMA_VERSION", 1)
-    with pytest.raises(StoreError, match=r"store\.json has schema version 3, but this release reads up to 1"):
+    with pytest.raises(StoreError, match=r"store\.json has schema version 4, but this release reads up to 1"):
         EditLog.open(old)
     (old / "store.json").write_bytes(marker)
-    with pytest.raises(StoreError, match=r"inside .*data\.mdb has schema version 3, but this release reads up to 1"):
+    with pytest.raises(StoreError, match=r"inside .*data\.mdb has schema version 4, but this release reads up to 1"):
         EditLog.open(old)
     monkeypatch.undo()
     with Timeline.open(old) as timeline:
@@ -105,7 +113,25 @@ def test_a_store_of_schema_2_is_read_as_it_is_and_taken_along(younger: Path) -> 
         assert timeline.log()[:-1] == steps
 
 
-@pytest.mark.parametrize("store", ["old", "younger"])
+def test_a_store_of_schema_3_is_read_as_it_is_and_taken_along(youngest: Path) -> None:
+    """Also by its first measurement, for which it has no table yet."""
+    before = {name: (youngest / name).read_bytes() for name in ("store.json", "HEAD", "data.mdb")}
+    for read_only in (True, False):
+        with Timeline.open(youngest, read_only=read_only) as timeline:
+            assert [record.kind for record in timeline.log()][-2:] == ["compact", "purge"]
+            assert timeline.log()[-1].purged and timeline.log()[-2].out_of_reach == (2,)
+            assert [fact.subject for fact in timeline.facts()] == ["Place 1"]
+            assert timeline._log.measurements() == []
+    assert fsck(youngest).sound and version(youngest) == 3
+    assert {name: (youngest / name).read_bytes() for name in before} == before
+    with EditLog.open(youngest) as log:
+        log.measure(small.measurement(1))
+    assert version(youngest) == SCHEMA_VERSION and fsck(youngest).sound
+    with EditLog.open(youngest, read_only=True) as log:
+        assert log.measurements() == [small.measurement(1)]
+
+
+@pytest.mark.parametrize("store", ["old", "younger", "youngest"])
 def test_looking_after_it_takes_it_along(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """A backup is of the store's own schema; compaction and restoration are steps like any other."""
     path: Path = request.getfixturevalue(store)
@@ -162,7 +188,7 @@ def test_killed_at_any_call_while_it_is_taken_along(old: Path, run_python: Calla
                 else:
                     timeline.tag("again")
                 assert [tag.name for tag in timeline.tags()][-1] in ("mark", "again")
-            assert json.loads((store / "store.json").read_bytes())["schema_version"] == 3
+            assert json.loads((store / "store.json").read_bytes())["schema_version"] == 4
             shutil.rmtree(store)
             call += 101
         print(sorted(seen))

@@ -16,6 +16,11 @@ def schema_2(folder: Path) -> Path:
     return _unpack("schema-2.tar.gz", folder)
 
 
+def schema_3(folder: Path) -> Path:
+    """A store of schema 3, unpacked: those steps, a compaction without the branch, a purge of its fact."""
+    return _unpack("schema-3.tar.gz", folder)
+
+
 def _unpack(name: str, folder: Path) -> Path:
     with tarfile.open(Path(__file__).parent / "data" / name) as archive:
         archive.extractall(folder, filter="data")

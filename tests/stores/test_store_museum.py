@@ -37,6 +37,7 @@ from lifelong_edit.stores import (
 from lifelong_edit.stores.environment import TABLES
 from lifelong_edit.stores.folding import Weights, add_shifts, zeros
 from lifelong_edit.stores.pages import PageFile
+from tests.faults import small
 
 Key = tuple[str, bytes]
 Content = dict[Key, bytes]
@@ -59,6 +60,7 @@ def build(path: Path) -> None:
             states[number] = add_shifts(states[number - 1], shift)
             append(log, states[number], number, shift)
         append(log, states[5], 7, None)
+        log.measure(small.measurement(4))
         log.consume(5, [Place("e" * 32, 0, fact(1).digest)])
         index = KeyIndex(3, lambda facts: np.ones((len(facts), 3), np.float32))
         index.add([fact(1).digest], np.ones((1, 3), np.float32))
@@ -365,7 +367,8 @@ def test_an_intact_store_is_sound_and_left_alone(store: Path) -> None:
     files = {file: file.read_bytes() for file in store.rglob("*") if file.is_file() and file.name != "lock.mdb"}
     report = fsck(store, repair=True)
     assert (report.sound, report.head, report.mended, report.reachable) == (True, 7, [], list(range(8)))
-    assert report.records == {"meta": 1, "head": 1, "steps": 8, "facts": 6, "blobs": 16, "references": 15, "places": 7}
+    counts = {"meta": 1, "head": 1, "steps": 8, "facts": 6, "blobs": 16, "references": 15, "places": 7}
+    assert report.records == counts | {"measurements": 1}
     assert {file: file.read_bytes() for file in files} == files
     assert not (store / "repairs").exists()
 
