@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,9 @@ from lifelong_edit import atlas
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.eval.metrics import Result, Score, ask_pairs, ask_unchanged, base_answers, summarise
 from lifelong_edit.eval.perplexity import perplexity_of, text_windows
-from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel, encode, encode_prompt
-from lifelong_edit.policies import identities, normalise
+from lifelong_edit.policies import edited_identities, probe_identities
 from lifelong_edit.rows import phrasings_of
 from lifelong_edit.timeline import Timeline
 
@@ -94,8 +94,7 @@ def evaluate(
     facts = timeline.facts_by_digest([digest for record in line for digest in record.added])
     live = timeline.history().fold(step).live
     last = {digest: record.step for record in line for digest in record.added}
-    edited = {name for fact in facts.values() for name in identities(fact)}
-    edited |= {("prompt", normalise(text)) for fact in facts.values() for text in fact.rephrases}
+    edited = edited_identities(facts.values())
     batches, dropped, long = [], set[str](), set[Question]()
     for record in line:
         if record.added:
@@ -134,19 +133,11 @@ def _collect(batch: _Batch, facts: Sequence[Fact], rows: int, edited: set[tuple[
             found["wrapped"].append((fact.counterfact_rephrase, fact.target))
         found["portability"] += [(probe.prompt, probe.target) for probe in fact.portability if probe.target]
         for probe in fact.locality:
-            if edited.isdisjoint(_names(probe, fact)):
+            if edited.isdisjoint(probe_identities(probe, fact)):
                 found["locality"].append((probe.prompt, probe.target))
             else:
                 dropped.add(probe.prompt)
     batch.questions = found
-
-
-def _names(probe: Probe, fact: Fact) -> Iterator[tuple[str, ...]]:
-    """Under which names a neighbour could have been edited; without a relation of its own it has its fact's."""
-    yield ("prompt", normalise(probe.prompt))
-    relation = probe.relation or fact.relation
-    if probe.subject and relation:
-        yield ("relation", normalise(probe.subject), normalise(relation))
 
 
 def _fits(loaded: LoadedModel, question: Question) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lifelong_edit.errors import BadInputError, StepRefusedError
@@ -21,11 +21,13 @@ from lifelong_edit.policies import (
     cut_with_pauses,
     require_policy,
 )
-from lifelong_edit.stores import StepRecord
+from lifelong_edit.stores import Measurement, StepRecord
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline_sieve import Sieved
 
 BATCH_SIZE = 64
+MEASURED = ("edit", "reconsolidate")
+"""Kinds of steps after which the model is asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,9 @@ class BatchEvent:
     """In a dry run: why the gate would refuse the batch."""
     weights_digest: str | None = None
     seconds: float = 0.0
+    """Of the step alone, without what was measured after it."""
+    measured: Measurement | None = None
+    """What was asked of the model after the step, where it was."""
 
     @property
     def untaken(self) -> Sequence[str]:
@@ -68,6 +73,7 @@ class ReconsolidationEvent:
     """The step's report: guard, objections, editor."""
     weights_digest: str
     seconds: float
+    measured: Measurement | None = None
 
 
 @dataclass
@@ -121,8 +127,10 @@ class Scheduler:
     reconsolidation: asked after each committed edit, and at the start of a run, since the last one may have been cut
     off before it could be asked; one that looks ahead, before each batch that leaves something to edit; by default
     never due. conflicts: a policy's name or a callable that decides, instead of the store's setting. reviewed: the
-    records come back from review: those that are in quarantine are edited, the others are skipped. say: told about each
-    pass of a reconsolidation.
+    records come back from review: those that are in quarantine are edited, the others are skipped. measure: asks the
+    model at the state of a step; what it finds after each edit and each reconsolidation is kept in the store, also
+    before the first edit of a run, where the last one was cut off before that. say: told about each pass of a
+    reconsolidation.
     """
 
     def __init__(
@@ -134,6 +142,7 @@ class Scheduler:
         conflicts: ConflictPolicy | None = None,
         reviewed: bool = False,
         skip_bad: bool = False,
+        measure: Callable[[Timeline, int], Measurement] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         self._timeline = timeline
@@ -143,7 +152,9 @@ class Scheduler:
             require_policy(conflicts)
         self._reviewed = reviewed
         self._handling: dict[str, Any] = {"conflicts": conflicts, "reviewed": reviewed}
-        self._skip_bad, self._say = skip_bad, say
+        self._skip_bad, self._ask, self._say = skip_bad, measure, say
+        self._up_to_date = measure is None
+        """Whether the head's state was asked, or does not have to be."""
         self.summary = Summary()
 
     def run(
@@ -162,6 +173,8 @@ class Scheduler:
         for number, batch in enumerate(cut_with_pauses(self._batching, records)):
             started = time.perf_counter()
             sound, left = self._check(batch, again)
+            if not dry_run and left.facts:
+                self._measure_if_cut_off()
             if not dry_run and ahead and left.facts:
                 yield from self._reconsolidate(reason, left)
                 started = time.perf_counter()
@@ -184,12 +197,14 @@ class Scheduler:
         if not self._reconsolidation.due(Standing(since, before, self._retention, forecast, reached)):
             return
         step = timeline.reconsolidate(reason=reason or str(self._reconsolidation), say=self._say)
+        refused = step.kind == "refused"
         event = ReconsolidationEvent(
             step=step.step,
-            refused=step.kind == "refused",
+            refused=refused,
             report=step.report,
             weights_digest=step.weights_digest,
             seconds=step.report["seconds"],
+            measured=None if refused else self._measure(step.step),
         )
         self.summary.add(event)
         yield event
@@ -214,7 +229,25 @@ class Scheduler:
         step = self._timeline.apply(left, reason=reason, **self._handling)
         if step.step == before:
             return _idle(number, batch, left, started)
-        return _event(number, batch, step, started)
+        event = _event(number, batch, step, started)
+        return event if step.kind == "decide" else replace(event, measured=self._measure(step.step))
+
+    def _measure(self, step: int) -> Measurement | None:
+        if self._ask is None:
+            return None
+        found = self._ask(self._timeline, step)
+        self._timeline.keep_measurement(found)
+        return found
+
+    def _measure_if_cut_off(self) -> None:
+        """Ask after the last step of a run that was killed between its commit and this."""
+        if self._up_to_date:
+            return
+        self._up_to_date = True
+        history = self._timeline.history()
+        last = history.record(history.state_of(history.head))
+        if last.kind in MEASURED and all(found.step != last.step for found in self._timeline.measurements()):
+            self._measure(last.step)
 
     def _preview(
         self, number: int, batch: Sequence[Record], left: Sieved, reason: str | None, started: float

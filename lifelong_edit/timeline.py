@@ -26,6 +26,7 @@ from lifelong_edit.timeline_commit import Draft, write_step
 from lifelong_edit.timeline_config import Config, author_of
 from lifelong_edit.timeline_defaults import default_preserved, default_text, scorer_of, start_of
 from lifelong_edit.timeline_history import History
+from lifelong_edit.timeline_measured import Measured
 from lifelong_edit.timeline_names import StepName
 from lifelong_edit.timeline_review import Reviewing, purged_fact
 from lifelong_edit.timeline_sieve import Sieved, sieve
@@ -41,7 +42,7 @@ Gate = Callable[["Bench", "SolveState", "Proposal", Sequence[Fact]], Mapping[str
 Batch = Sequence[Fact] | Sequence[Record] | Sieved
 
 
-class Timeline(Branching, Reviewing):
+class Timeline(Branching, Measured, Reviewing):
     """An open store with the state at its head. Use as a context manager, or `close` it."""
 
     def __init__(

@@ -5,15 +5,14 @@ Each rollback, tag, branch and switch is a step of the log, with reason, author 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
 from lifelong_edit.errors import UsageError
-from lifelong_edit.stores import StepRecord, Weights
+from lifelong_edit.stores import StepRecord
+from lifelong_edit.timeline_base import Part
 from lifelong_edit.timeline_commit import Draft
 from lifelong_edit.timeline_diff import Diff, compare
-from lifelong_edit.timeline_history import History
 from lifelong_edit.timeline_names import MAIN, StepName
 
 
@@ -39,22 +38,8 @@ class TagAt:
     time: str
 
 
-class Branching(ABC):
+class Branching(Part):
     """The part of a timeline that makes no states. A step may be given by number, tag, branch or `head`."""
-
-    @abstractmethod
-    def history(self) -> History:
-        """The log as read so far."""
-
-    @abstractmethod
-    def weights(self, step: StepName) -> Weights:
-        """ΔW by module at the state of a step."""
-
-    @abstractmethod
-    def _commit(self, draft: Draft) -> StepRecord: ...
-
-    @abstractmethod
-    def _refuse_read_only(self) -> None: ...
 
     # -- looking
 

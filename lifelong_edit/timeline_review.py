@@ -6,7 +6,7 @@ is a file made from it, at any time, of any state.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,9 +16,10 @@ import msgspec
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.facts.shapes import QUARANTINED
-from lifelong_edit.stores import StepRecord, Weights
+from lifelong_edit.stores import StepRecord
+from lifelong_edit.timeline_base import Part
 from lifelong_edit.timeline_commit import Draft
-from lifelong_edit.timeline_history import History, require_digest
+from lifelong_edit.timeline_history import require_digest
 from lifelong_edit.timeline_names import StepName
 
 Which = Literal["live", "superseded", "retracted", "quarantined", "all"]
@@ -52,31 +53,12 @@ def purged_fact(digest: str) -> Fact:
     return fact
 
 
-class Reviewing(ABC):
+class Reviewing(Part):
     """The part of a timeline that tells what became of facts, and sees to the records in quarantine."""
-
-    @property
-    @abstractmethod
-    def head(self) -> int:
-        """The last step of the log."""
-
-    @abstractmethod
-    def history(self) -> History:
-        """The log as read so far."""
-
-    @abstractmethod
-    def weights(self, step: StepName) -> Weights:
-        """ΔW by module at the state of a step."""
 
     @abstractmethod
     def facts_by_digest(self, digests: Sequence[str]) -> dict[str, Fact]:
         """Facts of the store by digest."""
-
-    @abstractmethod
-    def _commit(self, draft: Draft) -> StepRecord: ...
-
-    @abstractmethod
-    def _refuse_read_only(self) -> None: ...
 
     def facts(self, state: Which = "live", *, at: StepName | None = None) -> list[Fact]:
         """Facts at the head, or as of the step `at`.

@@ -12,7 +12,7 @@ from lifelong_edit.policies.conflicts import (
     find_conflicts,
 )
 from lifelong_edit.policies.deciding import ANSWERS, POLICIES, ConflictPolicy, prevails, require_policy
-from lifelong_edit.policies.identity import identities, normalise
+from lifelong_edit.policies.identity import edited_identities, identities, normalise, probe_identities
 from lifelong_edit.policies.indexing import IndexKind, plan_index
 from lifelong_edit.policies.keep import EveryN, KeepPolicy
 from lifelong_edit.policies.reconsolidate import (
@@ -25,6 +25,7 @@ from lifelong_edit.policies.reconsolidate import (
     Standing,
     reconsolidation_policy,
 )
+from lifelong_edit.policies.sampling import choose_sample, sample_size
 from lifelong_edit.policies.scoring import Scorer
 
 __all__ = [
@@ -49,12 +50,16 @@ __all__ = [
     "Retention",
     "Scorer",
     "Standing",
+    "choose_sample",
     "cut_with_pauses",
+    "edited_identities",
     "find_conflicts",
     "identities",
     "normalise",
     "plan_index",
     "prevails",
+    "probe_identities",
     "reconsolidation_policy",
     "require_policy",
+    "sample_size",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
-from lifelong_edit.facts import Fact
+from lifelong_edit.facts import Fact, Probe
 
 Identity = tuple[str, ...]
 
@@ -25,3 +26,21 @@ def identities(fact: Fact) -> tuple[Identity, ...]:
     if fact.relation is not None and fact.relation.strip():
         names.append(("relation", subject, normalise(fact.relation)))
     return tuple(names)
+
+
+def probe_identities(probe: Probe, fact: Fact) -> tuple[Identity, ...]:
+    """The names under which a neighbour of a fact could have been edited; without a relation it has its fact's."""
+    names: list[Identity] = [("prompt", normalise(probe.prompt))]
+    relation = probe.relation or fact.relation
+    if probe.subject and relation:
+        names.append(("relation", normalise(probe.subject), normalise(relation)))
+    return tuple(names)
+
+
+def edited_identities(facts: Iterable[Fact]) -> set[Identity]:
+    """The names of all that facts edit: a neighbour that has one of them is no neighbour any more."""
+    names: set[Identity] = set()
+    for fact in facts:
+        names.update(identities(fact))
+        names.update(("prompt", normalise(text)) for text in fact.rephrases)
+    return names

@@ -182,7 +182,7 @@ class EditLog:
         for _ in range(2):
             self._environment.write(lambda t: Tables(self._environment, t).consume_idle(state, places))
 
-    def measure(self, measurement: Measurement) -> None:
+    def keep_measurement(self, measurement: Measurement) -> None:
         """Keep what was measured of a step's state, durably, in the place of what was there of that step.
 
         Raises UsageError where there is no such step.

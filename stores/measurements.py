@@ -9,19 +9,20 @@ from typing import Literal
 
 import msgspec
 
-Measure = Literal["efficacy", "generality", "locality"]
+Measure = Literal["efficacy", "generality", "locality", "guard"]
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """How one question about a fact came out at a state."""
 
     fact: str
-    """Digest of the fact."""
+    """Digest of the fact; empty for a guard prompt."""
     taught: int
-    """The step that taught it, for the last time."""
+    """The step that taught it, for the last time; 0 for a guard prompt."""
     measure: Measure
     prompt: str
-    """What was asked: the fact's prompt, a phrasing that was no row, or a neighbour."""
+    """What was asked: the fact's prompt, a phrasing that was no row, a neighbour, or a preserved prompt that never is a
+    row."""
     generated: bool
     """Whether it came out right, by generation."""
     teacher_forced: bool

@@ -21,6 +21,7 @@ from lifelong_edit.cli.common import (
     store_option,
     wait_option,
 )
+from lifelong_edit.cli.measuring import measuring, measuring_options
 from lifelong_edit.cli.reviewing import handling, handling_options
 from lifelong_edit.cli.setup import BUNDLED, make_store, making_options, require_same_store
 from lifelong_edit.cli.stopping import stopping
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     "live facts would be forgotten since the last time: the sum of what is forecast of each batch by its keys, before "
     "it is solved).",
 )
+@measuring_options
 @handling_options
 @click.option("--again", is_flag=True, help="Also facts known only from steps of this branch that were rolled back.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad records out, count and report them, instead of stopping.")
@@ -109,13 +111,12 @@ def stream(
 
     A file is known again after lines were appended to it. With --follow the run waits for such lines: full batches are
     edited as they come, one that is not full after --idle seconds; Ctrl-C or SIGTERM ends the run after the batch at
-    hand, with exit code 0. A file that was replaced or cut short is told, and read from its beginning.
+    hand, with exit code 0. A file that was replaced or cut short is told, and read from its beginning. A
+    reconsolidation that its guard refuses is told and logged, and the run goes on; the exit code stays 0.
 
-    A reconsolidation that its guard refuses is told and logged, and the run goes on; the exit code stays 0.
-
-    Of each batch the table shows how many of its facts have `taken` (are answered by the edited model), how many facts
-    in force it is expected to make forgotten (`at risk`), and the perplexity on the store's sample of text (`status`
-    has the base model's).
+    Of each batch the table shows how many facts have `taken` (are answered by the edited model), how many in force it
+    is expected to make forgotten (`at risk`), the share of earlier facts, of those asked (--measure), that are still
+    answered (`kept`), and the perplexity on the store's sample of text (`status` has the base model's).
 
     \b
     Examples:
@@ -129,7 +130,8 @@ def stream(
     from lifelong_edit.policies import FixedSize, reconsolidation_policy
     from lifelong_edit.scheduler import Scheduler, Summary
 
-    due, how = reconsolidation_policy(policy), handling(options, store) | {"skip_bad": skip_bad}
+    how = handling(options, store) | measuring(options, batch_size) | {"skip_bad": skip_bad, "say": say}
+    batching, due = FixedSize(batch_size), reconsolidation_policy(policy)
     total = _survey(files, skip_bad=skip_bad, follow=follow, dry_run=dry_run)
     read, known = ReadReport(), _Known()
     reading: dict[str, Any] = {"skip_bad": skip_bad, "report": read, "known": known}
@@ -143,7 +145,7 @@ def stream(
         known.timeline = timeline
         if records is None:
             records = follow_facts(files, idle=idle, stopped=held.enter_context(stopping(say)), say=say, **reading)
-        scheduler = Scheduler(timeline, batching=FixedSize(batch_size), reconsolidation=due, say=say, **how)
+        scheduler = Scheduler(timeline, batching=batching, reconsolidation=due, **how)
         events = scheduler.run(records, again=again, dry_run=dry_run, reason=reason)
         shown = show_all(events, timeline, total, as_json=as_json, dry_run=dry_run)
         summary = summarise(scheduler.summary, read)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +25,7 @@ _COLUMNS: tuple[tuple[str, int], ...] = (
     ("skipped", 7),
     ("conflicts", 9),
     ("at risk", 7),
+    ("kept", 5),
 )
 _COLUMNS += (("perplexity", 10), ("seconds", 8), ("weights", 12))
 
@@ -84,6 +85,7 @@ def _print_event(event: BatchEvent) -> None:
         "skipped": sum(event.skipped.values()),
         "conflicts": len(event.report.get("conflicts", ())),
         "at risk": _at_risk(event),
+        "kept": _kept(event),
         "perplexity": gate.get("perplexity"),
         "seconds": round(event.seconds, 2),
         "weights": event.weights_digest[:12] if event.weights_digest else None,
@@ -96,6 +98,7 @@ def _show_reconsolidation(event: ReconsolidationEvent, *, as_json: bool) -> None
     if not as_json:
         cells: Mapping[str, object] = {
             "step": event.step,
+            "kept": _kept(event),
             "perplexity": event.report["guard"]["before" if event.refused else "after"]["perplexity"],
             "seconds": round(event.seconds, 2),
             "weights": event.weights_digest[:12],
@@ -139,6 +142,14 @@ def _at_risk(event: BatchEvent) -> float | None:
     return None if forecast is None else round(forecast["forgotten"], 2)
 
 
+def _kept(event: BatchEvent | ReconsolidationEvent) -> float | None:
+    """The share of earlier batches' facts that are still answered, of those that were asked."""
+    if event.measured is None:
+        return None
+    asked = [o.generated for o in event.measured.outcomes if o.measure == "efficacy" and o.taught != event.step]
+    return round(sum(asked) / len(asked), 3) if asked else None
+
+
 def _tell_forecasts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json: bool) -> None:
     """In a dry run the facts most at risk are known: a table of them."""
     found = [(event, risk) for event in events for risk in event.report.get("forecast", {}).get("at_risk", ())]
@@ -166,6 +177,7 @@ def _describe(event: BatchEvent) -> dict[str, Any]:
         "gate": event.report.get("gate", {}),
         "conflicts": event.report.get("conflicts", []),
         "forecast": event.report.get("forecast"),
+        "kept": _kept(event),
     }
 
 
@@ -203,7 +215,11 @@ def report(
         from lifelong_edit.scheduler import BatchEvent
 
         batches = [_describe(event) for event in shown if isinstance(event, BatchEvent)]
-        others = [asdict(event) for event in shown if not isinstance(event, BatchEvent)]
+        others = [
+            asdict(replace(event, measured=None)) | {"kept": _kept(event)}
+            for event in shown
+            if not isinstance(event, BatchEvent)
+        ]
         print_json({"dry_run": dry_run, "batches": batches, "reconsolidations": others, "summary": summary})
     if summary["records"]:
         _tell(summary, head, dry_run)

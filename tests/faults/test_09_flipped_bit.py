@@ -100,7 +100,7 @@ def test_in_the_number_of_a_transaction_is_called_what_it_is(make_store: MakeSto
 def test_in_any_table_names_the_record(make_store: MakeStore, add_step: AddStep, table: str) -> None:
     log = make_store()
     add_step(log)
-    log.measure(small.measurement(1))
+    log.keep_measurement(small.measurement(1))
     log.close()
     flip(log.path, table)
     with (

@@ -125,7 +125,7 @@ def test_a_store_of_schema_3_is_read_as_it_is_and_taken_along(youngest: Path) ->
     assert fsck(youngest).sound and version(youngest) == 3
     assert {name: (youngest / name).read_bytes() for name in before} == before
     with EditLog.open(youngest) as log:
-        log.measure(small.measurement(1))
+        log.keep_measurement(small.measurement(1))
     assert version(youngest) == SCHEMA_VERSION and fsck(youngest).sound
     with EditLog.open(youngest, read_only=True) as log:
         assert log.measurements() == [small.measurement(1)]

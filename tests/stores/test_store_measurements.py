@@ -22,31 +22,31 @@ def test_it_is_read_as_it_was_kept(make_store: MakeStore, add_step: AddStep) -> 
     add_step(log)
     add_step(log)
     assert log.measurements() == []
-    log.measure(small.measurement(2))
-    log.measure(small.measurement(0, "a", "b"))
+    log.keep_measurement(small.measurement(2))
+    log.keep_measurement(small.measurement(0, "a", "b"))
     log.close()
     with EditLog.open(log.path, read_only=True) as again:
         assert again.measurements() == [small.measurement(0, "a", "b"), small.measurement(2)]
         with pytest.raises(StoreError, match="open read-only"):
-            again.measure(small.measurement(1))
+            again.keep_measurement(small.measurement(1))
 
 
 def test_another_one_takes_its_place(make_store: MakeStore, add_step: AddStep) -> None:
     log = make_store()
     add_step(log)
-    log.measure(small.measurement(1))
+    log.keep_measurement(small.measurement(1))
     fuller = msgspec.structs.replace(small.measurement(1, "a", "b"), sample=None)
-    log.measure(fuller)
+    log.keep_measurement(fuller)
     assert log.measurements() == [fuller]
     with pytest.raises(UsageError, match="there is no step 2"):
-        log.measure(small.measurement(2))
+        log.keep_measurement(small.measurement(2))
 
 
 def test_it_changes_nothing_else(make_store: MakeStore, add_step: AddStep) -> None:
     log = make_store()
     add_step(log)
     before = small.content(log)
-    log.measure(small.measurement(1))
+    log.keep_measurement(small.measurement(1))
     assert small.content(log) == before
     add_step(log)
     log.close()
@@ -56,8 +56,8 @@ def test_it_changes_nothing_else(make_store: MakeStore, add_step: AddStep) -> No
 def test_what_is_purged_goes_from_it(make_store: MakeStore, add_step: AddStep) -> None:
     log = make_store()
     gone = add_step(log).added[0]
-    log.measure(small.measurement(1, gone, "other"))
-    log.measure(small.measurement(0, "other"))
+    log.keep_measurement(small.measurement(1, gone, "other"))
+    log.keep_measurement(small.measurement(0, "other"))
     head = log.head()
     record = msgspec.structs.replace(
         log.step(1),
@@ -82,7 +82,7 @@ def test_what_is_purged_goes_from_it(make_store: MakeStore, add_step: AddStep) -
 def test_a_copy_has_it(make_store: MakeStore, add_step: AddStep, tmp_path: Path) -> None:
     log = make_store()
     add_step(log)
-    log.measure(small.measurement(1))
+    log.keep_measurement(small.measurement(1))
     log.close()
     backup(log.path, tmp_path / "copy")
     with EditLog.open(tmp_path / "copy", read_only=True) as again:

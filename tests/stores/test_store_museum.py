@@ -60,7 +60,7 @@ def build(path: Path) -> None:
             states[number] = add_shifts(states[number - 1], shift)
             append(log, states[number], number, shift)
         append(log, states[5], 7, None)
-        log.measure(small.measurement(4))
+        log.keep_measurement(small.measurement(4))
         log.consume(5, [Place("e" * 32, 0, fact(1).digest)])
         index = KeyIndex(3, lambda facts: np.ones((len(facts), 3), np.float32))
         index.add([fact(1).digest], np.ones((1, 3), np.float32))
