@@ -9,6 +9,7 @@ from lifelong_edit.stores.findings import Finding
 from lifelong_edit.stores.folding import Shapes, Weights, add_shifts, decode_whole, fold, zeros
 from lifelong_edit.stores.fsck import Report, fsck, require_sound
 from lifelong_edit.stores.index import KeyIndex
+from lifelong_edit.stores.lock import LOCK_FILE, holder
 from lifelong_edit.stores.log import EditLog, require_place
 from lifelong_edit.stores.measurements import Measure, Measurement, Outcome
 from lifelong_edit.stores.schema import SCHEMA_VERSION, STILL, Place, StepKind, StepRecord, StoreMarker
@@ -27,6 +28,7 @@ from lifelong_edit.stores.tensors import (
 )
 
 __all__ = [
+    "LOCK_FILE",
     "SCHEMA_VERSION",
     "STILL",
     "Backup",
@@ -58,6 +60,7 @@ __all__ = [
     "encode_tensors",
     "fold",
     "fsck",
+    "holder",
     "materialise",
     "require_followable",
     "require_place",

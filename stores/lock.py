@@ -15,6 +15,16 @@ POLL = 0.05
 """Seconds between two attempts to take a lock that somebody holds."""
 
 
+def holder(path: Path) -> str | None:
+    """The process that holds the lock on a file; None where nobody does, or nobody can tell."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read(20).decode("ascii", "replace") or "unknown"
+    return None
+
+
 class WriterLock:
     """An advisory lock on a file (flock), held until `release` or the end of the process, kill included.
 

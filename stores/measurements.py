@@ -49,6 +49,18 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     seconds: float = 0.0
     """Processor seconds that it took."""
 
+    def share(self, measure: Measure, *, earlier: bool = False) -> float | None:
+        """Share of questions that came out right, by generation; None where none was asked.
+
+        earlier: only about facts that were taught before this step.
+        """
+        found = [
+            outcome.generated
+            for outcome in self.outcomes
+            if outcome.measure == measure and not (earlier and outcome.taught == self.step)
+        ]
+        return sum(found) / len(found) if found else None
+
 
 _MEASUREMENTS = msgspec.msgpack.Decoder(Measurement)
 

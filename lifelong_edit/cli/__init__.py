@@ -18,6 +18,7 @@ from lifelong_edit.cli.retracting import retract
 from lifelong_edit.cli.reviewing import conflicts, dismiss
 from lifelong_edit.cli.setup import init
 from lifelong_edit.cli.shell import completion
+from lifelong_edit.cli.watching import watch
 
 PROGRAM = "lifelong-edit"
 
@@ -45,7 +46,7 @@ def cli(debug: bool) -> None:
 
 for _command in (
     *(init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
-    *(status, log, show, facts, conflicts, diff, ask, evaluate, export),
+    *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, export),
     *(fsck, backup, restore, compact, purge, completion),
 ):
     cli.add_command(_command)

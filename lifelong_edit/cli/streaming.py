@@ -144,10 +144,7 @@ def _at_risk(event: BatchEvent) -> float | None:
 
 def _kept(event: BatchEvent | ReconsolidationEvent) -> float | None:
     """The share of earlier batches' facts that are still answered, of those that were asked."""
-    if event.measured is None:
-        return None
-    asked = [o.generated for o in event.measured.outcomes if o.measure == "efficacy" and o.taught != event.step]
-    return round(sum(asked) / len(asked), 3) if asked else None
+    return None if event.measured is None else event.measured.share("efficacy", earlier=True)
 
 
 def _tell_forecasts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json: bool) -> None:
