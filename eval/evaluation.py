@@ -1,78 +1,32 @@
-"""How much of each past batch a timeline's model still knows: efficacy, generality, locality, perplexity."""
+"""How much of each past batch a timeline's model still knows: efficacy, generality, locality, perplexity and more."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+
+import numpy as np
 
 from lifelong_edit import atlas
-from lifelong_edit.errors import BadInputError
-from lifelong_edit.eval.metrics import Result, Score, ask_pairs, ask_unchanged, base_answers, summarise
+from lifelong_edit.eval.answers import base_divergences
+from lifelong_edit.eval.fluency import continuations, generation_entropy
+from lifelong_edit.eval.intervals import Estimate, estimates
+from lifelong_edit.eval.matrices import matrix_changes
+from lifelong_edit.eval.metrics import Result, Score, ask_pairs, ask_unchanged, base_answers, continued
 from lifelong_edit.eval.perplexity import perplexity_of, text_windows
+from lifelong_edit.eval.probabilities import Compared, Comparison, compare, success_and_magnitude
+from lifelong_edit.eval.questions import MEASURES, Batch, Question, batches_of
+from lifelong_edit.eval.reports import WAYS, BatchScores, Evaluation, Fluency, Shares
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import LoadedModel, encode, encode_prompt
-from lifelong_edit.policies import edited_identities, probe_identities
-from lifelong_edit.rows import phrasings_of
+from lifelong_edit.models import LoadedModel
+from lifelong_edit.rows import draw
 from lifelong_edit.timeline import Timeline
 
-MEASURES = ("efficacy", "generality", "unseen", "wrapped", "portability", "locality")
 _CHUNK = 256
+FLUENCY_FACTS = 100
+"""After the prompts of so many live facts the model goes on writing."""
 
-Question = tuple[str, str | None]
-"""A prompt, and the answer that is wanted (of a neighbour: the one that it came with, if any)."""
-
-
-@dataclass(frozen=True)
-class BatchScores:
-    """One batch's figures, or those of all batches together."""
-
-    step: int | None
-    """The step that taught the batch; None for all."""
-    taught: int
-    live: int
-    """How many of its facts are still in force; only those are asked."""
-    scores: Mapping[str, Score]
-    """By measure, see MEASURES."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` found at a state."""
-
-    step: int
-    weights_digest: str
-    batches: tuple[BatchScores, ...]
-    overall: BatchScores
-    perplexity: float | None
-    base_perplexity: float | None
-    dropped: int
-    """Distinct neighbours that were not asked, because the stream edits them."""
-    too_long: int
-    """Questions that were not asked, because the model cannot take them."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; a share over no questions is None."""
-        return {
-            "step": self.step,
-            "weights_digest": self.weights_digest,
-            "batches": [_plain(batch) for batch in self.batches],
-            "all": _plain(self.overall),
-            "perplexity": self.perplexity,
-            "base_perplexity": self.base_perplexity,
-            "dropped_neighbours": self.dropped,
-            "too_long": self.too_long,
-        }
-
-
-@dataclass
-class _Batch:
-    """The questions of one batch, by measure."""
-
-    step: int
-    taught: int
-    live: int
-    questions: dict[str, list[Question]] = field(default_factory=dict)
+Answered = Mapping[tuple[bool, Question], tuple[Result, float]]
+"""By question, neighbours (True) apart from facts (False): how it came out, and KL(base ‖ edited) at neighbours."""
 
 
 def evaluate(
@@ -80,110 +34,140 @@ def evaluate(
     *,
     at: int | str | None = None,
     text: str | None = None,
+    probabilities: bool = False,
+    fluency: bool = False,
+    matrices: bool = False,
+    seed: int = 0,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Evaluation:
     """Ask the model at a state (default: the head) about every batch on its line.
 
     Facts that were superseded since are not asked. Locality: every distinct neighbour whose prompt, and whose subject
     and relation, no fact of the line edits, has to get the answer of the untouched base model. text: for perplexity,
-    by default bundled prose (None where the package has none). progress is told how many questions were answered.
+    by default bundled prose (None where the package has none). probabilities, fluency, matrices: what costs more, see
+    the modules of these names. seed: of the intervals, and of what is drawn for fluency. progress is told how many
+    questions were answered.
     """
     step = timeline.head if at is None else timeline.show(at).step
     loaded = timeline.at(step).loaded()
-    line = timeline.history().line(step)
-    facts = timeline.facts_by_digest([digest for record in line for digest in record.added])
-    live = timeline.history().fold(step).live
-    last = {digest: record.step for record in line for digest in record.added}
-    edited = edited_identities(facts.values())
-    batches, dropped, long = [], set[str](), set[Question]()
-    for record in line:
-        if record.added:
-            # A fact that came, went and came again counts for the step that taught it last.
-            asked = [facts[digest] for digest in record.added if digest in live and last[digest] == record.step]
-            batch = _Batch(record.step, len(record.added), len(asked))
-            _collect(batch, asked, timeline.settings.phrasings, edited, dropped)
-            for measure, questions in batch.questions.items():
-                fits = [q for q in dict.fromkeys(questions) if _fits(loaded, q)]
-                long |= set(questions) - set(fits)
-                batch.questions[measure] = fits
-            batches.append(batch)
+    batches, left = batches_of(timeline, loaded, step)
     results = _answer(loaded, batches, progress)
+    compared = _compare(loaded, batches, progress) if probabilities else None
     perplexity, base = _perplexities(loaded, text)
     return Evaluation(
         step=step,
         weights_digest=timeline.show(step).weights_digest,
-        batches=tuple(_score([batch], results, batch.step) for batch in batches),
-        overall=_score(batches, results, None),
+        batches=tuple(_score([batch], results, compared, batch.step, seed) for batch in batches),
+        overall=_score(batches, results, compared, None, seed),
         perplexity=perplexity,
         base_perplexity=base,
-        dropped=len(dropped),
-        too_long=len(long),
+        dropped=len(left.edited),
+        too_long=len(left.too_long),
+        fluency=_fluency(loaded, [fact for batch in batches for fact in batch.facts], seed) if fluency else None,
+        matrices=matrix_changes(loaded) if matrices else None,
     )
 
 
-def _collect(batch: _Batch, facts: Sequence[Fact], rows: int, edited: set[tuple[str, ...]], dropped: set[str]) -> None:
-    found: dict[str, list[Question]] = {measure: [] for measure in MEASURES}
-    for fact in facts:
-        taught = {fact.prompt, *phrasings_of(fact, rows)}
-        others = [prompt for prompt in dict.fromkeys(fact.rephrases) if prompt != fact.prompt]
-        found["efficacy"].append((fact.prompt, fact.target))
-        found["generality"] += [(prompt, fact.target) for prompt in others]
-        found["unseen"] += [(prompt, fact.target) for prompt in others if prompt not in taught]
-        if fact.counterfact_rephrase is not None:
-            found["wrapped"].append((fact.counterfact_rephrase, fact.target))
-        found["portability"] += [(probe.prompt, probe.target) for probe in fact.portability if probe.target]
-        for probe in fact.locality:
-            if edited.isdisjoint(probe_identities(probe, fact)):
-                found["locality"].append((probe.prompt, probe.target))
-            else:
-                dropped.add(probe.prompt)
-    batch.questions = found
-
-
-def _fits(loaded: LoadedModel, question: Question) -> bool:
-    prompt, target = question
-    try:
-        if target is not None:
-            encode(loaded.tokenizer, prompt, target)
-            return True
-        return len(encode_prompt(loaded.tokenizer, prompt)) < loaded.context
-    except BadInputError:
-        return False
-
-
-def _answer(
-    loaded: LoadedModel, batches: Sequence[_Batch], progress: Callable[[int], None]
-) -> dict[tuple[bool, Question], Result]:
-    """The result of every distinct question, neighbours (True) apart from facts (False)."""
+def _answer(loaded: LoadedModel, batches: Sequence[Batch], progress: Callable[[int], None]) -> Answered:
+    """The result of every distinct question."""
     asked = dict.fromkeys(
         (measure == "locality", question)
         for batch in batches
         for measure, questions in batch.questions.items()
         for question in questions
     )
-    results: dict[tuple[bool, Question], Result] = {}
+    results: dict[tuple[bool, Question], tuple[Result, float]] = {}
     for neighbours in (False, True):
         questions = [question for kind, question in asked if kind is neighbours]
+        ask = _ask_neighbours if neighbours else _ask_facts
         for start in range(0, len(questions), _CHUNK):
             chunk = questions[start : start + _CHUNK]
-            found = (
-                _ask_neighbours(loaded, chunk) if neighbours else ask_pairs(loaded, [(p, t or "") for p, t in chunk])
-            )
-            results.update({(neighbours, q): result for q, result in zip(chunk, found, strict=True)})
+            results.update({(neighbours, q): found for q, found in zip(chunk, ask(loaded, chunk), strict=True)})
             progress(len(chunk))
     return results
 
 
-def _ask_neighbours(loaded: LoadedModel, chunk: Sequence[Question]) -> list[Result]:
-    return ask_unchanged(loaded, [prompt for prompt, _ in chunk], base_answers(loaded, chunk))
+def _ask_facts(loaded: LoadedModel, chunk: Sequence[Question]) -> list[tuple[Result, float]]:
+    return [(result, float("nan")) for result in ask_pairs(loaded, [(prompt, t or "") for prompt, t in chunk])]
 
 
-def _score(batches: Sequence[_Batch], results: Mapping[tuple[bool, Question], Result], step: int | None) -> BatchScores:
-    scores = {}
+def _ask_neighbours(loaded: LoadedModel, chunk: Sequence[Question]) -> list[tuple[Result, float]]:
+    prompts, answers = [prompt for prompt, _ in chunk], base_answers(loaded, chunk)
+    divergences = base_divergences(loaded, continued(loaded, prompts, answers)).tolist()
+    return list(zip(ask_unchanged(loaded, prompts, answers), divergences, strict=True))
+
+
+def _compare(
+    loaded: LoadedModel, batches: Sequence[Batch], progress: Callable[[int], None]
+) -> Mapping[Comparison, Compared]:
+    kinds = (of for batch in batches for of in batch.comparisons.values())
+    asked = list(dict.fromkeys(c for of in kinds for part in of.values() for c in part))
+    results: dict[Comparison, Compared] = {}
+    for start in range(0, len(asked), _CHUNK):
+        results |= compare(loaded, asked[start : start + _CHUNK])
+        progress(len(asked[start : start + _CHUNK]))
+    return results
+
+
+def _score(
+    batches: Sequence[Batch],
+    results: Answered,
+    compared: Mapping[Comparison, Compared] | None,
+    step: int | None,
+    seed: int,
+) -> BatchScores:
+    shares = {}
     for measure in MEASURES:
-        questions = dict.fromkeys(q for batch in batches for q in batch.questions[measure])
-        scores[measure] = summarise([results[measure == "locality", question] for question in questions])
-    return BatchScores(step, sum(b.taught for b in batches), sum(b.live for b in batches), scores)
+        owners = _owners(batches, measure)
+        found = [results[measure == "locality", question] for question in owners]
+        shares[measure] = _shares([result for result, _ in found], list(owners.values()), seed)
+        if measure == "locality":
+            values = np.array([divergence for _, divergence in found]).reshape(-1, 1)
+            (divergence,) = estimates(values, list(owners.values()), seed)
+    comparisons = [of for batch in batches for of in batch.comparisons.values()]
+    live = sum(len(batch.facts) for batch in batches)
+    return BatchScores(
+        step=step,
+        taught=sum(batch.taught for batch in batches),
+        live=live,
+        shares=shares,
+        divergence=divergence,
+        comparisons=None if compared is None else success_and_magnitude(comparisons, compared, seed),
+        not_compared=live - len(comparisons),
+    )
+
+
+def _owners(batches: Sequence[Batch], measure: str) -> dict[Question, str]:
+    """The distinct questions of a measure, each with the first fact that it is asked for."""
+    owners: dict[Question, str] = {}
+    for batch in batches:
+        for question, fact in batch.questions[measure].items():
+            owners.setdefault(question, fact)
+    return owners
+
+
+def _shares(results: Sequence[Result], owners: Sequence[str], seed: int) -> Shares:
+    values = np.array([[getattr(result, way) for way in WAYS] for result in results], dtype=np.float64)
+    found = dict(zip(WAYS, estimates(values.reshape(-1, len(WAYS)), owners, seed), strict=True))
+    count, facts = len(results), len(set(owners))
+    score, low, high = (
+        Score(count=count, **{way: getattr(estimate, end) for way, estimate in found.items()})
+        for end in ("value", "low", "high")
+    )
+    return Shares(score, low, high, facts)
+
+
+def _fluency(loaded: LoadedModel, facts: Sequence[Fact], seed: int) -> Fluency:
+    chosen = draw(len(facts), FLUENCY_FACTS, "fluency", seed)
+    prompts = list(dict.fromkeys(facts[i].prompt for i in chosen))
+
+    def entropies() -> Estimate:
+        values = [generation_entropy(text) for text in continuations(loaded, prompts, seed)]
+        return estimates(np.array(values).reshape(-1, 1), prompts, seed)[0]
+
+    now = entropies()
+    with loaded.at_base():
+        return Fluency(now, entropies())
 
 
 def _perplexities(loaded: LoadedModel, text: str | None) -> tuple[float | None, float | None]:
@@ -196,23 +180,3 @@ def _perplexities(loaded: LoadedModel, text: str | None) -> tuple[float | None, 
     found = perplexity_of(loaded, windows)
     with loaded.at_base():
         return found, perplexity_of(loaded, windows)
-
-
-def _plain(batch: BatchScores) -> dict[str, Any]:
-    def share(value: float) -> float | None:
-        return None if value != value else value
-
-    return {
-        "step": batch.step,
-        "taught": batch.taught,
-        "live": batch.live,
-        **{
-            name: {
-                "questions": score.count,
-                "generated": share(score.generated),
-                "teacher_forced": share(score.teacher_forced),
-                "natural_end": share(score.natural),
-            }
-            for name, score in batch.scores.items()
-        },
-    }

@@ -107,11 +107,7 @@ def ask_unchanged(
     answers: from `base_answers`. Teacher-forced on them, and by generation of as many tokens. In exact
     arithmetic the two agree. natural: the answer is right and ends the text.
     """
-    encoded = []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        front = encode_prompt(loaded.tokenizer, prompt)
-        encoded.append(Encoded((*front, *answer), len(front)))
-    predicted = predict_answers(loaded, encoded, batch_size)
+    predicted = predict_answers(loaded, continued(loaded, prompts, answers), batch_size)
     new = generate(loaded, prompts, [len(answer) for answer in answers], batch_size)
     return [
         Result(
@@ -122,6 +118,12 @@ def ask_unchanged(
         )
         for prompt, answer, guess, g in zip(prompts, answers, predicted, new, strict=True)
     ]
+
+
+def continued(loaded: LoadedModel, prompts: Sequence[str], answers: Sequence[Sequence[int]]) -> list[Encoded]:
+    """Prompts, each with an answer of given tokens behind it."""
+    fronts = [encode_prompt(loaded.tokenizer, prompt) for prompt in prompts]
+    return [Encoded((*front, *answer), len(front)) for front, answer in zip(fronts, answers, strict=True)]
 
 
 @torch.inference_mode()

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from lifelong_edit.cli.common import (
     at_option,
-    counted,
     device_option,
     json_option,
     one_line,
     opened,
     print_json,
-    print_table,
     progress_bar,
     say,
     store_option,
 )
+from lifelong_edit.cli.evaluating import print_evaluation
 from lifelong_edit.cli.setup import read_text
 from lifelong_edit.errors import UsageError
-
-if TYPE_CHECKING:
-    from lifelong_edit.eval.evaluation import Evaluation
 
 
 @click.command()
@@ -67,10 +62,19 @@ def ask(
     metavar="FILE",
     help="Text to measure perplexity on. Default: bundled prose that is in no statistics of a store.",
 )
+@click.option(
+    "--probabilities",
+    is_flag=True,
+    help="Also CounterFact's comparisons of the new answer with the true one, for facts with `target_true`.",
+)
+@click.option("--fluency", is_flag=True, help="Also the entropy of what the model writes after facts' prompts.")
+@click.option("--matrices", is_flag=True, help="Also norms and condition number of each edited matrix.")
 @store_option
 @device_option
 @json_option
-def evaluate(at: str | None, text: Path | None, store: Path, device: str | None, as_json: bool) -> None:
+def evaluate(
+    at: str | None, text: Path | None, store: Path, device: str | None, as_json: bool, **further: bool
+) -> None:
     """How much of each past batch the model still knows, and what it cost.
 
     \b
@@ -80,15 +84,22 @@ def evaluate(at: str | None, text: Path | None, store: Path, device: str | None,
     wrapped     CounterFact's own rephrases, which wrap the prompt into a sentence
     portability what follows from a fact, where its record asks for it
     locality    neighbours that the stream did not edit: the same answer as the untouched base model
+    KL          of the next token at these neighbours, from the base model to the edited one, in nats
 
-    Shares of right answers by greedy generation (the target's length and 3 tokens more, ending at a word boundary), in
-    brackets teacher-forced. `natural end`: how often the answer was right and then ended, with the text or a sentence;
-    not looked at for locality. Perplexity is that of bundled prose, or of --text, beside the base model's on the same.
+    Shares of right answers by greedy generation (the target's length and 3 tokens more, ending at a word boundary),
+    below also teacher-forced. In brackets 95 % intervals by bootstrap over facts. `natural end`: how often the answer
+    was right and then ended, with the text or a sentence; not looked at for locality. Perplexity is that of bundled
+    prose, or of --text, beside the base model's on the same.
+
+    With --probabilities: how often (ES, PS, NS) and by how much (EM, PM, NM) the new answer is more probable than the
+    true one after prompts and paraphrases, and less after neighbours, each answer's probability being the geometric
+    mean of its tokens'. With --fluency: the entropy of word pairs and triples in up to 100 sampled tokens, in bits.
 
     \b
     Examples:
       lifelong-edit eval
       lifelong-edit eval --at 3 --text sample.txt --json
+      lifelong-edit eval --probabilities --fluency --matrices
     """
     from lifelong_edit.eval.evaluation import evaluate as measure
 
@@ -97,39 +108,10 @@ def evaluate(at: str | None, text: Path | None, store: Path, device: str | None,
         say(f"asking {timeline.config.model.source}")
         advance, close = progress_bar(None, "questions")
         try:
-            found = measure(timeline, at=at, text=sample, progress=advance)
+            found = measure(timeline, at=at, text=sample, progress=advance, **further)
         finally:
             close()
     if as_json:
         print_json(found.to_json())
     else:
-        _print(found)
-
-
-def _print(found: Evaluation) -> None:
-    from lifelong_edit.eval.evaluation import MEASURES
-
-    rows = []
-    for batch in [*found.batches, found.overall]:
-        scores = [_both(batch.scores[name].generated, batch.scores[name].teacher_forced) for name in MEASURES]
-        rows.append(("all" if batch.step is None else str(batch.step), batch.taught, batch.live, *scores))
-    print_table(("step", "taught", "in force", *MEASURES), rows)
-    click.echo()
-    ends = found.overall.scores
-    print_table(
-        ("measure", "questions", "generated", "teacher-forced", "natural end"),
-        [
-            (n, s.count, *(None if v != v else v for v in (s.generated, s.teacher_forced, s.natural)))
-            for n, s in ends.items()
-        ],
-    )
-    click.echo()
-    print_table(("perplexity", "base"), [(found.perplexity, found.base_perplexity)])
-    if found.dropped:
-        say(f"{counted(found.dropped, 'neighbour')} left out: the stream edits what they ask for")
-    if found.too_long:
-        say(f"{counted(found.too_long, 'question')} left out: too long for the model")
-
-
-def _both(generated: float, forced: float) -> str:
-    return "-" if generated != generated else f"{generated:.3f} ({forced:.3f})"
+        print_evaluation(found)

@@ -1,8 +1,8 @@
-"""Greedy generation in batches: the same tokens as one prompt at a time, at a fraction of the time."""
+"""Generation in batches: greedily the same tokens as one prompt at a time, at a fraction of the time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,15 @@ class Generation:
         return self.ids if self.end is None else (*self.ids, self.end)
 
 
+Choose = Callable[[Tensor], Tensor]
+"""The next token of each row, (b,) long, from its logits (b, vocabulary)."""
+
+
+def most_probable(logits: Tensor) -> Tensor:
+    """Greedy: the most probable token of each row, (b,) long."""
+    return logits.argmax(-1)
+
+
 def end_ids(loaded: LoadedModel) -> frozenset[int]:
     """The tokens that end a text: the model's and the tokenizer's."""
     configured = getattr(loaded.model.generation_config, "eos_token_id", None)
@@ -47,19 +56,27 @@ def generate_greedy(
 
 
 def generate(
-    loaded: LoadedModel, prompts: Sequence[str], max_new_tokens: Sequence[int] | int, batch_size: int = 64
+    loaded: LoadedModel,
+    prompts: Sequence[str],
+    max_new_tokens: Sequence[int] | int,
+    batch_size: int = 64,
+    choose: Choose = most_probable,
 ) -> list[Generation]:
-    """Greedy continuations of prompts, in their order, each cut at the end of text or of the model's context.
+    """Continuations of prompts, in their order, each cut at the end of text or of the model's context.
 
-    max_new_tokens: one bound for all prompts or one for each.
+    max_new_tokens: one bound for all prompts or one for each. choose: which token comes next; greedy by default.
     Raises BadInputError for a prompt that fills the context.
     """
     encoded = [encode_prompt(loaded.tokenizer, prompt) for prompt in prompts]
-    return generate_from_ids(loaded, encoded, max_new_tokens, batch_size)
+    return generate_from_ids(loaded, encoded, max_new_tokens, batch_size, choose)
 
 
 def generate_from_ids(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_tokens: Sequence[int] | int, batch_size: int = 64
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: Sequence[int] | int,
+    batch_size: int = 64,
+    choose: Choose = most_probable,
 ) -> list[Generation]:
     """As `generate`, of prompts that are token ids already."""
     bounds = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
@@ -71,7 +88,7 @@ def generate_from_ids(
     limits = [min(bound, loaded.context - len(ids)) for bound, ids in zip(bounds, prompts, strict=True)]
     results: dict[int, Generation] = {}
     for chosen in _batches([len(ids) for ids in prompts], limits, loaded.context, batch_size):
-        found = _generate_batch(loaded, [prompts[i] for i in chosen], [limits[i] for i in chosen])
+        found = _generate_batch(loaded, [prompts[i] for i in chosen], [limits[i] for i in chosen], choose)
         results.update(zip(chosen, found, strict=True))
     return [results[i] for i in range(len(prompts))]
 
@@ -91,7 +108,9 @@ def _batches(lengths: list[int], limits: list[int], context: int, batch_size: in
 
 
 @torch.inference_mode()
-def _generate_batch(loaded: LoadedModel, prompts: list[Sequence[int]], limits: list[int]) -> list[Generation]:
+def _generate_batch(
+    loaded: LoadedModel, prompts: list[Sequence[int]], limits: list[int], choose: Choose
+) -> list[Generation]:
     """One batch, padded on the left so that all prompts end at the same column; keys and values are kept."""
     ids, mask = _left_padded(prompts, loaded.pad_id, loaded.device)
     ends = end_ids(loaded)
@@ -105,7 +124,7 @@ def _generate_batch(loaded: LoadedModel, prompts: list[Sequence[int]], limits: l
             out = loaded.model(
                 input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )
-            cache, best = out.past_key_values, out.logits[:, -1].argmax(-1)
+            cache, best = out.past_key_values, choose(out.logits[:, -1])
             for row, token in enumerate(best.tolist()):
                 if row in open_rows:
                     if token in ends:

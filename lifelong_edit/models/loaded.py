@@ -94,6 +94,10 @@ class LoadedModel:
         """W₀ of a module, (d_in, d_out) float32. A view of the kept copy where it can be: do not write to it."""
         return self._base[self.module(name).name].float()
 
+    def weight(self, name: str) -> Tensor:
+        """The weights of a module as the model has them now, (d_in, d_out) float32. A view where it can be."""
+        return self._weight(self.model, self.module(name)).float()
+
     def set_shifts(self, shifts: Mapping[str, Tensor]) -> None:
         """Make the model's weights W₀ + ΔW, module by module; modules not named go back to W₀.
 

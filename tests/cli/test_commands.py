@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -202,6 +203,28 @@ def test_eval(run: Run, store: Path, tmp_path: Path, sentences: list[str]) -> No
     at_one = data(run("eval", "--store", store, "--at", 1, "--text", text, "--json"))
     taken = data(run("show", 1, "--store", store, "--json"))["report"]["gate"]["taken"]
     assert at_one["all"]["efficacy"]["generated"] == taken / 2
+
+
+def test_eval_shows_intervals_and_what_was_asked_for_besides(run: Run, store: Path, tmp_path: Path) -> None:
+    text, more = tmp_path / "text.txt", tmp_path / "more.jsonl"
+    text.write_text("The capital of France is Paris. " * 20)
+    more.write_text(line(9, target_true="Belgrade"))
+    data(run("stream", more, "--store", store, "--json"))
+    plain = run("eval", "--store", store, "--text", text).stdout
+    assert re.search(r"^all .*\(\.?\d+\.?\d*–\.?\d+\.?\d*\)", plain, re.MULTILINE)
+    assert "condition" not in plain and "fluency" not in plain
+    options = ("--store", store, "--text", text, "--probabilities", "--fluency", "--matrices")
+    shown = run("eval", *options)
+    assert "7 facts not compared" not in shown.stderr and "6 facts not compared" in shown.stderr
+    for header in (r"step +ES +EM +PS +PM +NS +NM", r"fluency +base", r"module .* condition"):
+        assert re.search(header, shown.stdout), header
+    found = data(run("eval", *options, "--json"))
+    efficacy, kl = found["all"]["efficacy"], found["all"]["locality"]["kl"]
+    assert efficacy["low"]["generated"] <= efficacy["generated"] <= efficacy["high"]["generated"]
+    assert 0 < kl["low"] <= kl["value"] <= kl["high"]
+    assert found["all"]["probabilities"]["ES"]["facts"] == 1
+    assert len(found["matrices"]) == len(data(run("status", "--store", store, "--json"))["modules"])
+    assert found["fluency"]["now"]["facts"] == 7
 
 
 def test_eval_drops_neighbours_that_the_stream_edits(run: Run, store: Path, tmp_path: Path) -> None:

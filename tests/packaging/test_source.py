@@ -57,6 +57,7 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.policies": 5,
     "lifelong_edit.timeline": 6,  # and the modules that it is cut into, timeline_*
     "lifelong_edit.scheduler": 7,
+    "lifelong_edit.eval.questions": 8,
     "lifelong_edit.eval.reports": 8,
     "lifelong_edit.eval.evaluation": 8,
     "lifelong_edit.eval.sampling": 8,
