@@ -8,6 +8,7 @@ from lifelong_edit.cli.asking import ask, evaluate
 from lifelong_edit.cli.branching import branch, rollback, switch, tag
 from lifelong_edit.cli.common import Group
 from lifelong_edit.cli.comparing import diff
+from lifelong_edit.cli.contest import compare
 from lifelong_edit.cli.editing import stream
 from lifelong_edit.cli.exporting import export
 from lifelong_edit.cli.keeping import backup, compact, fsck, purge, restore
@@ -46,7 +47,7 @@ def cli(debug: bool) -> None:
 
 for _command in (
     *(init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
-    *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, export),
+    *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, compare, export),
     *(fsck, backup, restore, compact, purge, completion),
 ):
     cli.add_command(_command)

@@ -61,6 +61,7 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.eval.reports": 8,
     "lifelong_edit.eval.evaluation": 8,
     "lifelong_edit.eval.sampling": 8,
+    "lifelong_edit.eval.comparison": 8,
     "lifelong_edit.cli": 9,
     "lifelong_edit.__main__": 10,
     "lifelong_edit": 10,  # the public surface: names from everywhere
