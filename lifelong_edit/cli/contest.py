@@ -68,9 +68,8 @@ def compare(files: tuple[str, ...], arms: tuple[str, ...], seeds: str, out: Path
     runs = [(way, seed) for way in ways for seed in numbers]
     sources = _sources(files, numbers, out, shuffle=given["shuffle"])
     with ThreadPoolExecutor(given["jobs"]) as pool:
-        failed = [
-            told for told in pool.map(lambda run: _fill(*run, sources[run[1]], out, given), runs) if told is not None
-        ]
+        filling = [pool.submit(_fill, way, seed, sources[seed], out, given) for way, seed in runs]
+        failed = [told for run in filling if (told := run.result()) is not None]
     if failed:
         raise LifelongEditError("; ".join(failed))
     found = {(way.name, seed): _asked(store_of(out, way, seed)) for way, seed in runs}
