@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,6 +30,13 @@ from lifelong_edit.stores.tensors import tensors_digest
 from lifelong_edit.training import Trainer, TrainSettings, calibrate, divided, new_networks
 
 CHECKPOINT = "checkpoint.safetensors"
+
+Track = Callable[[int, Mapping[str, float]], None]
+"""Takes figures of an optimiser step, by name."""
+
+
+def _untracked(step: int, figures: Mapping[str, float]) -> None:
+    """For runs whose figures go nowhere."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,8 @@ def _share(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> float:
 class Run:
     """One training run in a folder, continued where its last checkpoint stands.
 
-    start: a folder with a trained network to begin with, in place of the rule without one.
+    start: a folder with a trained network to begin with, in place of the rule without one. track: told the losses of
+    each optimiser step, and the held-out scores, by name.
     """
 
     def __init__(
@@ -120,8 +128,9 @@ class Run:
         train: TrainSettings,
         say: Say = print,
         start: Path | None = None,
+        track: Track = _untracked,
     ) -> None:
-        self.loaded, self.out, self.train, self.say = loaded, out, train, say
+        self.loaded, self.out, self.train, self.say, self.track = loaded, out, train, say, track
         self.settings = settings.replace(editor="malmen")
         self.facts, held = divided(facts, train)
         self.held = hold_out(held, train.validation_facts, train.seed)
@@ -178,6 +187,8 @@ class Run:
             before = self.trainer.steps
             self.trainer.run_episode(self.facts)
             recent = self.trainer.history[-(self.trainer.steps - before) :]
+            for found in recent:
+                self.track(int(found["step"]), {f"train/{name}": found[name] for name in ("loss", "gradient")})
             loss = float(np.mean([h["loss"] for h in recent]))
             self.say(f"step {self.trainer.steps}  loss {loss:.3f}  {clock() - started:.0f} s")
             if before // self.train.validate_every != self.trainer.steps // self.train.validate_every:
@@ -191,6 +202,7 @@ class Run:
         self.averaged.load_state_dict(self.trainer.average)
         scores = validate(self.loaded, self.judged, self.held, self.train.batch_size)
         self.say(f"step {self.trainer.steps}  held-out {scores}")
+        self.track(self.trainer.steps, {f"held_out/{name}": value for name, value in asdict(scores).items()})
         if self.best is None or scores.mean > self.best[0]:
             self.best = (scores.mean, self.averaged.tensors())
 

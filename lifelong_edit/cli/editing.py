@@ -26,6 +26,7 @@ from lifelong_edit.cli.reviewing import handling, handling_options
 from lifelong_edit.cli.setup import BUNDLED, make_store, making_options, require_same_store
 from lifelong_edit.cli.stopping import stopping
 from lifelong_edit.cli.streaming import report, show_all, summarise
+from lifelong_edit.cli.tracking import tracked, tracking, tracking_options
 from lifelong_edit.errors import LifelongEditError, UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     "it is solved).",
 )
 @measuring_options
+@tracking_options
 @handling_options
 @click.option("--again", is_flag=True, help="Also facts known only from steps of this branch that were rolled back.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad records out, count and report them, instead of stopping.")
@@ -131,7 +133,7 @@ def stream(
     from lifelong_edit.scheduler import Scheduler, Summary
 
     how = handling(options, store) | measuring(options, batch_size) | {"skip_bad": skip_bad, "say": say}
-    batching, due = FixedSize(batch_size), reconsolidation_policy(policy)
+    batching, due, trackers = FixedSize(batch_size), reconsolidation_policy(policy), tracking(options, store)
     total = _survey(files, skip_bad=skip_bad, follow=follow, dry_run=dry_run)
     read, known = ReadReport(), _Known()
     reading: dict[str, Any] = {"skip_bad": skip_bad, "report": read, "known": known}
@@ -147,9 +149,9 @@ def stream(
             records = follow_facts(files, idle=idle, stopped=held.enter_context(stopping(say)), say=say, **reading)
         scheduler = Scheduler(timeline, batching=batching, reconsolidation=due, **how)
         events = scheduler.run(records, again=again, dry_run=dry_run, reason=reason)
+        events = tracked(events, held.enter_context(trackers))
         shown = show_all(events, timeline, total, as_json=as_json, dry_run=dry_run)
-        summary = summarise(scheduler.summary, read)
-        report(shown, summary, files, timeline.head, as_json=as_json, dry_run=dry_run)
+        report(shown, summarise(scheduler.summary, read), files, timeline.head, as_json=as_json, dry_run=dry_run)
 
 
 class _Known:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lifelong_edit.cli.common import counted, device_option, json_option, parse_settings, print_json, say, split_names
 from lifelong_edit.cli.setup import BUNDLED, read_text
+from lifelong_edit.cli.tracking import tracking, tracking_options
 from lifelong_edit.errors import UsageError
 
 if TYPE_CHECKING:
+    from lifelong_edit.choosing import Choosing
+    from lifelong_edit.facts import Fact
     from lifelong_edit.models import LoadedModel
     from lifelong_edit.settings import Settings
+    from lifelong_edit.training import TrainSettings
 
 _MEASURES = (
     "ES, GS and LS are efficacy (the facts' own prompts), generality (another phrasing of them) and locality (unedited "
@@ -95,6 +99,7 @@ _MEASURES = (
     metavar="NAME=VALUE",
     help="How --choose judges: facts, only, the weights of efficacy, generality, locality and perplexity …",
 )
+@tracking_options
 @device_option
 @json_option
 def train(
@@ -115,6 +120,7 @@ def train(
     judging: tuple[str, ...],
     device: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Train a hypernetwork for a model on facts, in the solve that it will live in; choose the settings of the solve.
 
@@ -134,15 +140,14 @@ def train(
       lifelong-edit train --data facts.jsonl --out chosen --editor gradient --choose 20
     """
     from lifelong_edit.choosing import Choice, Choosing
-    from lifelong_edit.choosing_modules import choose_modules
     from lifelong_edit.facts import read_facts
     from lifelong_edit.settings import CHOSEN, Settings
     from lifelong_edit.timeline_defaults import default_text
     from lifelong_edit.training import TrainSettings, divided
     from lifelong_edit.training_run import Run
 
-    if editor == "gradient" and choose is None:
-        raise UsageError("found --editor gradient without --choose, expected both: that rule has nothing to train")
+    _require_something_to_do(editor, choose)
+    trackers = tracking(options, out)
     named = {"modules": split_names(modules) if modules else None, "dtype": dtype, "seed": seed, "device": device}
     solve = parse_settings(Settings, "--set", pairs, editor=editor, **named)
     learn = parse_settings(TrainSettings, "--train", training, seed=seed)
@@ -150,23 +155,26 @@ def train(
     facts = [record.fact for record in read_facts(data)]
     sample = [read_text(path) for path in text] or default_text()
     divided(facts, learn)  # too few are refused before a model is loaded for them
-    say(f"{counted(len(facts), 'fact')}; loading {model}, measuring the text and asking the facts' prompts")
-    say(_MEASURES)
+    say(
+        f"{counted(len(facts), 'fact')}; loading {model}, measuring the text and asking the facts' prompts\n{_MEASURES}"
+    )
     found: dict[str, object] = {"out": str(out)}
-    if choose is not None and not solve.modules:
-        load = partial(_load, model, solve)
-        loaded, solve = choose_modules(load, facts, sample, out, solve, learn, choosing, say)
-    else:
-        loaded = _load(model, solve, solve.modules)
+    loaded, solve = _loaded(model, choose is not None, facts, sample, out, solve, learn, choosing)
     if choose is not None:
         choice = Choice(loaded, facts, sample, out, solve, learn, choosing, say)
         solve = choice.go(choose)
         found |= {"trials": len(choice.record.trials), "settings": str(out / CHOSEN)}
     if editor == "malmen":
-        run = Run(loaded, facts, sample, out, solve, learn, say, start)
-        run.go(minutes, steps)
+        with trackers:
+            run = Run(loaded, facts, sample, out, solve, learn, say, start, trackers.log)
+            run.go(minutes, steps)
         found |= {"steps": run.trainer.steps, "held_out_mean": None if run.best is None else run.best[0]}
     _tell(found, as_json=as_json)
+
+
+def _require_something_to_do(editor: str, choose: float | None) -> None:
+    if editor == "gradient" and choose is None:
+        raise UsageError("found --editor gradient without --choose, expected both: that rule has nothing to train")
 
 
 def _tell(found: dict[str, object], *, as_json: bool) -> None:
@@ -174,6 +182,24 @@ def _tell(found: dict[str, object], *, as_json: bool) -> None:
         print_json(found)
     else:
         click.echo(found["out"])
+
+
+def _loaded(
+    model: str,
+    choose: bool,
+    facts: Sequence[Fact],
+    text: Sequence[str],
+    out: Path,
+    solve: Settings,
+    learn: TrainSettings,
+    choosing: Choosing,
+) -> tuple[LoadedModel, Settings]:
+    """The model, and the settings with the modules that were chosen where that is asked for and none are named."""
+    from lifelong_edit.choosing_modules import choose_modules
+
+    if choose and not solve.modules:
+        return choose_modules(partial(_load, model, solve), facts, text, out, solve, learn, choosing, say)
+    return _load(model, solve, solve.modules), solve
 
 
 def _load(model: str, solve: Settings, modules: Sequence[str]) -> LoadedModel:

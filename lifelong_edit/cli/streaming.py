@@ -84,8 +84,8 @@ def _print_event(event: BatchEvent) -> None:
         "taken": gate.get("taken"),
         "skipped": sum(event.skipped.values()),
         "conflicts": len(event.report.get("conflicts", ())),
-        "at risk": _at_risk(event),
-        "kept": _kept(event),
+        "at risk": expected_forgotten(event),
+        "kept": kept_share(event),
         "perplexity": gate.get("perplexity"),
         "seconds": round(event.seconds, 2),
         "weights": event.weights_digest[:12] if event.weights_digest else None,
@@ -98,7 +98,7 @@ def _show_reconsolidation(event: ReconsolidationEvent, *, as_json: bool) -> None
     if not as_json:
         cells: Mapping[str, object] = {
             "step": event.step,
-            "kept": _kept(event),
+            "kept": kept_share(event),
             "perplexity": event.report["guard"]["before" if event.refused else "after"]["perplexity"],
             "seconds": round(event.seconds, 2),
             "weights": event.weights_digest[:12],
@@ -136,13 +136,13 @@ def _tell_conflicts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json
     print_table(("conflict", "action", "probability", "new", "in force"), rows)
 
 
-def _at_risk(event: BatchEvent) -> float | None:
+def expected_forgotten(event: BatchEvent) -> float | None:
     """How many live facts the batch is expected to make the model forget."""
     forecast = event.report.get("forecast")
     return None if forecast is None else round(forecast["forgotten"], 2)
 
 
-def _kept(event: BatchEvent | ReconsolidationEvent) -> float | None:
+def kept_share(event: BatchEvent | ReconsolidationEvent) -> float | None:
     """The share of earlier batches' facts that are still answered, of those that were asked."""
     return None if event.measured is None else event.measured.share("efficacy", earlier=True)
 
@@ -174,7 +174,7 @@ def _describe(event: BatchEvent) -> dict[str, Any]:
         "gate": event.report.get("gate", {}),
         "conflicts": event.report.get("conflicts", []),
         "forecast": event.report.get("forecast"),
-        "kept": _kept(event),
+        "kept": kept_share(event),
     }
 
 
@@ -213,7 +213,7 @@ def report(
 
         batches = [_describe(event) for event in shown if isinstance(event, BatchEvent)]
         others = [
-            asdict(replace(event, measured=None)) | {"kept": _kept(event)}
+            asdict(replace(event, measured=None)) | {"kept": kept_share(event)}
             for event in shown
             if not isinstance(event, BatchEvent)
         ]

@@ -38,6 +38,7 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.hypernetwork": 3,
     "lifelong_edit.forecast": 0,  # numbers in, numbers out
     "lifelong_edit.logistic": 0,
+    "lifelong_edit.tracking": 3,  # figures in, trackers out
     "lifelong_edit.export": 3,  # models in, folders out
     "lifelong_edit.editors": 4,
     "lifelong_edit.batchstep": 5,
