@@ -14,6 +14,8 @@ export TOKENIZERS_PARALLELISM ?= false
 # Nothing here needs a hub: the demo's model comes with the package, the tests make theirs.
 export HF_HUB_OFFLINE ?= 1
 export PYTHON
+# Processes that run tests.
+WORKERS ?= 2
 
 .PHONY: help venv demo test faults bench lint docs clean
 
@@ -31,9 +33,10 @@ demo: export OMP_NUM_THREADS := 1
 demo: $(STAMP)  ## edit a stream of news into the bundled model, look at the log, go back
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
+# One thread for each of two processes; a file's tests stay together, since they share what is dear to make.
 test: export OMP_NUM_THREADS := 1
-test: $(STAMP)  ## the whole test suite; PYTEST="tests/docs -k readme" for a part
-	@$(BIN)/python -m pytest $(PYTEST)
+test: $(STAMP)  ## the whole test suite; PYTEST="tests/docs -k readme" for a part, WORKERS=1 for one process
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 faults: export OMP_NUM_THREADS := 1
 faults: $(STAMP)  ## the long loops of tests/faults, with counts; FAULTS="kills --cycles 1000" for a part
