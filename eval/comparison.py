@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lifelong_edit.errors import UsageError
+from lifelong_edit.eval.matrix import perplexity_after
 from lifelong_edit.settings import Settings
-from lifelong_edit.stores import Measurement, StepRecord
+from lifelong_edit.stores import Measurement
 from lifelong_edit.timeline import Timeline
 
 FIGURES = ("efficacy", "oldest", "generality", "locality", "guard", "perplexity", "seconds")
@@ -79,15 +80,6 @@ def figures(timeline: Timeline, measurement: Measurement) -> dict[str, float | N
     found["perplexity"] = now / base if now is not None and base else None
     found["seconds"] = sum(record.report.get("seconds", 0.0) for record in line)
     return {name: found[name] for name in FIGURES}
-
-
-def perplexity_after(record: StepRecord) -> float | None:
-    """Perplexity on the store's sample at the state that a step made, by what it logged."""
-    if "gate" in record.report:
-        found: float | None = record.report["gate"].get("perplexity")
-        return found
-    after = record.report.get("guard", {}).get("after", {})
-    return after.get("perplexity") if record.kind != "refused" else None
 
 
 def over_seeds(runs: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, float] | None]:

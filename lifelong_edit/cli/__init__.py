@@ -15,6 +15,7 @@ from lifelong_edit.cli.keeping import backup, compact, fsck, purge, restore
 from lifelong_edit.cli.learning import train
 from lifelong_edit.cli.looking import facts, log, show, status
 from lifelong_edit.cli.reconsolidating import reconsolidate
+from lifelong_edit.cli.reporting import report
 from lifelong_edit.cli.retracting import retract
 from lifelong_edit.cli.reviewing import conflicts, dismiss
 from lifelong_edit.cli.setup import init
@@ -47,7 +48,7 @@ def cli(debug: bool) -> None:
 
 for _command in (
     *(init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
-    *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, compare, export),
+    *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export),
     *(fsck, backup, restore, compact, purge, completion),
 ):
     cli.add_command(_command)
