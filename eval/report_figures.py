@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,7 +65,10 @@ def _retention(stores: Sequence[StoreReport]) -> Figure:
 
 
 def _locality(stores: Sequence[StoreReport]) -> Figure:
-    kinds = [("neighbours", lambda s: s.neighbours), ("guard prompts", lambda s: s.guards)]
+    kinds: list[tuple[str, Callable[[StoreReport], list[Rate]]]] = [
+        ("neighbours", lambda store: store.neighbours),
+        ("guard prompts", lambda store: store.guards),
+    ]
     label = "{kind}" if len(stores) == 1 else "{name}, {kind}"
     series = [
         (label.format(kind=kind, name=s.name), [m.step for m in s.measurements], of(s))
@@ -105,7 +108,7 @@ def _perplexity(stores: Sequence[StoreReport]) -> Figure:
             axes.set_yscale("log")
         axes.set_xlabel("step")
         axes.set_ylabel("perplexity, base = 1")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         _legend(axes, len(stores))
 
     said = "; ".join(f"{s.name}: {s.perplexity[-1][1]:.2f} in the end" for s in stores)
@@ -269,7 +272,7 @@ def _shares(axes: Axes, x: str, y: str) -> None:
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
 
 
 def _legend(axes: Axes, count: int, title: str | None = None) -> None:
