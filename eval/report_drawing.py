@@ -91,6 +91,8 @@ class Figure:
         for name, told in TOLD.names().items():
             text = text.replace(told, f"var(--{name})")
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        # Several figures stand on one page, and matplotlib calls the parts of each the same.
+        text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
         front, back = text.split(">", 1)
         front = re.sub(r' (width|height)="[^"]*"', "", front)
         said = f'<title id="{self.name}-title">{_escaped(self.title)}</title>'

@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from lifelong_edit.cli.common import cell, json_option, opened, print_json, print_table, say
+from lifelong_edit.cli.reporting import make_report
 from lifelong_edit.errors import LifelongEditError, UsageError
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def compare(files: tuple[str, ...], arms: tuple[str, ...], seeds: str, out: Path
     if failed:
         raise LifelongEditError("; ".join(failed))
     found = {(way.name, seed): _asked(store_of(out, way, seed)) for way, seed in runs}
+    make_report([store_of(out, way, seed) for way, seed in runs], out / "report.html")
     _tell(ways, numbers, found, out, as_json=as_json)
 
 

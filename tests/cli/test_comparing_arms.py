@@ -43,6 +43,7 @@ def test_each_arm_and_seed_is_a_store_and_one_row(run: Run, given: list[str], tm
     assert results[:1] == json.loads(first.stdout)
     assert [result["arm"] for result in results] == ["one", "two"]
     assert results == json.loads((out / "comparison.json").read_text())
+    assert "one-0, one-1, two-0, two-1" in (out / "report.html").read_text()
     for result in results:
         assert [one["seed"] for one in result["runs"]] == [0, 1]
         for name in ("efficacy", "oldest", "generality", "locality", "perplexity", "seconds"):
