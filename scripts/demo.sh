@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What lifelong-edit does: news into a model, the log, and back. Leaves nothing behind.
+# What lifelong-edit does: news into a model, the log, and back. Leaves one page behind, a report.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -44,15 +44,17 @@ run ask "$question" --max-tokens 5 --base
 run log
 
 say "How editing forgets: 60 facts in three batches, solved as MALMEN was published, one pass each and nothing held still.
-(efficacy: the facts' own prompts; generality: other phrasings; locality: neighbours that nobody edited)"
+(kept: of the earlier batches' facts that were asked, the share that is still answered)"
 export LIFELONG_STORE="$folder/published"
 head -n 60 lifelong_edit/atlas/edits_validation.jsonl >"$folder/facts.jsonl"
 lifelong-edit stream "$folder/facts.jsonl" --batch-size 20 --editor gradient \
     --set ask=published --set eta=3 --set gate_perplexity=10 --set reconsolidation_preserved=200 | grep -v "^not taken"
-run eval
 
 say "The cure: solve again, from the base weights, for all facts in force and the preserved prompts together."
 run reconsolidate
-run eval
+
+page="${DEMO_REPORT:-demo-report.html}"
+say "What was asked along the way, on one page: open $page in a browser."
+run report "$LIFELONG_STORE" -o "$page"
 
 say "Done. Begin with: .venv/bin/lifelong-edit --help"

@@ -1,4 +1,4 @@
-"""What `stream` asks of the model after each step, besides the batch itself."""
+"""What is asked of the model after a step, besides the batch itself."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ def measuring(options: dict[str, Any], batch_size: int) -> dict[str, Any]:
     size = options.pop("sample")
     size = sample_size(batch_size) if size is None else size
     return {"measure": _Asking(size) if size else None}
+
+
+def measure_after(timeline: Timeline, step: int) -> None:
+    """Ask after a step that was not made by `stream`: as many as after the last one that was asked, if any was."""
+    sizes = [found.sample for found in timeline.measurements("head") if found.sample]
+    if sizes:
+        timeline.keep_measurement(_Asking(sizes[-1])(timeline, step))
 
 
 class _Asking:

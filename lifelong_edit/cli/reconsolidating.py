@@ -21,6 +21,7 @@ from lifelong_edit.cli.common import (
     wait_option,
 )
 from lifelong_edit.cli.looking import describe_step, guarded
+from lifelong_edit.cli.measuring import measure_after
 
 
 @click.command()
@@ -60,6 +61,8 @@ def reconsolidate(
     aside for this (`locality`, by more than one standard error and a point; not measured without preserved prompts),
     perplexity (by more than 1 %). The model then stays what it was, and the exit code is 1.
 
+    Where `stream` asked a sample of facts after its steps, as many are asked after this one, for `report`.
+
     \b
     Examples:
       lifelong-edit reconsolidate
@@ -68,6 +71,8 @@ def reconsolidate(
     """
     with opened(store, read_only=False, device=device, author=author, wait=wait) as timeline:
         step = timeline.reconsolidate(start=start, guard=not no_guard, reason=reason, say=say)
+        if step.kind != "refused":
+            measure_after(timeline, step.step)
     if as_json:
         print_json(describe_step(step) | {"report": step.report})
     else:

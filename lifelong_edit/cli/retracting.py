@@ -23,6 +23,7 @@ from lifelong_edit.cli.common import (
 )
 from lifelong_edit.cli.keeping import ranges
 from lifelong_edit.cli.looking import describe_step
+from lifelong_edit.cli.measuring import measure_after
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,6 +76,8 @@ def retract(
             _require_purgeable(timeline, facts)
         step = timeline.retract(facts, revive=revive, reason=reason, say=say)
         known = timeline.facts_by_digest((*step.superseded, *step.added))
+        if timeline.history().live(step.step):
+            measure_after(timeline, step.step)
     gone = _purge(store, step.superseded, reason, author, wait) if purge else None
     if as_json:
         told = {"retracted": step.superseded, "revived": step.added, "purged": gone, "report": step.report}

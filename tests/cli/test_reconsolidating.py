@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from lifelong_edit.timeline import Timeline
+
 Run = Callable[..., Result]
 
 
@@ -57,6 +59,19 @@ def test_reconsolidate(run: Run, store: Path) -> None:
     assert len(data(run("eval", "--store", store, "--json"))["batches"]) == 3
     back = data(run("rollback", 3, "--store", store, "--json"))
     assert back["weights_digest"] == before["weights_digest"]
+
+
+def test_it_asks_as_many_as_the_stream_did(run: Run, store: Path, empty_store: Path, news: Path) -> None:
+    """Where that asked nothing, this asks nothing."""
+    assert run("reconsolidate", "--no-guard", "--store", store).exit_code == 0
+    with Timeline.open(store, read_only=True) as timeline:
+        last = timeline.measurements("head")[-1]
+        assert (last.step, last.sample) == (timeline.head, timeline.measurements()[-2].sample)
+        assert {o.measure for o in last.outcomes} >= {"efficacy", "locality"}
+    assert run("stream", news, "--store", empty_store, "--measure", 0).exit_code == 0
+    assert run("reconsolidate", "--no-guard", "--store", empty_store).exit_code == 0
+    with Timeline.open(empty_store, read_only=True) as timeline:
+        assert not timeline.measurements()
 
 
 def test_start_and_json(run: Run, store: Path) -> None:

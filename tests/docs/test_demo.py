@@ -14,9 +14,10 @@ LIMIT = 120
 """Seconds on two cores, after installation."""
 
 
-def test_demo_edits_and_goes_back() -> None:
+def test_demo_edits_and_goes_back(tmp_path: Path) -> None:
     """The answer is the base model's, the latest news, the earlier news, and the base model's; in the time promised."""
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    page, path = tmp_path / "page.html", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "DEMO_REPORT": str(page), "PATH": path}
     started = time.monotonic()
     demo = REPOSITORY / "scripts" / "demo.sh"
     done = subprocess.run(["bash", demo], env=env, capture_output=True, text=True, cwd=REPOSITORY.parent, timeout=600)
@@ -30,5 +31,8 @@ def test_demo_edits_and_goes_back() -> None:
     )
     digests = {int(step): (kind, digest) for step, kind, digest in log}
     assert digests[max(digests)] == ("rollback", digests[1][1])
+    said = page.read_text(encoding="utf-8")
+    assert "has begun to forget" in said or "forgets" in said or "keeps what it was taught" in said
+    assert 'id="retention"' in said and "published" in said
     # Twice the promise before it counts as broken: a test machine has other things to do.
     assert seconds < 2 * LIMIT
