@@ -237,7 +237,8 @@ def _survival(store: StoreReport, number: int) -> Figure:
         f"How long facts survive: {store.name}",
         f"{store.name}: share of facts not yet lost, by batches edited since. {'; '.join(told)}.",
         "Kaplan and Meier's estimate over the facts that were answered at first; lost is what was asked and not "
-        f"answered, though solving again may have brought it back since. Near is what later edits ask about with similar keys{parted}.",
+        "answered, though solving again may have brought it back since. Near is what later edits ask about with "
+        f"similar keys{parted}.",
         Table(("facts", "batches since", "not yet lost", "facts at risk", "lost"), list(rows)),
         draw,
     )
