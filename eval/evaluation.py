@@ -16,6 +16,7 @@ from lifelong_edit.eval.perplexity import perplexity_of, text_windows
 from lifelong_edit.eval.probabilities import Compared, Comparison, compare, success_and_magnitude
 from lifelong_edit.eval.questions import MEASURES, Batch, Question, batches_of
 from lifelong_edit.eval.reports import WAYS, BatchScores, Evaluation, Fluency, Shares
+from lifelong_edit.eval.tasks import Harness
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel
 from lifelong_edit.rows import draw
@@ -37,6 +38,7 @@ def evaluate(
     probabilities: bool = False,
     fluency: bool = False,
     matrices: bool = False,
+    tasks: Harness | None = None,
     seed: int = 0,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Evaluation:
@@ -45,8 +47,8 @@ def evaluate(
     Facts that were superseded since are not asked. Locality: every distinct neighbour whose prompt, and whose subject
     and relation, no fact of the line edits, has to get the answer of the untouched base model. text: for perplexity,
     by default bundled prose (None where the package has none). probabilities, fluency, matrices: what costs more, see
-    the modules of these names. seed: of the intervals, and of what is drawn for fluency. progress is told how many
-    questions were answered.
+    the modules of these names; tasks: of lm-evaluation-harness, run as well. seed: of the intervals, and of what is
+    drawn for fluency. progress is told how many questions were answered.
     """
     step = timeline.head if at is None else timeline.show(at).step
     loaded = timeline.at(step).loaded()
@@ -65,6 +67,7 @@ def evaluate(
         too_long=len(left.too_long),
         fluency=_fluency(loaded, [fact for batch in batches for fact in batch.facts], seed) if fluency else None,
         matrices=matrix_changes(loaded) if matrices else None,
+        tasks=None if tasks is None else tasks.run(loaded),
     )
 
 

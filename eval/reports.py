@@ -9,6 +9,7 @@ from typing import Any
 from lifelong_edit.eval.intervals import Estimate
 from lifelong_edit.eval.matrices import MatrixChange
 from lifelong_edit.eval.metrics import Score
+from lifelong_edit.eval.tasks import TaskFigure
 
 WAYS = {"generated": "generated", "teacher_forced": "teacher_forced", "natural": "natural_end"}
 """The shares of a Score, and what JSON calls them."""
@@ -73,6 +74,7 @@ class Evaluation:
     """Questions that were not asked, because the model cannot take them."""
     fluency: Fluency | None = None
     matrices: Sequence[MatrixChange] | None = None
+    tasks: Sequence[TaskFigure] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; a figure over no questions, or of a model that has collapsed, is None."""
@@ -90,6 +92,8 @@ class Evaluation:
             found["fluency"] = {"now": estimate_json(self.fluency.now), "base": estimate_json(self.fluency.base)}
         if self.matrices is not None:
             found["matrices"] = [_matrix(change) for change in self.matrices]
+        if self.tasks is not None:
+            found["tasks"] = [_task(figure) for figure in self.tasks]
         return found
 
 
@@ -114,6 +118,10 @@ def _matrix(change: MatrixChange) -> dict[str, Any]:
     sides = {"base": change.base, "now": change.now}
     figures = {side: {name: _number(value) for name, value in asdict(of).items()} for side, of in sides.items()}
     return {"module": change.module, **figures, "shift": _number(change.shift)}
+
+
+def _task(figure: TaskFigure) -> dict[str, Any]:
+    return {name: _number(value) if isinstance(value, float) else value for name, value in asdict(figure).items()}
 
 
 def _ways(score: Score) -> dict[str, float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,11 +16,15 @@ from lifelong_edit.cli.common import (
     print_json,
     progress_bar,
     say,
+    split_names,
     store_option,
 )
 from lifelong_edit.cli.evaluating import print_evaluation
 from lifelong_edit.cli.setup import read_text
 from lifelong_edit.errors import UsageError
+
+if TYPE_CHECKING:
+    from lifelong_edit.eval.tasks import Harness
 
 
 @click.command()
@@ -69,11 +74,31 @@ def ask(
 )
 @click.option("--fluency", is_flag=True, help="Also the entropy of what the model writes after facts' prompts.")
 @click.option("--matrices", is_flag=True, help="Also norms and condition number of each edited matrix.")
+@click.option(
+    "--tasks",
+    metavar="NAMES",
+    help="Also tasks of lm-evaluation-harness (an extra: `tasks`), by comma, beside the base model's figures.",
+)
+@click.option(
+    "--tasks-path",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="Tasks of your own, as YAML files; what Python they name is run, so it has to be trusted.",
+)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="With --tasks: at most N questions of each.")
 @store_option
 @device_option
 @json_option
 def evaluate(
-    at: str | None, text: Path | None, store: Path, device: str | None, as_json: bool, **further: bool
+    at: str | None,
+    text: Path | None,
+    tasks: str | None,
+    tasks_path: Path | None,
+    limit: int | None,
+    store: Path,
+    device: str | None,
+    as_json: bool,
+    **further: bool,
 ) -> None:
     """How much of each past batch the model still knows, and what it cost.
 
@@ -100,18 +125,31 @@ def evaluate(
       lifelong-edit eval
       lifelong-edit eval --at 3 --text sample.txt --json
       lifelong-edit eval --probabilities --fluency --matrices
+      lifelong-edit eval --tasks hellaswag,arc_easy --limit 200
     """
     from lifelong_edit.eval.evaluation import evaluate as measure
 
-    sample = None if text is None else read_text(text)
+    sample, harness = None if text is None else read_text(text), _harness(tasks, tasks_path, limit)
     with opened(store, read_only=True, device=device) as timeline:
         say(f"asking {timeline.config.model.source}")
         advance, close = progress_bar(None, "questions")
         try:
-            found = measure(timeline, at=at, text=sample, progress=advance, **further)
+            found = measure(timeline, at=at, text=sample, tasks=harness, progress=advance, **further)
         finally:
             close()
     if as_json:
         print_json(found.to_json())
     else:
         print_evaluation(found)
+
+
+def _harness(tasks: str | None, folder: Path | None, limit: int | None) -> Harness | None:
+    """The tasks that are asked for, found before the store is opened."""
+    names = split_names(tasks or "")
+    if not names:
+        if tasks is not None or folder is not None or limit is not None:
+            raise UsageError("found --tasks-path or --limit without a task, expected --tasks NAME[,NAME] with them")
+        return None
+    from lifelong_edit.eval.tasks import Harness
+
+    return Harness(names, folder, limit)

@@ -12,6 +12,7 @@ from lifelong_edit.cli.common import counted, print_table, say
 if TYPE_CHECKING:
     from lifelong_edit.eval.intervals import Estimate
     from lifelong_edit.eval.reports import BatchScores, Evaluation
+    from lifelong_edit.eval.tasks import TaskFigure
 
 
 def print_evaluation(found: Evaluation) -> None:
@@ -30,6 +31,9 @@ def print_evaluation(found: Evaluation) -> None:
     if found.matrices is not None:
         click.echo()
         _print_matrices(found)
+    if found.tasks is not None:
+        click.echo()
+        _print_tasks(found.tasks)
     if found.dropped:
         say(f"{counted(found.dropped, 'neighbour')} left out: the stream edits what they ask for")
     if found.too_long:
@@ -84,6 +88,15 @@ def _print_matrices(found: Evaluation) -> None:
         )
         for change in found.matrices or ()
     ]
+    print_table(columns, rows)
+
+
+def _print_tasks(found: Iterable[TaskFigure]) -> None:
+    columns = ("task", "questions", "metric", "now", "standard error", "base", "better")
+    rows = []
+    for f in found:
+        better = None if f.higher_is_better is None else "higher" if f.higher_is_better else "lower"
+        rows.append((f.task, f.questions, f.metric, f.now, f.now_error, f.base, better))
     print_table(columns, rows)
 
 
