@@ -5,6 +5,8 @@ A tracker is a bystander: whatever it raises, the run goes on without it.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,7 +45,7 @@ class Tracking:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for name in list(self._begun):
-            self._try(name, lambda name=name: self._begun[name].finish())  # type: ignore[misc]
+            self._try(name, lambda name=name: self._finish(name))  # type: ignore[misc]
         self._begun.clear()
 
     def log(self, step: int, figures: Mapping[str, float | None]) -> None:
@@ -56,8 +58,9 @@ class Tracking:
             self._try(name, lambda name=name: self._begun[name].log(known, step=step))  # type: ignore[misc]
 
     def _begin(self, name: str) -> None:
-        from accelerate import tracking
+        from accelerate import PartialState, tracking
 
+        PartialState()  # some adapters log through accelerate, which refuses to before it has a state
         makers: dict[str, Callable[[], Any]] = {
             "tensorboard": lambda: tracking.TensorBoardTracker(self._run, str(self._folder)),
             "trackio": lambda: tracking.TrackioTracker(self._run),
@@ -69,10 +72,20 @@ class Tracking:
         tracker.start()
         self._begun[name] = tracker
 
+    def _finish(self, name: str) -> None:
+        if name == "trackio":
+            # accelerate's adapter leaves the run to be finished again when the process ends, which prints to stdout.
+            import trackio
+
+            trackio.finish()
+        else:
+            self._begun[name].finish()
+
     def _try(self, name: str, act: Callable[[], None]) -> None:
         """What fails is said once, and its tracker gets nothing more."""
         try:
-            act()
+            with contextlib.redirect_stdout(sys.stderr):  # what trackers have to say is no data
+                act()
         except Exception as error:  # a tracker may raise whatever its libraries, its disk and its server do
             self._begun.pop(name, None)
             self._say(f"{name} has failed and gets no more figures ({type(error).__name__}: {error}); the run goes on")

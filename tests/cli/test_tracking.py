@@ -91,6 +91,13 @@ def test_a_tracker_that_fails_on_the_way_is_left(tmp_path: Path) -> None:
     assert read_back(tmp_path / "one") == {"loss": {1: 2.0}}
 
 
+def test_what_trackers_say_is_not_among_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """stdout may be read as JSON; some trackers greet on it."""
+    with Tracking(["tensorboard"], "one", tmp_path) as tracking:
+        tracking._try("tensorboard", lambda: print("welcome"))
+    assert capsys.readouterr() == ("", "welcome\n")
+
+
 def test_missing_package_is_told_before_anything_is_done(
     run: Any, news: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
