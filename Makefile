@@ -50,9 +50,11 @@ lint: $(STAMP)  ## ruff, and mypy --strict against the built wheel
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python -m pytest -q tests/packaging
 
-docs: $(STAMP)  ## docs/cli.md, from the help texts
+docs: $(STAMP)  ## docs/cli.md from the help texts, and the site in docs/_build/html
 	@$(BIN)/python scripts/cli-docs.py docs/cli.md
+	@$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 clean:  ## everything that was made here, the environment included
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -126,10 +126,13 @@ def _tell_conflicts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json
     found = [(event, conflict) for event in events for conflict in event.report.get("conflicts", ())]
     if not dry_run or as_json or not found:
         return
-    old = timeline.facts_by_digest([conflict["old"] for _, conflict in found])
+    # The old one may be an earlier fact of the same batch, which a dry run does not store.
+    stored = {conflict["old"] for event, conflict in found if conflict["old"] not in event.batch_facts}
+    old = timeline.facts_by_digest(sorted(stored))
     rows = []
     for event, conflict in found:
-        new, known = event.batch_facts[conflict["new"]], old[conflict["old"]]
+        new = event.batch_facts[conflict["new"]]
+        known = event.batch_facts.get(conflict["old"]) or old[conflict["old"]]
         said = (f"{new.prompt} → {new.target}", f"{known.prompt} → {known.target}")
         rows.append((conflict["kind"], conflict["action"], conflict["probability"], *said))
     click.echo()

@@ -110,9 +110,9 @@ def entry_of(record: object) -> str | None:
 def verbalise_claim(claim: str, evidence: str | None = None) -> str:
     """FEVER's claim as a prompt for a decoder model, to be answered with True (SUPPORTS) or False (REFUTES).
 
-    `Claim: "…" Question: Is this claim true or false? Answer:`, and `Evidence: "…" ` before it where the record
-    brings the text of its evidence: symmetric FEVER pairs each claim with evidence for it and evidence against it,
-    so that the claim alone has no label.
+    `Claim: "…" Question: Is this claim true or false? Answer:`, and `Evidence: "…"` with a blank before it where the
+    record brings the text of its evidence: symmetric FEVER pairs each claim with evidence for it and evidence against
+    it, so that the claim alone has no label.
     """
     before = f'Evidence: "{evidence.strip()}" ' if evidence and evidence.strip() else ""
     return f'{before}Claim: "{claim.strip()}" Question: Is this claim true or false? Answer:'

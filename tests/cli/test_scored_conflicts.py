@@ -98,3 +98,16 @@ def test_train_leaves_one_for_the_model(run: Run, making: list[str], tmp_path: P
         assert found == read_scorer(out / CONFLICTS) != default_scorer()
         assert found is not None
         assert found.provenance["fingerprint"] == timeline.config.model.fingerprint
+
+
+def test_a_dry_run_shows_what_meets_within_a_batch(run: Run, making: list[str], chosen: Path, tmp_path: Path) -> None:
+    """What was met is in no store: it is an earlier record of the same file."""
+    store, asked = tmp_path / "store", tmp_path / "asked.jsonl"
+    made = run("init", "--store", store, *making, "--set", "conflict_cosine=-1", "--settings", chosen)
+    assert made.exit_code == 0, made.output
+    other = ASKED | {"prompt": "The government of Vienna 2 sits in"}
+    asked.write_text(f"{json.dumps(ASKED)}\n{json.dumps(other)}\n")
+    shown = run("stream", asked, "--store", store, "--dry-run")
+    assert shown.exit_code == 0, shown.stderr
+    (row,) = (row for row in shown.stdout.splitlines() if "The government of Vienna 2" in row)
+    assert row.rstrip().endswith("Those who govern Vienna 2 sit in → Oslo")

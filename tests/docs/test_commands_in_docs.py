@@ -2,7 +2,8 @@
 
 A block fenced as ```console (or ```bash) has commands in the lines that begin with `$ `; what stands between them is
 output for the reader, and not compared. ```console exit=3 expects that status of its last command. ```console no-test
-is for what would install or run this very test suite, and nothing else. All blocks of one document share a folder.
+is for what would install or run this very test suite, and nothing else. All blocks of one document share a folder; a
+document that says that its commands "go on with the store of the tutorial" begins in a copy of the tutorial's.
 """
 
 from __future__ import annotations
@@ -23,9 +24,21 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.facts.shapes import recognise
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+DOCS = REPOSITORY / "docs"
+PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
+DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *PAGES]
+TUTORIAL = DOCS / "tutorial.md"
+GOES_ON = "go on with the store of the [tutorial](tutorial.md)"
+FURTHER = [page for page in PAGES if GOES_ON in page.read_text(encoding="utf-8")]
 FENCE = re.compile(r"^```(?P<info>[^\n`]+)\n(?P<body>.*?)^```\s*$", re.DOTALL | re.MULTILINE)
-UNTESTED = ("make ", "git clone ", "cd lifelong-edit", "pip install ", "python -m benchmarks")
+UNTESTED = (
+    "make ",
+    "source .venv/bin/activate",
+    "git clone ",
+    "cd lifelong-edit",
+    "pip install ",
+    "python -m benchmarks",
+)
 
 
 @dataclass(frozen=True)
@@ -79,13 +92,25 @@ def run_block(block: Block, folder: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
-def test_commands_run(document: Path, tmp_path: Path) -> None:
-    """In the folder stand the sample facts, as they do in a clone."""
-    shutil.copytree(REPOSITORY / "facts", tmp_path / "facts")
+def run_document(document: Path, folder: Path) -> list[Block]:
     runnable = [block for block in blocks(document) if block.tested]
     for block in runnable:
-        run_block(block, tmp_path)
+        run_block(block, folder)
+    return runnable
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d not in FURTHER], ids=lambda path: path.stem)
+def test_commands_run(document: Path, tmp_path: Path) -> None:
+    """In the folder stand the sample facts, as they do in a clone."""
+    here = tmp_path / "here"
+    shutil.copytree(REPOSITORY / "facts", here / "facts")
+    runnable = run_document(document, here)
+    if document == TUTORIAL:
+        # One test, so that the tutorial is run once however tests are spread over processes.
+        assert FURTHER, f"no page says that its commands {GOES_ON}"
+        for number, further in enumerate(FURTHER):
+            shutil.copytree(here, tmp_path / str(number))
+            assert run_document(further, tmp_path / str(number)), f"{further.name} has no commands"
     if document.name == "README.md":
         assert any(block.language == "python" for block in runnable) and len(runnable) >= 3
 
