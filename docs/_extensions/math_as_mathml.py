@@ -11,6 +11,10 @@ from sphinx.errors import SphinxError
 from sphinx.writers.html5 import HTML5Translator
 
 
+# The bars of a norm, which browsers would stretch one by one, as far as what hangs on each.
+_BAR, _SHORT_BAR = "<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>'
+
+
 class FormulaError(SphinxError):
     """A formula that would be shown wrong."""
 
@@ -21,7 +25,7 @@ def mathml(latex: str, *, display: bool) -> str:
     """A <math> element. Raises FormulaError where a command is unknown, which the converter would print as it is."""
     # The converter knows `aligned`, which every host knows, by another name.
     known = latex.replace("{aligned}", "{split}")
-    element = convert(known, display="block" if display else "inline")
+    element = convert(known, display="block" if display else "inline").replace(_BAR, _SHORT_BAR)
     try:
         odd = [leaf.text for leaf in ElementTree.fromstring(element).iter() if (leaf.text or "").startswith("\\")]
     except ElementTree.ParseError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import subprocess
 import sys
@@ -71,6 +72,18 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
     for sheet in site.rglob("*.css"):
         urls = re.findall(r"(?:url\(|@import)\s*[\"']?([^\"')\s]+)", sheet.read_text(encoding="utf-8"))
         assert not [url for url in urls if is_remote(url)], sheet.name
+
+
+def test_formulas_are_mathml(site: Path) -> None:
+    """Every formula of the page is an element that browsers show by themselves; none is left as LaTeX."""
+    source = (DOCS / "mathematics.md").read_text(encoding="utf-8")
+    built = (site / "mathematics.html").read_text(encoding="utf-8")
+    displayed = source.count("```math\n")
+    assert displayed > 20
+    assert built.count('<div class="formula"><math') == displayed
+    assert built.count('display="inline"') > displayed
+    text = html.unescape(re.sub(r"<(script|style|pre)\b.*?</\1>|<[^>]+>", "", built, flags=re.DOTALL))
+    assert not re.findall(r"\$[^$\n]+\$|\\[a-z]{2,}", text)
 
 
 def test_an_unknown_command_of_latex_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
