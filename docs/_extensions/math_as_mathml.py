@@ -10,7 +10,6 @@ from sphinx.application import Sphinx
 from sphinx.errors import SphinxError
 from sphinx.writers.html5 import HTML5Translator
 
-
 # The bars of a norm, which browsers would stretch one by one, as far as what hangs on each.
 _BAR, _SHORT_BAR = "<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>'
 
