@@ -124,7 +124,8 @@ def test_public_names_are_in_the_reference(site: Path) -> None:
     expected |= {"lifelong_edit.Timeline", "lifelong_edit.Timeline.rollback", "lifelong_edit.settings.Settings.eta"}
     evaluation = {path.stem for path in (REPOSITORY / "eval").glob("[!_]*.py") if not path.stem.startswith("report_")}
     expected |= {f"lifelong_edit.eval.{module}" for module in evaluation}
-    assert not expected - named
+    missing = sorted(expected - named)
+    assert not missing, f"{', '.join(missing)}: in no page of docs/api; give the module a section there"
 
 
 def test_links_to_the_root_stay_in_the_site(site: Path) -> None:
