@@ -31,6 +31,10 @@ class StoreDamagedError(StoreError):
     """What was read does not have the digest that was logged with it."""
 
 
+class StoreKeyError(StoreError):
+    """The store is encrypted, and no key, or a wrong one, is at hand."""
+
+
 class StoreLockedError(StoreError):
     """Another process is writing to the store."""
 

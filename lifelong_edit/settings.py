@@ -11,6 +11,8 @@ from lifelong_edit.errors import UsageError
 
 AUTHOR_VARIABLE = "LIFELONG_AUTHOR"
 """The environment variable that says who makes steps, unless a call does."""
+KEY_VARIABLE = "LIFELONG_KEY_FILE"
+"""The environment variable that names the key file of encrypted stores; several, separated as in PATH, are tried."""
 SUBJECT = "@subject"
 """Stands behind a module's name where it is edited at the tokens of the subject, not at the answer."""
 Ask = Literal["joint", "published"]

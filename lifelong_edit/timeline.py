@@ -72,6 +72,7 @@ class Timeline(Branching, Measured, Reviewing):
         revision: str | None = None,
         trust_remote_code: bool = False,
         author: str | None = None,
+        encrypt: bool = False,
         say: Callable[[str], None] | None = None,
     ) -> Timeline:
         """A new store for a model, standing at step 0, the base.
@@ -80,24 +81,25 @@ class Timeline(Branching, Measured, Reviewing):
         trained for, `gradient` without one. hypernetwork: folder that `train` wrote; its content is copied into the
         store. scorer: another folder, with a scorer of conflicts. preserve: prompts whose answers must stay. text:
         ordinary text, for statistics and the gate's perplexity. What is None is what `timeline_defaults` brings.
-        author: of the steps made through this handle, see `open`.
+        author: of the steps made through this handle, see `open`. encrypt: at rest, with the key in the file that
+        LIFELONG_KEY_FILE names.
         say: told in a few words what begins, at each phase that takes long, once all that is cheap has been checked.
         Raises UsageError where `path` is taken, StoreError where no folder can be made, and whatever loading raises.
         """
         folder = Path(path)
-        require_place(folder)
+        require_place(folder, encrypt=encrypt)
         settings, network = start_of(model, settings, hypernetwork)
         preserve = default_preserved(model) if preserve is None else preserve
         text = default_text() if text is None else text
-        source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         from lifelong_edit.timeline_beginning import require_fitting
         from lifelong_edit.timeline_model import begin
 
+        source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         source |= {"hypernetwork": network, "preserve": preserve, "text": text}
         require_fitting(model, settings, **source)
         beginning = begin(model, settings, scorer=scorer_of(scorer, network), say=say, **source)
         record = msgspec.structs.replace(beginning.record, author=author_of(author))
-        log = EditLog.create(folder, record, blobs=beginning.blobs, weights=beginning.weights)
+        log = EditLog.create(folder, record, blobs=beginning.blobs, weights=beginning.weights, encrypt=encrypt)
         timeline = cls(log, author=author)
         timeline._loaded = beginning.loaded
         return timeline
@@ -183,7 +185,7 @@ class Timeline(Branching, Measured, Reviewing):
 
     def status(self) -> dict[str, Any]:
         """Where the timeline stands, as plain values."""
-        return status_of(self.path, self.history(), self.config, self._log.size())
+        return status_of(self._log, self.history(), self.config)
 
     def staleness(self) -> dict[str, Any]:
         """How far the stored keys have drifted from those of the model at the head, measured now; loads the model.

@@ -351,7 +351,9 @@ class Solving:
         if self._index is None:
             width = len(self._bench.conflict_mean)
             chain = self._log.head().chain
-            self._index = KeyIndex.open(self._folder, width, chain, self._centred, list(state.keys))
+            self._index = KeyIndex.open(
+                self._folder, width, chain, self._centred, list(state.keys), self._log.envelopes
+            )
         index = self._index
         gone, come = index.differing(state.keys)
         index.remove(gone)
@@ -365,7 +367,7 @@ class Solving:
         """Keep the index beside the log, if there is one and the store may be written to."""
         history = self._history()
         if self._index is not None and self._at == history.state_of(history.head) and not self._log.read_only:
-            self.index().save(self._folder, self._log.head().chain)
+            self.index().save(self._folder, self._log.head().chain, self._log.envelopes)
 
     @property
     def _folder(self) -> Any:

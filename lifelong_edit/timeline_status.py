@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from lifelong_edit.stores import EditLog
 from lifelong_edit.timeline_config import Config
 from lifelong_edit.timeline_history import History
 
 
-def status_of(path: Path, history: History, config: Config, size: int) -> dict[str, Any]:
-    """What `Timeline.status` gives. size: bytes of the store on the disk."""
+def status_of(log: EditLog, history: History, config: Config) -> dict[str, Any]:
+    """What `Timeline.status` gives."""
     record, fold, begun = history.record(history.head), history.fold(history.head), history.record(0).provenance
     return {
-        "store": str(path),
+        "store": str(log.path),
+        "encrypted": log.envelopes.encryption is not None,
         "head": history.head,
         "state": history.state_of(history.head),
         "branch": history.names.current,
@@ -35,7 +36,7 @@ def status_of(path: Path, history: History, config: Config, size: int) -> dict[s
         "preserved": begun.get("preserved"),
         "base_perplexity": begun.get("perplexity"),
         "time": record.time,
-        "bytes": size,
+        "bytes": log.size(),
         "settings": msgspec.to_builtins(config.settings),
         "staleness": history.staleness(history.head),
     }

@@ -9,6 +9,7 @@ from lifelong_edit.stores.findings import Finding
 from lifelong_edit.stores.folding import Shapes, Weights, add_shifts, decode_whole, fold, zeros
 from lifelong_edit.stores.fsck import Report, fsck, require_sound
 from lifelong_edit.stores.index import KeyIndex
+from lifelong_edit.stores.keys import write_key_file
 from lifelong_edit.stores.lock import LOCK_FILE, holder
 from lifelong_edit.stores.log import EditLog, require_place
 from lifelong_edit.stores.measurements import Measure, Measurement, Outcome
@@ -69,5 +70,6 @@ __all__ = [
     "smaller",
     "tensors_digest",
     "unseal",
+    "write_key_file",
     "zeros",
 ]

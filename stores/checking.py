@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from lifelong_edit.errors import StoreDamagedError, StoreError, said
+from lifelong_edit.errors import StoreDamagedError, StoreError, StoreKeyError, said
 from lifelong_edit.stores import environment as environments
-from lifelong_edit.stores.digests import DIGEST_SIZE, digest_bytes, unseal
+from lifelong_edit.stores.digests import digest_bytes
+from lifelong_edit.stores.envelopes import Envelopes
 from lifelong_edit.stores.environment import LATER, MEASUREMENTS, TABLES
 from lifelong_edit.stores.findings import Entry, Examination, count_references
 from lifelong_edit.stores.identity import HEAD_FILE, MARKER_FILE, decode_marker, read_acknowledged, read_marker
 from lifelong_edit.stores.index import KeyIndex
 from lifelong_edit.stores.pages import PageFile, Tree, Value
-from lifelong_edit.stores.schema import Place, StepRecord, decode_step
+from lifelong_edit.stores.schema import Encryption, Place, StepRecord, decode_step
 from lifelong_edit.stores.tables import (
     HEAD,
     MARKER,
@@ -129,6 +129,8 @@ def _tables(found: Examination, pages: PageFile) -> None:
         tree = tables.pop(name, None)
         if tree is not None:
             found.records[name] = _walk(found, pages, tree, reader)
+        if name == "meta":
+            _unlock(found)  # by both markers, and before any record that may be encrypted
     for tree in tables.values():
         found.find(f"data.mdb: {tree.name}", "there is no such table in a store")
         found.records[tree.name] = sum(1 for _ in pages.entries(tree))
@@ -136,11 +138,19 @@ def _tables(found: Examination, pages: PageFile) -> None:
     for problem in pages.problems:
         found.readable = False
         found.find(f"data.mdb: {problem.tree}, page {problem.page}", problem.what)
-    if pages.whole:
+    if pages.whole and found.locked is None:
         _judge_steps(found)
         _judge_facts(found)
         _judge_blobs(found)
         _judge_places(found)
+
+
+def _unlock(found: Examination) -> None:
+    try:
+        found.envelopes = Envelopes.of(found.path, *found.markers)
+    except StoreKeyError as error:
+        encryption = next(m.encryption for m in found.markers if isinstance(m.encryption, Encryption))
+        found.envelopes, found.locked = Envelopes(encryption), str(error)
 
 
 def _walk(found: Examination, pages: PageFile, tree: Tree, reader: object) -> int:
@@ -153,10 +163,12 @@ def _walk(found: Examination, pages: PageFile, tree: Tree, reader: object) -> in
 
 
 def _unsealed(found: Examination, pages: PageFile, table: str, key: bytes, value: Value) -> bytes | None:
-    """The payload of a record; None, with a finding, where it is damaged."""
+    """The payload of a record; None, with a finding, where it is damaged, and where its key is not at hand."""
     name, sealed = record_name(table, key), pages.read(value)
     try:
-        return unseal(name, sealed)
+        return found.envelopes.unseal(name, sealed)
+    except StoreKeyError:
+        return None
     except StoreDamagedError as error:
         found.broken[table, key] = sealed
         found.find(name, error, [int.from_bytes(key, "big")] if table == "steps" else None)
@@ -212,15 +224,14 @@ def _fact(found: Examination, pages: PageFile, key: bytes, value: Value) -> None
 
 
 def _blob(found: Examination, pages: PageFile, key: bytes, value: Value) -> None:
-    state = hashlib.blake2b(digest_size=DIGEST_SIZE)
-    for chunk in pages.chunks(value):
-        state.update(chunk)
     digest = key.decode("ascii", "backslashreplace")
-    if state.hexdigest() == digest:
-        found.blobs[digest] = value.size
-    else:
+    try:
+        found.blobs[digest] = found.envelopes.check_blob(digest, value.size, pages.chunks(value))
+    except StoreKeyError:
+        return
+    except StoreDamagedError as error:
         found.damaged.add(digest)
-        found.find(f"blobs/{digest}", f"it reads as {state.hexdigest()}")  # the steps are added when they are known
+        found.find(f"blobs/{digest}", error)  # the steps are added when they are known
 
 
 def _reference(found: Examination, pages: PageFile, key: bytes, value: Value) -> None:
@@ -329,6 +340,8 @@ def _judge_files(found: Examination) -> None:
     ids = {name: one.store_id for name, one in seen if one is not None}
     if len(set(ids.values())) > 1:
         found.find("store", "files of several stores: " + ", ".join(f"{name} of {i}" for name, i in ids.items()))
+    if len(set(ids.values())) == 1 and len({marker.encryption for marker in found.markers}) > 1:
+        found.find(MARKER_FILE, "it holds the store's key in another way than the database: a `rekey` was interrupted")
     acknowledged = found.acknowledged
     if acknowledged is None or not found.readable or found.last < 0:
         return

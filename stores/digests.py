@@ -8,6 +8,7 @@ change places are noticed too.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 
 from lifelong_edit.errors import StoreDamagedError
 
@@ -39,13 +40,19 @@ def unseal(name: str, sealed: bytes) -> bytes:
             "restore the store from a backup"
         )
     found, payload = sealed[:DIGEST_SIZE], sealed[DIGEST_SIZE:]
-    expected = _envelope_digest(name, payload)
-    if found != expected:
-        raise StoreDamagedError(
-            f"record {name} has digest {expected.hex()}, but {found.hex()} was stored with it; "
-            "restore the store from a backup"
-        )
+    _require_equal(name, found, _envelope_digest(name, payload))
     return payload
+
+
+def unseal_chunks(name: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """As `unseal`, piece by piece; whether it holds is known, and raised, when the iterator ends."""
+    found, state = b"", _begun(name)
+    for chunk in chunks:
+        missing = DIGEST_SIZE - len(found)
+        found += chunk[:missing]
+        state.update(chunk[missing:])
+        yield chunk[missing:]
+    _require_equal(name, found, state.digest())
 
 
 def is_sealed(name: str, sealed: bytes | bytearray) -> bool:
@@ -53,9 +60,22 @@ def is_sealed(name: str, sealed: bytes | bytearray) -> bool:
     return bytes(sealed[:DIGEST_SIZE]) == _envelope_digest(name, sealed[DIGEST_SIZE:])
 
 
+def _require_equal(name: str, found: bytes, expected: bytes) -> None:
+    if found != expected:
+        raise StoreDamagedError(
+            f"record {name} has digest {expected.hex()}, but {found.hex()} was stored with it; "
+            "restore the store from a backup"
+        )
+
+
 def _envelope_digest(name: str, payload: bytes | bytearray) -> bytes:
+    state = _begun(name)
+    state.update(payload)
+    return state.digest()
+
+
+def _begun(name: str) -> hashlib.blake2b:
     state = hashlib.blake2b(digest_size=DIGEST_SIZE)
     state.update(len(name.encode()).to_bytes(4, "big"))
     state.update(name.encode())
-    state.update(payload)
-    return state.digest()
+    return state

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from lifelong_edit.stores.envelopes import IN_THE_CLEAR, Envelopes
 from lifelong_edit.stores.identity import Acknowledged
 from lifelong_edit.stores.schema import STILL, StepRecord, StoreMarker
 from lifelong_edit.stores.tables import Head, step_key
@@ -56,12 +57,20 @@ class Examination:
     records: dict[str, int] = field(default_factory=dict)
     """How many records each table has."""
     _cached: tuple[int, tuple[set[str], dict[int, str], dict[int, int]]] | None = None
+    envelopes: Envelopes = IN_THE_CLEAR
+    locked: str | None = None
+    """Of an encrypted store whose key is not at hand: why. Its records are held against their digests, and not read."""
     readable: bool = True
     """Whether every page of the database can be followed."""
 
     def find(self, record: str, problem: object, steps: list[int] | None = None) -> None:
         """Note a finding; advice that errors end with is left out."""
         self.findings.append(Finding(record=record, problem=str(problem).split("; ")[0], steps=steps or []))
+
+    @property
+    def markers(self) -> list[StoreMarker]:
+        """Those that there are, that of the database first."""
+        return [marker for marker in (self.inside, self.marker) if marker is not None]
 
     @property
     def last(self) -> int:

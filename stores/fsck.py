@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from lifelong_edit.errors import StoreDamagedError
+from lifelong_edit.errors import StoreDamagedError, StoreKeyError
 from lifelong_edit.stores.checking import examine
 from lifelong_edit.stores.findings import Examination, Finding
 from lifelong_edit.stores.lock import LOCK_FILE, WriterLock
@@ -33,19 +33,21 @@ class Report(msgspec.Struct, kw_only=True):
     """Those of them whose weights were dropped on purpose."""
     unreferenced: list[str]
     """Intact blobs that nothing names. No damage; `compact` drops them."""
+    locked: str | None = None
+    """Why the records of an encrypted store were held against their digests and not read: no key that opens it."""
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is damaged."""
-        return not self.findings
+        """Whether nothing is damaged, and everything was examined."""
+        return not self.findings and self.locked is None
 
 
 def fsck(path: str | Path, *, repair: bool = False, timeout: float = 5.0) -> Report:
     """Examine a store; a writer may be at work on it, unless it is to be repaired.
 
     repair: rebuild what can be proved by a digest; timeout: seconds to wait for a writer then. Raises StoreError where
-    there is no store or one of a newer schema, or where a repair could not be written, and StoreLockedError; whatever
-    is damaged is in the report.
+    there is no store or one of a newer schema, or where a repair could not be written, StoreLockedError, and
+    StoreKeyError where an encrypted store is to be repaired without its key; whatever is damaged is in the report.
     """
     path = Path(path).absolute()
     found = examine(path)
@@ -55,6 +57,8 @@ def fsck(path: str | Path, *, repair: bool = False, timeout: float = 5.0) -> Rep
         try:
             found = examine(path)
             before = list(found.findings)
+            if found.locked is not None:
+                raise StoreKeyError(found.locked)
             mend(found)
             found = examine(path)
         finally:
@@ -66,16 +70,20 @@ def fsck(path: str | Path, *, repair: bool = False, timeout: float = 5.0) -> Rep
 def require_sound(path: Path, advice: str, called: Path | None = None) -> None:
     """Raise StoreDamagedError, naming the first damaged record, unless the store at `path` is sound.
 
-    advice: how the sentence ends. called: what the store is called there, where it is a copy that has no name yet.
+    StoreKeyError where it is encrypted and its key is not at hand. advice: how the sentence ends. called: what the
+    store is called there, where it is a copy that has no name yet.
     """
     report = fsck(path)
+    if report.locked is not None:
+        raise StoreKeyError(report.locked)
     if not report.sound:
         first = report.findings[0]
         raise StoreDamagedError(f"{called or path} is damaged: {first.record}: {first.problem}; {advice}")
 
 
 def _report(found: Examination, mended: list[Finding]) -> Report:
-    unreachable = found.unreachable()
+    unreachable = found.unreachable() if found.locked is None else {}
+    reachable = range(found.last + 1 if found.locked is None else 0)
     marker = found.inside or found.marker
     return Report(
         store=str(found.path),
@@ -84,8 +92,9 @@ def _report(found: Examination, mended: list[Finding]) -> Report:
         records=found.records,
         findings=found.findings,
         mended=mended,
-        reachable=[step for step in range(found.last + 1) if step not in unreachable],
+        reachable=[step for step in reachable if step not in unreachable],
         unreachable=unreachable,
         dropped=[step for step, why in unreachable.items() if " was dropped by " in why],
-        unreferenced=found.unreferenced,
+        unreferenced=found.unreferenced if found.locked is None else [],
+        locked=found.locked,
     )

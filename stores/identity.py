@@ -53,6 +53,11 @@ def decode_marker(data: bytes, name: str) -> StoreMarker:
     return _decode(data, StoreMarker, name)
 
 
+def is_encrypted(marker: StoreMarker) -> bool:
+    """Whether the store of a marker is encrypted."""
+    return marker.encryption is not msgspec.UNSET
+
+
 def write_marker(path: Path, marker: StoreMarker) -> None:
     """Write `store.json`, durably."""
     write_bytes_atomic(path / MARKER_FILE, msgspec.json.encode(marker))
@@ -80,13 +85,23 @@ def write_acknowledged(path: Path, store_id: str, head: Head) -> None:
         ) from error
 
 
-def check_identity(path: Path, marker: StoreMarker, acknowledged: Acknowledged, tables: Tables) -> None:
+def read_inside(path: Path, tables: Tables) -> StoreMarker:
+    """The marker inside the database. Errors as of `read_marker`."""
+    return decode_marker(tables.marker(), f"the marker inside {path / 'data.mdb'}")
+
+
+def check_identity(
+    path: Path, marker: StoreMarker, inside: StoreMarker, acknowledged: Acknowledged, tables: Tables
+) -> None:
     """Hold the database against the files beside it. It may be ahead of HEAD, never behind it or beside it."""
-    inside = decode_marker(tables.marker(), f"the marker inside {path / 'data.mdb'}")
     if {inside.store_id, acknowledged.store_id} != {marker.store_id}:
         raise StoreDamagedError(
             f"{path} mixes files of several stores: {MARKER_FILE} is of {marker.store_id}, {HEAD_FILE} of "
             f"{acknowledged.store_id}, data.mdb of {inside.store_id}; restore it from a backup"
+        )
+    if is_encrypted(inside) != is_encrypted(marker):
+        raise StoreDamagedError(
+            f"{path} is encrypted by one of {MARKER_FILE} and data.mdb alone; restore it from a backup"
         )
     head = tables.head()
     if head.step < acknowledged.step:

@@ -10,6 +10,7 @@ alone: not of the kind of index, nor of the order in which facts came and went, 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -21,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lifelong_edit.atomic import write_bytes_atomic
-from lifelong_edit.errors import StoreError, UsageError
+from lifelong_edit.errors import StoreDamagedError, StoreError, UsageError
 from lifelong_edit.stores.digests import digest_bytes
+from lifelong_edit.stores.envelopes import IN_THE_CLEAR, Envelopes
 from lifelong_edit.stores.tables import UNDECODABLE
 
 FloatArray = npt.NDArray[np.float32]
@@ -34,6 +36,8 @@ Kind = Literal["flat", "reduced"]
 INDEX_FILE, INDEX_NOTE = "keys.faiss", "keys.json"
 DIRECTIONS = 128
 """Directions of a reduced index; 128 and the rest are an eighth of a key of 1,024."""
+_NAME = f"index/{INDEX_FILE}"
+"""What the index is called where it is encrypted."""
 _HEXADECIMAL = re.compile("[0-9a-f]{16}")
 _SAMPLE = 8192
 _CHUNK = 16384
@@ -212,23 +216,35 @@ class KeyIndex:
 
     # -- the cache on the disk
 
-    def save(self, folder: Path, chain: str) -> None:
-        """Keep the index beside the log whose head has the chain digest `chain`; each file atomically."""
+    def save(self, folder: Path, chain: str, envelopes: Envelopes = IN_THE_CLEAR) -> None:
+        """Keep the index beside the log whose head has the chain digest `chain`; each file atomically.
+
+        envelopes: those of the log, whose keys are not to stand here in the clear where it is encrypted.
+        """
         with self._guard:
             data = _faiss().serialize_index(self._scan).tobytes()
             directions = 0
             if self._basis is not None:
                 directions, data = self._basis.shape[1], data + self._basis.tobytes()
             facts = tuple(self._ids)
+        data = envelopes.seal_file(_NAME, data)
         note = _Note(chain, _digest(data, chain, facts), self.width, facts, directions, self._fitted)
         folder.mkdir(exist_ok=True)
         write_bytes_atomic(folder / INDEX_FILE, data)
         write_bytes_atomic(folder / INDEX_NOTE, msgspec.json.encode(note))
 
     @classmethod
-    def open(cls, folder: Path, width: int, chain: str, source: Source, facts: Sequence[str]) -> KeyIndex:
+    def open(
+        cls,
+        folder: Path,
+        width: int,
+        chain: str,
+        source: Source,
+        facts: Sequence[str],
+        envelopes: Envelopes = IN_THE_CLEAR,
+    ) -> KeyIndex:
         """The kept index where it is intact and of that head, else a flat one of the keys of `facts`."""
-        found = cls._load(folder, width, chain, source)
+        found = cls._load(folder, width, chain, source, envelopes)
         if found is not None:
             return found
         made = cls(width, source)
@@ -238,7 +254,7 @@ class KeyIndex:
         return made
 
     @classmethod
-    def _load(cls, folder: Path, width: int, chain: str, source: Source) -> KeyIndex | None:
+    def _load(cls, folder: Path, width: int, chain: str, source: Source, envelopes: Envelopes) -> KeyIndex | None:
         """The kept index, or None where anything about it is doubtful: the digest is checked before FAISS reads it."""
         try:
             note = msgspec.json.decode((folder / INDEX_NOTE).read_bytes(), type=_Note)
@@ -249,6 +265,14 @@ class KeyIndex:
             return None
         if not 0 <= note.directions <= width:
             return None
+        with contextlib.suppress(StoreDamagedError):
+            return cls._read(note, envelopes.unseal_file(_NAME, data), source)
+        return None
+
+    @classmethod
+    def _read(cls, note: _Note, data: bytes, source: Source) -> KeyIndex | None:
+        """The index in the bytes of its file, or None where they hold something else than was noted."""
+        width = note.width
         faiss, made = _faiss(), cls(width, source)
         end = len(data) - 4 * width * note.directions
         if note.directions:

@@ -14,27 +14,32 @@ import msgspec
 from lifelong_edit.atomic import replace_dir_atomic
 from lifelong_edit.errors import StoreDamagedError, StoreError, UsageError
 from lifelong_edit.stores import environment as environments
-from lifelong_edit.stores.digests import digest_bytes
+from lifelong_edit.stores.commit import enter, follow, with_keys
+from lifelong_edit.stores.envelopes import IN_THE_CLEAR, Envelopes
 from lifelong_edit.stores.environment import MEASUREMENTS, Environment
 from lifelong_edit.stores.identity import (
     HEAD_FILE,
     check_identity,
     read_acknowledged,
+    read_inside,
     read_marker,
     write_acknowledged,
     write_marker,
 )
+from lifelong_edit.stores.keys import keys_at_hand, read_key_file
 from lifelong_edit.stores.lock import LOCK_FILE, WriterLock
 from lifelong_edit.stores.measurements import Measurement
-from lifelong_edit.stores.schema import SCHEMA_VERSION, Place, StepRecord, StoreMarker, encode_step
-from lifelong_edit.stores.tables import HEAD, MARKER, Consumed, Head, Tables, step_key
+from lifelong_edit.stores.schema import SCHEMA_VERSION, Place, StepRecord, StoreMarker
+from lifelong_edit.stores.tables import MARKER, Consumed, Head, Tables
 
 
 class EditLog:
     """An open store. One writer at a time; readers see a snapshot. Use as a context manager, or `close`."""
 
-    def __init__(self, path: Path, marker: StoreMarker, environment: Environment, lock: WriterLock | None) -> None:
-        self.path, self.marker = path, marker
+    def __init__(
+        self, path: Path, marker: StoreMarker, environment: Environment, envelopes: Envelopes, lock: WriterLock | None
+    ) -> None:
+        self.path, self.marker, self.envelopes = path, marker, envelopes
         self._environment, self._lock, self._closed = environment, lock, False
 
     @property
@@ -53,21 +58,28 @@ class EditLog:
         blobs: Mapping[str, bytes],
         weights: str | None = None,
         map_size: int = environments.MAP_SIZE,
+        encrypt: bool = False,
     ) -> EditLog:
         """A new store whose step 0 is `record`; it appears under its name complete or not at all.
 
-        map_size: bytes of address space; grown when it is full. Other arguments as of `append`.
-        Raises UsageError where something is there already that is not an empty folder.
+        map_size: bytes of address space; grown when it is full. encrypt: with the key that LIFELONG_KEY_FILE names.
+        Other arguments as of `append`. Raises UsageError where something is there already that is not an empty folder.
         """
         path = Path(path).absolute()
         require_free(path)
-        marker = StoreMarker(store_id=uuid.uuid4().hex, created=datetime.now(UTC).isoformat())
+        store_id = uuid.uuid4().hex
+        envelopes = Envelopes.new(path, store_id) if encrypt else IN_THE_CLEAR
+        marker = StoreMarker(
+            store_id=store_id,
+            created=datetime.now(UTC).isoformat(),
+            encryption=msgspec.UNSET if envelopes.encryption is None else envelopes.encryption,
+        )
         encoded = msgspec.json.encode(marker)
         try:
             with replace_dir_atomic(path, only_new=True) as building:
                 environment = environments.acquire(building, read_only=False, create=True, map_size=map_size)
-                with cls(building, marker, environment, WriterLock(building / LOCK_FILE)) as log:
-                    environment.write(lambda t: Tables(environment, t).put("meta", MARKER, encoded))
+                with cls(building, marker, environment, envelopes, WriterLock(building / LOCK_FILE)) as log:
+                    environment.write(lambda t: log._tables(t).put("meta", MARKER, encoded))
                     log.append(record, facts={}, blobs=blobs, weights=weights)
                 write_marker(building, marker)
         except FileExistsError:
@@ -103,14 +115,19 @@ class EditLog:
             acknowledged = read_acknowledged(path)  # before the database, to which a writer may be adding steps
             environment = environments.acquire(path, read_only=read_only)
             undo.callback(environments.release, environment)
-            log = cls(path, marker, environment, lock)
-            with log._reading() as tables:
-                check_identity(path, marker, acknowledged, tables)
+            with environment.reading() as transaction:
+                inside = read_inside(path, Tables(environment, transaction))
+                envelopes = Envelopes.of(path, inside, marker)
+                tables = Tables(environment, transaction, envelopes)
+                check_identity(path, marker, inside, acknowledged, tables)
                 head = tables.head()
                 if not read_only:
                     tables.check_derived(tables.step(number)[0] for number in range(head.step + 1))
             if head.step > acknowledged.step and not read_only:  # killed between the commit and HEAD
                 write_acknowledged(path, marker.store_id, head)
+            log = cls(path, marker, environment, envelopes, lock)
+            if marker.encryption != inside.encryption and not read_only:  # killed in `rekey`
+                log._put_marker(msgspec.structs.replace(marker, encryption=envelopes.encryption or msgspec.UNSET))
             undo.pop_all()
         return log
 
@@ -152,15 +169,14 @@ class EditLog:
         marker = self._raised()
 
         def commit(transaction: object) -> Head:
-            tables = Tables(self._environment, transaction)
-            former = _follow(tables, record)
-            if marker is not self.marker:
-                tables.put("meta", MARKER, msgspec.json.encode(marker))
+            tables = self._tables(transaction)
+            former = follow(tables, record)
+            self._raise_schema(tables, marker)
             for digest, fact in facts.items():
                 tables.put("facts", digest.encode(), fact, overwrite=False)
             for digest, blob in blobs.items():
                 tables.put_blob(digest, blob() if callable(blob) else blob)
-            head = _enter(tables, record if keys is None else _with_keys(tables, record, keys()), weights)
+            head = enter(tables, record if keys is None else with_keys(tables, record, keys()), weights)
             if former.weights is not None and former.weights != weights:
                 tables.drop_unreferenced(former.weights)
             return head
@@ -180,7 +196,7 @@ class EditLog:
         """
         self._require_writable()
         for _ in range(2):
-            self._environment.write(lambda t: Tables(self._environment, t).consume_idle(state, places))
+            self._environment.write(lambda t: self._tables(t).consume_idle(state, places))
 
     def keep_measurement(self, measurement: Measurement) -> None:
         """Keep what was measured of a step's state, durably, in the place of what was there of that step.
@@ -192,9 +208,8 @@ class EditLog:
         marker = self._raised()
 
         def commit(transaction: object) -> None:
-            tables = Tables(self._environment, transaction)
-            if marker is not self.marker:
-                tables.put("meta", MARKER, msgspec.json.encode(marker))
+            tables = self._tables(transaction)
+            self._raise_schema(tables, marker)
             tables.put_measurement(measurement)
 
         self._environment.open_later(MEASUREMENTS, create=True)
@@ -205,11 +220,40 @@ class EditLog:
         """The marker as one of the present schema; the same where it is that already."""
         return self.marker if self.marker.schema_version == SCHEMA_VERSION else _present(self.marker)
 
+    def _raise_schema(self, tables: Tables, marker: StoreMarker) -> None:
+        if marker is not self.marker:
+            tables.put("meta", MARKER, msgspec.json.encode(marker))
+
     def _keep_marker(self, marker: StoreMarker) -> None:
         if marker is not self.marker:
             with contextlib.suppress(OSError):  # tried again with the next step; the database says it already
                 write_marker(self.path, marker)
                 self.marker = marker
+
+    def rekey(self, key_file: str | Path) -> None:
+        """Let the key in another file open the store, and the present one no longer; the data stay as they are.
+
+        Killed meanwhile, either key opens it, and the next writer lets the one that it has. Raises StoreKeyError where
+        the file holds no key, UsageError where the store is not encrypted, StoreError where nothing can be written.
+        """
+        self._require_writable()
+        if self.envelopes.encryption is None:
+            raise UsageError(f"{self.path} is not encrypted; expected an encrypted store, which `init --encrypt` makes")
+        encryption = self.envelopes.rewrapped(read_key_file(key_file))
+        self._put_marker(msgspec.structs.replace(self.marker, encryption=encryption))
+
+    def _put_marker(self, marker: StoreMarker) -> None:
+        """Write a marker into the database, then beside it."""
+        for _ in range(2):  # as in `consume`
+            self._environment.write(lambda t: self._tables(t).put("meta", MARKER, msgspec.json.encode(marker)))
+        try:
+            write_marker(self.path, marker)
+        except OSError as error:
+            raise StoreError(
+                f"the marker beside the database of {self.path} could not be written: {error.strerror}; "
+                "make room and do it again; until then the former key opens the store as well"
+            ) from error
+        self.marker = marker
 
     def _require_writable(self) -> None:
         if self._lock is None or self._closed:
@@ -222,7 +266,10 @@ class EditLog:
         if self._closed:
             raise StoreError(f"{self.path} is closed; open it again")
         with self._environment.reading() as transaction:
-            yield Tables(self._environment, transaction)
+            yield self._tables(transaction)
+
+    def _tables(self, transaction: object) -> Tables:
+        return Tables(self._environment, transaction, self.envelopes)
 
     def head(self) -> Head:
         """The last committed step."""
@@ -322,48 +369,13 @@ def _present(marker: StoreMarker) -> StoreMarker:
     return msgspec.structs.replace(marker, schema_version=SCHEMA_VERSION)
 
 
-def _follow(tables: Tables, record: StepRecord) -> Head:
-    """The head that a record follows. Raises StoreError where it follows another one."""
-    former = Head(-1, "") if tables.find("head", HEAD) is None else tables.head()
-    if (record.step, record.previous) != (former.step + 1, former.chain):
-        raise StoreError(f"step {record.step} does not follow step {former.step}, the head; read the log again")
-    return former
+def require_place(folder: Path, *, encrypt: bool = False) -> None:
+    """Raise UsageError where something is at `folder`, StoreError where the folder could not be made.
 
-
-def _with_keys(tables: Tables, record: StepRecord, parts: Iterable[bytes]) -> StepRecord:
-    """Write blobs of keys as they come, and name them in the record."""
-    digests: list[str] = []
-    for data in parts:
-        digests.append(digest_bytes(data))
-        tables.put_blob(digests[-1], data)
-    return msgspec.structs.replace(record, keys=digests[0], further_keys=tuple(digests[1:]))
-
-
-def _enter(tables: Tables, record: StepRecord, weights: str | None) -> Head:
-    """Write a step and make it the head."""
-    encoded = encode_step(record)
-    head = Head(record.step, digest_bytes(encoded), weights)
-    for digest in record.blobs:
-        tables.refer(digest)
-    if head.weights is not None and not tables.has_blob(head.weights):
-        raise StoreError(f"the weights of step {record.step}, blob {head.weights}, are not in the store")
-    if not {*record.blobs, head.weights}.isdisjoint(record.dropped):
-        raise StoreError(f"step {record.step} drops a blob that it needs itself")
-    for digest in record.dropped:
-        tables.drop_blob(digest)
-    for digest in record.purged:
-        tables.drop_fact(digest)
-    if record.purged:
-        tables.forget_measured(record.purged)
-    for place in record.places:
-        tables.consume(place, record.step)
-    tables.put("steps", step_key(record.step), encoded)
-    tables.put("head", HEAD, msgspec.msgpack.encode(head))
-    return head
-
-
-def require_place(folder: Path) -> None:
-    """Raise UsageError where something is at `folder`, StoreError where the folder could not be made."""
+    encrypt: also StoreKeyError where there is no key for an encrypted store.
+    """
+    if encrypt:
+        keys_at_hand(folder)
     try:
         require_free(folder)
         near = next(parent for parent in folder.absolute().parents if parent.exists())

@@ -23,7 +23,7 @@ from lifelong_edit.stores.findings import Entry, Examination, count_references
 from lifelong_edit.stores.folding import Shapes, Weights, decode_whole, fold, zeros
 from lifelong_edit.stores.identity import write_acknowledged, write_marker
 from lifelong_edit.stores.index import INDEX_FILE, INDEX_NOTE, KeyIndex
-from lifelong_edit.stores.schema import decode_step
+from lifelong_edit.stores.schema import StoreMarker, decode_step
 from lifelong_edit.stores.tables import HEAD, MARKER, Consumed, Head, Tables, is_idle, place_key, record_name
 from lifelong_edit.stores.tensors import encode_tensors, tensors_digest
 
@@ -42,6 +42,9 @@ def mend(found: Examination) -> None:
     marker = found.marker or found.inside
     if marker is not None and found.marker is None and _of_one_store(found):
         write_marker(found.path, marker)
+    inside = found.inside
+    if inside is not None and marker is not None and _of_one_store(found):
+        _finish_rekey(found, marker, inside)
     head = found.head
     if found.acknowledged is None and found.readable and head is not None and marker is not None:
         sound = found.chained and head.step == found.last and head.chain == found.steps[head.step].chain
@@ -50,6 +53,12 @@ def mend(found: Examination) -> None:
     if KeyIndex.doubt(found.path / "index") is not None:
         for name in (INDEX_NOTE, INDEX_FILE):
             (found.path / "index" / name).unlink(missing_ok=True)
+
+
+def _finish_rekey(found: Examination, marker: StoreMarker, inside: StoreMarker) -> None:
+    """Let store.json hold the key as the database does; where that way is not the one at hand, a writer decides."""
+    if marker.encryption != inside.encryption == found.envelopes.encryption:
+        write_marker(found.path, msgspec.structs.replace(marker, encryption=inside.encryption))
 
 
 def _of_one_store(found: Examination) -> bool:
@@ -123,7 +132,7 @@ class _Mender:
     """One repair in one write transaction."""
 
     def __init__(self, found: Examination, environment: Any, transaction: Any, keepsake: _Keepsake) -> None:
-        self.found, self.tables = found, Tables(environment, transaction)
+        self.found, self.tables = found, Tables(environment, transaction, found.envelopes)
         self._environment, self._transaction, self._keepsake = environment, transaction, keepsake
 
     def mend(self) -> None:
@@ -132,7 +141,7 @@ class _Mender:
             mended = self._mended(table, key, sealed)
             if mended is not None:
                 self._put(table, key, mended)
-                self._take(table, key, mended[DIGEST_SIZE:])
+                self._take(table, key, mended)
         self._bits_of_blobs()
         if self.found.chained and self._is_newest():
             self._references()
@@ -154,13 +163,22 @@ class _Mender:
             self._transaction.put(key, value, db=database)
 
     def _put_record(self, table: str, key: bytes, payload: bytes) -> None:
-        self._put(table, key, seal(record_name(table, key), payload))
+        with contextlib.suppress(StoreDamagedError):
+            if self.tables.find(table, key) == payload:
+                return  # encrypted again it would read differently
+        self._put(table, key, self.found.envelopes.seal(record_name(table, key), payload))
+
+    def _put_blob(self, digest: str, data: bytes) -> None:
+        self._put("blobs", digest.encode(), self.found.envelopes.seal_blob(digest, data))
+        self.found.blobs[digest] = len(data)
 
     # -- records whose own digests say what they were
 
     def _mended(self, table: str, key: bytes, sealed: bytes) -> bytes | None:
         """The record as it was written, where that can be proved: by another digest of it, or by its own."""
         name, payload = record_name(table, key), sealed[DIGEST_SIZE:]
+        if self.found.envelopes.proved(name, sealed) is not None:
+            return seal(name, payload)
         if table == "steps" and digest_bytes(payload) == self._chain_of(int.from_bytes(key, "big")):
             return seal(name, payload)
         if table == "facts":
@@ -179,9 +197,10 @@ class _Mender:
             return head.chain
         return known.chain if known is not None and known.step == step else None
 
-    def _take(self, table: str, key: bytes, payload: bytes) -> None:
+    def _take(self, table: str, key: bytes, sealed: bytes) -> None:
         """Count a mended record among those that are intact."""
         with contextlib.suppress(msgspec.MsgspecError, StoreDamagedError):
+            payload = self.found.envelopes.unseal(record_name(table, key), sealed)
             if table == "steps":
                 record = decode_step(payload)
                 self.found.steps[record.step] = Entry(record, digest_bytes(payload))
@@ -192,10 +211,16 @@ class _Mender:
         for digest in sorted(self.found.damaged):
             key = digest.encode()
             data = self._transaction.get(key, db=self._environment.tables["blobs"])
-            mended = None if data is None else _one_bit_off(data, lambda trial: digest_bytes(trial) == digest)  # noqa: B023
+            mended = None if data is None else _one_bit_off(data, self._blob_holds(digest))
             if mended is not None:
                 self._put("blobs", key, mended)
-                self.found.blobs[digest] = len(mended)
+                self.found.blobs[digest] = self.found.envelopes.blob_size(len(mended))
+
+    def _blob_holds(self, digest: str) -> Callable[[bytearray], bool]:
+        """Whether bytes are that blob as it is stored; of an encrypted one its envelope says so."""
+        if self.found.envelopes.encryption is None:
+            return lambda trial: digest_bytes(trial) == digest
+        return lambda trial: is_sealed(f"blobs/{digest}", trial)
 
     def _is_newest(self) -> bool:
         """Whether the log reaches what was acknowledged; an older copy is nothing to repair."""
@@ -261,8 +286,7 @@ class _Mender:
             return None
         data = encode_tensors(weights)
         digest = digest_bytes(data)
-        self._put("blobs", digest.encode(), data)
-        self.found.blobs[digest] = len(data)
+        self._put_blob(digest, data)
         return digest
 
     def _wholes(self) -> None:
@@ -274,8 +298,7 @@ class _Mender:
             weights = self._fold(number)
             data = b"" if weights is None else encode_tensors(weights)
             if data and digest_bytes(data) == whole:
-                self._put("blobs", whole.encode(), data)
-                self.found.blobs[whole] = len(data)
+                self._put_blob(whole, data)
 
     def _fold(self, state: int) -> Weights | None:
         """ΔW at a state from an earlier one; None where a part is missing or it has another digest than was logged."""

@@ -11,9 +11,9 @@ SCHEMA_VERSION = 4
 """Written into every store; a store with a larger number is refused, naming both.
 
 2: kinds `tag`, `branch`, `switch` and `decide`; fields `author`, `name` and `named`. 3: kinds `compact`, `restore` and
-`purge`; fields `dropped`, `out_of_reach`, `wholes` and `purged`. 4: the table `measurements`. The first step that is
-added to a store of an earlier version raises its number, since the release that made it could not read that step; so
-does the first measurement.
+`purge`; fields `dropped`, `out_of_reach`, `wholes` and `purged`. 4: the table `measurements`; the marker's field
+`encryption`. The first step that is added to a store of an earlier version raises its number, since the release that
+made it could not read that step; so does the first measurement.
 """
 
 StepKind = Literal[
@@ -24,6 +24,14 @@ STILL: tuple[StepKind, ...] = ("rollback", "refused", "tag", "branch", "switch",
 """Kinds of steps that make no state of their own: they stand at their parent's."""
 
 
+class Encryption(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a marker holds the key of an encrypted store."""
+
+    cipher: Literal["AES-256-GCM"] = "AES-256-GCM"
+    wrapped: str
+    """The store's data key, wrapped by the user's key (RFC 3394): 40 bytes in hexadecimal."""
+
+
 class StoreMarker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `store.json` holds beside the database, and the database beside its records: whose store this is."""
 
@@ -32,6 +40,8 @@ class StoreMarker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """UTC, ISO 8601."""
     schema_version: int = SCHEMA_VERSION
     application: str = "lifelong-edit"
+    encryption: Encryption | msgspec.UnsetType = msgspec.UNSET
+    """Of an encrypted store; other markers say nothing of it."""
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -2,8 +2,8 @@
 
 `meta` (marker), `steps` (step number → record), `facts` (digest → encoded fact), `blobs` (digest → bytes),
 `references` (digest → how many steps name that blob), `places` (place → what was consumed there, by which steps;
-and what was consumed without a step), `head`, `measurements` (step number → what was measured of its state). Blobs need
-no envelope: their key is their digest.
+and what was consumed without a step), `head`, `measurements` (step number → what was measured of its state). How a
+value stands there is for `stores.envelopes` to say.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from lifelong_edit.errors import StoreDamagedError, StoreError, said
-from lifelong_edit.stores.digests import digest_bytes, seal, unseal
+from lifelong_edit.stores.digests import digest_bytes
+from lifelong_edit.stores.envelopes import IN_THE_CLEAR, Envelopes
 from lifelong_edit.stores.environment import MEASUREMENTS, Environment
 from lifelong_edit.stores.measurements import Measurement, decode_measurement, encode_measurement, without_facts
 from lifelong_edit.stores.schema import Place, StepRecord, decode_step
@@ -46,13 +47,13 @@ class Consumed(NamedTuple):
 class Tables:
     """Named, verified reads and writes within one transaction."""
 
-    def __init__(self, environment: Environment, transaction: Any) -> None:
-        self._environment, self._transaction = environment, transaction
+    def __init__(self, environment: Environment, transaction: Any, envelopes: Envelopes = IN_THE_CLEAR) -> None:
+        self._environment, self._transaction, self._envelopes = environment, transaction, envelopes
 
     def find(self, table: str, key: bytes) -> bytes | None:
         """The payload of a record or None. Raises StoreDamagedError, naming the record, where its digest differs."""
         found = self._transaction.get(key, db=self._environment.tables[table])
-        return None if found is None else unseal(record_name(table, key), bytes(found))
+        return None if found is None else self._envelopes.unseal(record_name(table, key), bytes(found))
 
     def need(self, table: str, key: bytes) -> bytes:
         """As `find`; raises StoreDamagedError where the record is missing."""
@@ -65,7 +66,7 @@ class Tables:
 
     def put(self, table: str, key: bytes, payload: bytes, *, overwrite: bool = True) -> None:
         """Write a record in its envelope."""
-        sealed = seal(record_name(table, key), payload)
+        sealed = self._envelopes.seal(record_name(table, key), payload)
         self._transaction.put(key, sealed, overwrite=overwrite, db=self._environment.tables[table])
 
     # -- single records
@@ -98,14 +99,13 @@ class Tables:
         data = self._transaction.get(digest.encode(), db=self._environment.tables["blobs"])
         if data is None:
             raise StoreDamagedError(f"blob {digest} is missing from {self._environment.folder}; restore a backup")
-        found = digest_bytes(data)
-        if found != digest:
-            raise StoreDamagedError(f"blob {digest} reads as {found}; restore {self._environment.folder} from a backup")
-        return bytes(data)
+        return self._envelopes.unseal_blob(digest, bytes(data))
 
     def put_blob(self, digest: str, data: bytes) -> None:
         """Keep a blob; one that is there already is left alone, its content being the same."""
-        self._transaction.put(digest.encode(), data, overwrite=False, db=self._environment.tables["blobs"])
+        if not self.has_blob(digest):
+            stored = self._envelopes.seal_blob(digest, data)
+            self._transaction.put(digest.encode(), stored, db=self._environment.tables["blobs"])
 
     def drop_unreferenced(self, digest: str) -> None:
         """Drop a blob unless a step names it."""
@@ -123,7 +123,8 @@ class Tables:
     def blob_sizes(self) -> dict[str, int]:
         """The blobs that are kept, with how many bytes each has; none of them is read."""
         with self._environment.env.begin(db=self._environment.tables["blobs"], buffers=True) as transaction:
-            return {bytes(key).decode(): len(value) for key, value in transaction.cursor()}
+            size = self._envelopes.blob_size
+            return {bytes(key).decode(): size(len(value)) for key, value in transaction.cursor()}
 
     def references(self, digest: str) -> int:
         """How many steps name a blob."""
@@ -162,7 +163,7 @@ class Tables:
                 return found
             for key, value in cursor:
                 name = record_name("places", key)
-                payload = unseal(name, bytes(value))  # first: the key of an intact record is intact
+                payload = self._envelopes.unseal(name, bytes(value))  # first: the key of an intact record is intact
                 if not is_idle(key):
                     continue
                 _, state, _ = key.decode().split("/")
@@ -217,7 +218,7 @@ class Tables:
         database, count = self._environment.tables[table], 0
         with self._transaction.cursor(db=database) as cursor:
             for key, value in cursor:
-                yield bytes(key), unseal(record_name(table, key), bytes(value))
+                yield bytes(key), self._envelopes.unseal(record_name(table, key), bytes(value))
                 count += 1
         expected = self._transaction.stat(database)["entries"]
         if count != expected:

@@ -10,6 +10,7 @@ from lifelong_edit.cli.common import Group
 from lifelong_edit.cli.comparing import diff
 from lifelong_edit.cli.contest import compare
 from lifelong_edit.cli.editing import stream
+from lifelong_edit.cli.encrypting import keygen, rekey
 from lifelong_edit.cli.exporting import export
 from lifelong_edit.cli.keeping import backup, compact, fsck, purge, restore
 from lifelong_edit.cli.learning import train
@@ -49,7 +50,7 @@ def cli(debug: bool) -> None:
 for _command in (
     *(init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
     *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export),
-    *(fsck, backup, restore, compact, purge, completion),
+    *(fsck, backup, restore, compact, purge, keygen, rekey, completion),
 ):
     cli.add_command(_command)
 

@@ -21,7 +21,7 @@ import msgspec
 
 from lifelong_edit.cli.stopping import Terminated, terminable
 from lifelong_edit.errors import LifelongEditError, UsageError
-from lifelong_edit.settings import AUTHOR_VARIABLE
+from lifelong_edit.settings import AUTHOR_VARIABLE, KEY_VARIABLE
 
 if TYPE_CHECKING:
     from lifelong_edit.timeline import Timeline
@@ -32,7 +32,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_STORE = "lifelong-store"
 _MAX_CELL = 60
 
-store_option = click.option(
+_store_option = click.option(
     "--store",
     type=click.Path(path_type=Path),
     default=DEFAULT_STORE,
@@ -42,6 +42,39 @@ store_option = click.option(
     metavar="DIR",
     help="The store to use.",
 )
+
+
+def _use_key_file(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    """Name the key file to all that opens a store until the command ends, the processes that it starts included."""
+    if value is not None:
+        former = os.environ.get(KEY_VARIABLE)
+        os.environ[KEY_VARIABLE] = value
+        context.call_on_close(lambda: _set_variable(KEY_VARIABLE, former))
+
+
+def _set_variable(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+_key_file_option = click.option(
+    "--key-file",
+    envvar=KEY_VARIABLE,
+    show_envvar=True,
+    metavar="FILE",
+    callback=_use_key_file,
+    expose_value=False,
+    help="The key of an encrypted store, as `keygen` writes it; several, separated as in PATH, are tried in turn.",
+)
+
+
+def store_option(command: Command) -> Command:
+    """The store that a command opens, and the key that opens it."""
+    return _store_option(_key_file_option(command))
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 at_option = click.option("--at", metavar="STEP", help="As of this step, tag or branch; default: the head.")
 reason_option = click.option("--reason", metavar="TEXT", help="Why, for the log.")

@@ -19,7 +19,7 @@ from lifelong_edit.cli.common import (
     wait_option,
     writing_options,
 )
-from lifelong_edit.errors import StoreDamagedError
+from lifelong_edit.errors import StoreDamagedError, StoreKeyError
 
 if TYPE_CHECKING:
     from lifelong_edit.stores import Report
@@ -45,6 +45,9 @@ def fsck(repair: bool, weights: bool, store: Path, wait: float, as_json: bool) -
     in the store. What cannot be mended stays as it is: `restore` a backup. An older copy of the database is nothing
     to mend either.
 
+    Of an encrypted store whose key is not at hand, only pages and digests are examined: damaged records are named, what
+    the others say stays unknown, and the exit code is 4.
+
     \b
     Examples:
       lifelong-edit fsck
@@ -62,10 +65,12 @@ def fsck(repair: bool, weights: bool, store: Path, wait: float, as_json: bool) -
         print_json({"sound": report.sound, **msgspec.to_builtins(report)})
     else:
         _print_report(report)
-    if not report.sound:
+    if report.findings:
         found = counted(len(report.findings), "damaged record")
         advice = "restore a backup" if repair else "try `fsck --repair`, or restore a backup"
         raise StoreDamagedError(f"{store} has {found}, beginning with {report.findings[0].record}; {advice}")
+    if report.locked is not None:
+        raise StoreKeyError(f"every record is as it was written, but none was read: {report.locked}")
 
 
 def _fold_all(store: Path, report: Report) -> None:
@@ -88,7 +93,7 @@ def _print_report(report: Report) -> None:
     told += [("reachable", ranges(report.reachable))]
     told += [("dropped", ranges(report.dropped))] if report.dropped else []
     told += [("unreferenced", counted(len(report.unreferenced), "blob"))] if report.unreferenced else []
-    told += [("sound", "yes" if report.sound else "NO")]
+    told += [("sound", "yes" if report.sound else "NO" if report.findings else "unknown without the key")]
     print_pairs(told)
     for title, findings in (("mended", report.mended), ("damaged", report.findings)):
         if findings:

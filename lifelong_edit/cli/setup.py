@@ -72,6 +72,7 @@ _MAKING = (
         "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the model's weights. Default: float32."
     ),
     click.option("--seed", type=int, metavar="N", help="Of every draw. Default: 0."),
+    click.option("--encrypt", is_flag=True, help="Encrypt facts, keys and steps at rest, with the key of --key-file."),
     click.option("--revision", metavar="REV", help="Of a model from the hub."),
     click.option(
         "--trust-remote-code", is_flag=True, help="Run the code that comes with a hub model; needs --revision."
@@ -122,6 +123,7 @@ def make_store(
         revision=options["revision"],
         trust_remote_code=options["trust_remote_code"],
         author=author,
+        encrypt=options["encrypt"],
         say=_opened_by(opening),
     )
 
@@ -166,6 +168,11 @@ def require_same_store(timeline: Timeline, options: dict[str, Any]) -> None:
     from lifelong_edit.settings import Settings
     from lifelong_edit.timeline_defaults import settings_from
 
+    if options["encrypt"] and not timeline.status()["encrypted"]:
+        raise UsageError(
+            f"the store at {timeline.path} is not encrypted, and that is fixed at `init`; leave --encrypt out, or make "
+            "another store with --store"
+        )
     named = settings_from(options.get("settings"))
     named |= {name: options[name] for name in ("editor", "dtype", "seed") if options[name] is not None}
     if options["modules"]:
@@ -214,6 +221,7 @@ def init(store: Path, device: str | None, author: str | None, as_json: bool, **o
     Examples:
       lifelong-edit init
       lifelong-edit init --model path/to/model --preserve prompts.jsonl --editor gradient
+      lifelong-edit keygen ~/.lifelong-key && lifelong-edit init --encrypt --key-file ~/.lifelong-key
       lifelong-edit init --model path/to/model --modules 3-5 --set passes=3 --set rehearse=100
     """
     opening = f"making {store} for {options['model'] or BUNDLED}"

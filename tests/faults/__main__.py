@@ -69,7 +69,7 @@ def run_fuzz(folder: Path, cycles: int, seed: int) -> bool:
 
 def run_mutations(folder: Path, cycles: int, seed: int) -> bool:
     """Each protection (with --seed N: of fault N) taken away in a copy of the tree, whose tests must fail."""
-    return mutations.run_all(folder, range(seed or 1, (seed or 25) + 1))
+    return mutations.run_all(folder, range(seed or 1, (seed or 26) + 1))
 
 
 LOOPS: dict[str, tuple[Loop, int]] = {

@@ -103,13 +103,15 @@ def judge(store: Path, acknowledged: list[tuple[int, str | None]], before: int) 
     return Count(1, len(acknowledged), lost, int(torn))
 
 
-def random_kills(folder: Path, cycles: int, *, seed: int = 0, longest: float = 0.02, size: int = 300) -> Count:
+def random_kills(
+    folder: Path, cycles: int, *, seed: int = 0, longest: float = 0.02, size: int = 300, encrypt: bool = False
+) -> Count:
     """Lives of a writer, each killed up to `longest` seconds after it began to write."""
     moment, found, store, before = random.Random(seed), NOTHING, folder / "store", STEPS_PER_STORE
     for _ in range(cycles):
         if before >= STEPS_PER_STORE:
             shutil.rmtree(store, ignore_errors=True)
-            small.create(store).close()
+            small.create(store, encrypt=encrypt).close()
             before = 0
         acknowledged = one_life(store, moment.uniform(0, longest), size)
         cycle = judge(store, acknowledged, before)

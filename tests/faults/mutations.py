@@ -69,7 +69,7 @@ def noticed(mutation: Mutation, folder: Path) -> tuple[bool, str]:
     return done.returncode == 1 and "failed" in said[-1], said[-1]
 
 
-def run_all(folder: Path, faults: range = range(1, 26)) -> bool:
+def run_all(folder: Path, faults: range) -> bool:
     """Run the mutations of these faults one after the other; whether each of them was noticed."""
     passed, count = True, 0
     chosen = [mutation for mutation in MUTATIONS if mutation.fault in faults]

@@ -12,13 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+_ADDED = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """What a process of its own finds in its environment."""
+    return {**os.environ, **_ADDED, **more}
 
 
 def run_python(code: str, *arguments: object, prefix: Sequence[str] = (), timeout: float = 300) -> str:
     """What the code printed. Fails where it dies. prefix: what runs Python, as `strace` with its options."""
     command = [*prefix, sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, env=ENVIRONMENT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, env=environment())
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -18,7 +18,7 @@ def blob(number: int, size: int = 300) -> bytes:
     return encode_tensors({"dense/m": np.full((size, 4), number, np.float32)})
 
 
-def create(path: Path, **options: int) -> EditLog:
+def create(path: Path, *, encrypt: bool = False, **options: int) -> EditLog:
     """A store at step 0."""
     fixed, weights = blob(-1), blob(0)
     record = StepRecord(
@@ -26,7 +26,7 @@ def create(path: Path, **options: int) -> EditLog:
         live_digest="l0",
     )  # fmt: skip
     blobs = {digest_bytes(b): b for b in (fixed, weights)}
-    return EditLog.create(path, record, blobs=blobs, weights=digest_bytes(weights), **options)
+    return EditLog.create(path, record, blobs=blobs, weights=digest_bytes(weights), encrypt=encrypt, **options)
 
 
 def add(log: EditLog, *, size: int = 300, snapshot: bool = False) -> StepRecord:

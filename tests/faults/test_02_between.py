@@ -102,7 +102,7 @@ def test_a_stream_killed_at_a_named_point_goes_on(
     """`store` is what the same stream made undisturbed."""
     command = [sys.executable, "-c", PROGRAM, "stream", str(news), "--store", str(empty_store), "--batch-size", "2"]
     killed = subprocess.run(
-        command, env={**running.ENVIRONMENT, AT: point}, cwd=running.ROOT, capture_output=True, text=True
+        command, env=running.environment(**{AT: point}), cwd=running.ROOT, capture_output=True, text=True
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     with EditLog.open(empty_store, read_only=True) as log:

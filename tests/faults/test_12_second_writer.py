@@ -51,7 +51,7 @@ def test_gets_the_lock_of_a_writer_that_was_killed(make_store: MakeStore) -> Non
     code = "import signal, sys; from lifelong_edit.stores import EditLog; log = EditLog.open(sys.argv[1]); "
     code += "print(flush=True); signal.pause()"
     writer = subprocess.Popen(
-        [sys.executable, "-c", code, str(log.path)], stdout=subprocess.PIPE, cwd=running.ROOT, env=running.ENVIRONMENT
+        [sys.executable, "-c", code, str(log.path)], stdout=subprocess.PIPE, cwd=running.ROOT, env=running.environment()
     )
     assert writer.stdout is not None
     writer.stdout.readline()

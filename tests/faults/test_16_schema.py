@@ -138,8 +138,8 @@ def test_looking_after_it_takes_it_along(store: str, request: pytest.FixtureRequ
     number = version(path)
     backup(path, tmp_path / "copy")
     assert version(tmp_path / "copy") == number
-    compact(path)
-    assert version(path) == SCHEMA_VERSION and fsck(path).sound
+    step = compact(path).step  # None where it was compacted before: nothing is left to drop
+    assert version(path) == (number if step is None else SCHEMA_VERSION) and fsck(path).sound
     restore(tmp_path / "copy", path)
     assert version(path) == SCHEMA_VERSION and fsck(path).sound
     assert (version(tmp_path / "copy"), fsck(tmp_path / "copy").sound) == (number, True)

@@ -122,7 +122,7 @@ def test_the_command_killed_before_and_after_its_folder_moves_in(run: Run, store
     arguments = ["export", "--out", str(out), "--force", "--store", str(store)]
     for when in ("before", "after"):
         command = [sys.executable, "-c", EXPORT, "_move_into_place", when, *arguments]
-        ended = subprocess.run(command, cwd=running.ROOT, env=running.ENVIRONMENT, capture_output=True).returncode
+        ended = subprocess.run(command, cwd=running.ROOT, env=running.environment(), capture_output=True).returncode
         assert ended == -signal.SIGKILL
         now = json.loads((out / "lifelong_edit.json").read_bytes())["fingerprint"]
         assert (now == before) == (when == "before")

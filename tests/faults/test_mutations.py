@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults import mutations, running
 
-ROWS = range(1, 26)
+ROWS = range(1, 27)
 
 
 @pytest.mark.parametrize("number", range(len(mutations.MUTATIONS)))

@@ -10,12 +10,14 @@ import tarfile
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
 from lifelong_edit.facts import Fact
+from lifelong_edit.settings import KEY_VARIABLE
 from lifelong_edit.stores import (
     Dense,
     EditLog,
@@ -25,6 +27,7 @@ from lifelong_edit.stores import (
     encode_shifts,
     encode_tensors,
     tensors_digest,
+    write_key_file,
     zeros,
 )
 from lifelong_edit.timeline import Timeline
@@ -35,6 +38,10 @@ from tests.faults.running import run_python as run_code
 
 AddStep = Callable[..., StepRecord]
 MakeStore = Callable[..., EditLog]
+
+
+BOTH = pytest.mark.parametrize("lived", ["plain", "encrypted"], indirect=True)
+"""Of tests of a store that has lived: once in the clear, once encrypted."""
 
 
 @pytest.fixture
@@ -129,7 +136,7 @@ class Lived:
     elsewhere: digests of weights as if they had been logged in another environment.
     """
 
-    def __init__(self, path: Path, first: StepRecord, *, elsewhere: bool = False) -> None:
+    def __init__(self, path: Path, first: StepRecord, *, elsewhere: bool = False, encrypt: bool = False) -> None:
         self.path, self._elsewhere, self._random = path, elsewhere, np.random.default_rng(0)
         provenance = msgspec.json.decode(msgspec.json.encode(first.provenance))
         provenance["config"]["model"]["modules"] = {"m": SHAPE}
@@ -140,7 +147,8 @@ class Lived:
             keys=None, editor_state=None, snapshot=None, shift=None,
         )  # fmt: skip
         blobs = {digest_bytes(blob): blob for blob in (fixed, begun)}
-        EditLog.create(path, record, blobs=blobs, weights=digest_bytes(begun), map_size=1 << 30).close()
+        options: dict[str, Any] = {"map_size": 1 << 30, "encrypt": encrypt}
+        EditLog.create(path, record, blobs=blobs, weights=digest_bytes(begun), **options).close()
         for number in range(1, 9):
             self.edit(number, superseded=(self.fact(1).digest,) if number == 5 else ())
         with Timeline.open(path) as timeline:
@@ -200,9 +208,33 @@ def _lived(tmp_path_factory: pytest.TempPathFactory, first_step: StepRecord) -> 
     return Lived(tmp_path_factory.mktemp("lived") / "store", first_step).path
 
 
+@pytest.fixture(scope="session")
+def _key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("key") / "key"
+    write_key_file(file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def _lived_encrypted(tmp_path_factory: pytest.TempPathFactory, first_step: StepRecord, _key: Path) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEY_VARIABLE, str(_key))
+        return Lived(tmp_path_factory.mktemp("lived") / "store", first_step, encrypt=True).path
+
+
 @pytest.fixture
-def lived(_lived: Path, tmp_path: Path) -> Path:
-    """A store that has lived, see `Lived`."""
+def key_file(_key: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A key at hand for encrypted stores."""
+    monkeypatch.setenv(KEY_VARIABLE, str(_key))
+    return _key
+
+
+@pytest.fixture
+def lived(request: pytest.FixtureRequest, _lived: Path, tmp_path: Path) -> Path:
+    """A store that has lived, see `Lived`; encrypted, with its key at hand, where the parameter says so."""
+    if getattr(request, "param", "plain") == "encrypted":
+        request.getfixturevalue("key_file")
+        return Path(shutil.copytree(request.getfixturevalue("_lived_encrypted"), tmp_path / "store"))
     return Path(shutil.copytree(_lived, tmp_path / "store"))
 
 

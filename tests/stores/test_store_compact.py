@@ -21,6 +21,7 @@ from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline_history import History
 from lifelong_edit.timeline_keeping import compact
 from lifelong_edit.timeline_states import editor_state_at, key_ages_at, keys_at, weights_at
+from tests.stores.conftest import BOTH
 
 KEPT = {2: ["old"], 8: ["head", "main"], 11: ["trial"]}
 GONE = [1, 3, 4, 5, 6, 7]
@@ -43,6 +44,7 @@ def state(store: Path, step: int) -> dict[str, Any]:
         }
 
 
+@BOTH
 def test_what_is_kept_stays_as_it_was(lived: Path) -> None:
     before = {step: state(lived, step) for step in (0, *KEPT)}
     size = (lived / "data.mdb").stat().st_size
@@ -94,6 +96,7 @@ def test_a_second_one_has_nothing_to_do(lived: Path) -> None:
     assert (lived / "data.mdb").stat().st_ino == inode
 
 
+@BOTH
 def test_the_store_goes_on(lived: Path, first_step: Any) -> None:
     """Edits after it, a second compaction that lets go of what the first kept, and a state that comes back."""
     compact(lived)
@@ -183,6 +186,7 @@ def test_a_writer_that_waited_writes_to_the_new_store(lived: Path) -> None:
         assert timeline.show("late").step == 8
 
 
+@BOTH
 def test_no_kill_leaves_anything_between(
     lived: Path, tmp_path: Path, killed_everywhere: Callable[..., Iterator[int]]
 ) -> None:

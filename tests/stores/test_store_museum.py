@@ -19,8 +19,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from lifelong_edit.errors import StoreError, StoreLockedError
+from lifelong_edit.errors import StoreDamagedError, StoreError, StoreLockedError
 from lifelong_edit.facts import Fact
+from lifelong_edit.settings import KEY_VARIABLE
 from lifelong_edit.stores import (
     Dense,
     EditLog,
@@ -33,10 +34,14 @@ from lifelong_edit.stores import (
     fsck,
     seal,
     tensors_digest,
+    write_key_file,
 )
+from lifelong_edit.stores.envelopes import Envelopes
 from lifelong_edit.stores.environment import TABLES
 from lifelong_edit.stores.folding import Weights, add_shifts, zeros
+from lifelong_edit.stores.identity import is_encrypted, read_marker
 from lifelong_edit.stores.pages import PageFile
+from lifelong_edit.stores.tables import record_name
 from tests.faults import small
 
 Key = tuple[str, bytes]
@@ -45,7 +50,7 @@ SHAPES = {"m": (40, 6), "n": (5, 40)}
 FILE = "f" * 32
 
 
-def build(path: Path) -> None:
+def build(path: Path, *, encrypt: bool = False) -> None:
     """The store that all exhibits begin as."""
     random, states = np.random.default_rng(0), {0: zeros(SHAPES)}
     fixed, begun = encode_tensors({"text": random.random(50)}), encode_tensors(states[0])
@@ -54,7 +59,9 @@ def build(path: Path) -> None:
         weights_digest=tensors_digest(states[0]), provenance={"config": {"model": {"modules": SHAPES}}},
     )  # fmt: skip
     blobs = {digest_bytes(blob): blob for blob in (fixed, begun)}
-    with EditLog.create(path, record, blobs=blobs, weights=digest_bytes(begun), map_size=1 << 30) as log:
+    with EditLog.create(
+        path, record, blobs=blobs, weights=digest_bytes(begun), map_size=1 << 30, encrypt=encrypt
+    ) as log:
         for number in range(1, 7):
             shift = {name: random.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
             states[number] = add_shifts(states[number - 1], shift)
@@ -64,7 +71,7 @@ def build(path: Path) -> None:
         log.consume(5, [Place("e" * 32, 0, fact(1).digest)])
         index = KeyIndex(3, lambda facts: np.ones((len(facts), 3), np.float32))
         index.add([fact(1).digest], np.ones((1, 3), np.float32))
-        index.save(path / "index", log.head().chain)
+        index.save(path / "index", log.head().chain, log.envelopes)
 
 
 def fact(number: int) -> Fact:
@@ -114,11 +121,33 @@ def poke(store: Path, changes: dict[Key, bytes | None]) -> None:
                     transaction.put(key, value, db=databases[table])
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("museum") / "store"
-    build(path)
-    return path
+@pytest.fixture(scope="module", params=["plain", "encrypted"])
+def original(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("museum")
+    write_key_file(folder / "key")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEY_VARIABLE, str(folder / "key"))
+        build(folder / "store", encrypt=request.param == "encrypted")
+        yield folder / "store"
+
+
+def envelopes(store: Path) -> Envelopes:
+    """What takes the values of a store out of their envelopes and puts them in."""
+    return Envelopes.of(store, read_marker(store))
+
+
+def meaning(found: Content, within: Envelopes) -> dict[Key, object]:
+    """What records say: encrypted again, the same reads differently. Of damaged ones, how they read."""
+
+    def of(table: str, key: bytes, value: bytes) -> object:
+        try:
+            if table == "blobs":
+                return within.unseal_blob(key.decode(), value)
+            return within.unseal(record_name(table, key), value)
+        except StoreDamagedError:
+            return {"damaged": value}
+
+    return {(table, key): of(table, key, value) for (table, key), value in found.items()}
 
 
 # -- what can be done to a store
@@ -190,20 +219,20 @@ def counted_for_nobody(store: Path) -> None:
 
 def written_anew(store: Path) -> None:
     """A step with other words and an envelope that fits them: only the chain tells."""
-    payload = content(store)["steps", step(2)][16:]
+    payload = envelopes(store).unseal("steps/2", content(store)["steps", step(2)])
     changed = msgspec.msgpack.decode(payload) | {"reason": "because"}
-    poke(store, {("steps", step(2)): seal("steps/2", msgspec.msgpack.encode(changed))})
+    poke(store, {("steps", step(2)): envelopes(store).seal("steps/2", msgspec.msgpack.encode(changed))})
 
 
 def orphaned(store: Path) -> None:
     data = b"nobody's"
-    poke(store, {("blobs", digest_bytes(data).encode()): data})
+    poke(store, {("blobs", digest_bytes(data).encode()): envelopes(store).seal_blob(digest_bytes(data), data)})
 
 
 def older_copy(store: Path) -> None:
     """The database as it was before step 7, with today's HEAD."""
-    found = content(store)
-    head = msgspec.msgpack.encode({"step": 6, "chain": digest_bytes(found["steps", step(6)][16:]), "weights": None})
+    sixth = envelopes(store).unseal("steps/6", content(store)["steps", step(6)])
+    head = msgspec.msgpack.encode({"step": 6, "chain": digest_bytes(sixth), "weights": None})
     poke(store, {("steps", step(7)): None, ("head", b"head"): seal("head/head", head)})
 
 
@@ -213,7 +242,7 @@ def older_copy_without_head(store: Path) -> None:
 
 
 def of_another_store(store: Path) -> None:
-    build(store.with_name("another"))
+    build(store.with_name("another"), encrypt=is_encrypted(read_marker(store)))
     shutil.copyfile(store.with_name("another") / "data.mdb", store / "data.mdb")
     shutil.rmtree(store.with_name("another"))
 
@@ -323,7 +352,7 @@ def names(findings: list[object], expected: tuple[str, ...]) -> set[str]:
 
 @pytest.mark.parametrize("exhibit", MUSEUM, ids=lambda exhibit: exhibit.name)
 def test_repair(exhibit: Exhibit, store: Path, original: Path) -> None:
-    before = content(store)
+    before, within = content(store), envelopes(original)
     exhibit.damage(store)
     readable = DATABASE not in exhibit.found
     damaged = content(store) if readable else {}
@@ -334,12 +363,14 @@ def test_repair(exhibit: Exhibit, store: Path, original: Path) -> None:
         return
     after = content(store)
     if not exhibit.left:
-        assert {k: v for k, v in after.items() if k in before} == before
+        meant, said = meaning(before, within), meaning(after, within)
+        assert {key: value for key, value in said.items() if key in meant} == meant
         with EditLog.open(store) as log:
             assert len(log.steps()) == 8
             assert fsck(store).unreachable == {}
     else:
-        assert all(after[key] in (damaged[key], before.get(key)) for key in damaged)
+        meant, said = meaning(before, within), meaning(after, within)
+        assert all(after[key] == damaged[key] or said[key] == meant.get(key) for key in damaged)
         assert tuple(report.unreachable) == exhibit.lost or exhibit.found[0] in ("store", "HEAD")
     kept = store / "repairs" / "1.msgpack"
     replaced = after != damaged

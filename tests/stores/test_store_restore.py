@@ -12,6 +12,7 @@ from lifelong_edit.errors import StoreDamagedError, StoreLockedError, UsageError
 from lifelong_edit.stores import EditLog, backup, fsck
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline_keeping import restore
+from tests.stores.conftest import BOTH
 
 
 @pytest.fixture
@@ -24,6 +25,7 @@ def older(lived: Path, tmp_path: Path) -> Path:
     return tmp_path / "older"
 
 
+@BOTH
 def test_an_older_state_is_put_back(lived: Path, older: Path) -> None:
     before = (lived / "data.mdb").read_bytes()
     done = restore(older, lived, reason="a bad week", author="Ada")
@@ -59,6 +61,7 @@ def test_an_accident_is_told_from_it(lived: Path, older: Path, copied: str, tmp_
     assert not fsck(lived, repair=True).sound
 
 
+@BOTH
 def test_a_store_is_made_where_there_is_none(older: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "deep" / "new"):
@@ -99,6 +102,7 @@ def test_what_cannot_be_put_back_is_refused(lived: Path, older: Path, make_store
     assert not Path(f"{lived}.replaced-1").exists()
 
 
+@BOTH
 def test_no_kill_leaves_no_store(
     lived: Path, older: Path, tmp_path: Path, killed_everywhere: Callable[..., Iterator[int]]
 ) -> None:

@@ -89,6 +89,7 @@ def start_store(tiny_gpt2: Path, sentences: list[str]) -> Callable[..., Timeline
         hypernetwork: Path | None = None,
         preserve: list[Probe] | None = None,
         scorer: Path | None = None,
+        encrypt: bool = False,
         **changes: Any,
     ) -> Timeline:
         if preserve is None:
@@ -101,6 +102,7 @@ def start_store(tiny_gpt2: Path, sentences: list[str]) -> Callable[..., Timeline
             scorer=scorer,
             preserve=preserve,
             text=[" ".join(sentences * 20)],
+            encrypt=encrypt,
         )
 
     return make
