@@ -1,4 +1,4 @@
-"""The long loops: python -m tests.faults [kills|calls|stream|power|flips|fuzz|mutations ...] [--cycles N] [--seed N].
+"""The long loops: python -m tests.faults [LOOP ...] [--cycles N] [--seconds N] [--seed N].
 
 Each prints what it did and found, and the whole ends with 1 where anything was lost, torn, wrong or not noticed.
 """
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults import flips, fuzz, kills, mutations, running, small, streams
+from tests.faults import flips, fuzz, guided, kills, mutations, running, small, streams
 
 Loop = Callable[[Path, int, int], bool]
 
@@ -67,6 +67,14 @@ def run_fuzz(folder: Path, cycles: int, seed: int) -> bool:
     return fuzz.long_run(folder, cycles, seed)
 
 
+def run_atheris(folder: Path, cycles: int, seed: int) -> bool:
+    """The same readers for so many seconds each, guided by the branches that an input reaches."""
+    if not guided.can_guide():
+        print("skipped: needs atheris (`pip install atheris`)")
+        return True
+    return guided.long_run(folder, cycles, seed)
+
+
 def run_mutations(folder: Path, cycles: int, seed: int) -> bool:
     """Each protection (with --seed N: of fault N) taken away in a copy of the tree, whose tests must fail."""
     return mutations.run_all(folder, range(seed or 1, (seed or 26) + 1))
@@ -79,6 +87,7 @@ LOOPS: dict[str, tuple[Loop, int]] = {
     "power": (run_power, 100),
     "flips": (run_flips, 7),
     "fuzz": (run_fuzz, 20_000),
+    "atheris": (run_atheris, 60),
     "mutations": (run_mutations, 1),
 }
 
@@ -94,6 +103,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("loops", nargs="*", metavar="LOOP", help=", ".join(LOOPS))
     parser.add_argument("--cycles", type=int, help="how many cycles, or which stride")
+    parser.add_argument("--seconds", type=int, help="of atheris: for each reader")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to work; by default where temporary files lie")
     options = parser.parse_args()
@@ -105,7 +115,8 @@ def main() -> int:
         print(f"== {name}: {loop.__doc__}", flush=True)
         start = time.monotonic()
         with tempfile.TemporaryDirectory(dir=options.folder, prefix=f"faults-{name}-") as folder:
-            passed = loop(Path(folder), options.cycles or cycles, options.seed)
+            given = options.seconds if name == "atheris" else options.cycles
+            passed = loop(Path(folder), given or cycles, options.seed)
         print(f"== {name}: {'held' if passed else 'FAILED'}, {time.monotonic() - start:.0f} s", flush=True)
         failed += [] if passed else [name]
     return 1 if failed else 0

@@ -1,7 +1,8 @@
 """Everything that is parsed, fed with what it does not expect: a value, or an error of ours. Nothing else.
 
-`TARGETS` says for each kind of file how one is made and read; `mutate` spoils it. Hypothesis drives the quick form
-(test_24_malicious.py), `python -m tests.faults fuzz` a longer one, in processes whose memory is limited.
+`targets` says for each kind of file how one is made and read; `mutate` spoils it. Hypothesis drives the quick form
+(test_24_malicious.py), `python -m tests.faults fuzz` a longer one, in processes whose memory is limited, and
+`python -m tests.faults atheris` one that is guided by what code it reaches (guided.py).
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from lifelong_edit.errors import BadInputError, LifelongEditError, StoreDamagedError
+from lifelong_edit.errors import BadInputError, LifelongEditError, StoreDamagedError, StoreKeyError
 from lifelong_edit.facts import read_facts, read_prompts
-from lifelong_edit.stores import KeyIndex, digest_bytes, encode_tensors, seal, unseal
+from lifelong_edit.stores import KeyIndex, digest_bytes, encode_tensors, require_followable, seal, unseal
+from lifelong_edit.stores.envelopes import Cipher, Envelopes
 from lifelong_edit.stores.identity import decode_marker, read_acknowledged
 from lifelong_edit.stores.index import INDEX_FILE, INDEX_NOTE, _digest
-from lifelong_edit.stores.schema import Place, StepRecord, encode_step
-from lifelong_edit.stores.tables import Head, decode
+from lifelong_edit.stores.keys import read_key_file, unwrap, wrap
+from lifelong_edit.stores.measurements import encode_measurement
+from lifelong_edit.stores.schema import Encryption, Place, StepRecord, encode_step
+from lifelong_edit.stores.tables import Head, decode, measurement_of
 from lifelong_edit.stores.tensors import decode_shifts
+from tests.faults import small
 
 ROOM = 512 << 20
 """Bytes that reading a file of a few kilobytes may take beyond what the process has already."""
@@ -117,6 +122,36 @@ def _network_sample() -> bytes:
     return len(text).to_bytes(4, "little") + text + encode_tensors(NetworkSet(config).tensors())
 
 
+def _sealed(data: bytes, folder: Path) -> object:
+    """A record of an encrypted store. Its digest is right: whoever can write the one can write the other."""
+    envelopes = Envelopes(Encryption(wrapped=""), Cipher(bytes(32), "a" * 32))
+    return envelopes.unseal("facts/a", seal("facts/a", data))
+
+
+def _key(data: bytes, folder: Path) -> object:
+    """A key file, and a marker's wrapped key."""
+    (folder / "key").write_bytes(data)
+    with contextlib.suppress(StoreKeyError):
+        read_key_file(folder / "key")
+    encryption = Encryption(wrapped=data.decode("ascii", "replace"))
+    return unwrap([bytes(32)], [encryption], "the store")
+
+
+def _database(data: bytes, folder: Path) -> object:
+    """The pages of a database, walked, and given to LMDB where they can be followed."""
+    (folder / "data.mdb").write_bytes(data)
+    return require_followable(folder)
+
+
+def _database_sample() -> bytes:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        with small.create(Path(folder) / "store", map_size=1 << 20) as log:
+            small.add(log, size=9)
+        return (Path(folder) / "store" / "data.mdb").read_bytes()
+
+
 def targets() -> dict[str, Target]:
     """All kinds of files, made anew."""
     record = StepRecord(
@@ -139,6 +174,10 @@ def targets() -> dict[str, Target]:
         "tensors": Target((shifts,), lambda data, _: decode_shifts(data, "the shift of step 1")),
         "index": Target((_index_sample(),), _index),
         "network": Target((_network_sample(),), _network),
+        "measurement": Target((encode_measurement(small.measurement(1)),), lambda data, _: measurement_of(b"1", data)),
+        "sealed": Target((Cipher(bytes(32), "a" * 32).encrypt("facts/a", line),), _sealed),
+        "key": Target((b"0" * 64 + b"\n", wrap(bytes(32), bytes(32)).wrapped.encode()), _key),
+        "database": Target((_database_sample(),), _database),
     }
 
 
@@ -175,7 +214,7 @@ def long_run(folder: Path, cycles: int, seed: int) -> bool:
     passed = True
     for name, target in targets().items():
         counts: collections.Counter[str] = collections.Counter()
-        done, share = 0, max(1, cycles // 7)
+        done, share = 0, max(1, cycles // len(targets()))
         while done < share:
             count, how = _one_process(folder, target, range(done, share), f"{seed} {name}")
             counts["read or refused"] += count
@@ -184,7 +223,7 @@ def long_run(folder: Path, cycles: int, seed: int) -> bool:
                 counts[how] += 1
                 (folder.parent / f"fuzz-{name}-{seed}-{done}").write_bytes((folder / "input").read_bytes())
                 done, passed = done + 1, False
-        print(f"{name:8}" + "".join(f"  {what} {number}" for what, number in sorted(counts.items())), flush=True)
+        print(f"{name:11}" + "".join(f"  {what} {number}" for what, number in sorted(counts.items())), flush=True)
     return passed
 
 
