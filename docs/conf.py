@@ -6,6 +6,8 @@ import sys
 from importlib.metadata import version as installed
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "lifelong-edit"
@@ -31,6 +33,7 @@ html_math_renderer = "mathml"
 default_role = "py:obj"
 smartquotes = False
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 88
@@ -43,3 +46,14 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+
+
+def readable(*event: str | None) -> tuple[str, str | None] | None:
+    """A default that is made afresh for each object is no expression, and would leave the signature as one string."""
+    *_, signature, returns = event
+    return (signature.replace("<factory>", "..."), returns) if signature else None
+
+
+def setup(app: Sphinx) -> None:
+    """Sphinx calls it when it has read this file."""
+    app.connect("autodoc-process-signature", readable)

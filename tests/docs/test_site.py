@@ -128,6 +128,14 @@ def test_public_names_are_in_the_reference(site: Path) -> None:
     assert not missing, f"{', '.join(missing)}: in no page of docs/api; give the module a section there"
 
 
+def test_signatures_are_understood(site: Path) -> None:
+    """One that Sphinx cannot parse stands there as a string, its names unshortened (`~lifelong_edit…`)."""
+    odd = {
+        page.name for page in (site / "api").glob("*.html") if re.search(r"~\w+\.", page.read_text(encoding="utf-8"))
+    }
+    assert not odd
+
+
 def test_links_to_the_root_stay_in_the_site(site: Path) -> None:
     """SECURITY.md and others stand beside docs/ in the repository, and are pages here."""
     built = (site / "safe-keeping.html").read_text(encoding="utf-8")
