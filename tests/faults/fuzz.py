@@ -176,7 +176,7 @@ def targets() -> dict[str, Target]:
         "network": Target((_network_sample(),), _network),
         "measurement": Target((encode_measurement(small.measurement(1)),), lambda data, _: measurement_of(b"1", data)),
         "sealed": Target((Cipher(bytes(32), "a" * 32).encrypt("facts/a", line),), _sealed),
-        "key": Target((b"0" * 64 + b"\n", wrap(bytes(32), bytes(32)).wrapped.encode()), _key),
+        "key": Target((wrap(bytes(32), bytes(32)).wrapped.encode(),), _key),
         "database": Target((_database_sample(),), _database),
     }
 

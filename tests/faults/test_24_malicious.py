@@ -271,7 +271,10 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-@pytest.mark.parametrize("name", ["facts", "step", "marker", "head", "tensors", "index", "network"])
+NAMES = ("facts", "step", "marker", "head", "tensors", "index", "network", "measurement", "sealed", "key", "database")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_whatever_is_parsed_is_read_or_refused(kinds: dict[str, fuzz.Target], room: Path, name: str) -> None:
     """Spoiled files, as many as hypothesis cares to try, and bytes that never were a file."""
     target = kinds[name]
@@ -293,4 +296,4 @@ def test_whatever_is_parsed_is_read_or_refused(kinds: dict[str, fuzz.Target], ro
 
 
 def test_all_kinds_are_tried(kinds: dict[str, fuzz.Target]) -> None:
-    assert sorted(kinds) == ["facts", "head", "index", "marker", "network", "step", "tensors"]
+    assert sorted(kinds) == sorted(NAMES)
