@@ -35,16 +35,16 @@ def run_stream(folder: Path, cycles: int, seed: int) -> bool:
 
 
 def run_power(folder: Path, cycles: int, seed: int) -> bool:
-    """Power cuts under a writer of steps, and under one that replaces a folder; in a mount namespace of its own."""
+    """Power cuts under writers of steps, of exports, of backups, compactions and restorations."""
     if not running.can_mount():
         print("skipped: needs root and the right to mount")
         return True
     passed = True
-    for what in ("power_cuts", "export_cuts"):
+    for what in ("power.power_cuts", "power.export_cuts", "keeping.keeping_cuts"):
         place = folder / what
         place.mkdir()
-        code = f"import sys; from pathlib import Path; from tests.faults import power; print(power.{what}("
-        code += f"Path(sys.argv[1]), {cycles}, seed={seed}))"
+        code = f"import sys; from pathlib import Path; from tests.faults import keeping, power; print({what}("
+        code += f"Path(sys.argv[1]), {cycles}, seed={seed}))"  # in a mount namespace of its own
         said = running.run_python(code, place, prefix=["unshare", "--mount"], timeout=60 + 10 * cycles)
         print(f"{what}: ", end="")
         passed &= tell(kills.Count(*map(int, said.split()[1::2])))

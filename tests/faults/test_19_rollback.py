@@ -1,7 +1,7 @@
 """19. Rollback under readers, repeated, to 0, to a future step, then new edits: weights equal the logged digest.
 
 A store of arrays alone, against a list of the weights that each step left; with a model and branches the same is held
-in tests/timeline/test_history_machine.py. Compacting belongs into this machine as one more rule.
+in tests/timeline/test_history_machine.py. Compacted in between, it keeps the states that it says it keeps.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from lifelong_edit.errors import UsageError
 from lifelong_edit.stores import Dense, EditLog, StepRecord, digest_bytes, encode_shifts, encode_tensors, tensors_digest
 from lifelong_edit.timeline import Timeline
+from lifelong_edit.timeline_keeping import compact
 from lifelong_edit.timeline_states import environment, sketch
 from tests.stores.archives import schema_1
 
@@ -42,7 +43,10 @@ def edit(log: EditLog, parent: int, before: np.ndarray, number: int, snapshot: b
 
 
 class Machine(RuleBasedStateMachine):
-    """`states`: the weights at each step. `views`: what readers look at, with what they saw first."""
+    """`states`: the weights at each step. `views`: what readers look at, with what they saw first.
+
+    `gone`: the steps whose states a compaction said to be out of reach.
+    """
 
     @initialize()
     def begin(self) -> None:
@@ -51,6 +55,7 @@ class Machine(RuleBasedStateMachine):
         self.timeline = Timeline.open(self.store)
         self.states = [self.timeline.weights(step)["m"].copy() for step in range(4)]
         self.views: list[tuple[object, np.ndarray]] = []
+        self.gone: set[int] = set()
         self.reader = Timeline.open(self.store, read_only=True)
 
     @rule(snapshot=st.booleans())
@@ -63,6 +68,10 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def roll_back(self, data: st.DataObject) -> None:
         step = data.draw(st.integers(0, len(self.states) - 1))
+        if self.is_gone(step):
+            with pytest.raises(UsageError, match="was dropped by step"):
+                self.timeline.rollback(step)
+            return
         record = self.timeline.rollback(step)
         assert record.weights_digest == self.timeline.show(step).weights_digest
         self.states.append(self.states[step])
@@ -74,8 +83,25 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def look(self, data: st.DataObject) -> None:
-        step = data.draw(st.integers(0, len(self.states) - 1))
+        step = data.draw(st.sampled_from([s for s in range(len(self.states)) if not self.is_gone(s)]))
         self.views.append((self.timeline.at(step), self.states[step]))
+
+    @rule()
+    def compact(self) -> None:
+        """The head's state and the base stay; whoever has the store open has to open it again."""
+        self.views.clear()
+        self.reader.close()
+        self.timeline.close()
+        found = compact(self.store)
+        self.gone.update(found.out_of_reach)
+        self.states += [] if found.step is None else [self.states[-1]]
+        self.timeline = Timeline.open(self.store)
+        self.reader = Timeline.open(self.store, read_only=True)
+        assert not self.is_gone(self.timeline.head) and not self.is_gone(0)
+
+    def is_gone(self, step: int) -> bool:
+        """Whether the state at a step was dropped."""
+        return self.timeline.history().state_of(step) in self.gone
 
     @rule()
     def reopen(self) -> None:
@@ -95,10 +121,14 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "timeline"):
             for step, wanted in enumerate(self.states):
+                if self.is_gone(step):
+                    with pytest.raises(UsageError, match="was dropped by step"):
+                        self.timeline.weights(step)
+                    continue
                 np.testing.assert_array_equal(self.timeline.weights(step)["m"], wanted)
                 assert tensors_digest({"m": wanted}) == self.timeline.show(step).weights_digest
             self.timeline.close()
-            np.testing.assert_array_equal(self.reader.weights(3)["m"], self.states[3])
+            np.testing.assert_array_equal(self.reader.weights("head")["m"], self.states[-1])
             self.reader.close()
             shutil.rmtree(self.folder)
 

@@ -1,6 +1,7 @@
 """25. An export interrupted, or its target there already: the old target intact, nothing left over.
 
-A backup is written by the same `replace_dir_atomic`; where it is one, its own test belongs beside these.
+Backups, compactions and restorations are written by the same functions, and killed before each file operation in
+tests/stores; their power cuts are here.
 """
 
 from __future__ import annotations
@@ -62,16 +63,18 @@ def test_a_folder_killed_at_any_call(tmp_path: Path, run_python: RunPython, exis
     assert calls > 200 and seen == 2
 
 
-def test_power_cuts(tmp_path: Path, run_python: RunPython) -> None:
+@pytest.mark.parametrize("cuts", ["power.export_cuts", "keeping.keeping_cuts"])
+def test_power_cuts(tmp_path: Path, run_python: RunPython, cuts: str) -> None:
+    """Exports; backups, compactions and restorations, once of a plain store and once of an encrypted one."""
     if not running.can_mount():
         pytest.skip("needs root and the right to mount")
     code = """
         import sys
         from pathlib import Path
-        from tests.faults import power
-        print(power.export_cuts(Path(sys.argv[1]), 3))
+        from tests.faults import keeping, power
+        print(eval(sys.argv[2])(Path(sys.argv[1]), 3))
     """
-    said = run_python(code, tmp_path, prefix=["unshare", "--mount"])
+    said = run_python(code, tmp_path, cuts, prefix=["unshare", "--mount"])
     found = Count(*map(int, said.split()[1::2]))
     assert found.cycles == 3 and found.acknowledged > 3
     assert (found.lost, found.torn) == (0, 0)
