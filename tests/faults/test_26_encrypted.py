@@ -87,13 +87,15 @@ def change(store: Path, table: str, key: bytes, value: Callable[[bytes], bytes])
             transaction.put(key, value(bytes(transaction.get(key))))
 
 
-def test_a_changed_value_with_a_digest_that_fits_is_noticed(closed: Path) -> None:
+@pytest.mark.parametrize("at", [-20, -5], ids=["ciphertext", "tag"])
+def test_a_changed_value_with_a_digest_that_fits_is_noticed(closed: Path, at: int) -> None:
     """Whoever can write a value can write its digest; the tag of the cipher he cannot."""
     with EditLog.open(closed, read_only=True) as log:
         (fact,), shift = log.step(1).added, str(log.step(1).shift)
     for table, key in (("facts", fact), ("blobs", shift)):
         name = f"{table}/{key}"
-        change(closed, table, key.encode(), lambda data: seal(name, data[16:-20] + b"!" + data[-19:]))  # noqa: B023
+        changed = lambda data: seal(name, data[16:at] + bytes([data[at] ^ 1]) + data[at + 1 :])  # noqa: B023, E731
+        change(closed, table, key.encode(), changed)
     with EditLog.open(closed, read_only=True) as log:
         with pytest.raises(StoreDamagedError, match=f"facts/{fact} is not what was encrypted under that name"):
             log.facts([fact])
