@@ -275,6 +275,8 @@ class KeyIndex:
         width = note.width
         faiss, made = _faiss(), cls(width, source)
         end = len(data) - 4 * width * note.directions
+        if end < 0:
+            return None
         if note.directions:
             made._basis = np.frombuffer(data[end:], np.float32).reshape(width, note.directions)
             made._fitted = note.fitted

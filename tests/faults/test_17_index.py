@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifelong_edit.stores import KeyIndex, digest_bytes
+from lifelong_edit.stores.index import _digest
 
 WIDTH = 6
 FACTS = [digest_bytes(bytes([number])) for number in range(20)]
@@ -89,3 +91,15 @@ def test_any_flipped_bit(room: Path, file: str, where: float, bit: int) -> None:
     found, rebuilt = opened(room)
     assert rebuilt
     assert found.search(ASKED, 5) == original.search(ASKED, 5)
+
+
+def test_more_directions_than_the_file_holds(tmp_path: Path) -> None:
+    """With a digest that fits: whoever can write the one can write the other. Found by coverage-guided fuzzing."""
+    original, folder = kept(tmp_path), tmp_path
+    note = json.loads((folder / "keys.json").read_bytes())
+    data = (folder / "keys.faiss").read_bytes()[:40]
+    note |= {"directions": 5, "digest": _digest(data, note["chain"], note["facts"])}
+    (folder / "keys.json").write_text(json.dumps(note))
+    (folder / "keys.faiss").write_bytes(data)
+    found, built = opened(folder)
+    assert built and found.search(ASKED, 3) == original.search(ASKED, 3)
