@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +14,10 @@ import pytest
 from click.testing import Result
 
 from lifelong_edit.settings import KEY_VARIABLE
+from tests.cli.conftest import fact_line
 
 Run = Callable[..., Result]
+Program = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
@@ -90,3 +94,20 @@ def test_it_is_fixed_at_init(empty_store: Path, tmp_path: Path, run: Run, news: 
     result = run("init", "--store", tmp_path / "new", "--encrypt", *making)
     assert (result.exit_code, "no key was given" in result.output) == (4, True)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_followed_file_gives_the_digests_of_a_plain_store(
+    store: Path, empty_store: Path, tmp_path: Path, run: Run, program: Program, key: Path, news: Path
+) -> None:
+    path = tmp_path / "later.jsonl"
+    path.write_text("\n".join(fact_line(number) for number in (6, 7)) + "\n")
+    process = program("stream", "--follow", path, "--store", store, "--key-file", key, "--batch-size", 2)
+    assert process.stdout is not None
+    assert [process.stdout.readline().split()[0] for _ in range(2)] == [b"step", b"4"]
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60) and process.returncode == 0
+    for file in (news, path):
+        assert run("stream", file, "--store", empty_store, "--batch-size", 2).exit_code == 0
+    logs = [json.loads(run("log", "--store", s, "--key-file", key, "--json").stdout) for s in (store, empty_store)]
+    one, other = ([step["weights_digest"] for step in log] for log in logs)
+    assert len(one) == 5 and one == other
