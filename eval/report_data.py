@@ -26,7 +26,16 @@ from lifelong_edit.eval.matrix import (
     rate,
     retention,
 )
-from lifelong_edit.eval.survival import Lost, Survival, kaplan_meier, lost_facts, nearest_later, spells, split_by
+from lifelong_edit.eval.survival import (
+    Lost,
+    Survival,
+    histories,
+    kaplan_meier,
+    lost_facts,
+    nearest_later,
+    spells,
+    split_by,
+)
 from lifelong_edit.facts import Fact
 from lifelong_edit.settings import Settings
 from lifelong_edit.stores import Measure, Measurement, StepRecord
@@ -35,8 +44,9 @@ from lifelong_edit.timeline import Timeline
 MEASURES: tuple[Measure, ...] = ("efficacy", "generality", "locality")
 ALARM = 1.1
 """From which multiple of the base model's perplexity on a page says that the model is wearing down."""
-KEPT, WORN = 0.95, 0.8
-"""From which share on a page says that a model keeps, or partly keeps, what it was taught."""
+KEPT, WORN, ENOUGH = 0.95, 0.8, 10
+"""From which share of facts still answered on a page says that a model keeps, or partly keeps, what it was taught, and
+from how many facts on it says anything."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,8 @@ class StoreReport:
     transfer: float
     forgotten: float
     half: HalfLife
+    held: Rate
+    """Of the facts that were answered when they were asked first and were asked again: those still answered."""
     facts: dict[str, Fact] = field(default_factory=dict)
 
     @property
@@ -107,11 +119,18 @@ class StoreReport:
 
     @property
     def level(self) -> str:
-        """`kept`, `worn` or `lost` by the retention at the last measured state; `unknown` where nothing was asked."""
-        found = self.retention[-1] if self.retention and self.retention[-1].asked else self.now("efficacy")
-        if not found.asked:
+        """`kept`, `worn` or `lost` by `held`, `few` where that is of too few; `unknown` where nothing was asked."""
+        if not self.measurements:
             return "unknown"
-        return "kept" if found.value >= KEPT else "worn" if found.value >= WORN else "lost"
+        if self.held.asked < ENOUGH:
+            return "few"
+        return "kept" if self.held.value >= KEPT else "worn" if self.held.value >= WORN else "lost"
+
+    @property
+    def unasked(self) -> int:
+        """How many batches were edited after the last state that was asked."""
+        last = self.measurements[-1].step if self.measurements else -1
+        return sum(record.step > last for record in self.edits)
 
     def conflict_counts(self) -> list[tuple[str, str, int]]:
         """Kind, action, how many."""
@@ -150,7 +169,13 @@ def gather(timeline: Timeline, name: str) -> StoreReport:
         transfer=backward_transfer(matrices["efficacy"]),
         forgotten=forgetting(matrices["efficacy"]),
         half=half_life(curve),
+        held=_held(found),
     )
+
+
+def _held(measurements: Sequence[Measurement]) -> Rate:
+    again = [asked for asked in histories(measurements).values() if len(asked) > 1 and asked[0][1].generated]
+    return rate(sum(asked[-1][1].generated for asked in again), len(again))
 
 
 def _guards(measurement: Measurement) -> Rate:

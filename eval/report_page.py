@@ -35,6 +35,7 @@ LEVELS = {
     "kept": "keeps what it was taught",
     "worn": "has begun to forget",
     "lost": "forgets",
+    "few": "too few were asked again to say",
     "unknown": "was not asked",
 }
 
@@ -114,7 +115,13 @@ def as_csv(table: Table) -> bytes:
 
 
 def _harmless(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    if not isinstance(value, str) or value[:1] not in ("=", "+", "-", "@", "\t", "\r"):
+        return value
+    try:
+        float(value)
+        return value
+    except ValueError:
+        return f"'{value}"
 
 
 # -- words
@@ -128,6 +135,8 @@ def verdict(store: StoreReport) -> str:
     begun = f"{_counted(taught, 'fact')} in {_counted(len(store.edits), 'batch', 'batches')}"
     if not store.measurements:
         return f"{begun}; none was asked again, so nothing can be said of forgetting: see below how to ask now."
+    if store.unasked:
+        begun += f" (asked last at step {store.measurements[-1].step}; batches since: {store.unasked})"
     kept = store.retention[-1]
     if kept.asked:
         said = [f"{begun}. Of what earlier batches taught, {share(kept)} is still answered"]
@@ -135,6 +144,8 @@ def verdict(store: StoreReport) -> str:
         said = [f"{begun}. {share(store.now('efficacy'))} is answered"]
     if store.oldest.asked and kept.asked:
         said[0] += f"; of the oldest batch {store.oldest.value:.0%}"
+    if store.held.asked:
+        said.append(f"of {store.held.asked} answered at first and asked again {store.held.value:.0%} still are")
     if store.neighbours[-1].asked:
         said.append(f"{share(store.neighbours[-1])} of their neighbours get the base model's answer")
     if store.perplexity:
@@ -171,6 +182,8 @@ def compared(stores: Sequence[StoreReport]) -> list[Row]:
         row("facts in force", "now", lambda s: f"{s.status['live_facts']:,}"),
         row("batches", "edit steps", lambda s: str(len(s.edits))),
         row("reconsolidations", "and retractions", lambda s: str(len(s.reconsolidations))),
+        row("asked last", "at step", lambda s: str(s.measurements[-1].step) if s.measurements else "–"),
+        row("still answered", "of those answered at first", lambda s: share(s.held)),
         row("efficacy", "answered in their own prompts", lambda s: share(s.now("efficacy"))),
         row("… of earlier batches", "without the newest one", lambda s: share(s.retention[-1]) if s.retention else "–"),
         row("… of the oldest batch", "", lambda s: share(s.oldest)),
@@ -291,11 +304,21 @@ def _remake(store: StoreReport) -> str:
     """The `stream` that makes a store of the kind; the names of its files are not in the log."""
     status = store.status
     parts = ["lifelong-edit", "stream", "FACTS…", "--store", "again", "--model", str(status["model"])]
+    parts += ["--editor", str(status["editor"])]
     for key, value in _changed(status).items():
-        text = ",".join(value) if isinstance(value, list) else value if isinstance(value, str) else json.dumps(value)
+        if key == "editor":
+            continue
+        text = (
+            ",".join(value)
+            if isinstance(value, list | tuple)
+            else value
+            if isinstance(value, str)
+            else json.dumps(value)
+        )
         parts += ["--set", f"{key}={text}"]
     sizes = [len(record.places) for record in store.edits if record.places]
-    parts += ["--batch-size", str(max(sizes))] if sizes else []
+    even = len(sizes) > 1 and len(set(sizes[:-1])) == 1 and sizes[-1] <= sizes[0]
+    parts += ["--batch-size", str(sizes[0])] if even else []
     policies = {r.reason for r in store.records if r.kind == "reconsolidate" and r.reason}
     parts += ["--reconsolidate", policies.pop()] if len(policies) == 1 else []
     return shlex.join(parts).replace("'FACTS…'", "FACTS…")

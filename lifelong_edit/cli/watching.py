@@ -122,6 +122,8 @@ def _looks(store: Path, every: float, idle: float | None) -> Iterator[Seen]:
                 changed = time.monotonic()
             yield seen
             if idle is not None and seen.writer is None and time.monotonic() - changed >= idle:
+                if timeline is None:
+                    say(f"there is no store at {store} yet; without --idle this waits for one")
                 return
             time.sleep(every)
 
