@@ -10,7 +10,7 @@ from lifelong_edit.eval.probabilities import Comparison
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel, encode, encode_prompt
 from lifelong_edit.policies import edited_identities, probe_identities
-from lifelong_edit.rows import phrasings_of
+from lifelong_edit.rows import unseen_of
 from lifelong_edit.timeline import Timeline
 
 MEASURES = ("efficacy", "generality", "unseen", "wrapped", "portability", "locality")
@@ -73,26 +73,25 @@ def _collect(batch: Batch, loaded: LoadedModel, phrasings: int, edited: set[tupl
                 left.edited.add(probe.prompt)
         for measure, questions in _questions(fact, kept, phrasings).items():
             for question in questions:
-                if _fits(loaded, *question):
+                if fits(loaded, *question):
                     batch.questions[measure].setdefault(question, fact.digest)
                 else:
                     left.too_long.add(question)
         if fact.target_true is not None and fact.target_true != fact.target:
             kinds = _comparisons(fact, fact.target_true, kept)
             batch.comparisons[fact.digest] = {
-                kind: [c for c in of if _fits(loaded, c.prompt, c.wanted) and _fits(loaded, c.prompt, c.other)]
+                kind: [c for c in of if fits(loaded, c.prompt, c.wanted) and fits(loaded, c.prompt, c.other)]
                 for kind, of in kinds.items()
             }
 
 
 def _questions(fact: Fact, neighbours: Sequence[Probe], phrasings: int) -> Mapping[str, list[Question]]:
-    taught = {fact.prompt, *phrasings_of(fact, phrasings)}
     others = [prompt for prompt in dict.fromkeys(fact.rephrases) if prompt != fact.prompt]
     wrapped = fact.counterfact_rephrase
     return {
         "efficacy": [(fact.prompt, fact.target)],
         "generality": [(prompt, fact.target) for prompt in others],
-        "unseen": [(prompt, fact.target) for prompt in others if prompt not in taught],
+        "unseen": [(prompt, fact.target) for prompt in unseen_of(fact, phrasings)],
         "wrapped": [] if wrapped is None else [(wrapped, fact.target)],
         "portability": [(probe.prompt, probe.target) for probe in fact.portability if probe.target],
         "locality": [(probe.prompt, probe.target) for probe in neighbours],
@@ -110,7 +109,8 @@ def _comparisons(fact: Fact, true: str, neighbours: Sequence[Probe]) -> Mapping[
     }
 
 
-def _fits(loaded: LoadedModel, prompt: str, target: str | None) -> bool:
+def fits(loaded: LoadedModel, prompt: str, target: str | None) -> bool:
+    """Whether the model can take a question; of one without an answer of its own at least the first token."""
     try:
         if target is not None:
             encode(loaded.tokenizer, prompt, target)

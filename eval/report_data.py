@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,6 @@ class StoreReport:
     half: HalfLife
     held: Rate
     """Of the facts that were answered when they were asked first and were asked again: those still answered."""
-    facts: dict[str, Fact] = field(default_factory=dict)
 
     @property
     def edits(self) -> list[StepRecord]:

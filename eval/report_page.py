@@ -306,22 +306,21 @@ def _remake(store: StoreReport) -> str:
     parts = ["lifelong-edit", "stream", "FACTS…", "--store", "again", "--model", str(status["model"])]
     parts += ["--editor", str(status["editor"])]
     for key, value in _changed(status).items():
-        if key == "editor":
-            continue
-        text = (
-            ",".join(value)
-            if isinstance(value, list | tuple)
-            else value
-            if isinstance(value, str)
-            else json.dumps(value)
-        )
-        parts += ["--set", f"{key}={text}"]
+        if key != "editor":
+            parts += ["--set", f"{key}={_as_option(value)}"]
     sizes = [len(record.places) for record in store.edits if record.places]
     even = len(sizes) > 1 and len(set(sizes[:-1])) == 1 and sizes[-1] <= sizes[0]
     parts += ["--batch-size", str(sizes[0])] if even else []
     policies = {r.reason for r in store.records if r.kind == "reconsolidate" and r.reason}
     parts += ["--reconsolidate", policies.pop()] if len(policies) == 1 else []
     return shlex.join(parts).replace("'FACTS…'", "FACTS…")
+
+
+def _as_option(value: object) -> str:
+    """A setting as `--set` reads it."""
+    if isinstance(value, list | tuple):
+        return ",".join(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _variables(palette: Palette) -> str:

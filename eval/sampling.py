@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from lifelong_edit.errors import BadInputError
 from lifelong_edit.eval.metrics import Result, ask_pairs, ask_unchanged, base_answers
+from lifelong_edit.eval.questions import fits
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.models import LoadedModel, encode
+from lifelong_edit.models import LoadedModel
 from lifelong_edit.policies import choose_sample, edited_identities, probe_identities
-from lifelong_edit.rows import phrasings_of, subjects_of
+from lifelong_edit.rows import subjects_of, unseen_of
 from lifelong_edit.stores import Measure, Measurement, Outcome
 from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.timeline import Timeline
@@ -71,9 +71,7 @@ class Sampler:
             for digest in digests:
                 fact = self._facts[digest]
                 asked.append((fact, number, "efficacy", fact.prompt, fact.target))
-                used = {fact.prompt, *phrasings_of(fact, rows)}
-                if (unseen := next((text for text in fact.rephrases if text not in used), None)) is not None:
-                    asked.append((fact, number, "generality", unseen, fact.target))
+                asked += [(fact, number, "generality", text, fact.target) for text in unseen_of(fact, rows)[:1]]
                 free = [probe for probe in fact.locality if edited.isdisjoint(probe_identities(probe, fact))]
                 dropped.update(probe.prompt for probe in fact.locality if probe not in free)
                 if free:
@@ -82,7 +80,7 @@ class Sampler:
         return asked, len(dropped)
 
     def _ask(self, loaded: LoadedModel, asked: Sequence[_Asked]) -> list[Outcome]:
-        asked = [question for question in asked if _fits(loaded, question)]
+        asked = [question for question in asked if fits(loaded, question[3], question[4] or None)]
         own = [question for question in asked if question[2] != "locality"]
         others = [question for question in asked if question[2] == "locality"]
         results = ask_pairs(loaded, [(prompt, target) for *_, prompt, target in own])
@@ -105,16 +103,6 @@ class Sampler:
 
 def _guard(probe: Probe) -> _Asked:
     return (None, 0, "guard", probe.prompt, "")
-
-
-def _fits(loaded: LoadedModel, question: _Asked) -> bool:
-    """Whether the model can take a question; facts that it was taught it can, neighbours may be longer."""
-    *_, prompt, target = question
-    try:
-        encode(loaded.tokenizer, prompt, target or "?")
-        return True
-    except BadInputError:
-        return False
 
 
 def _outcome(fact: Fact | None, taught: int, measure: Measure, prompt: str, target: str, result: Result) -> Outcome:

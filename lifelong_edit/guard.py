@@ -13,7 +13,7 @@ from lifelong_edit.eval.perplexity import perplexity_of
 from lifelong_edit.facts import Fact
 from lifelong_edit.gate import answers_taken
 from lifelong_edit.models import generate_from_ids
-from lifelong_edit.rows import draw, phrasings_of, subjects_of
+from lifelong_edit.rows import draw, subjects_of, unseen_of
 
 SAMPLE = 200
 """Live facts that are asked."""
@@ -84,8 +84,7 @@ def as_report(before: Figures, after: Figures) -> dict[str, dict[str, float | No
 
 def _unseen(fact: Fact, rows: int) -> Fact | None:
     """The fact asked in a phrasing that is no row of any solve."""
-    used = {fact.prompt, *phrasings_of(fact, rows)}
-    free = [prompt for prompt in fact.rephrases if prompt not in used]
+    free = unseen_of(fact, rows)
     return msgspec.structs.replace(fact, prompt=free[0]) if free else None
 
 

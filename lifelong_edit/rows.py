@@ -73,6 +73,12 @@ def phrasings_of(fact: Fact, count: int) -> list[str]:
     return [distinct[i] for i in draw(len(distinct), count, "phrasings", fact.digest)]
 
 
+def unseen_of(fact: Fact, count: int) -> list[str]:
+    """The fact's rephrases that are no rows where `count` of them are, each once, in the order of its record."""
+    rows = {fact.prompt, *phrasings_of(fact, count)}
+    return [text for text in dict.fromkeys(fact.rephrases) if text not in rows]
+
+
 def fact_rows(
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],

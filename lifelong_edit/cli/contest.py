@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -119,7 +118,7 @@ def _fill(arm: Arm, seed: int, files: Sequence[str], out: Path, given: dict[str,
     told = store.with_name(f"{store.name}.log")
     say(f"{arm.name}, seed {seed}: streaming into {store}")
     with told.open("w", encoding="utf-8") as log:
-        code = subprocess.run([*command, "--", *files], stdout=log, stderr=log, env={**os.environ}).returncode
+        code = subprocess.run([*command, "--", *files], stdout=log, stderr=log).returncode
     if code == 0:
         return None
     last = next((line for line in reversed(told.read_text(encoding="utf-8").splitlines()) if line.strip()), "nothing")

@@ -52,8 +52,10 @@ class Seen:
         """How many rows will not change any more: what is asked after a step comes a moment after it."""
         if not self.rows or self.writer is None:
             return len(self.rows)
+        from lifelong_edit.scheduler import MEASURED
+
         last = self.rows[-1]
-        waits = last["kept"] is None and last["kind"] in ("edit", "reconsolidate")
+        waits = last["kept"] is None and last["kind"] in MEASURED
         return len(self.rows) - waits
 
 
