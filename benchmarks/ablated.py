@@ -9,15 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lifelong_edit.batchstep import Bench
-from lifelong_edit.editors import Asker, GradientEditor, output_metric
-from lifelong_edit.editors.gradient import linear_steps, output_metrics
+from lifelong_edit.editors.contract import Asker
+from lifelong_edit.editors.ridge.batch import Bench
+from lifelong_edit.editors.ridge.gradient import GradientEditor, linear_steps, output_metric, output_metrics, within
+from lifelong_edit.editors.ridge.together import CHUNK, SAMPLE, _asker, _directions, _slices, _Sums, for_all
 from lifelong_edit.facts import Fact
-from lifelong_edit.hypernetwork import within
-from lifelong_edit.reconsolidation import CHUNK, SAMPLE, _asker, _directions, _slices, _Sums, for_all
-from lifelong_edit.rows import Row, draw, drawn_rows, fact_rows, subjects_of
-from lifelong_edit.solver import solve_sums
-from lifelong_edit.tracing import trace
+from lifelong_edit.numerics.solver import solve_sums
+from lifelong_edit.tracing.rows import Row, draw, drawn_rows, fact_rows, subjects_of
+from lifelong_edit.tracing.trace import trace
 
 
 @dataclass(frozen=True)

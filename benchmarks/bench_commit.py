@@ -21,11 +21,11 @@ import torch
 from benchmarks import common, gpt2_shape
 from benchmarks.bare import Kind, bare_pass
 from lifelong_edit import Timeline
-from lifelong_edit.batchstep import select_rows
+from lifelong_edit.editors.ridge.batch import select_rows
 from lifelong_edit.facts import Fact, read_facts
-from lifelong_edit.gate import base_perplexity
-from lifelong_edit.rows import Row
+from lifelong_edit.judging.gate import base_perplexity
 from lifelong_edit.settings import Settings
+from lifelong_edit.tracing.rows import Row
 
 BATCH = 64
 

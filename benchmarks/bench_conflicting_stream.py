@@ -26,12 +26,12 @@ from benchmarks import common
 from benchmarks.bench_streams import MODEL, TEXT, Stream, judge, line, make_stream
 from benchmarks.validation import CHOSEN, validation
 from lifelong_edit import Fact, Settings, Timeline
-from lifelong_edit.eval.metrics import ask_pairs
+from lifelong_edit.eval.metrics.verdicts import ask_pairs
 from lifelong_edit.facts import Probe, Record, preserved_prompts_of, read_facts
 from lifelong_edit.models import LoadedModel
 from lifelong_edit.policies import POLICIES, FixedSize, normalise
 from lifelong_edit.scheduler import Scheduler
-from lifelong_edit.timeline_model import as_tensors
+from lifelong_edit.timeline.model import as_tensors
 
 KINDS = ("contradiction", "paraphrase", "exact")
 

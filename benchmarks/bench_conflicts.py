@@ -29,16 +29,16 @@ import torch
 from benchmarks import common
 from benchmarks.reliability import BINS, save_figure
 from lifelong_edit import atlas
-from lifelong_edit.conflict_measuring import Pair, as_known, asked_again, measure_pairs, scorer_for
-from lifelong_edit.eval.metrics import predict_answers
+from lifelong_edit.eval.metrics.verdicts import predict_answers
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.models import LoadedModel, encode, encode_prompt, load_model
 from lifelong_edit.policies import LiveIdentities, Scorer, find_conflicts, normalise
 from lifelong_edit.policies.scoring import same_subject
-from lifelong_edit.preservation import centred, lowest_keys
 from lifelong_edit.stores import KeyIndex
-from lifelong_edit.timeline_apply import NEAREST, NEIGHBOURS
-from lifelong_edit.timeline_defaults import default_preserved, default_scorer
+from lifelong_edit.timeline.defaults import default_preserved, default_scorer
+from lifelong_edit.timeline.solving import NEAREST, NEIGHBOURS
+from lifelong_edit.tracing.preservation import centred, lowest_keys
+from lifelong_edit.training.scorers import Pair, as_known, asked_again, measure_pairs, scorer_for
 
 TREX = "models/trex-gpt2-mini"
 KINDS = ("random", "answer", "subject")

@@ -19,13 +19,13 @@ from typing import Any
 import msgspec
 
 from benchmarks import common
-from lifelong_edit.batchstep import Bench, prepare
+from lifelong_edit.editors.ridge.batch import Bench, prepare
 from lifelong_edit.facts import Fact, read_facts
-from lifelong_edit.forecast import FEATURES, Forecaster, Kind, fit_forecaster, set_level
-from lifelong_edit.forecast_measuring import Measured, measure_stream, merge
+from lifelong_edit.judging.forgetting import Measured, measure_stream, merge
 from lifelong_edit.models import LoadedModel, load_model
+from lifelong_edit.numerics.forecast import FEATURES, Forecaster, Kind, fit_forecaster, set_level
 from lifelong_edit.settings import Settings
-from lifelong_edit.timeline_defaults import default_forecasters
+from lifelong_edit.timeline.defaults import default_forecasters
 
 MODEL, TEXT, BATCH = "models/trex-gpt2-mini", "data/wikitext2", 50
 KINDS: tuple[Kind, ...] = ("keys", "change")

@@ -33,8 +33,8 @@ from benchmarks import common
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.policies import LiveIdentities, find_conflicts, plan_index
 from lifelong_edit.stores import KeyIndex
-from lifelong_edit.timeline_apply import NEAREST, NEIGHBOURS
-from lifelong_edit.timeline_defaults import default_scorer
+from lifelong_edit.timeline.defaults import default_scorer
+from lifelong_edit.timeline.solving import NEAREST, NEIGHBOURS
 
 Array = npt.NDArray[np.float32]
 
@@ -90,7 +90,7 @@ def real_keys(path: Path) -> dict[str, Any]:
     import torch
 
     from lifelong_edit.models import encode_prompt, load_model
-    from lifelong_edit.preservation import lowest_keys
+    from lifelong_edit.tracing.preservation import lowest_keys
 
     torch.set_num_threads(1)
     folder = common.shared("models", "trex-gpt2-mini")

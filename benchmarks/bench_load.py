@@ -58,7 +58,7 @@ def make_model(folder: Path) -> None:
 def make_store(folder: Path) -> None:
     """A store on that model, at its beginning."""
     from lifelong_edit import Settings, Timeline
-    from lifelong_edit.timeline_defaults import default_preserved, default_text
+    from lifelong_edit.timeline.defaults import default_preserved, default_text
 
     make_model(folder / "model")
     settings = Settings(

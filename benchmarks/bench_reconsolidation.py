@@ -25,13 +25,13 @@ from benchmarks import common, gpt2_shape
 from benchmarks.bare import Kind, bare_pass
 from benchmarks.bench_commit import Cost, cost
 from lifelong_edit import Timeline
-from lifelong_edit.batchstep import Bench
-from lifelong_edit.conflictkeys import conflict_keys
+from lifelong_edit.editors.ridge.batch import Bench
+from lifelong_edit.editors.ridge.conflictkeys import conflict_keys
+from lifelong_edit.editors.ridge.together import Resolved, reconsolidate
 from lifelong_edit.facts import Fact, Probe, read_facts
-from lifelong_edit.reconsolidation import Resolved, reconsolidate
-from lifelong_edit.rows import Row, drawn_rows, fact_rows, subjects_of
 from lifelong_edit.settings import Settings
-from lifelong_edit.timeline_commit import Draft, write_step
+from lifelong_edit.timeline.commit import Draft, write_step
+from lifelong_edit.tracing.rows import Row, drawn_rows, fact_rows, subjects_of
 
 MODELS = ("trex-gpt2-mini", "gpt2-small-shape")
 MIB = 2**20

@@ -25,8 +25,8 @@ from lifelong_edit import Timeline
 from lifelong_edit.cli.common import parse_settings
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.models import encode, generate_greedy
-from lifelong_edit.rows import draw
 from lifelong_edit.settings import Settings
+from lifelong_edit.tracing.rows import draw
 
 SAMPLE = 300
 """Remaining facts that are asked, and neighbours of the retracted ones."""

@@ -20,16 +20,23 @@ from typing import Any
 import msgspec
 
 from benchmarks import common
-from lifelong_edit.batchstep import Bench, Proposal, SolveState, edit_batch, prepare
-from lifelong_edit.eval.metrics import Result, ask_pairs, ask_unchanged, base_answers, predict_answers, summarise
-from lifelong_edit.eval.perplexity import perplexity_of, text_windows
+from lifelong_edit.editors.malmen.network import NetworkSet, read_checkpoint
+from lifelong_edit.editors.ridge.batch import Bench, Proposal, SolveState, edit_batch, prepare
+from lifelong_edit.editors.ridge.together import Resolved, reconsolidate
+from lifelong_edit.eval.metrics.perplexity import perplexity_of, text_windows
+from lifelong_edit.eval.metrics.verdicts import (
+    Result,
+    ask_pairs,
+    ask_unchanged,
+    base_answers,
+    predict_answers,
+    summarise,
+)
 from lifelong_edit.facts import Fact, Probe, preserved_prompts_of, read_facts
-from lifelong_edit.hypernetwork import NetworkSet, read_checkpoint
 from lifelong_edit.models import Encoded, LoadedModel, encode, encode_prompt, load_model
-from lifelong_edit.reconsolidation import Resolved, reconsolidate
 from lifelong_edit.settings import Settings
-from lifelong_edit.training import TrainSettings
-from lifelong_edit.training_run import Run
+from lifelong_edit.training.episodes import TrainSettings
+from lifelong_edit.training.run import Run
 
 MODEL = "models/trex-gpt2-mini"
 TEXT = "data/wikitext2"

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from benchmarks.common import shared, write
-from lifelong_edit.batchstep import Bench, SolveState, edit_batch, prepare
+from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, prepare
 from lifelong_edit.facts import Probe, read_facts
 from lifelong_edit.models import load_model
+from lifelong_edit.numerics.textgram import gram_sum
 from lifelong_edit.settings import Settings
 from lifelong_edit.stores.tensors import materialise
-from lifelong_edit.textgram import gram_sum
-from lifelong_edit.training import TrainSettings, divided
-from lifelong_edit.training_run import hold_out, validate
+from lifelong_edit.training.episodes import TrainSettings, divided
+from lifelong_edit.training.run import hold_out, validate
 
 SHARES = (4, 16)
 """Ranks: d_in divided by these; the rule's 1,024 of 16,384 is the last."""

@@ -10,7 +10,7 @@ import msgspec
 
 from benchmarks.bench_streams import Stream, make_stream
 from lifelong_edit.facts import Fact, Probe, preserved_prompts_of
-from lifelong_edit.rows import subjects_of
+from lifelong_edit.tracing.rows import subjects_of
 
 CHOSEN: dict[str, Any] = {"modules": ["0-2@subject", "3-5"], "passes": 6, "preserved_keys": 0.5}
 """What these facts chose for trex-gpt2-mini, beside the defaults."""

@@ -23,7 +23,7 @@ from lifelong_edit.policies import (
 )
 from lifelong_edit.stores import Measurement, StepRecord
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_sieve import Sieved
+from lifelong_edit.timeline.sieve import Sieved
 
 BATCH_SIZE = 64
 MEASURED = ("edit", "reconsolidate")
@@ -216,7 +216,7 @@ class Scheduler:
 
     def _retention(self) -> float:
         """Share of right answers at the head, as the guard of a reconsolidation measures it."""
-        from lifelong_edit.guard import retention
+        from lifelong_edit.judging.guard import retention
 
         head = self._timeline.at(self._timeline.head)
         head.loaded()  # the model is moved there
@@ -281,7 +281,7 @@ class Scheduler:
         wanted = {fact.digest for fact in left.facts}
         if not wanted:
             return batch, left
-        from lifelong_edit.rows import require_rows
+        from lifelong_edit.tracing.rows import require_rows
 
         bench = self._timeline.bench()
         sound = []

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lifelong_edit.errors import BadInputError, StoreDamagedError
 from lifelong_edit.facts import Fact, mentions, put_in
-from lifelong_edit.logistic import Logistic
+from lifelong_edit.numerics.logistic import Logistic
 from lifelong_edit.policies.identity import normalise
 
 FEATURES = ("nearness", "wording")

@@ -24,7 +24,7 @@ from lifelong_edit.cli.setup import read_text
 from lifelong_edit.errors import UsageError
 
 if TYPE_CHECKING:
-    from lifelong_edit.eval.tasks import Harness
+    from lifelong_edit.eval.metrics.harness import Harness
 
 
 @click.command()
@@ -127,7 +127,7 @@ def evaluate(
       lifelong-edit eval --probabilities --fluency --matrices
       lifelong-edit eval --tasks hellaswag,arc_easy --limit 200
     """
-    from lifelong_edit.eval.evaluation import evaluate as measure
+    from lifelong_edit.eval.reports.evaluation import evaluate as measure
 
     sample, harness = None if text is None else read_text(text), _harness(tasks, tasks_path, limit)
     with opened(store, read_only=True, device=device) as timeline:
@@ -150,6 +150,6 @@ def _harness(tasks: str | None, folder: Path | None, limit: int | None) -> Harne
         if tasks is not None or folder is not None or limit is not None:
             raise UsageError("found --tasks-path or --limit without a task, expected --tasks NAME[,NAME] with them")
         return None
-    from lifelong_edit.eval.tasks import Harness
+    from lifelong_edit.eval.metrics.harness import Harness
 
     return Harness(names, folder, limit)

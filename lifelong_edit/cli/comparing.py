@@ -23,7 +23,7 @@ from lifelong_edit.errors import UsageError
 
 if TYPE_CHECKING:
     from lifelong_edit.facts import Fact
-    from lifelong_edit.timeline_diff import Answer, Diff
+    from lifelong_edit.timeline.diff import Answer, Diff
 
 
 @click.command()
@@ -72,8 +72,8 @@ def diff(
         found = timeline.diff(one, other)
         told: list[Answer] | None = None
         if answers:
-            from lifelong_edit.timeline_diff import SAMPLE
-            from lifelong_edit.timeline_diff import answers as ask
+            from lifelong_edit.timeline.diff import SAMPLE
+            from lifelong_edit.timeline.diff import answers as ask
 
             say(f"asking {timeline.config.model.source}")
             told = ask(timeline, found, sample=SAMPLE if sample is None else sample)

@@ -19,7 +19,7 @@ from lifelong_edit.cli.reporting import make_report
 from lifelong_edit.errors import LifelongEditError, UsageError
 
 if TYPE_CHECKING:
-    from lifelong_edit.eval.comparison import Arm
+    from lifelong_edit.eval.reports.comparison import Arm
 
 _FILES = ("--preserve", "--text")
 _Found = dict[tuple[str, int], dict[str, float | None]]
@@ -60,7 +60,7 @@ def compare(files: tuple[str, ...], arms: tuple[str, ...], seeds: str, out: Path
       lifelong-edit compare facts/*.jsonl --arm network --arm 'rule: editor=gradient' --seeds 0,1 --shuffle
       lifelong-edit compare week.jsonl --arm 'never:' --arm 'often: reconsolidate=every:2'
     """
-    from lifelong_edit.eval.comparison import parse_arm, store_of
+    from lifelong_edit.eval.reports.comparison import parse_arm, store_of
 
     ways, numbers = [parse_arm(text) for text in arms], _numbers(seeds)
     if len({way.name for way in ways}) < len(ways):
@@ -105,7 +105,7 @@ def _sources(files: Sequence[str], seeds: Sequence[int], out: Path, *, shuffle: 
 
 def _fill(arm: Arm, seed: int, files: Sequence[str], out: Path, given: dict[str, Any]) -> str | None:
     """Fill a store by `stream`, in a process of its own whose output is kept beside it; what failed, if anything."""
-    from lifelong_edit.eval.comparison import store_of
+    from lifelong_edit.eval.reports.comparison import store_of
 
     store = store_of(out, arm, seed)
     command = [sys.executable, "-m", "lifelong_edit", "stream", "--store", str(store)]
@@ -127,13 +127,13 @@ def _fill(arm: Arm, seed: int, files: Sequence[str], out: Path, given: dict[str,
 
 def _asked(store: Path) -> dict[str, float | None]:
     """The figures of a store, all of whose live facts are asked unless that was done before."""
-    from lifelong_edit.eval.comparison import figures
+    from lifelong_edit.eval.reports.comparison import figures
 
     with opened(store, read_only=False) as timeline:
         state = timeline.history().state_of(timeline.head)
         known = [found for found in timeline.measurements("head") if found.step == state and found.sample is None]
         if not known:
-            from lifelong_edit.eval.sampling import Sampler
+            from lifelong_edit.eval.reports.sampling import Sampler
 
             say(f"asking {store}")
             known = [Sampler(timeline, None)(timeline.head)]
@@ -142,7 +142,7 @@ def _asked(store: Path) -> dict[str, float | None]:
 
 
 def _tell(arms: Sequence[Arm], seeds: Sequence[int], found: _Found, out: Path, *, as_json: bool) -> None:
-    from lifelong_edit.eval.comparison import FIGURES, described, over_seeds
+    from lifelong_edit.eval.reports.comparison import FIGURES, described, over_seeds
 
     results = []
     for arm in arms:

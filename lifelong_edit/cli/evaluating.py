@@ -10,9 +10,9 @@ import click
 from lifelong_edit.cli.common import counted, print_table, say
 
 if TYPE_CHECKING:
-    from lifelong_edit.eval.intervals import Estimate
-    from lifelong_edit.eval.reports import BatchScores, Evaluation
-    from lifelong_edit.eval.tasks import TaskFigure
+    from lifelong_edit.eval.metrics.harness import TaskFigure
+    from lifelong_edit.eval.metrics.intervals import Estimate
+    from lifelong_edit.eval.reports.evaluated import BatchScores, Evaluation
 
 
 def print_evaluation(found: Evaluation) -> None:

@@ -45,8 +45,8 @@ def export(kind: str, out: Path, at: str | None, force: bool, store: Path, devic
             "live_facts": len(timeline.at(step).facts()),
         }
         say(f"loading {timeline.config.model.source}")
-        from lifelong_edit.export import export_transformers
-        from lifelong_edit.timeline_model import as_tensors
+        from lifelong_edit.export.whole import export_transformers
+        from lifelong_edit.timeline.model import as_tensors
 
         loaded = timeline.bench().loaded
         export_transformers(loaded, as_tensors(timeline.weights(step)), out, force=force, provenance=origin)

@@ -172,7 +172,7 @@ def compact(dry_run: bool, reason: str | None, author: str | None, store: Path, 
     """
     import msgspec
 
-    from lifelong_edit.timeline_keeping import compact as clear
+    from lifelong_edit.timeline.keeping import compact as clear
 
     found = clear(store, dry_run=dry_run, reason=reason, author=author, timeout=wait)
     if as_json:
@@ -219,7 +219,7 @@ def purge(
     """
     import msgspec
 
-    from lifelong_edit.timeline_purging import purge as clear
+    from lifelong_edit.timeline.purging import purge as clear
 
     found = clear(store, facts, reason=reason, author=author, timeout=wait)
     if as_json:
@@ -249,7 +249,7 @@ def restore(
     """
     import msgspec
 
-    from lifelong_edit.timeline_keeping import restore as put_back
+    from lifelong_edit.timeline.keeping import restore as put_back
 
     found = put_back(backup, store, discard=discard, reason=reason, author=author, timeout=wait)
     if as_json:

@@ -15,11 +15,11 @@ from lifelong_edit.cli.tracking import tracking, tracking_options
 from lifelong_edit.errors import UsageError
 
 if TYPE_CHECKING:
-    from lifelong_edit.choosing import Choosing
     from lifelong_edit.facts import Fact
     from lifelong_edit.models import LoadedModel
     from lifelong_edit.settings import Settings
-    from lifelong_edit.training import TrainSettings
+    from lifelong_edit.training.choosing import Choosing
+    from lifelong_edit.training.episodes import TrainSettings
 
 _MEASURES = (
     "ES, GS and LS are efficacy (the facts' own prompts), generality (another phrasing of them) and locality (unedited "
@@ -139,12 +139,12 @@ def train(
       lifelong-edit train --data facts.jsonl --out network --minutes 10 --train rank=64
       lifelong-edit train --data facts.jsonl --out chosen --editor gradient --choose 20
     """
-    from lifelong_edit.choosing import Choice, Choosing
     from lifelong_edit.facts import read_facts
     from lifelong_edit.settings import CHOSEN, Settings
-    from lifelong_edit.timeline_defaults import default_text
-    from lifelong_edit.training import TrainSettings, divided
-    from lifelong_edit.training_run import Run
+    from lifelong_edit.timeline.defaults import default_text
+    from lifelong_edit.training.choosing import Choice, Choosing
+    from lifelong_edit.training.episodes import TrainSettings, divided
+    from lifelong_edit.training.run import Run
 
     _require_something_to_do(editor, choose)
     trackers = tracking(options, out)
@@ -195,7 +195,7 @@ def _loaded(
     choosing: Choosing,
 ) -> tuple[LoadedModel, Settings]:
     """The model, and the settings with the modules that were chosen where that is asked for and none are named."""
-    from lifelong_edit.choosing_modules import choose_modules
+    from lifelong_edit.training.choosing_modules import choose_modules
 
     if choose and not solve.modules:
         return choose_modules(partial(_load, model, solve), facts, text, out, solve, learn, choosing, say)

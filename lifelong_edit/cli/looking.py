@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 STATES: tuple[Which, ...] = ("live", "superseded", "retracted")
 
 if TYPE_CHECKING:
-    from lifelong_edit.timeline_review import Which
+    from lifelong_edit.timeline.review import Which
 
 
 @click.command()
@@ -89,7 +89,7 @@ def log(store: Path, as_json: bool, last: int | None) -> None:
       lifelong-edit log
       lifelong-edit log --last 5 --json
     """
-    from lifelong_edit.timeline_names import MAIN
+    from lifelong_edit.timeline.names import MAIN
 
     with opened(store, read_only=True) as timeline:
         history, records = timeline.history(), timeline.log()
@@ -187,7 +187,7 @@ def _became(record: Any, digest: str, untaken: set[str]) -> str:
 
 def _origin(provenance: Mapping[str, Any]) -> list[tuple[str, object]]:
     """Where a step comes from, as pairs to print: what made it, from what, in which environment."""
-    from lifelong_edit.timeline_states import LIBRARIES
+    from lifelong_edit.timeline.states import LIBRARIES
 
     found: Mapping[str, Any] = provenance.get("environment", {})
     libraries = [f"{name} {value}" for name, value in found.items() if name in LIBRARIES and name != "lifelong-edit"]

@@ -10,7 +10,7 @@ from lifelong_edit.cli.common import Command
 from lifelong_edit.policies import sample_size
 
 if TYPE_CHECKING:
-    from lifelong_edit.eval.sampling import Sampler
+    from lifelong_edit.eval.reports.sampling import Sampler
     from lifelong_edit.stores import Measurement
     from lifelong_edit.timeline import Timeline
 
@@ -51,7 +51,7 @@ class _Asking:
         self._sampler: Sampler | None = None
 
     def __call__(self, timeline: Timeline, step: int) -> Measurement:
-        from lifelong_edit.eval.sampling import Sampler
+        from lifelong_edit.eval.reports.sampling import Sampler
 
         self._sampler = self._sampler or Sampler(timeline, self._size)
         return self._sampler(step)

@@ -53,15 +53,15 @@ def report(stores: tuple[Path, ...], out: Path, figures: Path | None, evaluate: 
 
 def make_report(stores: Sequence[Path], out: Path, *, figures: Path | None = None, evaluate: bool = False) -> None:
     """What `report` does."""
-    from lifelong_edit.eval.report_data import gather, names_of
-    from lifelong_edit.eval.report_page import page, write_figures, write_page
+    from lifelong_edit.eval.reports.data import gather, names_of
+    from lifelong_edit.eval.reports.page import page, write_figures, write_page
 
     with ExitStack() as stack:
         names, found = names_of(stores), []
         for store, name in zip(stores, names, strict=True):
             timeline = stack.enter_context(opened(store, read_only=not evaluate))
             if evaluate:
-                from lifelong_edit.eval.sampling import Sampler
+                from lifelong_edit.eval.reports.sampling import Sampler
 
                 say(f"asking all facts of {store}")
                 timeline.keep_measurement(Sampler(timeline, None)(timeline.head))

@@ -96,7 +96,7 @@ def retract(
 
 def _require_purgeable(timeline: Timeline, names: Sequence[str]) -> None:
     """Before anything is solved for: no tag and no other branch may stand where something of the facts is held."""
-    from lifelong_edit.timeline_purging import require_unheld
+    from lifelong_edit.timeline.purging import require_unheld
 
     history = timeline.history()
     digests = [history.live_fact(timeline.head, name) for name in names]
@@ -106,7 +106,7 @@ def _require_purgeable(timeline: Timeline, names: Sequence[str]) -> None:
 def _purge(store: Path, facts: Sequence[str], reason: str | None, author: str | None, wait: float) -> dict[str, Any]:
     import msgspec
 
-    from lifelong_edit.timeline_purging import purge
+    from lifelong_edit.timeline.purging import purge
 
     found: dict[str, Any] = msgspec.to_builtins(purge(store, facts, reason=reason, author=author, timeout=wait))
     return found

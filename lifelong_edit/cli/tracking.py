@@ -10,7 +10,7 @@ import click
 
 from lifelong_edit.cli.common import Command, say
 from lifelong_edit.cli.streaming import expected_forgotten, kept_share
-from lifelong_edit.tracking import FOLDER, TRACKERS, Tracking
+from lifelong_edit.cli.trackers import FOLDER, TRACKERS, Tracking
 
 if TYPE_CHECKING:
     from lifelong_edit.scheduler import BatchEvent, ReconsolidationEvent

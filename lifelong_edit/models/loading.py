@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from lifelong_edit.devices import resolve_device, resolve_dtype
 from lifelong_edit.errors import LifelongEditError, UsageError
+from lifelong_edit.models.devices import resolve_device, resolve_dtype
 from lifelong_edit.models.families import family_of, find_modules
 from lifelong_edit.models.loaded import LoadedModel
 from lifelong_edit.models.quiet import quiet_transformers

@@ -25,8 +25,8 @@ from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.models import encode_prompt, load_model
 from lifelong_edit.policies import Scorer
 from lifelong_edit.policies.scoring import FEATURES, same_subject
-from lifelong_edit.preservation import lowest_keys
-from lifelong_edit.timeline_defaults import default_scorer
+from lifelong_edit.timeline.defaults import default_scorer
+from lifelong_edit.tracing.preservation import lowest_keys
 
 
 def fact(subject: str, relation: str, answer: str) -> Fact:

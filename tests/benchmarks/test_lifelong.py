@@ -13,14 +13,14 @@ import torch
 from benchmarks.bench_lifelong import Life, Place, Plan, Unpreserved, over_seeds, shares_of
 from benchmarks.bench_streams import Stream
 from benchmarks.finetuning import Deck, FineTuner, Recipe, accumulate, schedule, trainable
-from lifelong_edit.batchstep import Bench, SolveState, prepare
+from lifelong_edit.editors.ridge.batch import Bench, SolveState, prepare
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.policies import EveryNSteps
-from lifelong_edit.rows import fact_rows
 from lifelong_edit.settings import Settings
-from lifelong_edit.tracing import trace
+from lifelong_edit.tracing.rows import fact_rows
+from lifelong_edit.tracing.trace import trace
 
 SMALL = Settings(
     more_passes=0, passes=2, rehearse=2, preserved=4, c0=50.0, text_tokens=1500, phrasings=1, reconsolidation_passes=2

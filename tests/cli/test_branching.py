@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from lifelong_edit.timeline_diff import SAMPLE
+from lifelong_edit.timeline.diff import SAMPLE
 
 Run = Callable[..., Result]
 

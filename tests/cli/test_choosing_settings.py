@@ -52,7 +52,7 @@ def test_a_store_takes_what_was_chosen(run: Run, tmp_path: Path, command: list[s
 
 
 def test_a_network_is_trained_in_what_was_chosen(run: Run, tmp_path: Path, command: list[str]) -> None:
-    from lifelong_edit.timeline_defaults import solve_of
+    from lifelong_edit.timeline.defaults import solve_of
 
     out = tmp_path / "network"
     more = ["--steps", 1, "--train", "rank=4", "--train", "batches=1", "--train", "validation_facts=2"]

@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 
 from lifelong_edit.errors import UsageError
-from lifelong_edit.eval.comparison import FIGURES, Arm, over_seeds, parse_arm
+from lifelong_edit.eval.reports.comparison import FIGURES, Arm, over_seeds, parse_arm
 from lifelong_edit.timeline import Timeline
 from tests.cli.conftest import SETTINGS
 

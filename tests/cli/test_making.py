@@ -23,7 +23,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_model(*_: Any, **__: Any) -> NoReturn:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("lifelong_edit.timeline_model.load_model", load_model)
+    monkeypatch.setattr("lifelong_edit.timeline.model.load_model", load_model)
     monkeypatch.setattr("lifelong_edit.models.load_model", load_model)
 
 
@@ -47,7 +47,7 @@ def network_for(folder: Path, *modules: str) -> Path:
     import msgspec
     from safetensors.numpy import save_file
 
-    from lifelong_edit.hypernetwork import NetworkConfig, NetworkSet
+    from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
 
     config = NetworkConfig(form="joint", rank=4, blocks=1, modules=modules, shapes=((128, 32),) * len(modules))
     folder.mkdir()

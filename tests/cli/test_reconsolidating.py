@@ -22,7 +22,7 @@ def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def objecting(monkeypatch: pytest.MonkeyPatch, *found: str) -> None:
-    monkeypatch.setattr("lifelong_edit.timeline_apply.objections", lambda before, after: list(found))
+    monkeypatch.setattr("lifelong_edit.timeline.solving.objections", lambda before, after: list(found))
 
 
 def data(result: Result) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from lifelong_edit.eval.report_drawing import DARK, LIGHT, Palette
+from lifelong_edit.eval.reports.drawing import DARK, LIGHT, Palette
 from lifelong_edit.timeline import Timeline
 from tests.cli.conftest import fact_line
 
@@ -182,8 +182,8 @@ def test_the_default_store_and_bad_places(run: Run, store: Path, tmp_path: Path)
 
 
 def test_cells_that_a_spreadsheet_would_run_are_text() -> None:
-    from lifelong_edit.eval.report_drawing import Table
-    from lifelong_edit.eval.report_page import as_csv
+    from lifelong_edit.eval.reports.drawing import Table
+    from lifelong_edit.eval.reports.page import as_csv
 
     assert as_csv(Table(("a",), [("=1+1",), ("@x",), (-1,), ("fine, isn't it",)])).decode().splitlines() == [
         "a", "'=1+1", "'@x", "-1", '"fine, isn\'t it"',

@@ -12,7 +12,7 @@ from click.testing import Result
 
 from lifelong_edit.policies.scoring import CONFLICTS, fixed_scorer, read_scorer
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_defaults import default_scorer
+from lifelong_edit.timeline.defaults import default_scorer
 
 Run = Callable[..., Result]
 ASKED = {"subject": "Vienna 2", "prompt": "Those who govern Vienna 2 sit in", "target": "Oslo"}

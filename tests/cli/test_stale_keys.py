@@ -18,7 +18,7 @@ Run = Callable[..., Result]
 @pytest.fixture(autouse=True)
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guard without objections: a model with random weights is no judge of text."""
-    monkeypatch.setattr("lifelong_edit.timeline_apply.objections", lambda before, after: [])
+    monkeypatch.setattr("lifelong_edit.timeline.solving.objections", lambda before, after: [])
 
 
 def data(result: Result) -> Any:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from lifelong_edit.cli.trackers import Tracking
 from lifelong_edit.errors import UsageError
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.tracking import Tracking
 
 
 def read_back(folder: Path) -> dict[str, dict[int, float]]:

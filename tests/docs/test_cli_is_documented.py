@@ -12,7 +12,7 @@ import pytest
 
 from lifelong_edit.cli import cli
 from lifelong_edit.settings import Settings
-from lifelong_edit.training import TrainSettings
+from lifelong_edit.training.episodes import TrainSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(cli.commands)

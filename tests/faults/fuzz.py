@@ -106,7 +106,7 @@ def _index_sample() -> bytes:
 
 
 def _network(data: bytes, folder: Path) -> object:
-    from lifelong_edit.hypernetwork import read_checkpoint
+    from lifelong_edit.editors.malmen.network import read_checkpoint
 
     length = int.from_bytes(data[:4], "little")
     (folder / "config.json").write_bytes(data[4 : 4 + length])
@@ -115,7 +115,7 @@ def _network(data: bytes, folder: Path) -> object:
 
 
 def _network_sample() -> bytes:
-    from lifelong_edit.hypernetwork import NetworkConfig, NetworkSet
+    from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
 
     config = NetworkConfig(form="joint", rank=2, blocks=1, modules=("a", "b"), shapes=((4, 3), (4, 3)))
     text = msgspec.json.encode(config)

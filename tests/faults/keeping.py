@@ -20,7 +20,7 @@ from lifelong_edit.settings import KEY_VARIABLE
 from lifelong_edit.stores import EditLog, backup, fsck, write_key_file
 from lifelong_edit.stores.copying import UNFINISHED
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_keeping import compact, restore
+from lifelong_edit.timeline.keeping import compact, restore
 from tests.faults import power
 from tests.faults.kills import NOTHING, Count
 from tests.stores.archives import schema_1

@@ -21,7 +21,7 @@ from lifelong_edit.errors import StoreError
 from lifelong_edit.stores import SCHEMA_VERSION, EditLog, backup, fsck, identity
 from lifelong_edit.stores.tables import MARKER, Tables
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_keeping import compact, restore
+from lifelong_edit.timeline.keeping import compact, restore
 from tests.faults import small
 from tests.stores.archives import schema_1, schema_2, schema_3
 

@@ -20,8 +20,8 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from lifelong_edit.errors import UsageError
 from lifelong_edit.stores import Dense, EditLog, StepRecord, digest_bytes, encode_shifts, encode_tensors, tensors_digest
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_keeping import compact
-from lifelong_edit.timeline_states import environment, sketch
+from lifelong_edit.timeline.keeping import compact
+from lifelong_edit.timeline.states import environment, sketch
 from tests.stores.archives import schema_1
 
 

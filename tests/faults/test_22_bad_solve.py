@@ -57,7 +57,7 @@ def test_a_key_that_is_not_a_number(store: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_gate_that_sees_an_exploding_update(store: Path) -> None:
     """The shift that a solve proposes is a million times too large; the gate is the product's own."""
-    from lifelong_edit.gate import check
+    from lifelong_edit.judging.gate import check
 
     def explode(bench: Any, state: Any, proposal: Any, facts: Any) -> Any:
         import torch
@@ -85,7 +85,7 @@ def test_a_singular_system() -> None:
     """No ridge, nothing preserved, fewer keys than dimensions."""
     import torch
 
-    from lifelong_edit.solver import factorise, solve
+    from lifelong_edit.numerics.solver import factorise, solve
 
     keys, values = torch.ones(2, 5), torch.ones(2, 3)
     with pytest.raises(StepRefusedError, match="singular"):

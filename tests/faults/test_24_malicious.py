@@ -93,7 +93,7 @@ def index(body, **changes):
 """
 NETWORK = """
 from tests.faults import fuzz
-from lifelong_edit.hypernetwork import read_checkpoint
+from lifelong_edit.editors.malmen.network import read_checkpoint
 sample = fuzz._network_sample()
 length = int.from_bytes(sample[:4], "little")
 config, tensors = json.loads(sample[4 : 4 + length]), sample[4 + length :]

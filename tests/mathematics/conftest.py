@@ -11,9 +11,9 @@ import pytest
 import torch
 import transformers
 
-from lifelong_edit.batchstep import Bench, prepare
+from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
+from lifelong_edit.editors.ridge.batch import Bench, prepare
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.hypernetwork import NetworkConfig, NetworkSet
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.settings import Settings
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong_edit.batchstep import Bench
+from lifelong_edit.editors.ridge.batch import Bench
+from lifelong_edit.editors.ridge.together import for_all, reconsolidate
 from lifelong_edit.facts import Fact
-from lifelong_edit.reconsolidation import for_all, reconsolidate
-from lifelong_edit.rows import fact_rows, subjects_of
-from lifelong_edit.tracing import trace
+from lifelong_edit.tracing.rows import fact_rows, subjects_of
+from lifelong_edit.tracing.trace import trace
 
 MakeBench = Callable[..., Bench]
 PASSES = 5

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lifelong_edit.grams import GRID, HEADROOM, ExactGram, FactKeys, grid_scale, to_grid
+from lifelong_edit.numerics.grams import GRID, HEADROOM, ExactGram, FactKeys, grid_scale, to_grid
 
 WIDTH = 6
 POOL = [

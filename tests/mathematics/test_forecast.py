@@ -9,10 +9,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from lifelong_edit.batchstep import Bench, SolveState, edit_batch, prepare
+from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, prepare
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
-from lifelong_edit.forecast import (
+from lifelong_edit.judging.forgetting import both_features, measure_stream, merge
+from lifelong_edit.models import load_model
+from lifelong_edit.numerics.forecast import (
     FEATURES,
     Forecaster,
     change_features,
@@ -22,10 +24,8 @@ from lifelong_edit.forecast import (
     read_forecasters,
     set_level,
 )
-from lifelong_edit.forecast_measuring import both_features, measure_stream, merge
-from lifelong_edit.models import load_model
 from lifelong_edit.stores.tensors import materialise
-from lifelong_edit.timeline_defaults import default_forecasters
+from lifelong_edit.timeline.defaults import default_forecasters
 
 MakeBench = Callable[..., Bench]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lifelong_edit.batchstep import Bench, SolveState, hold, prepare, ready_editor, solve_pass
+from lifelong_edit.editors.ridge.batch import Bench, SolveState, hold, prepare, ready_editor, solve_pass
 from lifelong_edit.facts import Fact, Probe, read_facts
 from lifelong_edit.models import load_model
-from lifelong_edit.rows import fact_rows
 from lifelong_edit.settings import Settings
-from lifelong_edit.tracing import trace
+from lifelong_edit.tracing.rows import fact_rows
+from lifelong_edit.tracing.trace import trace
 
 
 def drift(bench: Bench, facts: list[Fact], passes: int) -> float:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong_edit.batchstep import Bench, SolveState, edit_batch
+from lifelong_edit.editors.malmen.network import NetworkSet
+from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch
 from lifelong_edit.facts import Fact
-from lifelong_edit.hypernetwork import NetworkSet
 from lifelong_edit.models import LoadedModel, encode
 from lifelong_edit.stores.tensors import materialise
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong_edit import batchstep
-from lifelong_edit.batchstep import Bench, SolveState, edit_batch, fact_keys, select_rows
-from lifelong_edit.conflictkeys import conflict_of
+from lifelong_edit.editors.ridge import batch as batchstep
+from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, fact_keys, select_rows
+from lifelong_edit.editors.ridge.conflictkeys import conflict_of
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
-from lifelong_edit.grams import FactKeys
-from lifelong_edit.rows import Row, draw, drawn_rows, fact_rows, phrasings_of
+from lifelong_edit.numerics.grams import FactKeys
 from lifelong_edit.stores.tensors import materialise
-from lifelong_edit.tracing import trace
+from lifelong_edit.tracing.rows import Row, draw, drawn_rows, fact_rows, phrasings_of
+from lifelong_edit.tracing.trace import trace
 
 MakeBench = Callable[..., Bench]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lifelong_edit.errors import StepRefusedError
-from lifelong_edit.solver import Solution, factorise, solve, woodbury_is_cheaper
+from lifelong_edit.numerics.solver import Solution, factorise, solve, woodbury_is_cheaper
 
 
 def problem(seed: int, n: int, d_in: int, d_out: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lifelong_edit.solver import factorise, solve, solve_backward
+from lifelong_edit.numerics.solver import factorise, solve, solve_backward
 
 
 def problem(seed: int, n: int, d_in: int, d_out: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

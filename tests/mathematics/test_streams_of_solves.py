@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong_edit.batchstep import Bench
-from lifelong_edit.grams import ExactGram, FactKeys, grid_scale, to_grid
-from lifelong_edit.solver import factorise, solve
-from lifelong_edit.tracing import trace
+from lifelong_edit.editors.ridge.batch import Bench
+from lifelong_edit.numerics.grams import ExactGram, FactKeys, grid_scale, to_grid
+from lifelong_edit.numerics.solver import factorise, solve
+from lifelong_edit.tracing.trace import trace
 
 D_IN, D_OUT, RIDGE, C0 = 30, 7, 0.4, 12.0
 

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong_edit import tracing
-from lifelong_edit.batchstep import Bench, SolveState, edit_batch, prepare
-from lifelong_edit.conflictkeys import conflict_of
+from lifelong_edit.editors.malmen.network import NetworkSet
+from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, prepare
+from lifelong_edit.editors.ridge.conflictkeys import conflict_of
+from lifelong_edit.editors.ridge.together import reconsolidate
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.hypernetwork import NetworkSet
 from lifelong_edit.models import LoadedModel, TokenBatch, encode_prompt, load_model
-from lifelong_edit.preservation import _last_keys
-from lifelong_edit.reconsolidation import reconsolidate
-from lifelong_edit.rows import fact_rows
 from lifelong_edit.stores.tensors import materialise
-from lifelong_edit.timeline_states import decode_keys, encode_keys
-from lifelong_edit.tracing import trace
+from lifelong_edit.timeline.states import decode_keys, encode_keys
+from lifelong_edit.tracing import trace as tracing
+from lifelong_edit.tracing.preservation import _last_keys
+from lifelong_edit.tracing.rows import fact_rows
+from lifelong_edit.tracing.trace import trace
 
 MakeBench = Callable[..., Bench]
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong_edit.batchstep import Bench
+from lifelong_edit.editors.malmen.network import NetworkSet
+from lifelong_edit.editors.ridge.batch import Bench
 from lifelong_edit.facts import Fact
-from lifelong_edit.hypernetwork import NetworkSet
 from lifelong_edit.models import LoadedModel, encode, load_model
-from lifelong_edit.preservation import base_answers
-from lifelong_edit.rows import Row, fact_rows
-from lifelong_edit.solver import solve, solve_backward
-from lifelong_edit.tracing import trace
-from lifelong_edit.training import weight_gradients
+from lifelong_edit.numerics.solver import solve, solve_backward
+from lifelong_edit.tracing.preservation import base_answers
+from lifelong_edit.tracing.rows import Row, fact_rows
+from lifelong_edit.tracing.trace import trace
+from lifelong_edit.training.episodes import weight_gradients
 
 
 def rows_of(model: LoadedModel, news: list[Fact]) -> list[Row]:

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from lifelong_edit.atlas import edits_train_path
-from lifelong_edit.batchstep import Bench, SolveState
+from lifelong_edit.editors.ridge.batch import Bench, SolveState
+from lifelong_edit.editors.ridge.together import reconsolidate
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.models import LoadedModel, load_model
-from lifelong_edit.preservation import PreservedPrompts
-from lifelong_edit.reconsolidation import reconsolidate
 from lifelong_edit.settings import Settings
-from lifelong_edit.timeline_defaults import default_text
-from lifelong_edit.training import Episode, Trainer, TrainSettings, make_episode
-from lifelong_edit.training_run import Run
+from lifelong_edit.timeline.defaults import default_text
+from lifelong_edit.tracing.preservation import PreservedPrompts
+from lifelong_edit.training.episodes import Episode, Trainer, TrainSettings, make_episode
+from lifelong_edit.training.run import Run
 
 SOLVE = Settings(
     preserved=10,
@@ -109,7 +109,7 @@ def test_episodes_of_twenty_batches(
         seen.append(len(facts))
         return reconsolidate(bench, facts)
 
-    monkeypatch.setattr("lifelong_edit.training.reconsolidate", counted)
+    monkeypatch.setattr("lifelong_edit.training.episodes.reconsolidate", counted)
     trainer, own = trainer_of(atlas, facts, tmp_path, batch_size=1, batches=20, reconsolidate_every=8)
     start = {n: t.clone() for n, t in trainer.networks.state_dict().items()}
     trainer.run_episode(own)

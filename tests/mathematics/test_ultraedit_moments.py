@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lifelong_edit.editors import UltraEditor
+from lifelong_edit.editors.ultraedit.rule import UltraEditor
 from lifelong_edit.stores.tensors import decode_tensors, encode_tensors
 
 Rows = tuple[Tensor, Tensor]

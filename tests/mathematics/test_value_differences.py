@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong_edit.batchstep import Bench, SolveState, edit_batch, hold, ready_editor, solve_pass
-from lifelong_edit.editors import GradientEditor, MalmenEditor, UltraEditor, output_metric
+from lifelong_edit.editors.malmen.network import HyperNetwork, NetworkSet
+from lifelong_edit.editors.malmen.rule import MalmenEditor
+from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, hold, ready_editor, solve_pass
+from lifelong_edit.editors.ridge.gradient import GradientEditor, output_metric, within
+from lifelong_edit.editors.ultraedit.rule import UltraEditor
 from lifelong_edit.facts import Fact
-from lifelong_edit.hypernetwork import HyperNetwork, NetworkSet, within
-from lifelong_edit.rows import fact_rows
-from lifelong_edit.tracing import trace
+from lifelong_edit.tracing.rows import fact_rows
+from lifelong_edit.tracing.trace import trace
 
 MakeBench = Callable[..., Bench]
 MakeNetwork = Callable[..., NetworkSet]

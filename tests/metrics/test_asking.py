@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.eval.metrics import MARGIN, ask_pairs, ask_unchanged, base_answers, predict_answers, summarise
+from lifelong_edit.eval.metrics.verdicts import (
+    MARGIN,
+    ask_pairs,
+    ask_unchanged,
+    base_answers,
+    predict_answers,
+    summarise,
+)
 from lifelong_edit.models import LoadedModel, encode, load_model
 
 PROMPTS = ["The capital of France is", "Ada", "In 1969 two people", "Kenya's currency is the", "The river Danube flows"]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lifelong_edit.eval.answers import kl_divergences, token_log_probabilities
-from lifelong_edit.eval.fluency import continuations, generation_entropy, ngram_entropy, sampler
-from lifelong_edit.eval.matrices import matrix_changes, matrix_figures
-from lifelong_edit.eval.probabilities import Compared, Comparison, compare, outcome, success_and_magnitude
+from lifelong_edit.eval.metrics.answers import kl_divergences, token_log_probabilities
+from lifelong_edit.eval.metrics.fluency import continuations, generation_entropy, ngram_entropy, sampler
+from lifelong_edit.eval.metrics.matrices import matrix_changes, matrix_figures
+from lifelong_edit.eval.metrics.probabilities import Compared, Comparison, compare, outcome, success_and_magnitude
 from lifelong_edit.models import LoadedModel, generate_greedy, load_model
 
 HALF, QUARTER = math.log(0.5), math.log(0.25)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lifelong_edit.eval.intervals import RESAMPLES, bootstrap, estimates, per_fact
+from lifelong_edit.eval.metrics.intervals import RESAMPLES, bootstrap, estimates, per_fact
 
 
 def test_sums_and_counts_of_each_fact() -> None:
@@ -50,7 +50,7 @@ def test_equals_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         means.append(total / count)
     expected = np.quantile(np.array(means), [0.025, 0.975], axis=0)
     assert np.allclose(bootstrap(sums, counts, seed=3), expected, rtol=0, atol=1e-12)
-    monkeypatch.setattr("lifelong_edit.eval.intervals._DRAWN_AT_ONCE", 23 * 7)
+    monkeypatch.setattr("lifelong_edit.eval.metrics.intervals._DRAWN_AT_ONCE", 23 * 7)
     assert np.allclose(bootstrap(sums, counts, seed=3), expected, rtol=0, atol=1e-12)
     assert not np.allclose(bootstrap(sums, counts, seed=4), expected, rtol=0, atol=1e-12)
 

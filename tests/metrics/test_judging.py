@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lifelong_edit.eval.metrics import Result, judge, summarise
+from lifelong_edit.eval.metrics.verdicts import Result, judge, summarise
 
 PROMPT = "The capital of France is"
 

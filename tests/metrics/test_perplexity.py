@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.eval.perplexity import perplexity, perplexity_of, text_windows
+from lifelong_edit.eval.metrics.perplexity import perplexity, perplexity_of, text_windows
 from lifelong_edit.models import LoadedModel, load_model
 
 

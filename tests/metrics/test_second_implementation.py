@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from lifelong_edit.eval.evaluation import evaluate
-from lifelong_edit.eval.fluency import continuations
+from lifelong_edit.eval.metrics.fluency import continuations
+from lifelong_edit.eval.reports.evaluation import evaluate
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.settings import Settings
 from lifelong_edit.timeline import Timeline

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from lifelong_edit.cli import cli
 from lifelong_edit.errors import UsageError
-from lifelong_edit.eval.tasks import Harness, require_known
+from lifelong_edit.eval.metrics.harness import Harness, require_known
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.settings import Settings
 from lifelong_edit.timeline import Timeline
@@ -125,7 +125,7 @@ import json, sys
 from pathlib import Path
 import torch
 from lifelong_edit.errors import LifelongEditError
-from lifelong_edit.eval.tasks import Harness
+from lifelong_edit.eval.metrics.harness import Harness
 from lifelong_edit.timeline import Timeline
 with Timeline.open(sys.argv[1], read_only=True) as timeline:
     loaded = timeline.at(1).loaded()

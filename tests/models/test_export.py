@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lifelong_edit.atomic import remove_leftovers
 from lifelong_edit.errors import LifelongEditError, UsageError
-from lifelong_edit.export import export_transformers
+from lifelong_edit.export.whole import export_transformers
 from lifelong_edit.models import LoadedModel, fingerprint_of, generate_greedy, load_model
 
 PROMPTS = ["The capital of France is", "Ada Lovelace was born", "Kenya's currency is"]
@@ -27,7 +27,7 @@ EXPORT_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from lifelong_edit.export import export_transformers
+from lifelong_edit.export.whole import export_transformers
 from lifelong_edit.models import load_model
 source, place, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 loaded = load_model(source)

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from lifelong_edit.devices import resolve_device, resolve_dtype, solve_dtype
 from lifelong_edit.errors import LifelongEditError, ModelMismatchError, UsageError
 from lifelong_edit.models import fingerprint_of, load_model
+from lifelong_edit.models.devices import resolve_device, resolve_dtype, solve_dtype
 
 RUN_CODE = "import os; os.system('touch {marker}')"
 

@@ -21,7 +21,7 @@ from lifelong_edit.policies.scoring import (
     read_scorer,
     same_subject,
 )
-from lifelong_edit.timeline_defaults import default_scorer, scorer_of
+from lifelong_edit.timeline.defaults import default_scorer, scorer_of
 
 PARIS = Fact(subject="France", prompt="The capital of France is", target="Paris", relation="capital")
 ASKED = Fact(subject="France", prompt="The capital city of France lies in", target="Paris")

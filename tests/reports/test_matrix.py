@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifelong_edit.eval.matrix import (
+from lifelong_edit.eval.reports.matrix import (
     Rate,
     backward_transfer,
     by_age,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifelong_edit.eval.survival import Spell, kaplan_meier, lost_facts, nearest_later, spells, split_by
+from lifelong_edit.eval.reports.survival import Spell, kaplan_meier, lost_facts, nearest_later, spells, split_by
 from tests.reports.test_matrix import THREE, measured
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lifelong_edit.batchstep import Bench, Proposal, SolveState
+from lifelong_edit.editors.ridge.batch import Bench, Proposal, SolveState
 from lifelong_edit.errors import StepRefusedError
-from lifelong_edit.eval.perplexity import perplexity_of
+from lifelong_edit.eval.metrics.perplexity import perplexity_of
 from lifelong_edit.facts import Fact
-from lifelong_edit.gate import answers_taken, base_perplexity, check
+from lifelong_edit.judging.gate import answers_taken, base_perplexity, check
 from lifelong_edit.timeline import Timeline
 
 STATE, PROPOSAL = SolveState({}, {}, {}), Proposal({}, {}, {}, {})

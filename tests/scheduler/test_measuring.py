@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lifelong_edit.eval.metrics import ask_pairs, ask_unchanged, base_answers
-from lifelong_edit.eval.sampling import Sampler
+from lifelong_edit.eval.metrics.verdicts import ask_pairs, ask_unchanged, base_answers
+from lifelong_edit.eval.reports.sampling import Sampler
 from lifelong_edit.facts import Fact, Probe, read_facts
 from lifelong_edit.policies import EveryNSteps, FixedSize
 from lifelong_edit.scheduler import BatchEvent, ReconsolidationEvent, Scheduler
@@ -47,7 +47,7 @@ def path(tmp_path: Path) -> str:
 @pytest.fixture(autouse=True)
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guard without objections: a model with random weights is no judge of text."""
-    monkeypatch.setattr("lifelong_edit.timeline_apply.objections", lambda before, after: [])
+    monkeypatch.setattr("lifelong_edit.timeline.solving.objections", lambda before, after: [])
 
 
 def stream(

@@ -28,7 +28,7 @@ def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def objecting(monkeypatch: pytest.MonkeyPatch, objects: bool) -> None:
     found = ["it is Monday"] if objects else []
-    monkeypatch.setattr("lifelong_edit.timeline_apply.objections", lambda before, after: found)
+    monkeypatch.setattr("lifelong_edit.timeline.solving.objections", lambda before, after: found)
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ from lifelong_edit.stores import (
     zeros,
 )
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_history import History, live_digest
-from lifelong_edit.timeline_states import sketch, weights_at
+from lifelong_edit.timeline.history import History, live_digest
+from lifelong_edit.timeline.states import sketch, weights_at
 from tests.faults import small
 from tests.faults.running import run_python as run_code
 

@@ -18,9 +18,9 @@ from lifelong_edit.errors import StoreDamagedError, StoreError, UsageError
 from lifelong_edit.stores import EditLog, fsck
 from lifelong_edit.stores.lock import WriterLock
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_history import History
-from lifelong_edit.timeline_keeping import compact
-from lifelong_edit.timeline_states import editor_state_at, key_ages_at, keys_at, weights_at
+from lifelong_edit.timeline.history import History
+from lifelong_edit.timeline.keeping import compact
+from lifelong_edit.timeline.states import editor_state_at, key_ages_at, keys_at, weights_at
 from tests.stores.conftest import BOTH
 
 KEPT = {2: ["old"], 8: ["head", "main"], 11: ["trial"]}
@@ -148,7 +148,7 @@ def test_other_files_move_along(lived: Path) -> None:
 def test_an_open_handle_says_that_it_is_stale(lived: Path, run_python: Callable[..., str]) -> None:
     with EditLog.open(lived, read_only=True) as reader:
         assert reader.head().step == 12
-        run_python("import sys\nfrom lifelong_edit.timeline_keeping import compact\ncompact(sys.argv[1])", lived)
+        run_python("import sys\nfrom lifelong_edit.timeline.keeping import compact\ncompact(sys.argv[1])", lived)
         with pytest.raises(StoreError, match="was replaced while it was open; open it again"):
             reader.head()
     with EditLog.open(lived, read_only=True) as reader:
@@ -193,7 +193,7 @@ def test_no_kill_leaves_anything_between(
     before = {step: state(lived, step) for step in KEPT}
     original = Path(shutil.copytree(lived, tmp_path / "original"))
     code = """
-        from lifelong_edit.timeline_keeping import compact
+        from lifelong_edit.timeline.keeping import compact
         compact(*arguments)
     """
     heads = []

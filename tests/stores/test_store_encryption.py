@@ -30,7 +30,7 @@ from lifelong_edit.stores import (
 from lifelong_edit.stores.envelopes import Cipher
 from lifelong_edit.stores.identity import read_marker
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_keeping import compact, restore
+from lifelong_edit.timeline.keeping import compact, restore
 from tests.faults import running, small
 from tests.faults.test_26_encrypted import opens
 from tests.stores.conftest import BOTH, SHAPE, Lived

@@ -11,7 +11,7 @@ import pytest
 from lifelong_edit.errors import StoreDamagedError, StoreLockedError, UsageError
 from lifelong_edit.stores import EditLog, backup, fsck
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_keeping import restore
+from lifelong_edit.timeline.keeping import restore
 from tests.stores.conftest import BOTH
 
 
@@ -109,7 +109,7 @@ def test_no_kill_leaves_no_store(
     """At each point the store is the one from before or the restored one; what was replaced is never lost."""
     original = Path(shutil.copytree(lived, tmp_path / "original"))
     code = """
-        from lifelong_edit.timeline_keeping import restore
+        from lifelong_edit.timeline.keeping import restore
         restore(*arguments)
     """
     kinds = []

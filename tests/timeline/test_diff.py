@@ -12,7 +12,7 @@ import pytest
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_diff import _changes, answers
+from lifelong_edit.timeline.diff import _changes, answers
 
 MakeFact = Callable[..., Fact]
 Batch = Callable[..., list[Fact]]

@@ -11,12 +11,13 @@ import msgspec
 import pytest
 import torch
 
-from lifelong_edit import batchstep, reconsolidation
+from lifelong_edit.editors.ridge import batch as batchstep
+from lifelong_edit.editors.ridge import together as reconsolidation
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.guard import Figures, as_report, measure, objections
-from lifelong_edit.rows import Row
+from lifelong_edit.judging.guard import Figures, as_report, measure, objections
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.tracing import trace
+from lifelong_edit.tracing.rows import Row
+from lifelong_edit.tracing.trace import trace
 
 SHARES: dict[str, float] = {"retention": 0.9, "asked": 100, "locality": 0.8, "guards": 10_000, "perplexity": 50.0}
 NAN = float("nan")

@@ -14,9 +14,9 @@ import pytest
 from lifelong_edit.facts import Fact
 from lifelong_edit.stores import StepKind, backup
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_config import author_of
-from lifelong_edit.timeline_keeping import compact, restore
-from lifelong_edit.timeline_purging import purge
+from lifelong_edit.timeline.config import author_of
+from lifelong_edit.timeline.keeping import compact, restore
+from lifelong_edit.timeline.purging import purge
 
 # Batches that teach, and a reconsolidation too small to teach anything: the guard has good reason to object.
 FORGETS = {"passes": 4, "reconsolidation_passes": 1, "reconsolidation_eta": 0.05, "seed": 7}

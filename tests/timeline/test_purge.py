@@ -14,8 +14,8 @@ from lifelong_edit.facts import Fact, Record
 from lifelong_edit.settings import KEY_VARIABLE
 from lifelong_edit.stores import fsck, write_key_file
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_purging import purge
-from lifelong_edit.timeline_review import purged_fact
+from lifelong_edit.timeline.purging import purge
+from lifelong_edit.timeline.review import purged_fact
 
 Start = Callable[..., Timeline]
 Make = Callable[..., Fact]

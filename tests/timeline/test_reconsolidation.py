@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong_edit import reconsolidation
-from lifelong_edit.batchstep import fact_keys
+from lifelong_edit.editors.ridge import together as reconsolidation
+from lifelong_edit.editors.ridge.batch import fact_keys
+from lifelong_edit.editors.ridge.together import settled
 from lifelong_edit.errors import StepRefusedError, StoreError, UsageError
 from lifelong_edit.facts import Fact
-from lifelong_edit.grams import FactKeys
-from lifelong_edit.reconsolidation import settled
+from lifelong_edit.numerics.grams import FactKeys
 from lifelong_edit.stores import decode_tensors, tensors_digest
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_states import decode_keys, keys_at
+from lifelong_edit.timeline.states import decode_keys, keys_at
 
 Start = Callable[..., Timeline]
 Batch = Callable[..., list[Fact]]

@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 
 from lifelong_edit.facts import Fact, Record
-from lifelong_edit.rows import fact_rows
 from lifelong_edit.stores import StepRecord
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_model import as_tensors
-from lifelong_edit.tracing import trace
+from lifelong_edit.timeline.model import as_tensors
+from lifelong_edit.tracing.rows import fact_rows
+from lifelong_edit.tracing.trace import trace
 
 Place = Callable[..., list[Record]]
 Gate = Callable[..., dict[str, Any]]

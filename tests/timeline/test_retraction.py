@@ -163,7 +163,7 @@ def test_names_of_no_live_fact(
         with pytest.raises(UsageError, match="too short"):
             timeline.retract([first[0][:3]])
         with monkeypatch.context() as shorter:
-            shorter.setattr("lifelong_edit.timeline_history.SHORTEST", 1)
+            shorter.setattr("lifelong_edit.timeline.history.SHORTEST", 1)
             shared = next(a[0] for a, b in itertools.pairwise(first) if a[0] == b[0])
             with pytest.raises(UsageError, match="begins the digests of"):
                 timeline.retract([shared])

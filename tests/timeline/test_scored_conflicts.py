@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from lifelong_edit.conflictkeys import conflict_keys
+from lifelong_edit.editors.ridge.conflictkeys import conflict_keys
 from lifelong_edit.facts import Fact
 from lifelong_edit.policies.scoring import CONFLICTS, fixed_scorer
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_apply import NEIGHBOURS
-from lifelong_edit.timeline_defaults import default_scorer
+from lifelong_edit.timeline.defaults import default_scorer
+from lifelong_edit.timeline.solving import NEIGHBOURS
 
 Start = Callable[..., Timeline]
 Make = Callable[..., Fact]

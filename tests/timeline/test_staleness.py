@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong_edit import staleness
 from lifelong_edit.facts import Fact
-from lifelong_edit.rows import phrasings_of
+from lifelong_edit.judging import staleness
 from lifelong_edit.timeline import Timeline
+from lifelong_edit.tracing.rows import phrasings_of
 
 Start = Callable[..., Timeline]
 Batch = Callable[..., list[Fact]]

@@ -11,15 +11,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from lifelong_edit.conflictkeys import conflict_keys
+from lifelong_edit.editors.ridge.conflictkeys import conflict_keys
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.policies.scoring import FIXED
 from lifelong_edit.stores import EditLog, decode_tensors, digest_bytes, encode_tensors
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_defaults import default_scorer
-from lifelong_edit.timeline_model import begin
-from lifelong_edit.timeline_states import keys_at
+from lifelong_edit.timeline.defaults import default_scorer
+from lifelong_edit.timeline.model import begin
+from lifelong_edit.timeline.states import keys_at
 
 Start = Callable[..., Timeline]
 Batch = Callable[..., list[Fact]]

@@ -24,7 +24,7 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 LAUNCHER = """
 import os, sys, msgspec
 from pathlib import Path
-import lifelong_edit.timeline_apply, lifelong_edit.stores.index, transformers.models.gpt2.modeling_gpt2
+import lifelong_edit.timeline.solving, lifelong_edit.stores.index, transformers.models.gpt2.modeling_gpt2
 from lifelong_edit.facts import Record
 from lifelong_edit.timeline import Timeline
 

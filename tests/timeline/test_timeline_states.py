@@ -25,8 +25,8 @@ from lifelong_edit.stores import (
     tensors_digest,
 )
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_history import History
-from lifelong_edit.timeline_states import environment, sketch, weights_at
+from lifelong_edit.timeline.history import History
+from lifelong_edit.timeline.states import environment, sketch, weights_at
 
 SHAPES = {"low": (7, 5), "high": (5, 4)}
 Gate = Callable[..., dict[str, Any]]

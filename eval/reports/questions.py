@@ -1,0 +1,120 @@
+"""What is asked about each batch of a timeline: its live facts, their phrasings, what follows, and their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lifelong_edit.errors import BadInputError
+from lifelong_edit.eval.metrics.probabilities import Comparison
+from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.models import LoadedModel, encode, encode_prompt
+from lifelong_edit.policies import edited_identities, probe_identities
+from lifelong_edit.timeline import Timeline
+from lifelong_edit.tracing.rows import unseen_of
+
+MEASURES = ("efficacy", "generality", "unseen", "wrapped", "portability", "locality")
+
+Question = tuple[str, str | None]
+"""A prompt, and the answer that is wanted (of a neighbour: the one that it came with, if any)."""
+
+
+@dataclass
+class Batch:
+    """The questions of one batch."""
+
+    step: int
+    taught: int
+    facts: list[Fact]
+    """Those of its facts that are still in force and were not taught again since; only those are asked."""
+    questions: dict[str, dict[Question, str]] = field(default_factory=dict)
+    """By measure (MEASURES); each with the digest of the fact that it is asked for, the first of several."""
+    comparisons: dict[str, dict[str, list[Comparison]]] = field(default_factory=dict)
+    """By fact's digest and kind (`probabilities.KINDS`); of facts whose record keeps the true answer."""
+
+
+@dataclass
+class LeftOut:
+    """What is not asked, and why."""
+
+    edited: set[str] = field(default_factory=set)
+    """Neighbours whose prompt, or whose subject and relation, a fact of the line edits."""
+    too_long: set[Question] = field(default_factory=set)
+
+
+def batches_of(timeline: Timeline, loaded: LoadedModel, step: int) -> tuple[list[Batch], LeftOut]:
+    """The batches on a state's line, in order, with their questions.
+
+    A fact that came, went and came again counts for the step that taught it last.
+    """
+    line = timeline.history().line(step)
+    facts = timeline.facts_by_digest([digest for record in line for digest in record.added])
+    live = timeline.history().fold(step).live
+    last = {digest: record.step for record in line for digest in record.added}
+    edited = edited_identities(facts.values())
+    batches, left = [], LeftOut()
+    for record in line:
+        if record.added:
+            asked = [facts[digest] for digest in record.added if digest in live and last[digest] == record.step]
+            batch = Batch(record.step, len(record.added), asked)
+            _collect(batch, loaded, timeline.settings.phrasings, edited, left)
+            batches.append(batch)
+    return batches, left
+
+
+def _collect(batch: Batch, loaded: LoadedModel, phrasings: int, edited: set[tuple[str, ...]], left: LeftOut) -> None:
+    batch.questions = {measure: {} for measure in MEASURES}
+    for fact in batch.facts:
+        kept = []
+        for probe in fact.locality:
+            if edited.isdisjoint(probe_identities(probe, fact)):
+                kept.append(probe)
+            else:
+                left.edited.add(probe.prompt)
+        for measure, questions in _questions(fact, kept, phrasings).items():
+            for question in questions:
+                if fits(loaded, *question):
+                    batch.questions[measure].setdefault(question, fact.digest)
+                else:
+                    left.too_long.add(question)
+        if fact.target_true is not None and fact.target_true != fact.target:
+            kinds = _comparisons(fact, fact.target_true, kept)
+            batch.comparisons[fact.digest] = {
+                kind: [c for c in of if fits(loaded, c.prompt, c.wanted) and fits(loaded, c.prompt, c.other)]
+                for kind, of in kinds.items()
+            }
+
+
+def _questions(fact: Fact, neighbours: Sequence[Probe], phrasings: int) -> Mapping[str, list[Question]]:
+    others = [prompt for prompt in dict.fromkeys(fact.rephrases) if prompt != fact.prompt]
+    wrapped = fact.counterfact_rephrase
+    return {
+        "efficacy": [(fact.prompt, fact.target)],
+        "generality": [(prompt, fact.target) for prompt in others],
+        "unseen": [(prompt, fact.target) for prompt in unseen_of(fact, phrasings)],
+        "wrapped": [] if wrapped is None else [(wrapped, fact.target)],
+        "portability": [(probe.prompt, probe.target) for probe in fact.portability if probe.target],
+        "locality": [(probe.prompt, probe.target) for probe in neighbours],
+    }
+
+
+def _comparisons(fact: Fact, true: str, neighbours: Sequence[Probe]) -> Mapping[str, list[Comparison]]:
+    """New against true answer. A neighbour's true answer is its own, where its record has one, else the fact's."""
+    paraphrases = [*fact.rephrases, *([fact.counterfact_rephrase] if fact.counterfact_rephrase else [])]
+    near = [(probe.prompt, probe.target or true) for probe in neighbours]
+    return {
+        "E": [Comparison(fact.prompt, fact.target, true)],
+        "P": [Comparison(prompt, fact.target, true) for prompt in dict.fromkeys(paraphrases) if prompt != fact.prompt],
+        "N": [Comparison(prompt, answer, fact.target) for prompt, answer in near if answer != fact.target],
+    }
+
+
+def fits(loaded: LoadedModel, prompt: str, target: str | None) -> bool:
+    """Whether the model can take a question; of one without an answer of its own at least the first token."""
+    try:
+        if target is not None:
+            encode(loaded.tokenizer, prompt, target)
+            return True
+        return len(encode_prompt(loaded.tokenizer, prompt)) < loaded.context
+    except BadInputError:
+        return False

@@ -1,0 +1,110 @@
+"""What is asked after each step of a stream, at a bounded cost: a row of the forgetting matrix."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from lifelong_edit.eval.metrics.verdicts import Result, ask_pairs, ask_unchanged, base_answers
+from lifelong_edit.eval.reports.questions import fits
+from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.models import LoadedModel
+from lifelong_edit.policies import choose_sample, edited_identities, probe_identities
+from lifelong_edit.stores import Measure, Measurement, Outcome
+from lifelong_edit.stores.digests import digest_bytes
+from lifelong_edit.timeline import Timeline
+from lifelong_edit.tracing.rows import subjects_of, unseen_of
+
+_Asked = tuple[Fact | None, int, Measure, str, str]
+"""Fact (None: a guard prompt), the step that taught it, measure, prompt, and target where there is one."""
+
+
+class Sampler:
+    """Asks a sample of a timeline's live facts; made once for a stream, it remembers what the base model says.
+
+    Of each fact: its prompt (efficacy), one phrasing that is no row of any solve (generality), and one neighbour that
+    the stream does not edit (locality: the answer of the base model), where it has them; and guard prompts, preserved
+    ones that are never rows, a quarter as many as facts. Each teacher-forced and by generation.
+    """
+
+    def __init__(self, timeline: Timeline, size: int | None) -> None:
+        """size: facts asked at most; None: all that are live, and all guard prompts."""
+        self._timeline, self._size = timeline, size
+        self._facts: dict[str, Fact] = {}
+        self._base: dict[tuple[str, str | None], tuple[int, ...]] = {}
+
+    def __call__(self, step: int) -> Measurement:
+        """Ask at the state of a step; the timeline's model is moved there. Nothing is kept in the store."""
+        began = time.process_time()
+        timeline, seed = self._timeline, self._timeline.settings.seed
+        line = timeline.history().line(step)
+        live, taught = timeline.history().fold(step).live, dict[str, int]()
+        for record in line:
+            taught.update((digest, record.step) for digest in record.added if digest in live)
+        cohorts: dict[int, list[str]] = {}
+        for digest, number in taught.items():
+            cohorts.setdefault(number, []).append(digest)
+        state = timeline.history().state_of(step)
+        chosen = cohorts if self._size is None else choose_sample(cohorts, self._size, seed, state)
+        loaded = timeline.at(step).loaded()
+        ever = [digest for record in line for digest in record.added]
+        asked, dropped = self._questions(chosen, ever)
+        return Measurement(
+            step=state,
+            weights_digest=timeline.show(state).weights_digest,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            sample=self._size,
+            seed=seed,
+            live={number: len(facts) for number, facts in sorted(cohorts.items())},
+            outcomes=[*self._ask(loaded, asked), *self._ask_guards(loaded, ever, seed)],
+            dropped=dropped,
+            seconds=time.process_time() - began,
+        )
+
+    def _questions(self, chosen: Mapping[int, Sequence[str]], ever: Sequence[str]) -> tuple[list[_Asked], int]:
+        known = [digest for digest in dict.fromkeys(ever) if digest not in self._facts]
+        self._facts |= self._timeline.facts_by_digest(known)
+        edited = edited_identities(self._facts[digest] for digest in ever)
+        rows, asked, dropped = self._timeline.settings.phrasings, list[_Asked](), set[str]()
+        for number, digests in chosen.items():
+            for digest in digests:
+                fact = self._facts[digest]
+                asked.append((fact, number, "efficacy", fact.prompt, fact.target))
+                asked += [(fact, number, "generality", text, fact.target) for text in unseen_of(fact, rows)[:1]]
+                free = [probe for probe in fact.locality if edited.isdisjoint(probe_identities(probe, fact))]
+                dropped.update(probe.prompt for probe in fact.locality if probe not in free)
+                if free:
+                    probe = min(free, key=lambda probe: digest_bytes(probe.prompt.encode()))
+                    asked.append((fact, number, "locality", probe.prompt, probe.target or ""))
+        return asked, len(dropped)
+
+    def _ask(self, loaded: LoadedModel, asked: Sequence[_Asked]) -> list[Outcome]:
+        asked = [question for question in asked if fits(loaded, question[3], question[4] or None)]
+        own = [question for question in asked if question[2] != "locality"]
+        others = [question for question in asked if question[2] == "locality"]
+        results = ask_pairs(loaded, [(prompt, target) for *_, prompt, target in own])
+        probes = [(prompt, target or None) for *_, prompt, target in others]
+        if unknown := [probe for probe in dict.fromkeys(probes) if probe not in self._base]:
+            self._base.update(zip(unknown, base_answers(loaded, unknown), strict=True))
+        results += ask_unchanged(loaded, [prompt for prompt, _ in probes], [self._base[probe] for probe in probes])
+        return [_outcome(*question, result) for question, result in zip([*own, *others], results, strict=True)]
+
+    def _ask_guards(self, loaded: LoadedModel, ever: Sequence[str], seed: int) -> list[Outcome]:
+        preserved = self._timeline.bench().preserved
+        guards = preserved.guards(subjects_of([self._facts[digest] for digest in ever]))
+        if self._size is not None:
+            guards.sort(key=lambda i: digest_bytes(f"guard/{seed}/{preserved.probes[i].prompt}".encode()))
+            guards = guards[: self._size // 4]
+        asked = [_guard(preserved.probes[i]) for i in guards]
+        results = ask_unchanged(loaded, [prompt for *_, prompt, _ in asked], [preserved.answers[i].ids for i in guards])
+        return [_outcome(*question, result) for question, result in zip(asked, results, strict=True)]
+
+
+def _guard(probe: Probe) -> _Asked:
+    return (None, 0, "guard", probe.prompt, "")
+
+
+def _outcome(fact: Fact | None, taught: int, measure: Measure, prompt: str, target: str, result: Result) -> Outcome:
+    digest = "" if fact is None else fact.digest
+    return Outcome(digest, taught, measure, prompt, result.generated, result.teacher_forced, result.answer.strip())

@@ -1,0 +1,3 @@
+"""The edited model for everyone else."""
+
+from __future__ import annotations

@@ -1,0 +1,114 @@
+"""Forgetting as it happens: which live facts a batch makes the model forget, beside what could be known before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lifelong_edit.editors.ridge.batch import Bench, Proposal, SolveState, edit_batch
+from lifelong_edit.editors.ridge.conflictkeys import conflict_keys
+from lifelong_edit.eval.metrics.verdicts import predict_answers
+from lifelong_edit.facts import Fact
+from lifelong_edit.models import encode
+from lifelong_edit.numerics.forecast import Forecaster, Kind, change_features, key_features, outlook
+from lifelong_edit.numerics.logistic import Array
+from lifelong_edit.stores.tensors import Shift, materialise
+from lifelong_edit.tracing.preservation import centred
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Rows of facts that were known before a batch: live, left in force, and answered right.
+
+    features: by kind, (n, features). forgotten: whether the fact's prompt is answered wrong after the batch. batch:
+    the batch that each row is from, counted from 0 where anything was known. All teacher-forced.
+    """
+
+    features: dict[Kind, Array]
+    forgotten: npt.NDArray[np.bool_]
+    batch: npt.NDArray[np.int64]
+
+
+def merge(parts: Sequence[Measured]) -> Measured:
+    """The rows of several streams together; batches of different streams stay different."""
+    offsets = np.cumsum([0, *(int(part.batch.max()) + 1 for part in parts[:-1])])
+    kinds: tuple[Kind, ...] = ("keys", "change")
+    return Measured(
+        {kind: np.concatenate([part.features[kind] for part in parts]) for kind in kinds},
+        np.concatenate([part.forgotten for part in parts]),
+        np.concatenate([part.batch + offset for part, offset in zip(parts, offsets, strict=True)]),
+    )
+
+
+def measure_stream(bench: Bench, batches: Sequence[Sequence[Fact]]) -> Measured:
+    """Edit batches one after the other, from the base, and measure what each but the first made forgotten.
+
+    A fact replaces a live one of the same subject and relation; what is replaced is not counted as forgotten.
+    """
+    state, parts = SolveState({}, {}, {}), []
+    for batch in batches:
+        new = {(fact.subject.casefold(), fact.relation) for fact in batch}
+        retired = [d for d, fact in state.live.items() if (fact.subject.casefold(), fact.relation) in new]
+        left = [fact for d, fact in state.live.items() if d not in set(retired)]
+        bench.loaded.set_shifts(state.shifts)
+        known = answered(bench, left)
+        proposal = edit_batch(bench, state, batch, retire=retired)
+        features = both_features(bench, state, [fact.digest for fact in known], batch, proposal) if known else {}
+        state.apply(proposal, batch, retired)
+        state.digest = f"{state.digest}|{batch[0].digest}"
+        if known:
+            bench.loaded.set_shifts(state.shifts)
+            kept = {fact.digest for fact in answered(bench, known)}
+            forgotten = np.array([fact.digest not in kept for fact in known])
+            parts.append(Measured(features, forgotten, np.zeros(len(known), np.int64)))
+    return merge(parts)
+
+
+def answered(bench: Bench, facts: Sequence[Fact]) -> list[Fact]:
+    """Those of the facts whose prompt the model as it stands answers right, teacher-forced."""
+    encoded = [encode(bench.loaded.tokenizer, fact.prompt, fact.target) for fact in facts]
+    found = predict_answers(bench.loaded, encoded)
+    return [f for f, e, guess in zip(facts, encoded, found, strict=True) if guess == e.ids[e.answer_start :]]
+
+
+def both_features(
+    bench: Bench, state: SolveState, live: Sequence[str], batch: Sequence[Fact], proposal: Proposal
+) -> dict[Kind, Array]:
+    """Features of each kind for live facts, given by digest, before a proposal is applied."""
+    keys = key_features(live_conflict_keys(bench, state, live), conflict_keys(bench, [fact.prompt for fact in batch]))
+    return {"keys": keys, "change": np.hstack([keys, proposed_changes(bench, state, live, proposal.shift)])}
+
+
+def forecast_by_keys(
+    bench: Bench, state: SolveState, live: Sequence[str], batch: Array, forecaster: Forecaster
+) -> dict[str, Any]:
+    """The forecast for live facts, given by digest, from the conflict keys of a coming batch, (n, d_in): `outlook`."""
+    if not live or not len(batch):
+        return outlook("keys", live, np.zeros(len(live)))
+    features = key_features(live_conflict_keys(bench, state, live), batch)
+    return outlook("keys", live, forecaster.probabilities(features))
+
+
+def live_conflict_keys(bench: Bench, state: SolveState, live: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Conflict keys of live facts, (n, d_in), centred and of length 1."""
+    if not live:
+        return np.zeros((0, len(bench.conflict_mean)), np.float32)
+    raw = torch.from_numpy(np.stack([state.keys[digest].conflict for digest in live]))
+    found: npt.NDArray[np.float32] = centred(raw.to(bench.conflict_mean), bench.conflict_mean).cpu().numpy()
+    return found
+
+
+def proposed_changes(bench: Bench, state: SolveState, live: Sequence[str], shift: Mapping[str, Shift]) -> Array:
+    """Features of a shift, proposed at a state, for live facts: see `change_features`, (n, 1)."""
+    scales = {name: bench.scale[name].cpu().numpy() for name in shift}
+    weights = {}
+    for name in shift:
+        base, before = bench.loaded.base_weight(name), state.shifts.get(name)
+        weights[name] = (base if before is None else base + before.to(base.device)).cpu().numpy()
+    moved = {name: materialise(part) for name, part in shift.items()}
+    return change_features([state.keys[digest].rows for digest in live], scales, weights, moved)

@@ -1,0 +1,100 @@
+"""Before a new store costs anything: what is refused at once.
+
+Loading a model and tracing text through it take minutes on a large one. What can be told from the file system, the
+settings, and the model's configuration and tokenizer is therefore told first. Imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from lifelong_edit.editors.malmen.network import read_checkpoint
+from lifelong_edit.editors.registry import make_editor
+from lifelong_edit.errors import BadInputError, LifelongEditError, UsageError
+from lifelong_edit.facts import Probe
+from lifelong_edit.models import EditableModule, encode, encode_prompt
+from lifelong_edit.models.devices import resolve_device, resolve_dtype
+from lifelong_edit.models.families import family_of, find_modules
+from lifelong_edit.models.loading import locate
+from lifelong_edit.models.quiet import quiet_transformers
+from lifelong_edit.policies import POLICIES
+from lifelong_edit.settings import Settings
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model before its weights are read: the modules to edit, and how it takes text."""
+
+    modules: tuple[EditableModule, ...]
+    tokenizer: Any
+
+
+def require_fitting(
+    model: str,
+    settings: Settings,
+    *,
+    hypernetwork: Path | None,
+    preserve: Sequence[Probe],
+    text: Sequence[str],
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Refuse, without loading the model, what a store for it could not be made or used with.
+
+    Arguments and errors as of `Timeline.create`. Code that comes with a model is run by the loading alone, so of such
+    a model neither modules nor prompts are looked at here.
+    """
+    resolve_dtype(settings.dtype, resolve_device(settings.device))
+    networks = None if hypernetwork is None else read_checkpoint(hypernetwork)
+    make_editor(settings, networks)
+    if settings.conflict_policy not in POLICIES:
+        raise UsageError(f"setting conflict_policy is {settings.conflict_policy!r}; it must be {' or '.join(POLICIES)}")
+    if not any(part.strip() for part in text):
+        raise BadInputError("found a text without any word, expected ordinary prose to measure; give another one")
+    path = locate(model)
+    outline = None if trust_remote_code else outline_of(path, settings.modules, revision)
+    if outline is None:
+        return
+    if networks is not None:
+        networks.check(outline.modules)
+    for probe in preserve:
+        _require_room(outline, probe)
+
+
+def outline_of(path: str, modules: Sequence[str], revision: str | None) -> Outline | None:
+    """The outline of a model at a folder or hub id; None where loading the model has to say what is wrong with it.
+
+    Raises UnknownModelError for modules that the model does not have.
+    """
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(path, revision=revision)
+            family = family_of(config.model_type, modules)
+            with torch.device("meta"):  # shapes without numbers
+                bare = AutoModelForCausalLM.from_config(config)
+            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        context = int(config.get_text_config().max_position_embeddings)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, context)
+        return Outline(find_modules(bare, family, modules), tokenizer)
+    except LifelongEditError:
+        raise
+    except Exception:  # transformers raises anything; loading meets it again and puts it into one sentence
+        return None
+
+
+def _require_room(outline: Outline, probe: Probe) -> None:
+    try:
+        if probe.target is None:
+            encode_prompt(outline.tokenizer, probe.prompt)
+        else:
+            encode(outline.tokenizer, probe.prompt, probe.target)
+    except BadInputError as error:
+        raise BadInputError(
+            f"found a preserved prompt that the model cannot take ({error}); change it or leave it out"
+        ) from None

@@ -1,0 +1,102 @@
+"""What a new store takes from the package where its maker gives nothing: text, preserved prompts, hypernetwork."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lifelong_edit import atlas
+from lifelong_edit.errors import BadInputError
+from lifelong_edit.facts import Probe, read_prompts
+from lifelong_edit.numerics.forecast import Forecaster, Kind, read_forecasters
+from lifelong_edit.policies.scoring import CONFLICTS, Scorer, read_scorer
+from lifelong_edit.settings import CHOSEN, SOLVE, Settings
+
+BUNDLED_MODEL = "atlas"
+
+
+def default_text() -> list[str]:
+    """The bundled English prose: what the gram of text keys and the sample of the gate are taken from."""
+    path = atlas.text_path()
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def default_preserved(model: str) -> list[Probe]:
+    """Prompts whose answers must stay, for the bundled model; for another one only its owner knows them."""
+    path = atlas.preserved_prompts_path()
+    return list(read_prompts([str(path)])) if model == BUNDLED_MODEL and path.is_file() else []
+
+
+def solve_of(hypernetwork: Path | None) -> dict[str, Any]:
+    """Modules and settings that a network was trained for: a store's defaults, for it is at home in no others.
+
+    With it those that `train --choose` found for the model, where they lie beside the network.
+    """
+    if hypernetwork is None:
+        return {}
+    from lifelong_edit.editors.malmen.network import read_config  # imports torch
+
+    config = read_config(hypernetwork)
+    chosen = settings_from(hypernetwork) if (hypernetwork / CHOSEN).is_file() else {}
+    solve = {name: config.settings[name] for name in SOLVE if name in config.settings}
+    return chosen | solve | {"modules": config.entries}
+
+
+def start_of(model: str, settings: Settings | None, hypernetwork: str | Path | None) -> tuple[Settings, Path | None]:
+    """Settings and network of a new store: `malmen` in the solve of its network where there is one, else `gradient`."""
+    if hypernetwork is None and (settings is None or settings.editor == "malmen"):
+        hypernetwork = default_hypernetwork(model)
+    network = None if hypernetwork is None else Path(hypernetwork)
+    if settings is None:
+        return Settings(editor="gradient" if network is None else "malmen", **solve_of(network)), network
+    if settings.editor == "malmen" and network is not None and not settings.modules:
+        settings = settings.replace(modules=solve_of(network)["modules"])
+    return settings, network
+
+
+def settings_from(path: Path | None) -> dict[str, Any]:
+    """Settings by name from what `train --choose` wrote, the file or its folder; those at rest (None) are left out.
+
+    Raises BadInputError where it holds no settings, or one that does not exist.
+    """
+    if path is None:
+        return {}
+    file = path / CHOSEN if path.is_dir() else path
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=dict[str, Any]).get("settings")
+        known = msgspec.convert(found, Settings)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BadInputError(
+            f"{file} holds no settings ({error}); expected what `lifelong-edit train --choose` writes"
+        ) from error
+    return {name: getattr(known, name) for name in found or () if getattr(known, name) is not None}
+
+
+def default_hypernetwork(model: str) -> Path | None:
+    """The folder of the network that was trained for a model and comes with the package, if there is one."""
+    return atlas.hypernetwork_dir() if model == BUNDLED_MODEL else None
+
+
+@functools.cache
+def default_forecasters() -> dict[Kind, Forecaster]:
+    """The forecasters that were fitted on the forgetting of the bundled model, by kind."""
+    return read_forecasters(atlas.forecast_path())
+
+
+@functools.cache
+def default_scorer() -> Scorer:
+    """The scorer of conflicts that was fitted on facts of the bundled model."""
+    return read_scorer(atlas.conflicts_path())
+
+
+def scorer_of(*places: str | Path | None) -> Scorer:
+    """The scorer that `train` left in the first of these folders, or beside the first of these files, else the default.
+
+    Raises BadInputError where what is there is no scorer.
+    """
+    folders = [Path(p).parent if Path(p).is_file() else Path(p) for p in places if p is not None]
+    files = [folder / CONFLICTS for folder in folders]
+    return next((read_scorer(file) for file in files if file.is_file()), default_scorer())

@@ -1,0 +1,361 @@
+"""What can be told from the log alone: lines of states, and what is live at each. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lifelong_edit.errors import UsageError
+from lifelong_edit.stores import STILL, Place, StepRecord, digest_bytes
+from lifelong_edit.timeline.names import HEAD_NAME, Names, StepName, listed
+
+SOLVED = ("reconsolidate", "retract")
+"""Kinds of steps that solve again for all live facts together."""
+SHORTEST = 4
+"""Letters of a digest that name a fact."""
+FilePlace = tuple[str, int]
+"""The digest of a file's content, and a record's number in it."""
+
+
+def live_digest(live: Iterable[str]) -> str:
+    """The digest of a set of facts, whatever the order in which they came."""
+    return digest_bytes("\n".join(sorted(live)).encode())
+
+
+@dataclass
+class Fold:
+    """What a line of steps adds up to."""
+
+    live: dict[str, None] = field(default_factory=dict)
+    """Live facts in the order in which they came."""
+    ever: set[str] = field(default_factory=set)
+    """Every fact that was live at some state of the line."""
+    places: set[FilePlace] = field(default_factory=set)
+    """Every place that was consumed."""
+    retracted: set[str] = field(default_factory=set)
+    """Facts that were taken back and have not come again since."""
+    quarantined: dict[str, int] = field(default_factory=dict)
+    """Facts that were put aside and neither reviewed nor dismissed since, with the step that put them aside."""
+    aside: set[str] = field(default_factory=set)
+    """Every fact that was put aside at some state of the line."""
+
+    def copy(self) -> Fold:
+        """One that can go on without changing this one."""
+        copied = (set(self.ever), set(self.places), set(self.retracted), dict(self.quarantined), set(self.aside))
+        return Fold(dict(self.live), *copied)
+
+    def take(self, record: StepRecord) -> None:
+        """Go on by one step."""
+        for digest in record.superseded:
+            self.live.pop(digest, None)
+        self.live.update(dict.fromkeys(record.added))
+        self.retracted.update(record.superseded if record.kind == "retract" else ())
+        self.retracted.difference_update(record.added)
+        self.ever.update(record.added)
+        self.places.update((place.file_digest, place.number) for place in record.places)
+        for digest in (*record.report.get("reviewed", ()), *record.added):
+            self.quarantined.pop(digest, None)
+        aside = [c["new"] for c in record.report.get("conflicts", ()) if c["action"] == "quarantine"]
+        self.quarantined.update(dict.fromkeys(aside, record.step))
+        self.aside.update(aside)
+
+
+def require_digest(name: str) -> None:
+    """Raise UsageError for what is too short to mean a fact: a number, as likely as not, that was meant for a step."""
+    if len(name) < SHORTEST:
+        raise UsageError(
+            f"{name!r} is too short to name a fact; expected at least {SHORTEST} letters of its digest, see "
+            "`lifelong-edit facts`"
+        )
+
+
+class History:
+    """The steps of a log, and the state at each of them as a fold along its line of parents."""
+
+    def __init__(self, records: Iterable[StepRecord] = (), idle: Mapping[int, Sequence[Place]] | None = None) -> None:
+        """idle: places that were consumed at the state of a step with nothing to do there."""
+        self.records: list[StepRecord] = []
+        self.names = Names()
+        self.dropped: set[str] = set()
+        """Blobs that were dropped on purpose and have not come again since."""
+        self._out_of_reach: dict[int, StepRecord] = {}
+        self._wholes: dict[int, str] = {}
+        self.purged: set[str] = set()
+        """Facts whose text was dropped and has not come again since."""
+        self._made_on: list[str] = []
+        self._consumed: dict[str, set[int]] = {}
+        self._idle: dict[int, list[Place]] = {}
+        self._cached: tuple[int, Fold] | None = None
+        for record in records:
+            self.take(record)
+        for step, places in (idle or {}).items():
+            self.consume(step, places)
+
+    def take(self, record: StepRecord) -> None:
+        """Add the next step of the log."""
+        self.records.append(record)
+        self.dropped.update(record.dropped)
+        self.dropped.difference_update(record.blobs)
+        self._out_of_reach.update(dict.fromkeys(record.out_of_reach, record))
+        self._wholes.update(record.wholes)
+        self.purged.update(record.purged)
+        self.purged.difference_update(record.added, (c["new"] for c in record.report.get("conflicts", ())))
+        self.names.take(record)
+        self._made_on.append(self.names.current)
+        self._note(record.places)
+
+    def consume(self, state: int, places: Sequence[Place]) -> None:
+        """Add places that were consumed at the state of a step with nothing to do there."""
+        self._idle.setdefault(state, []).extend(places)
+        self._note(places)
+        found = [(place.file_digest, place.number) for place in places]
+        if (branch := self.names.branches.get(self._made_on[state])) is not None:
+            branch.places.update(found)
+        if self._cached is not None and self._cached[0] == state:
+            self._cached[1].places.update(found)
+        else:
+            self._cached = None
+
+    def _note(self, places: Iterable[Place]) -> None:
+        for place in places:
+            self._consumed.setdefault(place.file_digest, set()).add(place.number)
+
+    @property
+    def head(self) -> int:
+        """The last step."""
+        return len(self.records) - 1
+
+    def resolve(self, step: StepName) -> int:
+        """The number of a step that is given by number, tag, branch or `head`. Raises UsageError where there is none.
+
+        A branch stands for its tip, a tag for the step whose state it names.
+        """
+        if isinstance(step, str) and not step.removeprefix("-").isdecimal():
+            found = self.head if step.casefold() == HEAD_NAME else self.names.find(step)
+            if found is None:
+                known = self.names.tags.keys() | self.names.branches.keys()
+                raise UsageError(f"{step!r} names no step; expected a number from 0 to {self.head}, or {listed(known)}")
+            return found
+        number = int(step)
+        if not 0 <= number <= self.head:
+            raise UsageError(f"there is no step {number}; the log holds steps 0 to {self.head}")
+        return number
+
+    def record(self, step: StepName) -> StepRecord:
+        """A step. Raises UsageError where there is none of that number or name."""
+        return self.records[self.resolve(step)]
+
+    def made_on(self, step: int) -> str:
+        """The branch on which a step was made; of a branch or a switch, the one that it led to."""
+        return self._made_on[step]
+
+    def protected(self) -> dict[int, list[str]]:
+        """The states that have to stay within reach, by the step that made each: what names it.
+
+        The head's, every tag's and every branch's; names are those of tags and branches, and `head`.
+        """
+        named = [*self.names.tags.items(), *((name, branch.tip) for name, branch in self.names.branches.items())]
+        held: dict[int, list[str]] = {}
+        for name, step in [(HEAD_NAME, self.head), *named]:
+            held.setdefault(self.state_of(step), []).append(name)
+        return held
+
+    def whole(self, record: StepRecord) -> str | None:
+        """The blob in which the state that a step made is stored whole, None where it is not."""
+        found = (record.snapshot, self._wholes.get(record.step))
+        return next((digest for digest in found if digest is not None and digest not in self.dropped), None)
+
+    def kept(self, blobs: Iterable[str]) -> list[str]:
+        """Those of a step's blobs that were not dropped on purpose."""
+        return [digest for digest in blobs if digest not in self.dropped]
+
+    def dropped_by(self, step: StepName) -> StepRecord | None:
+        """The step that put the state at a step out of reach, None where it is within."""
+        return self._out_of_reach.get(self.state_of(step))
+
+    def require_kept(self, step: StepName) -> None:
+        """Raise UsageError, naming the step that dropped it, where the state at a step is out of reach."""
+        if (by := self.dropped_by(step)) is not None:
+            kept = listed({str(record.step) for record in self.records if self.dropped_by(record.step) is None})
+            raise UsageError(
+                f"what the state at step {self.state_of(step)} needs was dropped by step {by.step} ({by.kind}, "
+                f"{by.time[:10]}); expected {kept}; a backup from before has it"
+            )
+
+    def ancestor(self, one: StepName, other: StepName) -> int:
+        """The last state that the lines of two steps have in common, by the step that made it; at the least step 0."""
+        common = {record.step for record in self.line(one)}
+        return max(record.step for record in self.line(other) if record.step in common)
+
+    def state_of(self, step: StepName) -> int:
+        """The step that made the state at `step`: itself, or the one that a rollback went back to, a refusal left."""
+        record = self.record(step)
+        while record.kind in STILL:
+            record = self.records[record.parent]
+        return record.step
+
+    def line(self, step: StepName) -> list[StepRecord]:
+        """The steps that made the state at `step`, from `init` on; rollbacks and what they took back are not in it."""
+        line: list[StepRecord] = []
+        at = self.state_of(step)
+        while True:
+            record = self.records[at]
+            line.append(record)
+            if record.parent < 0:
+                return line[::-1]
+            at = self.state_of(record.parent)
+
+    def fold(self, step: StepName) -> Fold:
+        """Live facts and consumed places at the state of `step`. Kept for the next call: do not change it."""
+        state = self.state_of(step)
+        new: list[StepRecord] = []
+        at, known = state, self._cached
+        while known is None or at != known[0]:
+            record = self.records[at]
+            new.append(record)
+            if record.parent < 0:
+                known = None
+                break
+            at = self.state_of(record.parent)
+        fold = Fold() if known is None else known[1].copy()
+        for record in reversed(new):
+            fold.take(record)
+            fold.places.update((place.file_digest, place.number) for place in self._idle.get(record.step, ()))
+        self._cached = (state, fold)
+        return fold
+
+    def live(self, step: StepName) -> list[str]:
+        """Digests of the facts live at the state of `step`, in the order in which they came."""
+        return list(self.fold(step).live)
+
+    def live_fact(self, step: int, name: str) -> str:
+        """The digest of the live fact that one, or its beginning, names. Raises UsageError for none and for many."""
+        require_digest(name)
+        found = [digest for digest in self.fold(step).live if digest.startswith(name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UsageError(f"{name!r} begins the digests of {len(found)} live facts; expected more of it")
+        what = "is not in force" if any(d.startswith(name) for d in self.fold(step).ever) else "names no fact"
+        raise UsageError(f"{name!r} {what}; expected the digest of a live fact, see `lifelong-edit facts`")
+
+    def superseded_by(self, step: int, digests: Iterable[str]) -> list[str]:
+        """Digests of the facts that the given ones took the place of when they last came, and that are not live."""
+        live, came = self.fold(step).live, dict[str, StepRecord]()
+        for record in self.line(step):
+            if record.kind != "retract":  # what a retraction brings back comes without its conflicts
+                came.update(dict.fromkeys(record.added, record))
+        conflicts = [(came[digest], digest, c) for digest in digests for c in came[digest].report.get("conflicts", ())]
+        replaced = [c["old"] for record, new, c in conflicts if c["new"] == new and c["old"] in record.superseded]
+        return [digest for digest in dict.fromkeys(replaced) if digest not in live]
+
+    def predecessors(self, step: int, digests: Iterable[str]) -> list[str]:
+        """The given facts, those that they took the place of, and so on back, these as far as they are not live.
+
+        Those that were purged are not among them.
+        """
+        found = dict.fromkeys(digests)
+        coming = list(found)
+        while coming:
+            coming = [digest for digest in self.superseded_by(step, coming) if digest not in found]
+            found.update(dict.fromkeys(coming))
+        return [digest for digest in found if digest not in self.purged]
+
+    def holding(self, facts: Collection[str]) -> set[int]:
+        """The steps whose states hold something of one of the given facts: in ΔW, keys, or the editor's state.
+
+        From the step that taught it on, or taught another one in its words, up to the next one that solved for all live
+        facts from the base weights without it.
+        """
+        wanted, found, live_at = set(facts), set[int](), dict[int, set[str]]()
+        for record in self.records:
+            if record.kind in STILL:
+                continue
+            before = self.state_of(record.parent) if record.parent >= 0 else -1
+            live = (live_at.get(before, set()) - set(record.superseded)) | wanted.intersection(record.added)
+            live_at[record.step] = live
+            anew = record.kind in SOLVED and not record.report.get("start")
+            words = {digest for digests in record.report.get("in_words_of", {}).values() for digest in digests}
+            if live or not wanted.isdisjoint(words) or (before in found and not anew):
+                found.add(record.step)
+        return found
+
+    def since_snapshot(self, step: int) -> int:
+        """How many steps of the line follow the last state that is stored whole (or `init`)."""
+        count = 0
+        for record in reversed(self.line(step)):
+            if self.whole(record) is not None or record.parent < 0:
+                break
+            count += 1
+        return count
+
+    def edits(self, step: StepName) -> tuple[int, int]:
+        """Edit steps on the line of a step: those since the last try to reconsolidate, and those up to it.
+
+        A refusal stands beside the line, at the state that it left: it counts as a try there.
+        """
+        since = self.edited_since(step)
+        return len(since), sum(record.kind == "edit" for record in self.line(step)) - len(since)
+
+    def edited_since(self, step: StepName) -> list[StepRecord]:
+        """The edit steps on the line of a step since the last try to reconsolidate, see `edits`."""
+        line = self.line(step)
+        tries, since = self._tries(line), list[StepRecord]()
+        for record in line:
+            if record.kind == "edit":
+                since.append(record)
+            if record.step in tries:
+                since = []
+        return since
+
+    def _tries(self, line: Sequence[StepRecord]) -> dict[int, StepRecord]:
+        """By state of a line: the step that solved again for all facts there, or was refused there."""
+        solved = {record.step: record for record in line if record.kind in SOLVED}
+        return solved | {self.state_of(r.step): r for r in self.records if r.kind == "refused"}
+
+    def retention_left(self, step: int) -> float:
+        """The retention that the last try to reconsolidate left behind at a state, by its guard; 1 without a try.
+
+        A refused one left that of the state before it.
+        """
+        line = self.line(step)
+        tries = self._tries(line)
+        last = next((tries[r.step] for r in reversed(line) if r.step in tries), None)
+        if last is None or "guard" not in last.report:  # a retraction that left no fact
+            return 1.0
+        left: float = last.report["guard"]["before" if last.kind == "refused" else "after"]["retention"]
+        return left
+
+    def forgotten(self, step: int) -> float:
+        """How many live facts the edits since the last try were expected to make forgotten, by what they logged."""
+        return math.fsum(record.report.get("forecast", {}).get("forgotten", 0.0) for record in self.edited_since(step))
+
+    def forecast(self, step: int) -> dict[str, float | None]:
+        """What was forecast when the state at a step was made: the share of the live facts that the last edit was
+
+        expected to make forgotten (`forecast`; None without an edit), and that of all edits since the last try.
+        """
+        edits = [record for record in self.line(step) if record.kind == "edit"]
+        last = edits[-1].report.get("forecast", {}) if edits else {}
+        live = last.get("live", 0)
+        return {"forecast": last.get("share"), "forecast_since": self.forgotten(step) / live if live else 0.0}
+
+    def staleness(self, step: int) -> dict[str, Any] | None:
+        """What the last reconsolidation logged of stale keys, of those that began at a state on the line of a step."""
+        line = {record.step for record in self.line(step)}
+        found = (r.report["staleness"] for r in reversed(self.records) if "staleness" in r.report and r.parent in line)
+        return next(found, None)
+
+    def added(self, digest: str) -> bool:
+        """Whether a fact was added by some step made on the current branch."""
+        return digest in self.names.branches[self.names.current].added
+
+    def consumed_in(self, file_digest: str) -> Collection[int]:
+        """The numbers of the records consumed of a file with that digest, whatever was rolled back since."""
+        return self._consumed.get(file_digest, ())
+
+    def seen_at(self, place: FilePlace) -> bool:
+        """Whether a place was consumed by some step made on the current branch, or at one with nothing to do there."""
+        return place in self.names.branches[self.names.current].places

@@ -1,0 +1,146 @@
+"""What a state has no use for in a batch, told from the log alone. No torch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lifelong_edit.errors import BadInputError
+from lifelong_edit.facts import Fact, Record
+from lifelong_edit.policies import identities, normalise, prevails
+from lifelong_edit.stores import Place
+from lifelong_edit.timeline.history import FilePlace, Fold, History
+
+SkipReason = Literal[
+    "consumed",
+    "live",
+    "repeated",
+    "contradicted",
+    "rolled-back",
+    "conflict",
+    "quarantined",
+    "reviewed",
+    "never-quarantined",
+]
+_NOT_IN_QUARANTINE: tuple[SkipReason, ...] = ("reviewed", "never-quarantined")
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A record of a batch that is not applied, and why."""
+
+    fact: str
+    reason: SkipReason
+
+
+@dataclass
+class Sieved:
+    """A batch after what design calls skipping: what is left of it, what was skipped, what it consumes."""
+
+    facts: list[Fact]
+    skips: list[Skip]
+    places: list[Place]
+    reviewed: list[str] = field(default_factory=list)
+    """What leaves quarantine with this batch, whatever becomes of it."""
+
+    @property
+    def left(self) -> bool:
+        """Whether there is anything to do or to note."""
+        return bool(self.facts or self.reviewed)
+
+    def drop(self, digests: frozenset[str], reason: SkipReason) -> None:
+        """Skip further facts, in the order of the batch."""
+        self.skips += [Skip(fact.digest, reason) for fact in self.facts if fact.digest in digests]
+        self.facts = [fact for fact in self.facts if fact.digest not in digests]
+
+    def counts(self) -> dict[str, int]:
+        """How many were skipped for each reason."""
+        counts: dict[str, int] = {}
+        for skip in self.skips:
+            counts[skip.reason] = counts.get(skip.reason, 0) + 1
+        return counts
+
+
+def sieve(
+    batch: Sequence[Fact] | Sequence[Record],
+    history: History,
+    step: int,
+    *,
+    again: bool = False,
+    reviewed: bool = False,
+    trusted: Sequence[str] = (),
+) -> Sieved:
+    """Take out of a batch what the state at `step` has no use for.
+
+    Skipped are records consumed at the same place (that of a file before it grew included), facts equal to a live one
+    or in quarantine, repetitions within the batch, and records known only from steps of the current branch that were
+    rolled back unless `again`: what other branches were given does not count. A fact that was superseded is news when
+    it comes from a new place; a bare fact has no place and counts as new each time. reviewed: the batch comes back from
+    review, and what is not in quarantine, any more or at all, is skipped, wherever it stands. trusted: see `prevails`.
+    """
+    fold, result, kept = history.fold(step), Sieved([], [], []), set[str]()
+    for item in batch:
+        fact = item.fact if isinstance(item, Record) else item
+        places = item.places if isinstance(item, Record) else ()
+        entry = (item.entry if isinstance(item, Record) else item.digest) if reviewed else None
+        if isinstance(item, Record) and entry not in (None, fact.digest) and fact.digest in fold.quarantined:
+            raise BadInputError(
+                f"{item.file}:{item.line}: found a record that is in quarantine itself, with the `quarantined.fact` of "
+                f"another ({item.entry[:12]}), expected its own; correct it"
+            )
+        reason = _reason(fact.digest, places, entry, fold, history, kept, again)
+        if reason not in ("consumed", "rolled-back", *_NOT_IN_QUARANTINE):
+            result.places += [Place(*place, fact.digest) for place in places[:1]]
+            result.reviewed += [] if entry is None else [entry]
+        if reason is not None:
+            result.skips.append(Skip(fact.digest, reason))
+        else:
+            kept.add(fact.digest)
+            result.facts.append(fact)
+    result.drop(_contradicted(result.facts, trusted), "contradicted")
+    return result
+
+
+def _reason(
+    digest: str,
+    places: Sequence[FilePlace],
+    entry: str | None,
+    fold: Fold,
+    history: History,
+    kept: set[str],
+    again: bool,
+) -> SkipReason | None:
+    """entry: of a record that comes back from review, the digest under which it is in quarantine."""
+    if entry is not None and entry not in fold.quarantined:
+        return "reviewed" if entry in fold.aside else "never-quarantined"
+    consumed = any(place in fold.places for place in places)
+    if consumed and entry is None:
+        return "consumed"
+    if digest in fold.live:
+        return "live"
+    if digest in kept:
+        return "repeated"
+    if entry is None and digest in fold.quarantined:
+        return "quarantined"
+    elsewhere = not consumed and any(history.seen_at(place) for place in places)
+    if not again and (elsewhere or (history.added(digest) and digest not in fold.ever)):
+        return "rolled-back"
+    return None
+
+
+def _contradicted(facts: Sequence[Fact], trusted: Sequence[str]) -> frozenset[str]:
+    """The facts that lose against another one of the same batch: one solve cannot ask for two answers at once."""
+    held: dict[tuple[str, ...], list[Fact]] = defaultdict(list)
+    lost: set[str] = set()
+    for fact in facts:
+        names, target = identities(fact), normalise(fact.target)
+        rivals = [f for name in names for f in held[name] if f.digest not in lost and normalise(f.target) != target]
+        if not all(prevails(fact, rival, trusted)[0] for rival in rivals):
+            lost.add(fact.digest)
+            continue
+        lost.update(rival.digest for rival in rivals)
+        for name in names:
+            held[name].append(fact)
+    return frozenset(lost)

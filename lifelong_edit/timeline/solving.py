@@ -1,0 +1,394 @@
+"""The head's state while batches are edited into it: proposals, conflicts, the gate. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lifelong_edit.editors.ridge.batch import Bench, Proposal, Say, SolveState, edit_batch, silent
+from lifelong_edit.editors.ridge.conflictkeys import centred_keys, conflict_of
+from lifelong_edit.editors.ridge.together import reconsolidate
+from lifelong_edit.facts import Fact
+from lifelong_edit.judging.forgetting import forecast_by_keys, live_conflict_keys, proposed_changes
+from lifelong_edit.judging.guard import as_report, measure, objections
+from lifelong_edit.judging.retracted import compared
+from lifelong_edit.judging.staleness import staleness
+from lifelong_edit.numerics.forecast import key_features, outlook
+from lifelong_edit.policies import (
+    Candidates,
+    ConflictPolicy,
+    Decision,
+    LiveIdentities,
+    find_conflicts,
+    identities,
+    plan_index,
+)
+from lifelong_edit.stores import EditLog, KeyIndex, StepRecord, Weights, add_shifts, digest_bytes, materialise
+from lifelong_edit.timeline.commit import Draft
+from lifelong_edit.timeline.config import Config
+from lifelong_edit.timeline.defaults import default_forecasters, default_scorer
+from lifelong_edit.timeline.history import SOLVED, History
+from lifelong_edit.timeline.model import as_tensors
+from lifelong_edit.timeline.sieve import Sieved
+from lifelong_edit.timeline.states import editor_state_at, key_ages_at, keys_at, weights_at
+
+NEIGHBOURS = 8
+"""How many live facts are looked at per new one, whatever they are about."""
+NEAREST = 0.9
+"""From which cosine on the key index is asked: of 10,000 keys it answers in a tenth of the time so, and what is about
+one subject, or names the other's, is found by that, however far its keys lie."""
+BESIDE = 64
+"""How many live facts about its subject are looked at, the nearest by their keys."""
+AT_RISK = 5
+"""How many live facts a forecast from a proposal names."""
+
+Gate = Callable[[Bench, SolveState, Proposal, Sequence[Fact]], Mapping[str, Any]]
+
+
+class Solving:
+    """The state at the head as the solve needs it, kept from one batch to the next."""
+
+    def __init__(self, log: EditLog, history: Callable[[], History], config: Config, bench: Bench) -> None:
+        self._log, self._history, self._config, self._bench = log, history, config, bench
+        self._weights: Weights = {}
+        self._state: SolveState | None = None
+        self._at = -1
+        self._index: KeyIndex | None = None
+        self._identities: LiveIdentities | None = None
+
+    # -- the state
+
+    def state(self) -> SolveState:
+        """The state at the head, read from the log unless it is at hand."""
+        history = self._history()
+        at = history.state_of(history.head)
+        if self._state is None or self._at != at:
+            self._weights = weights_at(self._log, history, at, self._config.model.modules)
+            live = history.live(at)
+            facts = self._log.facts(live)
+            self._state = SolveState(
+                shifts=as_tensors(self._weights),
+                live={digest: msgspec.json.decode(facts[digest], type=Fact) for digest in live},
+                keys=keys_at(self._log, history, at),
+                editor_state=editor_state_at(self._log, history, at),
+                digest=self._digest(history.record(at)),
+            )
+            self._at, self._identities = at, None
+        return self._state
+
+    def _digest(self, record: StepRecord) -> str:
+        """The content digest of a state, of which every draw is a function: no step numbers in it."""
+        fixed = str(self._history().record(0).fixed)
+        parts = (record.weights_digest, record.live_digest, fixed, self._config.settings_digest)
+        return digest_bytes("\n".join((*parts, self._config.model.fingerprint)).encode())
+
+    def moved(self, record: StepRecord, draft: Draft) -> None:
+        """Follow a step that was committed."""
+        state = self._state
+        if draft.kind in SOLVED:
+            self._state = None  # all keys are new ones: read from the log
+        if draft.kind == "decide" and self._at == record.parent:
+            self._at = record.step  # the same weights and facts, and so the same digest
+        if draft.kind != "edit" or state is None or draft.weights is None:
+            return
+        if self._identities is not None:
+            for digest in draft.superseded:
+                self._identities.remove(digest, state.live[digest])
+            for fact in draft.facts:
+                self._identities.add(fact.digest, fact)
+        state.follow(draft.facts, draft.keys, draft.editor_state, draft.superseded)
+        self._weights = draft.weights
+        state.shifts = as_tensors(draft.weights)
+        state.digest = self._digest(record)
+        self._at = record.step
+
+    # -- a batch
+
+    def propose(self, sieved: Sieved, gate: Gate | None, policy: ConflictPolicy | None = None) -> Draft | None:
+        """The step that a batch asks for, past the gate; None where conflicts leave nothing of it to do or to note.
+
+        Takes what conflicts drop out of `sieved`. Raises StepRefusedError; the model is put back then.
+        """
+        state = self.state()
+        decision, keys = self._conflicts(state, sieved, policy)
+        aside = [fact for fact in sieved.facts if fact.digest in decision.drop]
+        sieved.drop(decision.quarantine, "quarantined")
+        sieved.drop(decision.drop, "conflict")
+        told: dict[str, Any] = {
+            "conflicts": [msgspec.to_builtins(conflict) for conflict in decision.conflicts],
+            "skipped": sieved.counts(),
+        }
+        told |= {"reviewed": sieved.reviewed} if sieved.reviewed else {}
+        noted: dict[str, Any] = {
+            "parent": self._at,
+            "aside": aside,
+            "skips": tuple(sieved.skips),
+            "places": tuple(sieved.places),
+            "device": str(self._bench.loaded.device),
+        }
+        if not sieved.facts:
+            worth = bool(decision.turned_away or sieved.reviewed)
+            return Draft(kind="decide", weights=self._weights, report=told, **noted) if worth else None
+        try:
+            replaced = self._replaced(state, decision)
+            words = {new: [fact.digest for fact in facts] for new, facts in replaced.items()}
+            told |= {"in_words_of": words} if words else {}
+            proposal = edit_batch(
+                self._bench, state, sieved.facts, retire=decision.retire, conflict=keys, replaced=replaced
+            )
+            figures = _default_gate(gate)(self._bench, state, proposal, sieved.facts)
+            change = {name: materialise(shift) for name, shift in proposal.shift.items()}
+            weights = add_shifts(self._weights, change)
+        except BaseException:
+            self._bench.loaded.set_shifts(state.shifts)
+            raise
+        return Draft(
+            kind="edit",
+            weights=weights,
+            facts=tuple(sieved.facts),
+            superseded=decision.retire,
+            shift=proposal.shift,
+            keys=proposal.keys,
+            editor_state=proposal.editor_state,
+            report={
+                "gate": dict(figures),
+                **told,
+                "forecast": self._outlook(state, sieved.facts, decision, keys),
+                "editor": proposal.report,
+            },
+            **noted,
+        )
+
+    def _replaced(self, state: SolveState, decision: Decision) -> dict[str, list[Fact]]:
+        """For each fact of a batch those whose place it takes: live ones, and what these had replaced before.
+
+        Earlier ones whose prompt, or subject and relation, another live fact has by now are left out.
+        """
+        took: dict[str, dict[str, None]] = {}
+        for conflict in decision.conflicts:
+            if conflict.action == "supersede":
+                # What another fact of the batch would have replaced goes on to the one that replaces that.
+                old = {conflict.old: None} if conflict.old in state.live else took.get(conflict.old, {})
+                took.setdefault(conflict.new, {}).update(old)
+        history, named, retired = self._history(), self._identities, set(decision.retire)
+        found: dict[str, list[Fact]] = {}
+        for new, olds in took.items():
+            earlier = [d for d in history.predecessors(self._at, olds) if d not in olds]
+            known = [msgspec.json.decode(data, type=Fact) for data in self._log.facts(earlier).values()]
+            free = [fact for fact in known if named is None or set(named.same(fact)) <= retired]
+            found[new] = [*(state.live[old] for old in olds), *free]
+        return found
+
+    # -- what a batch will make forgotten
+
+    def forecast(self, sieved: Sieved, policy: ConflictPolicy | None = None) -> dict[str, Any]:
+        """What editing a batch will do to the live facts that it leaves in force, by keys alone: see `outlook`.
+
+        A function of the head's state and the batch; the same figures as in the report of the step, were it made.
+        """
+        return self._outlook(self.state(), sieved.facts, *self._conflicts(self.state(), sieved, policy))
+
+    def forecast_of(self, draft: Draft) -> dict[str, Any]:
+        """The same from the change that a step proposes, with the facts most at risk; before it is committed."""
+        state = self.state()
+        live = _left(state, draft.superseded)
+        if not live or draft.shift is None:
+            return outlook("change", (), np.zeros(0), AT_RISK)
+        raw = {digest: keys.conflict for digest, keys in draft.keys.items()}
+        batch = centred_keys(self._bench, raw, draft.facts).cpu().numpy()
+        keys = key_features(live_conflict_keys(self._bench, state, live), batch)
+        features = np.hstack([keys, proposed_changes(self._bench, state, live, draft.shift)])
+        return outlook("change", live, default_forecasters()["change"].probabilities(features), AT_RISK)
+
+    def _outlook(
+        self, state: SolveState, facts: Sequence[Fact], decision: Decision, keys: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """keys: the conflict key of each fact of the batch, (d_in,); those that conflicts drop do nothing."""
+        live = _left(state, decision.retire)
+        batch = [fact for fact in facts if fact.digest not in decision.drop]
+        centred = centred_keys(self._bench, keys, batch).cpu().numpy() if batch else np.zeros(0)
+        return forecast_by_keys(self._bench, state, live, centred, default_forecasters()["keys"])
+
+    # -- all facts together
+
+    def staleness(self) -> dict[str, Any]:
+        """How far the stored keys have drifted at the state at the head. The model is left at its weights."""
+        state = self.state()
+        ages = key_ages_at(self._log, self._history(), self._at)
+        self._bench.loaded.set_shifts(state.shifts)
+        found = staleness(self._bench, list(state.live.values()), state.keys, ages, state.digest)
+        return {"state": self._at, **found}
+
+    def reconsolidation(self, start: float, guarded: bool, say: Say | None) -> Draft:
+        """The step that solves again over all live facts, begun at `start` times ΔW.
+
+        Its kind is `refused` where the guard objects; its report has the figures either way. The model is left at
+        the weights of the state that the step leads to.
+        """
+        state, record = self.state(), self._history().record(self._at)
+        facts = list(state.live.values())
+        warm = {name: start * shift for name, shift in state.shifts.items()} if start else None
+        report: dict[str, Any] = {"start": start}
+        try:
+            report["staleness"] = self.staleness()  # as of before; the model stands at the state's weights from here on
+            before = measure(self._bench, facts, record.live_digest)
+            solved = reconsolidate(
+                self._bench, facts, start=warm, state=state.digest if start else "", say=say or silent
+            )
+            after = measure(self._bench, facts, record.live_digest)
+        except BaseException:
+            self._bench.loaded.set_shifts(state.shifts)
+            raise
+        against = objections(before, after)
+        report |= {"guard": as_report(before, after), "objections": against, "editor": solved.report}
+        device = str(self._bench.loaded.device)
+        if against and guarded:
+            self._bench.loaded.set_shifts(state.shifts)
+            return Draft(
+                kind="refused", parent=self._at, weights=self._weights, target=record, report=report, device=device
+            )
+        weights = {name: shift.cpu().numpy() for name, shift in solved.shifts.items()}
+        return Draft(
+            kind="reconsolidate",
+            parent=self._at,
+            weights=weights,
+            key_parts=solved.key_parts,
+            report=report,
+            device=device,
+        )
+
+    def retraction(self, gone: Sequence[str], back: Sequence[Fact], say: Say | None) -> Draft:
+        """The step that solves again without the live facts `gone` and with the facts `back`, from the base weights.
+
+        Without a fact left it is the base. The model is left at the weights of the state that the step leads to.
+        """
+        state, bench = self.state(), self._bench
+        record = self._history().record(self._at)
+        retracted = [state.live[digest] for digest in gone]
+        left = [fact for digest, fact in state.live.items() if digest not in set(gone)] + list(back)
+        report: dict[str, Any] = {"start": 0.0}
+        try:
+            before = measure(bench, left, record.live_digest) if left else None
+            solved = reconsolidate(bench, left, say=say or silent) if left else None
+            bench.loaded.set_shifts({} if solved is None else solved.shifts)
+            after = None if solved is None else measure(bench, left, record.live_digest)
+            # What comes back in the place of another is right to be answered as it was.
+            names = {name for fact in back for name in identities(fact)}
+            gone_for_good = [fact for fact in retracted if names.isdisjoint(identities(fact))]
+            asked = compared(bench, gone_for_good, left)
+        except BaseException:
+            bench.loaded.set_shifts(state.shifts)
+            raise
+        report["as_base"] = {name: asdict(found) for name, found in asked.items()}
+        if solved is not None and before is not None and after is not None:
+            report |= {"guard": as_report(before, after), "objections": [], "editor": solved.report}
+        none = {m.name: np.zeros((m.d_in, m.d_out), np.float32) for m in bench.loaded.modules}
+        return Draft(
+            kind="retract",
+            parent=self._at,
+            weights=none if solved is None else {n: shift.cpu().numpy() for n, shift in solved.shifts.items()},
+            facts=tuple(back),
+            superseded=tuple(gone),
+            key_parts=None if solved is None else solved.key_parts,
+            report=report,
+            device=str(bench.loaded.device),
+        )
+
+    def _conflicts(
+        self, state: SolveState, sieved: Sieved, policy: ConflictPolicy | None
+    ) -> tuple[Decision, dict[str, Any]]:
+        """What is decided of a batch, and the conflict key of each of its facts as it is stored, (d_in,).
+
+        policy: by default the setting, and `supersede` for what comes back from review.
+        """
+        settings, bench, facts = self._config.settings, self._bench, sieved.facts
+        if not facts:
+            return find_conflicts((), state.live), {}
+        known = self._identities = self._identities or LiveIdentities(state.live)
+        keys = conflict_of(bench, facts)
+        decision = find_conflicts(
+            facts,
+            state.live,
+            scorer=bench.scorer or default_scorer(),
+            candidates=self._candidates(state, facts, centred_keys(bench, keys, facts).cpu().numpy(), known),
+            cosine=settings.conflict_cosine,
+            threshold=settings.conflict_probability,
+            policy=policy or ("supersede" if sieved.reviewed else settings.conflict_policy),
+            trusted=settings.trusted_sources,
+            known=known,
+        )
+        return decision, keys
+
+    def _candidates(
+        self, state: SolveState, facts: Sequence[Fact], keys: npt.NDArray[np.float32], known: LiveIdentities
+    ) -> list[Candidates]:
+        """For each fact of a batch the nearest live ones, those about its subject, and earlier ones of the batch.
+
+        keys: (n, d_in), centred and of length 1.
+        """
+        floor = max(NEAREST, self._config.settings.conflict_cosine)
+        near, about = self.index().search(keys, NEIGHBOURS, floor), [known.about(fact) for fact in facts]
+        met = list(dict.fromkeys(digest for digests in about for digest in digests))
+        theirs = dict(zip(met, live_conflict_keys(self._bench, state, met), strict=True))
+        found: list[Candidates] = []
+        for i, key in enumerate(keys):
+            beside = sorted(((digest, float(theirs[digest] @ key)) for digest in about[i]), key=lambda pair: -pair[1])
+            cosines = dict(beside[:BESIDE]) | dict(near[i])
+            cosines |= {facts[j].digest: float(keys[j] @ key) for j in range(i)}
+            found.append(list(cosines.items()))
+        return found
+
+    # -- the key index
+
+    def index(self) -> KeyIndex:
+        """The keys of the live facts. A fact's key is the same at every state, so the index follows by difference."""
+        state = self.state()
+        if self._index is None:
+            width = len(self._bench.conflict_mean)
+            chain = self._log.head().chain
+            self._index = KeyIndex.open(
+                self._folder, width, chain, self._centred, list(state.keys), self._log.envelopes
+            )
+        index = self._index
+        gone, come = index.differing(state.keys)
+        index.remove(gone)
+        if come:
+            index.add(come, self._centred(come))
+        if (kind := plan_index(len(index), index.kind, index.fitted)) is not None:
+            index.rebuild(kind)
+        return index
+
+    def save_index(self) -> None:
+        """Keep the index beside the log, if there is one and the store may be written to."""
+        history = self._history()
+        if self._index is not None and self._at == history.state_of(history.head) and not self._log.read_only:
+            self.index().save(self._folder, self._log.head().chain, self._log.envelopes)
+
+    @property
+    def _folder(self) -> Any:
+        return self._log.path / "index"
+
+    def _centred(self, facts: Sequence[str]) -> Any:
+        mean = self._bench.conflict_mean.cpu().numpy()
+        keys = self.state().keys
+        return np.stack([keys[fact].conflict for fact in facts]).astype(np.float32) - mean
+
+
+def _left(state: SolveState, retired: Sequence[str]) -> list[str]:
+    """Digests of the live facts that a batch leaves in force, sorted: no figure depends on how they came."""
+    gone = set(retired)
+    return sorted(digest for digest in state.live if digest not in gone)
+
+
+def _default_gate(gate: Gate | None) -> Gate:
+    if gate is not None:
+        return gate
+    from lifelong_edit.judging.gate import check
+
+    standard: Gate = check
+    return standard

@@ -1,0 +1,59 @@
+"""Preserved prompts made from the facts themselves, for a store whose owner gave none: their prompts, other subjects.
+
+What an edit spoils first are neighbours: the same question about somebody else. Where nobody named prompts whose
+answers must stay, those questions are the ones to hold, with whatever the base model says to them. They are derived
+afresh for each solve and never stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lifelong_edit.facts import Fact, Probe, mentions, put_in
+from lifelong_edit.models import LoadedModel
+from lifelong_edit.settings import Settings
+from lifelong_edit.tracing.preservation import answer_of, base_answers
+from lifelong_edit.tracing.rows import Row, draw
+
+SAMPLE = 512
+"""Facts whose prompts and subjects are put together: a quarter of a million pairs are enough to draw from."""
+
+
+def derived_prompts(facts: Sequence[Fact], count: int, *parts: object) -> list[Probe]:
+    """Up to `count` prompts of the facts with other facts' subjects put in, whatever the order of the facts.
+
+    No subject is put into a prompt of a relation that a fact of its own speaks of: there the answer may have to change.
+    A fact without a relation stands for a relation of its own.
+    """
+    known: dict[str, set[str]] = {}
+    for fact in facts:
+        known.setdefault(fact.subject.casefold(), set()).add(_relation(fact))
+    ordered = sorted(facts, key=lambda fact: fact.digest)
+    sample = [ordered[i] for i in draw(len(ordered), SAMPLE, "derived from", *parts)]
+    patterns = [(_relation(fact), fact, text) for fact in sample for text in (fact.prompt, *fact.rephrases)]
+    patterns = [pattern for pattern in patterns if mentions(pattern[2], pattern[1].subject)]
+    subjects = list(dict.fromkeys(fact.subject for fact in sample))
+    found: dict[str, Probe] = {}
+    pairs = len(patterns) * len(subjects)
+    for pair in draw(pairs, 2 * count, "derived", *parts):  # twice as many, since some are of no use
+        (relation, fact, text), subject = patterns[pair // len(subjects)], subjects[pair % len(subjects)]
+        if relation not in known[subject.casefold()]:
+            prompt = put_in(text, fact.subject, subject)
+            found.setdefault(prompt, Probe(prompt, None, subject, fact.relation))
+    taught = {text for fact in facts for text in (fact.prompt, *fact.rephrases)}
+    return [probe for prompt, probe in found.items() if prompt not in taught][:count]
+
+
+def derived_rows(loaded: LoadedModel, s: Settings, facts: Sequence[Fact], count: int, *parts: object) -> list[Row]:
+    """Up to `count` preserved rows of derived prompts with the base model's answers; the model's weights stay."""
+    probes = derived_prompts(facts, count, *parts)
+    if not probes:
+        return []
+    with loaded.at_base():
+        encoded = answer_of(loaded, probes, s.preserved_tokens)
+        answers = base_answers(loaded, encoded, s.micro_batch)
+    return [Row(e, "preserved", s.preserved_weight, None, answer) for e, answer in zip(encoded, answers, strict=True)]
+
+
+def _relation(fact: Fact) -> str:
+    return fact.relation.casefold() if fact.relation else f"of {fact.digest}"

@@ -1,0 +1,3 @@
+"""What is learned once for a model: networks, settings, scorers."""
+
+from __future__ import annotations

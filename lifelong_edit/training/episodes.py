@@ -1,0 +1,332 @@
+"""Training the hypernetwork in the solve that it will live in (design.md, section 4; after MALMEN, section 4.3).
+
+An episode is a short stream: batches follow each other, each in several passes over new facts, earlier
+ones and preserved prompts. After each pass the loss on phrasings that are no rows and on hard
+locality prompts is differentiated by the edited weights, carried through the solve by hand, and ends
+in one optimiser step; keys, gradients, P and ΔW before the pass are constants.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+
+import msgspec
+import torch
+from torch import Tensor
+
+from lifelong_edit.editors.malmen.network import Form, NetworkConfig, NetworkSet
+from lifelong_edit.editors.ridge.batch import (
+    Bench,
+    SolveState,
+    asking,
+    changed_subjects,
+    fact_keys,
+    hold,
+    select_rows,
+)
+from lifelong_edit.editors.ridge.conflictkeys import conflict_of
+from lifelong_edit.editors.ridge.gradient import SHARE, linear_steps, output_metrics
+from lifelong_edit.editors.ridge.together import reconsolidate
+from lifelong_edit.errors import BadInputError
+from lifelong_edit.facts import Fact
+from lifelong_edit.models import LoadedModel, encode, pad
+from lifelong_edit.numerics.solver import solve, solve_backward
+from lifelong_edit.tracing.preservation import PreservedPrompts
+from lifelong_edit.tracing.rows import Row, draw
+from lifelong_edit.tracing.trace import Trace, answer_logits, by_length, position_losses, trace
+
+
+class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a training run is, beside the settings of the solve."""
+
+    rank: int = 256
+    blocks: int = 2
+    batch_size: int = 50
+    batches: int = 6
+    """Batches of one episode."""
+    reconsolidate_every: int = 0
+    """After so many batches of an episode all its facts are solved for again from the base weights, as a store does
+    that lives long; 0: never."""
+    rate: float = 1e-3
+    """Adam's rate for the blocks."""
+    scalar_rate: float = 1e-2
+    """Adam's rate for the learned steps and ridges."""
+    clip: float = 1.0
+    averaging: float = 0.99
+    """Decay of the running mean of the parameters, which is what is validated and kept: single steps are noisy."""
+    locality_weight: float = 6.0
+    probes: int = 150
+    """Hard locality prompts per pass."""
+    validation_share: float = 0.3
+    """Share of subjects held out; half of their facts are taught in validation, the others probe locality."""
+    validation_facts: int = 250
+    validate_every: int = 90
+    """Steps between validations."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TaughtFact:
+    """A training fact whose rephrases are split: those that may be rows, and one that is only asked."""
+
+    fact: Fact
+    asked: str
+
+
+@dataclass
+class Episode:
+    """One short stream with the prompts that judge it."""
+
+    batches: list[list[TaughtFact]]
+    probes: list[int]
+    """Indices of locality prompts among the preserved ones; they and their subjects are no rows here."""
+    hidden: frozenset[str]
+    """Case-folded subjects that must not become preserved rows."""
+
+
+def split_by_subject(facts: Sequence[Fact], share: float, seed: int) -> tuple[list[Fact], list[Fact]]:
+    """Training and validation facts; no subject is in both."""
+    subjects = sorted({f.subject.casefold() for f in facts})
+    held = {subjects[i] for i in draw(len(subjects), round(share * len(subjects)), "validation", seed)}
+    return [f for f in facts if f.subject.casefold() not in held], [f for f in facts if f.subject.casefold() in held]
+
+
+def divided(facts: Sequence[Fact], t: TrainSettings) -> tuple[list[Fact], list[Fact]]:
+    """Training and held-out facts. Raises BadInputError where one of the two would be too few."""
+    own, held = split_by_subject(facts, t.validation_share, t.seed)
+    if len(own) < 2 * t.batch_size or len(held) < 4:
+        raise BadInputError(
+            f"found {len(own)} facts to train on and {len(held)} held out; expected at least "
+            f"{2 * t.batch_size} and 4; give more facts or a smaller batch size"
+        )
+    return own, held
+
+
+def taught(fact: Fact, *parts: object) -> TaughtFact:
+    """A fact with one rephrase held back to be asked; a fact without any is asked in its own prompt."""
+    phrasings = [p for p in dict.fromkeys(fact.rephrases) if p != fact.prompt]
+    if not phrasings:
+        return TaughtFact(fact, fact.prompt)
+    held = draw(len(phrasings), 1, "asked", fact.digest, *parts)[0]
+    rest = tuple(p for i, p in enumerate(phrasings) if i != held)
+    return TaughtFact(msgspec.structs.replace(fact, rephrases=rest), phrasings[held])
+
+
+def make_episode(facts: Sequence[Fact], preserved: PreservedPrompts, t: TrainSettings, number: int) -> Episode:
+    """The episode of a number: its facts, and locality prompts of other subjects, most of them of the same answer."""
+    count = min(t.batch_size * t.batches, len(facts) // 2)
+    order = torch.randperm(len(facts), generator=torch.Generator().manual_seed(1_000_003 * t.seed + number)).tolist()
+    chosen = [taught(facts[i], number) for i in order[:count]]
+    edited = {c.fact.subject.casefold() for c in chosen}
+    answers: dict[str | None, set[str | None]] = {}
+    for c in chosen:
+        answers.setdefault(c.fact.relation, set()).add(c.fact.target_true)
+    same: list[int] = []
+    other: list[int] = []
+    side = set(draw(len(preserved.probes), len(preserved.probes) // 2, "side", t.seed, number))
+    for i in sorted(side):
+        probe = preserved.probes[i]
+        if probe.subject is None or probe.relation not in answers or probe.subject.casefold() in edited:
+            continue
+        (same if probe.target in answers[probe.relation] else other).append(i)
+    quarter = t.probes * t.batches // 4
+    probes = [same[i] for i in draw(len(same), 3 * quarter, "same", t.seed, number)]
+    probes += [other[i] for i in draw(len(other), quarter, "other", t.seed, number)]
+    hidden = frozenset((preserved.probes[i].subject or "").casefold() for i in probes)
+    batches = [chosen[i : i + t.batch_size] for i in range(0, count, t.batch_size)]
+    return Episode([b for b in batches if b], probes, hidden)
+
+
+def weight_gradients(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int) -> tuple[float, dict[str, Tensor]]:
+    """Σ w·loss over rows and its gradient by each edited matrix, (d_in, d_out) float32."""
+    modules = {m.name: loaded.model.get_submodule(m.name) for m in loaded.modules}
+    weights = [m.weight for m in modules.values()]
+    total, gradients = 0.0, [torch.zeros_like(w) for w in weights]
+    for weight in weights:
+        weight.requires_grad_(True)
+    try:
+        for chosen in by_length([len(r.encoded.ids) for r in rows], micro_batch):
+            part = [rows[i] for i in chosen]
+            batch = pad([r.encoded for r in part], loaded.pad_id, loaded.device)
+            losses, row = position_losses(answer_logits(loaded, batch), batch, part)
+            loss = (losses * torch.tensor([r.weight for r in part], device=losses.device)[row]).sum()
+            for gradient, part_of in zip(gradients, torch.autograd.grad(loss, weights), strict=True):
+                gradient += part_of
+            total += float(loss.detach())
+    finally:
+        for weight in weights:
+            weight.requires_grad_(False)
+    found = zip(loaded.modules, gradients, strict=True)
+    return total, {m.name: (g.T if m.orientation == "linear" else g).float() for m, g in found}
+
+
+@dataclass
+class Trainer:
+    """Networks, optimiser and the bench they are trained on."""
+
+    bench: Bench
+    networks: NetworkSet
+    train: TrainSettings
+    episode: int = 0
+    steps: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        scalars = [p for n, p in self.networks.named_parameters() if "log_" in n]
+        blocks = [p for n, p in self.networks.named_parameters() if "log_" not in n]
+        self.networks.train().requires_grad_(True)
+        groups = [{"params": blocks, "lr": self.train.rate}, {"params": scalars, "lr": self.train.scalar_rate}]
+        self.optimiser = torch.optim.Adam(groups)
+        self.average = {n: t.detach().clone() for n, t in self.networks.state_dict().items()}
+
+    def judges(self, batch: Sequence[TaughtFact], episode: Episode, number: int) -> list[Row]:
+        """What the edited model is asked after a pass: phrasings that are no rows, prompts, hard neighbours."""
+        tokenizer, t = self.bench.loaded.tokenizer, self.train
+        rows = []
+        for c in batch:
+            rows.append(Row(encode(tokenizer, c.asked, c.fact.target), "new", 0.7 / len(batch)))
+            rows.append(Row(encode(tokenizer, c.fact.prompt, c.fact.target), "new", 0.3 / len(batch)))
+        chosen = [episode.probes[i] for i in draw(len(episode.probes), t.probes, "probes", t.seed, number)]
+        rows += [self.bench.preserved.row(i, t.locality_weight / max(1, len(chosen))) for i in chosen]
+        return rows
+
+    def run_episode(self, facts: Sequence[Fact]) -> None:
+        """One episode, one optimiser step after each pass."""
+        episode = make_episode(facts, self.bench.preserved, self.train, self.episode)
+        state = SolveState({}, {}, {}, {}, f"episode-{self.train.seed}-{self.episode}")
+        earlier: list[TaughtFact] = []
+        every = self.train.reconsolidate_every
+        for number, batch in enumerate(episode.batches, start=1):
+            self.run_batch(state, batch, earlier, episode)
+            earlier += batch
+            # After the last batch nothing would be learned from it.
+            if every and number % every == 0 and number < len(episode.batches):
+                self.reconsolidate(state, episode)
+        self.episode += 1
+
+    def reconsolidate(self, state: SolveState, episode: Episode) -> None:
+        """Solve again for all live facts of an episode: ΔW and keys become the result, constants for the optimiser.
+
+        The episode's locality prompts, and all else about their subjects, are no rows of it and in none of its grams.
+        """
+        bench, preserved = copy(self.bench), self.bench.preserved
+        asked = {i for i, probe in enumerate(preserved.probes) if (probe.subject or "").casefold() in episode.hidden}
+        bench.preserved = replace(preserved, guard=preserved.guard | asked)
+        found = reconsolidate(bench, list(state.live.values()))
+        state.shifts, state.keys = found.shifts, found.keys
+
+    def run_batch(
+        self, state: SolveState, batch: Sequence[TaughtFact], earlier: Sequence[TaughtFact], episode: Episode
+    ) -> None:
+        """All passes over one batch of an episode; `state` moves on."""
+        bench, loaded = self.bench, self.bench.loaded
+        facts = [c.fact for c in batch]
+        rows = select_rows(bench, state, facts, sorted(state.live), hidden=episode.hidden)
+        metric = self.metric(rows)
+        among = {r.fact for r in rows}
+        others = {d: k for d, k in state.keys.items() if d not in among}
+        changed = episode.hidden | changed_subjects(state, facts)
+        held = hold(bench, others, rows, 1, changed)
+        recalled = [earlier[i] for i in draw(len(earlier), len(batch) // 2, "recall", self.steps)]
+        for _ in range(1 if bench.published else bench.settings.passes):
+            loaded.set_shifts(state.shifts)
+            traced = trace(loaded, rows, bench.settings.micro_batch)
+            judges = self.judges([*batch, *recalled], episode, self.steps)
+            self.one_pass(state, rows, traced, metric, held, judges)
+        for fact in facts:
+            state.live[fact.digest] = fact
+        # One trace earlier than in a committed step, which saves an episode a quarter of its time.
+        conflict = {digest: keys.conflict for digest, keys in state.keys.items()} | conflict_of(bench, facts)
+        state.keys.update(fact_keys(bench, traced, rows, conflict))
+
+    def metric(self, rows: Sequence[Row]) -> dict[str, Tensor] | None:
+        """The output metric of the solve's own facts at ΔW = 0; none for the published form."""
+        if self.networks.config.form == "published":
+            return None
+        self.bench.loaded.set_shifts({})
+        own = trace(self.bench.loaded, [r for r in rows if r.kind != "preserved"], self.bench.settings.micro_batch)
+        return output_metrics(own.gradients, self.bench.settings.kappa)
+
+    def one_pass(
+        self,
+        state: SolveState,
+        rows: Sequence[Row],
+        traced: Trace,
+        metric: dict[str, Tensor] | None,
+        held: Mapping[str, tuple[Tensor, object]],
+        judges: Sequence[Row],
+    ) -> None:
+        """Ask, solve, judge, carry the gradient back through the solve, step."""
+        bench = self.bench
+        asked, solutions = {}, {}
+        for name in bench.names:
+            gradients = asking(bench, traced, rows, name)
+            gradients = gradients if metric is None else gradients @ metric[name]
+            asked[name] = self.networks.ask(name, traced.keys[name], gradients)
+            values = asked[name].detach()
+            ridge = self.networks.ridge(name)
+            solutions[name] = solve(traced.keys[name], values, traced.weights(rows, name), held[name][0], ridge)
+            before = state.shifts.get(name)
+            shift = solutions[name].shift.float()
+            state.shifts[name] = shift if before is None else before + shift
+        bench.loaded.set_shifts(state.shifts)
+        loss, slopes = weight_gradients(bench.loaded, judges, bench.settings.micro_batch)
+        self.optimiser.zero_grad()
+        for name in bench.names:
+            by_value, by_ridge = solve_backward(solutions[name], slopes[name])
+            asked[name].backward(by_value.float())
+            network, layer = self.networks.of(name)
+            if network.log_ridge.grad is None:
+                network.log_ridge.grad = torch.zeros_like(network.log_ridge)
+            network.log_ridge.grad[layer] += by_ridge * self.networks.ridge(name)
+        norm = torch.nn.utils.clip_grad_norm_(self.networks.parameters(), self.train.clip)
+        self.optimiser.step()
+        self.steps += 1
+        # A plain mean at first, so that the start does not weigh for ever.
+        share = max(1 - self.train.averaging, 1 / (self.steps + 1))
+        for key, value in self.networks.state_dict().items():
+            self.average[key].lerp_(value.detach(), share)
+        self.history.append({"step": self.steps, "loss": loss, "gradient": float(norm), "time": time.time()})
+
+
+def new_networks(loaded: LoadedModel, form: Form, t: TrainSettings, trust: float = 1.5) -> NetworkSet:
+    """Untrained networks for a model's modules, seeded."""
+    torch.manual_seed(t.seed)
+    modules = loaded.modules
+    return NetworkSet(
+        NetworkConfig(
+            form=form,
+            rank=t.rank,
+            blocks=t.blocks,
+            trust=trust,
+            modules=tuple(m.name for m in modules),
+            shapes=tuple((m.d_in, m.d_out) for m in modules),
+            positions=tuple(m.positions for m in modules),
+        )
+    )
+
+
+def calibrate(bench: Bench, networks: NetworkSet, facts: Sequence[Fact]) -> None:
+    """Set the normaliser and the steps η_l from a sample: rms(d) equals that of the rule without a network."""
+    rows = select_rows(bench, SolveState({}, {}, {}, {}, "calibration"), facts, [])
+    bench.loaded.set_shifts({})
+    own = [r for r in rows if r.kind == "new"]
+    traced = trace(bench.loaded, own, bench.settings.micro_batch)
+    joint = networks.config.form == "joint"
+    metric = output_metrics(traced.gradients, bench.settings.kappa)
+    eta, loss = SHARE if bench.settings.eta is None else bench.settings.eta, float(traced.losses.sum())
+    steps = linear_steps(eta, traced.gradients, metric, loss)
+    with torch.no_grad():
+        for shape in dict.fromkeys(networks.config.shapes):
+            names = [m.name for m in bench.loaded.modules if (m.d_in, m.d_out) == shape]
+            network, _ = networks.of(names[0])
+            network.observe(torch.cat([traced.keys[n] for n in names]), torch.cat([traced.gradients[n] for n in names]))
+        for name in bench.names:
+            network, layer = networks.of(name)
+            asked = traced.gradients[name] @ metric[name]
+            found = networks.ask(name, traced.keys[name], asked if joint else traced.gradients[name])
+            rms = float(found.square().mean().sqrt())
+            network.log_step[layer] += torch.tensor(steps[name] * float(asked.square().mean().sqrt()) / rms).log()

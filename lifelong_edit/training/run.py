@@ -1,0 +1,281 @@
+"""A training run: data split by subject, validation as it goes, checkpoints, and a result with its provenance."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from lifelong_edit.atomic import write_bytes_atomic
+from lifelong_edit.editors.malmen.network import Form, NetworkSet, read_checkpoint
+from lifelong_edit.editors.ridge.batch import Bench, Say, SolveState, edit_batch, prepare
+from lifelong_edit.errors import UsageError
+from lifelong_edit.eval.metrics.verdicts import predict_answers
+from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.models import LoadedModel, encode
+from lifelong_edit.settings import Settings
+from lifelong_edit.stores.digests import digest_bytes
+from lifelong_edit.stores.tensors import tensors_digest
+from lifelong_edit.tracing.rows import draw
+from lifelong_edit.training.episodes import Trainer, TrainSettings, calibrate, divided, new_networks
+from lifelong_edit.training.scorers import leave_scorer
+
+CHECKPOINT = "checkpoint.safetensors"
+
+Track = Callable[[int, Mapping[str, float]], None]
+"""Takes figures of an optimiser step, by name."""
+
+
+def _untracked(step: int, figures: Mapping[str, float]) -> None:
+    """For runs whose figures go nowhere."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Efficacy, generality, locality on held-out facts, teacher-forced whole answers."""
+
+    efficacy: float
+    generality: float
+    locality: float
+
+    @property
+    def mean(self) -> float:
+        """What the best checkpoint is chosen by."""
+        return (self.efficacy + self.generality + self.locality) / 3
+
+    def __str__(self) -> str:
+        return f"ES {self.efficacy:.3f}  GS {self.generality:.3f}  LS {self.locality:.3f}"
+
+
+@dataclass(frozen=True)
+class Held:
+    """Held-out facts: those that are taught, the phrasing that each is asked in, and unedited neighbours."""
+
+    taught: list[Fact]
+    asked: list[str]
+    neighbours: list[Fact]
+
+
+def hold_out(facts: Sequence[Fact], count: int, seed: int, exchanged: bool = False) -> Held:
+    """Up to `count` held-out facts to teach, the rest of them as neighbours of same relation and answer.
+
+    The first half of a fact's rephrases may be rows, one of the second half is asked. exchanged: facts are taught that
+    are not taught without it, and those that are become neighbours.
+    """
+    order = draw(len(facts), min(count, max(1, len(facts) // 2)), "taught", seed)
+    if exchanged:
+        order = sorted(set(range(len(facts))) - set(order))[:count]
+    teach, asked = [], []
+    for i in order:
+        fact, half = facts[i], len(facts[i].rephrases) // 2
+        rest = fact.rephrases[half:] or (fact.prompt,)
+        asked.append(rest[draw(len(rest), 1, "asked", seed, fact.digest)[0]])
+        teach.append(msgspec.structs.replace(fact, rephrases=fact.rephrases[:half]))
+    near = {(f.relation, f.target_true) for f in teach}
+    others = [f for i, f in enumerate(facts) if i not in set(order)]
+    return Held(teach, asked, [f for f in others if f.target_true and (f.relation, f.target_true) in near])
+
+
+def validate(loaded: LoadedModel, bench: Bench, held: Held, batch_size: int) -> Scores:
+    """Teach the held-out facts batch after batch with the bench's editor and ask."""
+    state = SolveState({}, {}, {}, {}, "validation")
+    for start in range(0, len(held.taught), batch_size):
+        batch = held.taught[start : start + batch_size]
+        state.apply(edit_batch(bench, state, batch), batch)
+    loaded.set_shifts(state.shifts)
+    return ask_held(loaded, held)
+
+
+def ask_held(loaded: LoadedModel, held: Held) -> Scores:
+    """The scores of the model as it stands, teacher-forced; NaN where there is nothing to ask."""
+    taught = [(f.prompt, f.target) for f in held.taught]
+    asked = [(p, f.target) for p, f in zip(held.asked, held.taught, strict=True)]
+    near = [(f.prompt, f.target_true or "") for f in held.neighbours]
+    return Scores(*(_share(loaded, pairs) for pairs in (taught, asked, near)))
+
+
+def _share(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> float:
+    if not pairs:
+        return float("nan")
+    encoded = [encode(loaded.tokenizer, prompt, target) for prompt, target in pairs]
+    found = predict_answers(loaded, encoded)
+    return float(np.mean([guess == e.ids[e.answer_start :] for guess, e in zip(found, encoded, strict=True)]))
+
+
+class Run:
+    """One training run in a folder, continued where its last checkpoint stands.
+
+    start: a folder with a trained network to begin with, in place of the rule without one. track: told the losses of
+    each optimiser step, and the held-out scores, by name.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        facts: Sequence[Fact],
+        text: Sequence[str],
+        out: Path,
+        settings: Settings,
+        train: TrainSettings,
+        say: Say = print,
+        start: Path | None = None,
+        track: Track = _untracked,
+    ) -> None:
+        self.loaded, self.out, self.train, self.say, self.track = loaded, out, train, say, track
+        self.settings = settings.replace(editor="malmen")
+        self.facts, held = divided(facts, train)
+        self.held = hold_out(held, train.validation_facts, train.seed)
+        self.data_digest = digest_bytes(*(f.digest.encode() for f in facts))
+        self.networks = new_networks(loaded, self.form, train, settings.trust)
+        probes = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in self.facts]
+        self.fixed = prepare(loaded, settings, text=text, preserve=probes)
+        bench = Bench(loaded, self.settings, self.fixed, self.networks)
+        self.start = "" if start is None else self._begin_with(start)
+        if start is None:
+            calibrate(bench, self.networks, self.facts[: train.batch_size])
+        self.trainer = Trainer(bench, self.networks, train)
+        self.averaged = copy.deepcopy(self.networks).eval().requires_grad_(False)
+        self.judged = Bench(loaded, self.settings, self.fixed, self.averaged)
+        self.best: tuple[float, dict[str, np.ndarray]] | None = None
+        out.mkdir(parents=True, exist_ok=True)
+        self._resume()
+
+    def _begin_with(self, folder: Path) -> str:
+        """Take over a trained network, with its normaliser, and say which: the digest of its tensors."""
+        earlier = read_checkpoint(folder)
+        earlier.check(self.loaded.modules)
+        found = (earlier.config.form, earlier.config.rank, earlier.config.blocks)
+        wanted = (self.form, self.train.rank, self.train.blocks)
+        if found != wanted:
+            raise UsageError(
+                f"the network in {folder} has form, rank and blocks {found}; expected {wanted}; set them alike"
+            )
+        self.networks.load_state_dict(earlier.state_dict())
+        return tensors_digest(earlier.tensors())
+
+    @property
+    def form(self) -> Form:
+        """The network's form: that of the solve it is trained in."""
+        return "published" if self.settings.ask == "published" else "joint"
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that decides the run's numbers; a checkpoint of another run is not continued."""
+        parts = (self.settings, self.train)
+        return digest_bytes(
+            self.loaded.fingerprint.encode(),
+            self.data_digest.encode(),
+            self.start.encode(),
+            *(msgspec.json.encode(p) for p in parts),
+        )
+
+    def go(self, minutes: float, steps: int | None = None, clock: Callable[[], float] = time.monotonic) -> NetworkSet:
+        """Train for so many minutes by `clock` (seconds), or up to so many steps in all; write the result."""
+        started = clock()
+        if self.trainer.steps == 0:
+            self._validate()
+        while clock() - started < 60 * minutes and (steps is None or self.trainer.steps < steps):
+            before = self.trainer.steps
+            self.trainer.run_episode(self.facts)
+            recent = self.trainer.history[-(self.trainer.steps - before) :]
+            for found in recent:
+                self.track(int(found["step"]), {f"train/{name}": found[name] for name in ("loss", "gradient")})
+            loss = float(np.mean([h["loss"] for h in recent]))
+            self.say(f"step {self.trainer.steps}  loss {loss:.3f}  {clock() - started:.0f} s")
+            if before // self.train.validate_every != self.trainer.steps // self.train.validate_every:
+                self._validate()
+            self._save()
+        self._validate()
+        self._save()
+        return self._finish()
+
+    def _validate(self) -> None:
+        self.averaged.load_state_dict(self.trainer.average)
+        scores = validate(self.loaded, self.judged, self.held, self.train.batch_size)
+        self.say(f"step {self.trainer.steps}  held-out {scores}")
+        self.track(self.trainer.steps, {f"held_out/{name}": value for name, value in asdict(scores).items()})
+        if self.best is None or scores.mean > self.best[0]:
+            self.best = (scores.mean, self.averaged.tensors())
+
+    def _save(self) -> None:
+        """All that the next episode depends on, in one file that appears whole or not at all."""
+        tensors = {f"network/{n}": t for n, t in self.networks.tensors().items()}
+        tensors |= {f"average/{n}": t.numpy() for n, t in self.trainer.average.items()}
+        names = {id(p): n for n, p in self.networks.named_parameters()}
+        for parameter, moments in self.trainer.optimiser.state.items():
+            for part, value in moments.items():
+                tensors[f"adam/{part}/{names[id(parameter)]}"] = value.detach().cpu().numpy()
+        if self.best is not None:
+            tensors |= {f"best/{n}": t for n, t in self.best[1].items()}
+            tensors["best.mean"] = np.array(self.best[0])
+        tensors["counts"] = np.array([self.trainer.episode, self.trainer.steps])
+        tensors["identity"] = np.frombuffer(self.identity.encode(), np.uint8)
+        whole = {
+            n: np.asarray(t, order="C") for n, t in tensors.items()
+        }  # ascontiguousarray would give scalars a shape
+        write_bytes_atomic(self.out / CHECKPOINT, save_safetensors(whole))
+
+    def _resume(self) -> None:
+        path = self.out / CHECKPOINT
+        if not path.is_file():
+            return
+        tensors = load_safetensors(path.read_bytes())
+        if tensors["identity"].tobytes().decode() != self.identity:
+            raise UsageError(
+                f"{path} belongs to another run (other model, facts or settings); expected the same ones to go on "
+                "from; choose another --out or remove the file"
+            )
+        self.networks.load_state_dict(_under(tensors, "network/"))
+        self.trainer.average = _under(tensors, "average/")
+        moments: dict[str, dict[str, torch.Tensor]] = {}
+        for name, value in _under(tensors, "adam/").items():
+            part, of = name.split("/", 1)
+            moments.setdefault(of, {})[part] = value
+        for name, parameter in self.networks.named_parameters():
+            if name in moments:
+                self.trainer.optimiser.state[parameter] = moments[name]
+        if "best.mean" in tensors:
+            best = {n: t.numpy() for n, t in _under(tensors, "best/").items()}
+            self.best = (float(tensors["best.mean"]), best)
+        self.trainer.episode, self.trainer.steps = (int(n) for n in tensors["counts"])
+        self.say(f"going on from step {self.trainer.steps} of {path}")
+
+    def _finish(self) -> NetworkSet:
+        """Write network.safetensors and config.json: the best held-out mean seen."""
+        assert self.best is not None
+        self.networks.load_state_dict({n: torch.from_numpy(t) for n, t in self.best[1].items()})
+        config = msgspec.structs.replace(
+            self.networks.config,
+            settings=msgspec.to_builtins(self.settings),
+            provenance={
+                "model": self.loaded.source if not Path(self.loaded.source).is_dir() else Path(self.loaded.source).name,
+                "model_fingerprint": self.loaded.fingerprint,
+                "data_digest": self.data_digest,
+                "facts": len(self.facts),
+                "train": msgspec.to_builtins(self.train),
+                "start": self.start,
+                "steps": self.trainer.steps,
+                "held_out_mean": self.best[0],
+                "versions": {name: version(name) for name in ("lifelong-edit", "torch", "transformers")},
+            },
+        )
+        half = {n: t.astype(np.float16) if n.endswith((".a", ".b")) else t for n, t in self.best[1].items()}
+        write_bytes_atomic(self.out / "network.safetensors", save_safetensors(half))
+        leave_scorer(self.out, self.loaded, self.fixed["conflict/mean"], self.facts, self.settings, self.say)
+        write_bytes_atomic(self.out / "config.json", msgspec.json.format(msgspec.json.encode(config), indent=1))
+        self.say(f"wrote {self.out / 'network.safetensors'}  (held-out mean {self.best[0]:.3f})")
+        return self.networks.eval().requires_grad_(False)
+
+
+def _under(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {n.removeprefix(prefix): torch.from_numpy(t) for n, t in tensors.items() if n.startswith(prefix)}
