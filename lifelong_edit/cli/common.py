@@ -271,7 +271,7 @@ def parse_settings(kind: type[T], option: str, pairs: Sequence[str], **named: ob
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"found a setting that does not fit: {error}; docs/settings.md lists all settings") from None
+        raise UsageError(f"found a setting that does not fit: {error}; docs/settings.md and docs/training.md list them") from None
 
 
 def field_names(kind: type[msgspec.Struct]) -> tuple[str, ...]:
