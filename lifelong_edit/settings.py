@@ -44,89 +44,103 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     modules: tuple[str, ...] = ()
-    """Names of the edited weight matrices, with `@subject` behind those that are edited at the tokens of the subject;
-    empty: those of the network, if there is one, else the upper half of the layers (`default_layers`)."""
+    """Names of the edited weight matrices. A name with `@subject` behind it is edited at the tokens of the subject, all
+    others at the answer. Empty: the network's modules, if there is a network, else those of the upper half of the
+    layers, six at most."""
     device: str = "cpu"
+    """Where the model lives: `cpu`, `cuda`, `cuda:1`, `mps`."""
     dtype: str = "float32"
+    """How the model is held: `float32` or `bfloat16`. Statistics and solves are in float32 or better in both cases."""
     micro_batch: int = 64
-    """Sequences per forward and backward pass; the deltas do not depend on it beyond rounding."""
+    """Sequences per forward and backward pass. The weights do not depend on it beyond rounding."""
     seed: int = 0
+    """Seed of every random draw."""
 
     editor: str = "gradient"
-    """`malmen` (needs a trained hypernetwork), `gradient` (no network) or `ultraedit`."""
+    """The editing rule: `malmen` (needs a trained hypernetwork), `gradient` (needs none) or `ultraedit`. A store
+    that is made with a hypernetwork, as one for `atlas` is, has `malmen` unless told otherwise."""
     ask: Ask = "joint"
-    """`joint`: this project's solve; `published`: the original MALMEN (one pass, P = 0, raw gradients)."""
+    """`joint`: this project's solve. `published`: the solve of the original MALMEN, with one pass, nothing preserved
+    and raw gradients."""
     passes: int = 3
-    """Rounds of tracing, asking and solving per batch."""
+    """Rounds per batch; each round traces the model, asks for changes and solves. The network of `atlas` brings 2."""
     more_passes: int = 4
-    """How many further ones a batch may have whose facts have not taken: small batches are held back by all else."""
+    """How many further rounds a batch may have while the share of its facts that has taken is below `taken_enough`."""
     taken_enough: float = 0.9
-    """Share of the facts that is enough: those to whose prompt the target is more probable than all else, by token."""
+    """The share of a batch's facts that is enough. For this setting a fact has taken when each token of its target is
+    the most probable one after its prompt."""
     eta: float | None = None
-    """Step; None: 1.8 for `gradient` (the share of the loss that all modules together ask for in a pass), 1e-6 for
-    `ultraedit`; `malmen` learns its own and begins with that of `gradient`."""
+    """The step. For `gradient` it is the share of the facts' loss that all matrices together ask for in one pass. None:
+    1.8 for `gradient`, 1e-6 for `ultraedit`; `malmen` begins with the step of `gradient` and learns its own."""
     kappa: float = 2.0
-    """Damping of the output metric (Γ + κI)⁻¹, relative to Γ's mean diagonal."""
+    """Damping κ of the output metric (Γ + κI)⁻¹, relative to the mean of Γ's diagonal."""
     trust: float = 1.5
-    """Bound on a row's value difference, as a multiple of the rms row norm of the solve's facts at their first pass."""
+    """Bound on the value difference of a single row, as a multiple of the root mean square of the row norms of the
+    solve's facts at their first pass."""
     c0: float = 1000.0
-    """How many text keys the mean gram C₀ counts for."""
+    """How many positions of ordinary text the preservation gram C₀ counts for, in matrices edited at the answer."""
     subject_c0: float = 4000.0
-    """The same in modules that are edited at the subject: what all text runs through is moved at its cost."""
+    """The same in matrices edited at the subject. It is larger there, since all text runs through these matrices, and a
+    change to them moves it."""
     log_ridge: float | None = None
-    """ℓ in λ = exp(ℓ)·trace(C₀)/d_in; None: λ = 1 unscaled, or the hypernetwork's learned ridge."""
+    """The ridge ℓ in λ = exp(ℓ)·trace(C₀)/d_in. None: λ is 1, or what the hypernetwork learned."""
     phrasings: int = 3
-    """How many rephrases of a fact become rows beside its prompt (m)."""
+    """How many rephrases of a fact become rows of the solve beside its prompt."""
     rehearse: int = 50
-    """How many earlier live facts are rows of a batch's solve."""
+    """How many earlier facts, of those in force, are rows of a batch's solve."""
     preserved: int = 150
-    """How many preserved prompts are rows of a batch's solve, drawn near the batch."""
+    """How many preserved prompts are rows of a batch's solve. They are drawn near the batch."""
     preserved_keys: float = 2.0
-    """Weight in P of the keys of all preserved prompts, rows or not: what rows have no room for is held at no cost."""
+    """Weight of the keys of all preserved prompts, whether they are rows or not, in what a solve holds still. It
+    protects prompts that the rows have no room for, at no cost in time."""
     preserved_weight: float = 1.5
+    """Weight of a preserved prompt's rows in the solve."""
     preserved_step: float = 0.1
-    """Step of preserved rows relative to facts'. Theirs is the curvature of a divergence that is near zero, many times
-    that of the facts' cross-entropy: with the same step each pass overshoots and grows what it should take back."""
+    """Step of the preserved rows relative to the facts' step. It is small because their loss, a divergence near zero,
+    is curved many times as strongly as the facts' cross-entropy: with the same step each pass would overshoot."""
     preserved_tokens: int = 3
-    """Length of the base model's own continuation that stands for a preserved prompt's answer."""
+    """How many tokens of the base model's own answer to a preserved prompt are held."""
     reconsolidation_passes: int = 24
-    """At most so many rounds over all live facts together."""
+    """The most rounds that a reconsolidation makes over all facts in force."""
     reconsolidation_gain: float = 0.0002
-    """A reconsolidation ends when four passes lower the facts' loss by less than this share of the first one each; 0:
-    all passes are made."""
+    """A reconsolidation ends early when, over four passes, the mean gain per pass is less than this share of the first
+    loss. 0: all passes are made."""
     reconsolidation_eta: float = 1.8
-    """Its step, as `eta` of `gradient`."""
+    """The step of a reconsolidation, as `eta` is for `gradient`."""
     reconsolidation_phrasings: int = 1
-    """How many of a fact's phrasings are rows of each of its passes beside the prompt, drawn afresh."""
+    """How many phrasings of each fact, beside its prompt, are rows of each pass of a reconsolidation. They are drawn
+    afresh in each pass."""
     reconsolidation_decay: float = 0.01
-    """The share of ΔW that each of its passes but the first lets go before it solves: what no row asks for again
-    fades, and what has long been learned is not pushed further at its neighbours' cost."""
+    """The share of ΔW that each pass of a reconsolidation but the first lets go before it solves. What no row asks for
+    again fades, and what has long been learned is not pushed further at its neighbours' cost."""
     reconsolidation_preserved: int = 300
-    """How many preserved prompts are rows in each of its passes, drawn afresh."""
+    """How many preserved prompts are rows of each pass of a reconsolidation. They are drawn afresh in each pass."""
     reconsolidation_keys: float = 0.5
-    """Its `preserved_keys`: less than a batch's, since with rows drawn afresh in each pass the prompts have their turn,
-    and what their keys hold beside that are the facts' other phrasings."""
+    """`preserved_keys` of a reconsolidation. It is less than a batch's: rows are drawn afresh in each pass, so every
+    prompt has its turn as a row, and a larger weight would also hold back the other phrasings of the facts."""
     text_tokens: int = 60_000
-    """How many tokens of text the mean gram C₀ is taken over."""
+    """Over how many tokens of ordinary text the gram C₀ is taken."""
     gram_rank: int | None = None
-    """Rank of the factor that C₀ is kept as, beside a diagonal; 0: whole, in float64; None: whole up to a d_in of
-    8,192, beyond it a factor of rank 1,024."""
+    """Rank of the factor that C₀ is kept as, beside a diagonal. 0: C₀ is kept whole, in float64. None: whole up to a
+    d_in of 8,192, beyond it a factor of rank 1,024."""
 
     snapshot_every: int = 10
+    """Steps between two states that are stored whole, so that going back stays quick."""
     gate_perplexity: float = 1.5
-    """A batch after which perplexity exceeds this multiple of the base model's is refused."""
+    """The gate refuses a batch after which perplexity exceeds this multiple of the base model's."""
     gate_min_taken: float = 0.0
-    """A batch of which a smaller share of facts took (by generation) is refused."""
+    """The gate refuses a batch of which a smaller share of facts took, by generation."""
     conflict_probability: float | None = None
-    """From this probability on two facts about one subject ask for the same thing; None: that from which the
-    store's scorer took one in 1,000 unrelated facts for one in force. 1: only what is equal in so many words."""
+    """From which probability on two facts about one subject count as asking for the same thing. None: the threshold of
+    the store's scorer, which is chosen for one false alarm in 1,000 unrelated facts. 1: only what is equal in so many
+    words."""
     conflict_cosine: float = -1.0
-    """Facts whose centred keys have a smaller cosine are not compared, whatever else speaks for them; −1: all are."""
+    """Two facts are compared only where the cosine of their centred keys is at least this. −1: all are compared."""
     conflict_policy: str = "supersede"
-    """What a contradiction leads to: `supersede`, `reject`, `keep` or `quarantine`."""
+    """What follows from a contradiction: `supersede`, `reject`, `keep` or `quarantine`."""
     trusted_sources: tuple[str, ...] = ()
-    """Values of `source`, the most trusted first, with `*` for any text: a fact never replaces one from a more trusted
-    source. All others come after them."""
+    """Values of `source`, by comma, the most trusted first, with `*` for any text. All other sources come after them. A
+    fact never replaces one from a more trusted source."""
 
     def __post_init__(self) -> None:
         for name, value in msgspec.structs.asdict(self).items():

@@ -43,9 +43,20 @@ def pages() -> Iterator[tuple[str, str]]:
         yield f"lifelong-edit {name}", command.get_help(context)
 
 
+def table() -> str:
+    """A line for each command: the first sentence of its help, and a link to all of it."""
+    from lifelong_edit.cli import cli
+
+    lines = ["| command | does |", "| --- | --- |"]
+    for name in sorted(cli.commands):
+        text = cli.commands[name].get_short_help_str(limit=1000).replace("|", "\\|")
+        lines.append(f"| [`{name}`](#lifelong-edit-{name}) | {text} |")
+    return "\n".join(lines) + "\n"
+
+
 def document() -> str:
-    """The whole page."""
-    parts = [HEAD]
+    """The whole page: the exit codes, a table with a line for each command, and all help texts."""
+    parts = [HEAD, table()]
     for title, text in pages():
         lines = "\n".join(line.rstrip() for line in text.splitlines())
         parts.append(f"## {title}\n\n```text\n{lines}\n```\n")

@@ -272,7 +272,7 @@ def parse_settings(kind: type[T], option: str, pairs: Sequence[str], **named: ob
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         raise UsageError(
-            f"found a setting that does not fit: {error}; see the table of settings in the README"
+            f"found a setting that does not fit: {error}; docs/settings.md and docs/training.md list them"
         ) from None
 
 

@@ -201,7 +201,7 @@ def compact(dry_run: bool, reason: str | None, author: str | None, store: Path, 
 def purge(
     facts: tuple[str, ...], reason: str | None, author: str | None, wait: float, store: Path, as_json: bool
 ) -> None:
-    """Drop facts that are not in force from the store, with all that states made with them need.
+    """Drop the text of facts that are not in force, and all that was made with them, from the store.
 
     FACT is a digest, or its beginning, four letters at least: `facts --state all` lists them. One that is in force is
     taken back first, or by `retract --purge`. The text of the fact goes, and the shifts, keys and whole states of every

@@ -82,7 +82,7 @@ _MAKING = (
         "pairs",
         multiple=True,
         metavar="NAME=VALUE",
-        help="Any further setting, by its name in the README; may be given several times.",
+        help="Any further setting, by its name in docs/settings.md; may be given several times.",
     ),
 )
 

@@ -14,10 +14,9 @@ from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, pre
 from lifelong_edit.editors.ridge.together import reconsolidate
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel
-from lifelong_edit.tracing import derived
 from lifelong_edit.tracing.derived import derived_prompts, derived_rows
 from lifelong_edit.tracing.preservation import answer_of, base_answers
-from lifelong_edit.tracing.trace import trace
+from lifelong_edit.tracing.trace import derived, trace
 
 NAMES = ("Paris", "London", "Vienna", "Kenya", "Japan", "Malmö")
 RELATIONS = {

@@ -11,8 +11,8 @@ import torch
 from lifelong_edit.editors.ridge.batch import Bench, prepare
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import LoadedModel
-from lifelong_edit.tracing import preservation
 from lifelong_edit.tracing.preservation import PreservedPrompts, load_preserved
+from lifelong_edit.tracing.trace import preservation
 
 MakePreserved = Callable[..., PreservedPrompts]
 SUBJECTS = [f"Vienna {i}" for i in range(24)]

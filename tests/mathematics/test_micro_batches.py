@@ -11,9 +11,9 @@ import torch
 from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch
 from lifelong_edit.facts import Fact
 from lifelong_edit.stores.tensors import materialise
-from lifelong_edit.tracing import trace as tracing
 from lifelong_edit.tracing.rows import Row
 from lifelong_edit.tracing.trace import Trace
+from lifelong_edit.tracing.trace import trace as tracing
 
 MakeBench = Callable[..., Bench]
 TOLERANCE = 1e-4

@@ -18,10 +18,10 @@ from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel, TokenBatch, encode_prompt, load_model
 from lifelong_edit.stores.tensors import materialise
 from lifelong_edit.timeline.states import decode_keys, encode_keys
-from lifelong_edit.tracing import trace as tracing
 from lifelong_edit.tracing.preservation import _last_keys
 from lifelong_edit.tracing.rows import fact_rows
 from lifelong_edit.tracing.trace import trace
+from lifelong_edit.tracing.trace import trace as tracing
 
 MakeBench = Callable[..., Bench]
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel, encode, load_model, pad
-from lifelong_edit.tracing import trace as tracing
 from lifelong_edit.tracing.preservation import base_answers, lowest_keys, text_statistics
 from lifelong_edit.tracing.rows import Row, fact_rows
 from lifelong_edit.tracing.trace import editing_mask, trace
+from lifelong_edit.tracing.trace import trace as tracing
 
 
 @pytest.fixture(params=["gpt2", "llama", "opt"])

@@ -15,8 +15,8 @@ from lifelong_edit.editors.ridge.batch import Bench, SolveState, select_rows
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.tracing.preservation import PreservedPrompts
 from lifelong_edit.tracing.rows import BaseAnswer
-from lifelong_edit.training import episodes as training
 from lifelong_edit.training.episodes import TrainSettings, make_episode, split_by_subject, taught
+from lifelong_edit.training.episodes import episodes as training
 
 SUBJECTS = [f"Subject {i}" for i in range(40)]
 SMALL = TrainSettings(batch_size=4, batches=3, probes=6)

@@ -1,0 +1,133 @@
+"""Writes docs/settings.md from the classes of the settings: `python scripts/settings-docs.py docs/settings.md`.
+
+`SECTIONS` lists (heading, struct class). What a field is for is the string literal that stands behind it.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import textwrap
+from pathlib import Path
+
+import msgspec
+
+from lifelong_edit.errors import LifelongEditError
+from lifelong_edit.settings import Settings
+
+SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [("Settings of a store", Settings)]
+
+HEAD = """\
+# Settings
+
+<!-- Made by scripts/settings-docs.py from the classes of the settings; do not edit by hand. -->
+
+What decides an edit is fixed when a store is made, and is stored with it. So the same batch at the same state gives the same weights digest again.
+
+Give a setting as `--set NAME=VALUE` to `init`, or to the `stream` that makes the store. Some have an option of their own: `--editor`, `--modules`, `--dtype`, `--device`, `--seed`. A list is written with commas. `show 0 --json` says what a store has.
+
+A hypernetwork brings the settings of the solve that it was trained for; `--set` wins. `train --choose` looks for settings that suit your model ([training](training.md#choosing-the-settings)). What each part of the solve is worth is measured in [the ablations](ablations.md).
+"""  # noqa: E501
+
+WORDS: list[tuple[type[msgspec.inspect.Type], str]] = [
+    (msgspec.inspect.BoolType, "true or false"),
+    (msgspec.inspect.IntType, "whole number"),
+    (msgspec.inspect.FloatType, "number"),
+    (msgspec.inspect.StrType, "text"),
+    (msgspec.inspect.VarTupleType, "list of texts"),
+    (msgspec.inspect.NoneType, "none"),
+]
+NUMBERS = (msgspec.inspect.IntType, msgspec.inspect.FloatType)
+
+
+def docstrings(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """Field name to the string literal behind it, on one line; of base classes too, those of `struct` first."""
+    found: dict[str, str] = {}
+    for cls in (c for c in struct.__mro__ if issubclass(c, msgspec.Struct) and c is not msgspec.Struct):
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, text in zip(body.body, body.body[1:], strict=False):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                    found.setdefault(name, " ".join(words.split()))
+    return found
+
+
+def accepted(struct: type[msgspec.Struct], name: str, value: float) -> bool:
+    """Whether the class takes `value` for the field, all others at their defaults."""
+    try:
+        struct(**{name: value})
+    except LifelongEditError:
+        return False
+    return True
+
+
+def bounds(struct: type[msgspec.Struct], name: str, whole: bool) -> str:
+    """The range of a number, as the class itself answers when it is asked with -1, 0, something small, 1 and 2."""
+    small = 1 if whole else 0.5
+    if not accepted(struct, name, small):
+        return ""
+    words = []
+    if not accepted(struct, name, -1):
+        words.append("0 or more" if accepted(struct, name, 0) else "more than 0")
+    if not accepted(struct, name, 2):
+        words.append("at most 1" if accepted(struct, name, 1) else "less than 1")
+    return ", ".join(words)
+
+
+def kind(struct: type[msgspec.Struct], field: msgspec.inspect.Field) -> str:
+    """What values a field takes, in words."""
+    types = field.type.types if isinstance(field.type, msgspec.inspect.UnionType) else (field.type,)
+    parts = []
+    for one in types:
+        if isinstance(one, msgspec.inspect.LiteralType):
+            parts.append(" or ".join(f"`{value}`" for value in sorted(map(str, one.values))))
+            continue
+        word = next((text for cls, text in WORDS if isinstance(one, cls)), type(one).__name__)
+        if isinstance(one, NUMBERS) and (limits := bounds(struct, field.name, isinstance(one, NUMBERS[0]))):
+            word += f", {limits}"
+        parts.append(word)
+    return "; or ".join(parts)
+
+
+def default(field: msgspec.inspect.Field) -> str:
+    """The default as one would write it behind `NAME=`."""
+    value = field.default
+    if value is msgspec.NODEFAULT:
+        value = () if field.default_factory is not msgspec.NODEFAULT else value
+    if value is msgspec.NODEFAULT:
+        return "required"
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, tuple):
+        return f"`{','.join(map(str, value))}`"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"`{value}`" if isinstance(value, str) else f"{value:.10g}"
+
+
+def table(struct: type[msgspec.Struct]) -> str:
+    """The table of a class. Raises ValueError where a field has no text behind it."""
+    texts = docstrings(struct)
+    info = msgspec.inspect.type_info(struct)
+    assert isinstance(info, msgspec.inspect.StructType)
+    rows = ["| setting | default | takes | what it is |", "| --- | --- | --- | --- |"]
+    for field in info.fields:
+        if field.name not in texts:
+            raise ValueError(f"{struct.__name__}.{field.name} has no docstring; write one behind the field")
+        cells = (f"`{field.name}`", default(field), kind(struct, field), texts[field.name])
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def document(sections: list[tuple[str, type[msgspec.Struct]]] = SECTIONS) -> str:
+    """The whole page: each class with its heading, its docstring and its table."""
+    parts = [HEAD]
+    for heading, struct in sections:
+        parts.append(f"## {heading}\n\n{inspect.cleandoc(struct.__doc__ or '')}\n\n{table(struct)}\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(document(), encoding="utf-8")
