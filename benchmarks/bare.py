@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from lifelong_edit.models import LoadedModel, pad
+from lifelong_edit.models import LoadedModel, by_length, pad
+from lifelong_edit.tasks.causal.scoring import answer_logits, answer_tokens, editing_mask
 from lifelong_edit.tracing.rows import Row
-from lifelong_edit.tracing.trace import answer_logits, answer_tokens, by_length, editing_mask
 
 Kind = Literal["edited matrices", "answer positions", "all parameters"]
 

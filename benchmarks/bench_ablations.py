@@ -22,11 +22,11 @@ from benchmarks.ablated import Otherwise, free_space, solve_otherwise
 from benchmarks.bench_streams import MODEL, TEXT, Stream, judge, line
 from benchmarks.validation import CHOSEN, validation
 from lifelong_edit.editors.ridge.batch import Bench, SolveState, prepare
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.editors.ridge.together import for_all, reconsolidate
-from lifelong_edit.eval.metrics.perplexity import perplexity_of, text_windows
 from lifelong_edit.facts import Probe, read_facts
 from lifelong_edit.models import load_model
-from lifelong_edit.settings import Settings
+from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.tracing.rows import subjects_of
 
 NAME = "ablations"

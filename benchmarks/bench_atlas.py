@@ -12,9 +12,9 @@ from benchmarks.bench_streams import Stream, judge, line, make_stream
 from lifelong_edit import atlas
 from lifelong_edit.editors.malmen.network import read_checkpoint, read_config
 from lifelong_edit.editors.ridge.batch import Bench, prepare
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import read_facts
 from lifelong_edit.models import load_model
-from lifelong_edit.settings import Settings
 from lifelong_edit.timeline.defaults import default_preserved, default_text
 
 BATCH = 60

@@ -22,9 +22,9 @@ from benchmarks import common, gpt2_shape
 from benchmarks.bare import Kind, bare_pass
 from lifelong_edit import Timeline
 from lifelong_edit.editors.ridge.batch import select_rows
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.judging.gate import base_perplexity
-from lifelong_edit.settings import Settings
 from lifelong_edit.tracing.rows import Row
 
 BATCH = 64

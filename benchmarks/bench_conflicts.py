@@ -100,7 +100,7 @@ def wrong(loaded: LoadedModel, facts: Sequence[Fact]) -> list[Fact]:
     """Those of the facts whose true answer the model does not give to their prompt."""
     asked = [encode(loaded.tokenizer, fact.prompt, fact.target_true or fact.target) for fact in facts]
     found = predict_answers(loaded, asked)
-    return [f for f, e, guess in zip(facts, asked, found, strict=True) if guess != e.ids[e.answer_start :]]
+    return [f for f, e, guess in zip(facts, asked, found, strict=True) if guess != e.answer]
 
 
 def trex(seed: int) -> Model:

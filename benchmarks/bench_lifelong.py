@@ -43,16 +43,16 @@ from lifelong_edit.cli.common import parse_settings
 from lifelong_edit.editors.malmen.network import NetworkSet, read_checkpoint
 from lifelong_edit.editors.ridge.batch import Bench, prepare
 from lifelong_edit.editors.ridge.conflictkeys import conflict_keys
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.editors.ridge.together import reconsolidate
 from lifelong_edit.errors import LifelongEditError, UsageError
-from lifelong_edit.eval.metrics.perplexity import perplexity_of, text_windows
 from lifelong_edit.eval.metrics.verdicts import ask_pairs, summarise
 from lifelong_edit.facts import Fact, Probe, preserved_prompts_of, read_facts
 from lifelong_edit.judging.forgetting import forecast_by_keys
 from lifelong_edit.judging.guard import measure, objections, retention
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.policies import Never, ReconsolidationPolicy, Standing, reconsolidation_policy
-from lifelong_edit.settings import Settings
+from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.timeline.defaults import default_forecasters, solve_of
 
 SPECIAL = ("published", "p0", "p0-rows", "finetune-batches", "finetune-once")

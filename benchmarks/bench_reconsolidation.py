@@ -27,9 +27,9 @@ from benchmarks.bench_commit import Cost, cost
 from lifelong_edit import Timeline
 from lifelong_edit.editors.ridge.batch import Bench
 from lifelong_edit.editors.ridge.conflictkeys import conflict_keys
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.editors.ridge.together import Resolved, reconsolidate
 from lifelong_edit.facts import Fact, Probe, read_facts
-from lifelong_edit.settings import Settings
 from lifelong_edit.timeline.commit import Draft, write_step
 from lifelong_edit.tracing.rows import Row, drawn_rows, fact_rows, subjects_of
 

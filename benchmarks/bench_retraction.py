@@ -23,9 +23,9 @@ from benchmarks.bench_streams import MODEL, TEXT, make_stream
 from benchmarks.validation import CHOSEN
 from lifelong_edit import Timeline
 from lifelong_edit.cli.common import parse_settings
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.models import encode, generate_greedy
-from lifelong_edit.settings import Settings
 from lifelong_edit.tracing.rows import draw
 
 SAMPLE = 300
@@ -80,7 +80,7 @@ def answers(timeline: Timeline, step: int, asked: Questions) -> dict[str, list[l
     found = {}
     for name, pairs in asked.items():
         encoded = [encode(loaded.tokenizer, prompt, target) for prompt, target in pairs]
-        lengths = [len(e.ids) - e.answer_start for e in encoded]
+        lengths = [len(e.answer) for e in encoded]
         found[name] = generate_greedy(loaded, [prompt for prompt, _ in pairs], lengths)
     return found
 

@@ -22,8 +22,8 @@ import msgspec
 from benchmarks import common
 from lifelong_edit.editors.malmen.network import NetworkSet, read_checkpoint
 from lifelong_edit.editors.ridge.batch import Bench, Proposal, SolveState, edit_batch, prepare
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.editors.ridge.together import Resolved, reconsolidate
-from lifelong_edit.eval.metrics.perplexity import perplexity_of, text_windows
 from lifelong_edit.eval.metrics.verdicts import (
     Result,
     ask_pairs,
@@ -34,7 +34,7 @@ from lifelong_edit.eval.metrics.verdicts import (
 )
 from lifelong_edit.facts import Fact, Probe, preserved_prompts_of, read_facts
 from lifelong_edit.models import Encoded, LoadedModel, encode, encode_prompt, load_model
-from lifelong_edit.settings import Settings
+from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.training.episodes import TrainSettings
 from lifelong_edit.training.run import Run
 
@@ -217,7 +217,7 @@ def _ask_unchanged(
 def _forced(loaded: LoadedModel, encoded: Sequence[Encoded]) -> list[Result]:
     """Teacher-forced alone; what was not asked counts as wrong, and `_score` leaves it out."""
     guesses = predict_answers(loaded, encoded)
-    return [Result(g == e.ids[e.answer_start :], False, False, "") for g, e in zip(guesses, encoded, strict=True)]
+    return [Result(g == e.answer, False, False, "") for g, e in zip(guesses, encoded, strict=True)]
 
 
 def _score(results: Sequence[Result], generated: bool) -> dict[str, Any]:

@@ -17,10 +17,10 @@ import torch
 
 from benchmarks.common import shared, write
 from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, prepare
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Probe, read_facts
 from lifelong_edit.models import load_model
 from lifelong_edit.numerics.textgram import gram_sum
-from lifelong_edit.settings import Settings
 from lifelong_edit.stores.tensors import materialise
 from lifelong_edit.training.episodes import TrainSettings, divided
 from lifelong_edit.training.run import hold_out, validate

@@ -21,9 +21,9 @@ from torch import Tensor
 from lifelong_edit.editors.ridge.batch import Bench, SolveState
 from lifelong_edit.errors import ModelMismatchError
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import LoadedModel, pad
+from lifelong_edit.models import LoadedModel, by_length, pad
+from lifelong_edit.tasks.causal.scoring import answer_logits, position_losses
 from lifelong_edit.tracing.rows import Row, fact_rows, subjects_of
-from lifelong_edit.tracing.trace import answer_logits, by_length, position_losses
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lifelong_edit.editors.ridge.settings import Settings
     from lifelong_edit.facts import Fact
-    from lifelong_edit.settings import Settings
     from lifelong_edit.timeline import Timeline
 
 __all__ = ["Fact", "Settings", "Timeline"]

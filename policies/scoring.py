@@ -28,8 +28,6 @@ are than the next fact added nothing.
 NGRAMS = (3, 4, 5)
 CONFLICTS = "conflicts.json"
 """The file in which `train` leaves the scorer that it fitted."""
-FIXED = "conflict/scorer"
-"""Its name among the arrays that `init` fixes: JSON as bytes."""
 CERTAIN = 0.999
 """The most that a scorer says: 1 is for what is equal in so many words."""
 _HOLE = "\x00"
@@ -76,17 +74,15 @@ def read_scorer(path: Path) -> Scorer:
         ) from error
 
 
-def as_array(scorer: Scorer) -> npt.NDArray[np.uint8]:
+def scorer_array(scorer: Scorer) -> npt.NDArray[np.uint8]:
     """A scorer as an array, to be stored among what `init` fixes."""
     return np.frombuffer(msgspec.json.encode(scorer), np.uint8)
 
 
-def fixed_scorer(fixed: Mapping[str, npt.NDArray[Any]]) -> Scorer | None:
-    """The scorer that `init` fixed, None in a store that is older. Raises StoreDamagedError where it cannot be read."""
-    if FIXED not in fixed:
-        return None
+def as_scorer(array: npt.NDArray[Any]) -> Scorer:
+    """The inverse of `scorer_array`. Raises StoreDamagedError where the array holds no scorer."""
     try:
-        return _decoded(fixed[FIXED].tobytes())
+        return _decoded(array.tobytes())
     except (msgspec.MsgspecError, ValueError) as error:
         raise StoreDamagedError(f"the store's scorer of conflicts cannot be read ({error})") from error
 

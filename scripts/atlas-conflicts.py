@@ -10,9 +10,9 @@ import msgspec
 from lifelong_edit import atlas
 from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.editors.ridge.batch import prepare
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import read_facts
 from lifelong_edit.models import load_model
-from lifelong_edit.settings import Settings
 from lifelong_edit.timeline.defaults import BUNDLED_MODEL, default_preserved, solve_of
 from lifelong_edit.training.scorers import scorer_for
 

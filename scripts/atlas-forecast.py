@@ -18,11 +18,11 @@ import msgspec
 from lifelong_edit import atlas
 from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.editors.ridge.batch import Bench, prepare
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import read_facts
 from lifelong_edit.judging.forgetting import Measured, measure_stream, merge
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.numerics.forecast import FEATURES, Forecaster, Kind, fit_forecaster, set_level
-from lifelong_edit.settings import Settings
 from lifelong_edit.timeline.defaults import default_text
 
 SIZE = 32

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import LifelongEditError
-from lifelong_edit.settings import Settings
 
 SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [("Settings of a store", Settings)]
 

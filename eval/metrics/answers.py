@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lifelong_edit.models import Encoded, LoadedModel, TokenBatch, pad
-from lifelong_edit.tracing.trace import answer_logits, answer_tokens, by_length
+from lifelong_edit.models import BASE, Encoded, LoadedModel, TokenBatch, by_length
+from lifelong_edit.tasks import task_of
+from lifelong_edit.tasks.causal.scoring import answer_tokens
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,7 +42,7 @@ def mean_log_probabilities(loaded: LoadedModel, encoded: Sequence[Encoded], batc
     for chosen in by_length([len(e.ids) for e in encoded], batch_size):
         batch = _padded(loaded, encoded, chosen)
         logged = token_log_probabilities(_logits(loaded, batch), answer_tokens(batch).cpu())
-        found[chosen] = _means(logged, encoded, chosen)
+        found[chosen] = _means(loaded, logged, encoded, chosen)
     return found
 
 
@@ -54,23 +55,23 @@ def base_divergences(loaded: LoadedModel, encoded: Sequence[Encoded], batch_size
     for chosen in by_length([len(e.ids) for e in encoded], batch_size):
         batch = _padded(loaded, encoded, chosen)
         edited = _logits(loaded, batch)
-        with loaded.at_base():
+        with loaded.at(BASE):
             base = _logits(loaded, batch)
-        found[chosen] = _means(kl_divergences(base, edited), encoded, chosen)
+        found[chosen] = _means(loaded, kl_divergences(base, edited), encoded, chosen)
     return found
 
 
 def _padded(loaded: LoadedModel, encoded: Sequence[Encoded], chosen: Sequence[int]) -> TokenBatch:
-    return pad([encoded[i] for i in chosen], loaded.pad_id, loaded.device)
+    return task_of(loaded).collate(loaded, [encoded[i] for i in chosen])
 
 
 @torch.inference_mode()
 def _logits(loaded: LoadedModel, batch: TokenBatch) -> Tensor:
     """Logits at the answers' positions, row by row: (n, vocabulary) float64 on the CPU."""
-    return answer_logits(loaded, batch).cpu().double()
+    return task_of(loaded).logits(loaded, batch).cpu().double()
 
 
-def _means(values: Tensor, encoded: Sequence[Encoded], chosen: Sequence[int]) -> list[float]:
+def _means(loaded: LoadedModel, values: Tensor, encoded: Sequence[Encoded], chosen: Sequence[int]) -> list[float]:
     """The mean of each chosen sequence's answer positions, from the values of all of them in a row."""
-    parts = values.split([len(encoded[i].ids) - encoded[i].answer_start for i in chosen])
+    parts = values.split(task_of(loaded).counts([encoded[i] for i in chosen]))
     return [float(part.mean()) for part in parts]

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lifelong_edit.eval.metrics.verdicts import continuation_text
 from lifelong_edit.models import LoadedModel, generate
+from lifelong_edit.tasks.causal.verdicts import continuation_text
 
 WEIGHTS = {2: 1 / 3, 3: 2 / 3}
 """Of the entropies of pairs and of triples; the released code's 2/3 and 4/3, halved by its mean over the two."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.reports.matrix import perplexity_after
-from lifelong_edit.settings import Settings
 from lifelong_edit.stores import Measurement
 from lifelong_edit.timeline import Timeline
 

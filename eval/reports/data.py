@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.reports.matrix import (
     HalfLife,
@@ -37,7 +38,6 @@ from lifelong_edit.eval.reports.survival import (
     split_by,
 )
 from lifelong_edit.facts import Fact
-from lifelong_edit.settings import Settings
 from lifelong_edit.stores import Measure, Measurement, StepRecord
 from lifelong_edit.timeline import Timeline
 

@@ -12,13 +12,13 @@ from lifelong_edit.eval.metrics.fluency import continuations, generation_entropy
 from lifelong_edit.eval.metrics.harness import Harness
 from lifelong_edit.eval.metrics.intervals import Estimate, estimates
 from lifelong_edit.eval.metrics.matrices import matrix_changes
-from lifelong_edit.eval.metrics.perplexity import perplexity_of, text_windows
 from lifelong_edit.eval.metrics.probabilities import Compared, Comparison, compare, success_and_magnitude
 from lifelong_edit.eval.metrics.verdicts import Result, Score, ask_pairs, ask_unchanged, base_answers, continued
 from lifelong_edit.eval.reports.evaluated import WAYS, BatchScores, Evaluation, Fluency, Shares
 from lifelong_edit.eval.reports.questions import MEASURES, Batch, Question, batches_of
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel
+from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.tracing.rows import draw
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from lifelong_edit.atomic import write_bytes_atomic
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.reports.data import ALARM, KEPT, WORN, Met, StoreReport, changed_settings
 from lifelong_edit.eval.reports.drawing import DARK, LIGHT, Palette, Table
@@ -24,7 +25,6 @@ from lifelong_edit.eval.reports.figures import figures
 from lifelong_edit.eval.reports.matrix import Rate
 from lifelong_edit.eval.reports.survival import Lost
 from lifelong_edit.facts import Fact
-from lifelong_edit.settings import Settings
 
 TEMPLATE = "report.html.jinja"
 MOST_ROWS = 400

@@ -15,9 +15,9 @@ from lifelong_edit.cli.tracking import tracking, tracking_options
 from lifelong_edit.errors import UsageError
 
 if TYPE_CHECKING:
+    from lifelong_edit.editors.ridge.settings import Settings
     from lifelong_edit.facts import Fact
     from lifelong_edit.models import LoadedModel
-    from lifelong_edit.settings import Settings
     from lifelong_edit.training.choosing import Choosing
     from lifelong_edit.training.episodes import TrainSettings
 
@@ -139,9 +139,10 @@ def train(
       lifelong-edit train --data facts.jsonl --out network --minutes 10 --train rank=64
       lifelong-edit train --data facts.jsonl --out chosen --editor gradient --choose 20
     """
+    from lifelong_edit.editors.ridge.settings import Settings
     from lifelong_edit.facts import read_facts
-    from lifelong_edit.settings import CHOSEN, Settings
     from lifelong_edit.timeline.defaults import default_text
+    from lifelong_edit.editors.ridge.settings import CHOSEN
     from lifelong_edit.training.choosing import Choice, Choosing
     from lifelong_edit.training.episodes import TrainSettings, divided
     from lifelong_edit.training.run import Run

@@ -67,7 +67,7 @@ def status(store: Path, as_json: bool, device: str | None, keys: bool) -> None:
 
 def print_status(found: Mapping[str, Any]) -> None:
     """What `Timeline.status` found, one pair a line; of the settings those that are not the defaults."""
-    from lifelong_edit.settings import Settings
+    from lifelong_edit.editors.ridge.settings import Settings
 
     default = Settings()
     given = [(n, tuple(v) if isinstance(v, list) else v) for n, v in found["settings"].items() if n != "modules"]

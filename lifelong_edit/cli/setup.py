@@ -21,7 +21,7 @@ from lifelong_edit.cli.looking import print_status
 from lifelong_edit.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
-    from lifelong_edit.settings import Settings
+    from lifelong_edit.editors.ridge.settings import Settings
     from lifelong_edit.timeline import Timeline
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -142,7 +142,7 @@ def _opened_by(opening: str) -> Callable[[str], None]:
 
 def chosen_settings(device: str | None, options: dict[str, Any]) -> Settings:
     """The settings of a new store; without `--editor`, malmen where there is a hypernetwork, else gradient."""
-    from lifelong_edit.settings import Settings
+    from lifelong_edit.editors.ridge.settings import Settings
     from lifelong_edit.timeline.defaults import default_hypernetwork, settings_from, solve_of
 
     known = options["hypernetwork"] or default_hypernetwork(options["model"] or BUNDLED)
@@ -165,7 +165,7 @@ def require_same_store(timeline: Timeline, options: dict[str, Any]) -> None:
 
     The same command has to work a second time, so options that say what the store is like anyway are no error.
     """
-    from lifelong_edit.settings import Settings
+    from lifelong_edit.editors.ridge.settings import Settings
     from lifelong_edit.timeline.defaults import settings_from
 
     if options["encrypt"] and not timeline.status()["encrypted"]:

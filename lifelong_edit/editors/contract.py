@@ -1,48 +1,167 @@
-"""What an editing rule is: it only proposes; the solver turns proposals into deltas, the timeline commits them."""
+"""What an editing rule is: a declaration that needs no torch, and a working editor made for a bench.
+
+A rule only proposes. What it proposes is a set of *parts* (weights, keys, moments, ...), each with a fold that says how
+a later step joins an earlier one; the timeline judges the proposal, writes the parts, and replays them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from torch import Tensor
+import numpy.typing as npt
 
-EditorState = Mapping[str, np.ndarray]
+from lifelong_edit.facts import Fact
+from lifelong_edit.settings import StoreSettings
+from lifelong_edit.stores import FactKeys, Fold, Shift, Weights
 
+if TYPE_CHECKING:
+    from lifelong_edit.bench import Bench, Say, State
+    from lifelong_edit.models import EditableModule, LoadedModel, Overlay
+    from lifelong_edit.models.families import Kind
 
-class Ask(Protocol):
-    """Value differences of one module's rows."""
-
-    def __call__(self, module: str, keys: Tensor, gradients: Tensor) -> Tensor:
-        """keys (n, d_in), gradients (n, d_out) → (n, d_out)."""
+Arrays = Mapping[str, npt.NDArray[Any]]
+Format = Literal["transformers"]
+Need = Literal["network", "subject", "text"]
+"""What a rule cannot do without: a trained network, facts that name their subject, statistics of ordinary text."""
 
 
 @dataclass(frozen=True)
-class Asker:
-    """A rule made ready for one batch: what it asks, and the state that it carries on."""
+class Added:
+    """A change of a part that sums: the shift of each module."""
 
-    ask: Ask
-    state: dict[str, np.ndarray] = field(default_factory=dict)
+    shift: Mapping[str, Shift]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A part in the place of all that was there before."""
+
+    arrays: Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Entries of a part that upserts, a few at a time, made anew at each call: nobody has to hold them together.
+
+    making them may move the model and may raise StepRefusedError. whole: they are all that there is.
+    """
+
+    make: Callable[[], Iterator[Mapping[str, FactKeys]]]
+    whole: bool = False
+
+
+Brought = Added | Whole | Entries
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a rule proposes: by part what a step would bring, and a report of how it was found (told, never read)."""
+
+    parts: Mapping[str, Brought]
+    report: dict[str, object]
+
+    @property
+    def shift(self) -> Mapping[str, Shift] | None:
+        """What is added to the weights; None where they are given whole or left alone."""
+        found = self.parts.get("weights")
+        return found.shift if isinstance(found, Added) else None
+
+    def weights(self, before: Weights) -> Weights:
+        """ΔW after the change, from ΔW before it: what replaying the written step gives, bit for bit."""
+        from lifelong_edit.stores import add_shifts, materialise
+
+        found = self.parts.get("weights")
+        if isinstance(found, Whole):
+            return {name: np.asarray(array, np.float32) for name, array in found.arrays.items()}
+        if isinstance(found, Added):
+            return add_shifts(before, {name: materialise(shift) for name, shift in found.shift.items()})
+        return before
+
+    def keys(self) -> dict[str, FactKeys]:
+        """The keys that it brings, held together."""
+        found = self.parts.get("keys")
+        return {d: k for part in found.make() for d, k in part.items()} if isinstance(found, Entries) else {}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch as a rule meets it.
+
+    retire: digests of the live facts that it replaces. conflict: conflict keys by digest, (d_in,), where they are known
+    already. replaced: by digest of a new fact the earlier ones, live or not, in whose words it is taught too. hidden:
+    case-folded subjects of which nothing may become a preserved row, beside those that are edited.
+    """
+
+    facts: Sequence[Fact]
+    retire: Sequence[str] = ()
+    conflict: Mapping[str, np.ndarray] = field(default_factory=dict)
+    replaced: Mapping[str, Sequence[Fact]] = field(default_factory=dict)
+    hidden: frozenset[str] = frozenset()
 
 
 class Editor(Protocol):
-    """An editing rule. `ready` sees the keys and gradients of the solve's own facts, at the base weights.
+    """A rule at work on a bench. `learn` and `relearn` leave the model as they found it."""
 
-    recalls: whether those are rehearsed facts too, or the new ones alone.
+    @property
+    def phrasings(self) -> int:
+        """How many of a fact's rephrases it is taught in beside its prompt: judges ask in the others."""
+
+    def learn(self, state: State, lesson: Lesson) -> Change:
+        """What teaching a batch at a state would change.
+
+        Raises StepRefusedError where a number is not finite, BadInputError for facts that the rule cannot be taught.
+        """
+
+    def relearn(
+        self, facts: Sequence[Fact], *, start: Mapping[str, Any] | None = None, identity: str = "", say: Say
+    ) -> Change:
+        """What solving again for all of `facts` would change: reconsolidation and retraction by the rule itself.
+
+        start: ΔW to begin with, (d_in, d_out) by module; None is canonical: a function of the facts and of what `init`
+        fixed alone, bit for bit, whatever the history was. identity: digest of the state that a warm start comes from.
+        Raises UsageError without facts, and where the rule has no such thing, StepRefusedError as `learn`.
+        """
+
+    def overlay(self, state: State) -> Overlay:
+        """How a state shows in the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """The declaration of a rule: what can be known of it before anything is loaded.
+
+    home: `package.module:function`, which makes the editor from a bench and what the rule fixed at `init`, as
+    `Fix` and `Make` say.
     """
 
-    recalls: bool
+    name: str
+    title: str
+    reference: str
+    settings: type[StoreSettings]
+    home: str
+    parts: Mapping[str, Fold]
+    tasks: frozenset[Kind] = frozenset({"causal"})
+    exports: frozenset[Format] = frozenset({"transformers"})
+    needs: frozenset[Need] = frozenset()
+    relearns: str
+    """How it solves again for all facts, in a sentence for users; empty where it cannot."""
 
-    def ready(
-        self,
-        keys: Mapping[str, Tensor],
-        gradients: Mapping[str, Tensor],
-        state: EditorState,
-        loss: float | None = None,
-    ) -> Asker:
-        """The rule for one batch; loss: summed over the rows of these keys and gradients."""
+    def make(self, bench: Bench, fixed: Arrays) -> Editor:
+        """The rule at work on a bench; fixed: the arrays that it fixed at `init`."""
+        found: Editor = getattr(self._module(), "make")(bench, fixed)  # noqa: B009
+        return found
 
-    def ridge(self, module: str) -> float | None:
-        """The rule's own λ, unscaled; None leaves it to the settings."""
+    def fix(self, settings: StoreSettings, modules: Sequence[EditableModule], given: Arrays) -> Arrays:
+        """What the rule fixes at `init`, from what it is given (a network's arrays); refuses what does not fit.
+
+        Raises UsageError where something that it needs is missing, ModelMismatchError for another model's network.
+        """
+        found: Arrays = getattr(self._module(), "fix")(settings, modules, given)  # noqa: B009
+        return found
+
+    def _module(self) -> Any:
+        return import_module(self.home)

@@ -1,30 +1,26 @@
-"""The editing rules by name."""
+"""The editing rules by name. A new rule is a folder of this package, with a `RULE` in it, and one line here."""
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Editor
-from lifelong_edit.editors.malmen.network import NetworkSet
-from lifelong_edit.editors.malmen.rule import MalmenEditor
-from lifelong_edit.editors.ridge.gradient import SHARE, GradientEditor
-from lifelong_edit.editors.ultraedit.rule import UltraEditor
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from lifelong_edit.errors import UsageError
-from lifelong_edit.settings import Settings
+
+if TYPE_CHECKING:
+    from lifelong_edit.editors.contract import Rule
+
+RULES = ("malmen", "gradient", "ultraedit")
 
 
-def make_editor(settings: Settings, networks: NetworkSet | None) -> Editor:
-    """The editor that the settings name. Raises UsageError where it needs a network and there is none."""
-    if settings.editor == "gradient":
-        return GradientEditor(SHARE if settings.eta is None else settings.eta, settings.kappa, settings.trust)
-    if settings.editor == "ultraedit":
-        return UltraEditor(1e-6 if settings.eta is None else settings.eta, centre=settings.ask == "published")
-    if networks is None:
-        raise UsageError(
-            "editor malmen needs a trained hypernetwork and none was given; train one with `lifelong-edit train` and "
-            "name its folder with --hypernetwork, or choose --editor gradient"
-        )
-    if (networks.config.form == "published") != (settings.ask == "published"):
-        raise UsageError(
-            f"the hypernetwork was trained for the {networks.config.form} solve, the setting ask is {settings.ask!r}; "
-            "set them alike"
-        )
-    return MalmenEditor(networks, settings.kappa)
+def require_rule(name: str) -> None:
+    """Raise UsageError, listing the rules, where there is none of that name."""
+    if name not in RULES:
+        raise UsageError(f"setting editor is {name!r}; it must be one of {', '.join(RULES)}")
+
+
+def rule_of(name: str) -> Rule:
+    """The declaration of a rule; needs no torch. Raises UsageError where there is none of that name."""
+    require_rule(name)
+    found: Rule = import_module(f"lifelong_edit.editors.{name}").RULE
+    return found

@@ -73,7 +73,7 @@ def answered(bench: Bench, facts: Sequence[Fact]) -> list[Fact]:
     """Those of the facts whose prompt the model as it stands answers right, teacher-forced."""
     encoded = [encode(bench.loaded.tokenizer, fact.prompt, fact.target) for fact in facts]
     found = predict_answers(bench.loaded, encoded)
-    return [f for f, e, guess in zip(facts, encoded, found, strict=True) if guess == e.ids[e.answer_start :]]
+    return [f for f, e, guess in zip(facts, encoded, found, strict=True) if guess == e.answer]
 
 
 def both_features(

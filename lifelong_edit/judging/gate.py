@@ -10,10 +10,10 @@ import torch
 
 from lifelong_edit.editors.ridge.batch import Bench, Proposal, SolveState
 from lifelong_edit.errors import StepRefusedError
-from lifelong_edit.eval.metrics.perplexity import perplexity_of
-from lifelong_edit.eval.metrics.verdicts import MARGIN, continuation_text, judge
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel, encode, generate
+from lifelong_edit.tasks.causal.perplexity import perplexity_of
+from lifelong_edit.tasks.causal.verdicts import MARGIN, continuation_text, judge
 
 _BASE: WeakKeyDictionary[Bench, float] = WeakKeyDictionary()
 
@@ -65,7 +65,7 @@ def answers_taken(loaded: LoadedModel, facts: Sequence[Fact]) -> list[bool]:
     lengths = []
     for fact in facts:
         encoded = encode(loaded.tokenizer, fact.prompt, fact.target)
-        lengths.append(len(encoded.ids) - encoded.answer_start + MARGIN)
+        lengths.append(len(encoded.answer) + MARGIN)
     generations = generate(loaded, [fact.prompt for fact in facts], lengths)
     return [
         judge(fact.prompt, fact.target, continuation_text(loaded, fact.prompt, found), found.stopped)[0]

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 import msgspec
 
 from lifelong_edit.editors.ridge.batch import Bench
-from lifelong_edit.eval.metrics.perplexity import perplexity_of
 from lifelong_edit.facts import Fact
 from lifelong_edit.judging.gate import answers_taken
 from lifelong_edit.models import generate_from_ids
+from lifelong_edit.tasks.causal.perplexity import perplexity_of
 from lifelong_edit.tracing.rows import draw, subjects_of, unseen_of
 
 SAMPLE = 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lifelong_edit.models.encoding import (
     Encoded,
     TokenBatch,
+    by_length,
     encode,
     encode_prompt,
     pad,
@@ -18,15 +19,20 @@ from lifelong_edit.models.forward import head_input, last_position, masked_posit
 from lifelong_edit.models.generation import Generation, end_ids, generate, generate_from_ids, generate_greedy
 from lifelong_edit.models.loaded import LoadedModel, compose, require_fingerprint
 from lifelong_edit.models.loading import load_model
+from lifelong_edit.models.overlay import BASE, Overlay, Shifts
 
 __all__ = [
+    "BASE",
     "FAMILIES",
     "EditableModule",
     "Encoded",
     "Family",
     "Generation",
     "LoadedModel",
+    "Overlay",
+    "Shifts",
     "TokenBatch",
+    "by_length",
     "compose",
     "encode",
     "encode_prompt",

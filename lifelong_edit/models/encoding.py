@@ -28,6 +28,21 @@ class Encoded:
     subject: tuple[int, int] = (0, 0)
     """Where the subject's tokens begin and end in the prompt, the end not included; (0, 0) where it is not known."""
 
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The tokens before the answer, special ones in front included."""
+        return self.ids[: self.answer_start]
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """The tokens of the answer."""
+        return self.ids[self.answer_start :]
+
+    @classmethod
+    def of(cls, prompt: Sequence[int], answer: Sequence[int] = (), subject: tuple[int, int] = (0, 0)) -> Encoded:
+        """A prompt and an answer that are tokens already."""
+        return cls((*prompt, *answer), len(prompt), subject)
+
 
 @dataclass
 class TokenBatch:
@@ -154,3 +169,10 @@ def pad(encoded: Sequence[Encoded], pad_id: int, device: torch.device | str) -> 
     starts = torch.tensor([e.answer_start for e in encoded])
     subjects = torch.tensor([e.subject for e in encoded], dtype=torch.long).reshape(-1, 2)
     return TokenBatch(ids.to(device), mask.to(device), lengths.to(device), starts.to(device), subjects.to(device))
+
+
+def by_length(lengths: Sequence[int], micro_batch: int) -> Iterator[list[int]]:
+    """Indices in micro-batches of similar length: little padding, an order that only the lengths decide."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    for start in range(0, len(order), micro_batch):
+        yield order[start : start + micro_batch]

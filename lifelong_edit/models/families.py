@@ -111,6 +111,12 @@ def find_modules(model: Any, family: Family, modules: Sequence[str] | None) -> t
     return tuple(_editable(model, name, places[name]) for name in sorted(places, key=order.__getitem__))
 
 
+def head_of(model: Any) -> nn.Module | None:
+    """The module that turns hidden states into logits, None where there is none."""
+    head: nn.Module | None = model.get_output_embeddings()
+    return head
+
+
 def default_layers(layers: int) -> list[str]:
     """The layers whose MLP output projections are edited by default, as an entry of `--modules`: the upper half."""
     return [f"{max(layers // 2, layers - MOST_LAYERS)}-{layers - 1}"]
@@ -151,7 +157,7 @@ def _editable(model: Any, name: str, positions: Positions) -> EditableModule:
         raise UnknownModelError(
             f"module {name!r} is a {type(module).__name__}; only Linear and Conv1D can be edited; {_examples(model)}"
         )
-    if module is model.get_output_embeddings():
+    if module is head_of(model):
         raise UnknownModelError(f"module {name!r} is the output head, often one with the embedding; {_examples(model)}")
     orientation: Orientation = "conv1d" if type(module) is Conv1D else "linear"
     d_in, d_out = module.weight.shape if orientation == "conv1d" else module.weight.shape[::-1]
@@ -161,6 +167,6 @@ def _editable(model: Any, name: str, positions: Positions) -> EditableModule:
 
 def _examples(model: Any) -> str:
     """Names that would have been accepted, for error messages."""
-    head = model.get_output_embeddings()
+    head = head_of(model)
     found = [name for name, m in model.named_modules() if type(m) in (Conv1D, nn.Linear) and m is not head]
     return f"it has for example {', '.join(found[-3:])}" if found else "it has no Linear or Conv1D module"

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lifelong_edit.models.families import head_of
+
 
 @contextmanager
 def head_input(model: Any, select: Callable[[Tensor], Tensor]) -> Iterator[None]:
@@ -16,7 +18,9 @@ def head_input(model: Any, select: Callable[[Tensor], Tensor]) -> Iterator[None]
     def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (select(arguments[0]), *arguments[1:])
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(hook)
+    head = head_of(model)
+    assert head is not None  # every family of a task that has logits has one
+    handle = head.register_forward_pre_hook(hook)
     try:
         yield
     finally:

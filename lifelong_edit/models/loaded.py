@@ -1,12 +1,12 @@
-"""A model that is ready to be edited: base weights that never change, and the one place that sets edited ones."""
+"""A model that is ready to be edited: base weights that never change, and the one way to stand at edited ones."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from lifelong_edit.errors import ModelMismatchError, UnknownModelError
 from lifelong_edit.models.families import EditableModule, Family
 from lifelong_edit.models.fingerprint import fingerprint_of
+from lifelong_edit.models.overlay import BASE, Overlay, Shifts
 
 
 def compose(base: Tensor, shift: Tensor | None) -> Tensor:
@@ -46,7 +47,8 @@ class LoadedModel:
     device: torch.device
     fingerprint: str = ""
     _base: dict[str, Tensor] = field(init=False, repr=False)
-    _shifted: set[str] = field(init=False, repr=False, default_factory=set)
+    _overlay: Overlay = field(init=False, repr=False, default=BASE)
+    _attached: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         self.model.eval()
@@ -98,18 +100,32 @@ class LoadedModel:
         """The weights of a module as the model has them now, (d_in, d_out) float32. A view where it can be."""
         return self._weight(self.model, self.module(name)).float()
 
-    def set_shifts(self, shifts: Mapping[str, Tensor]) -> None:
-        """Make the model's weights W₀ + ΔW, module by module; modules not named go back to W₀.
+    @contextmanager
+    def at(self, overlay: Overlay | Mapping[str, Tensor]) -> Iterator[Self]:
+        """Within the context the model is what an overlay makes of the base; afterwards what it was, bit for bit.
 
-        shifts: module name → ΔW (d_in, d_out) float32, on any device.
+        The only way in which a model changes. overlay: or just ΔW by module, (d_in, d_out) float32 on any device;
+        `BASE` is the base model. Overlays do not add up: within another one's context the inner one alone holds.
+        Raises UnknownModelError for a module that is not edited, ModelMismatchError for a shift of another shape.
         """
-        for name, shift in shifts.items():
+        overlay = Shifts(overlay) if isinstance(overlay, Mapping) else overlay
+        for name, shift in overlay.shifts.items():
             self._check(name, shift)
+        before = self._overlay
+        try:
+            self._stand_at(overlay)
+            yield self
+        finally:
+            self._stand_at(before)
+
+    def _stand_at(self, overlay: Overlay) -> None:
+        self._attached.close()
         for module in self.modules:
-            if module.name in shifts or module.name in self._shifted:
-                composed = compose(self._base[module.name], shifts.get(module.name))
+            if module.name in overlay.shifts or module.name in self._overlay.shifts:
+                composed = compose(self._base[module.name], overlay.shifts.get(module.name))
                 self._weight(self.model, module).copy_(composed)
-        self._shifted = set(shifts)
+        self._overlay = overlay
+        self._attached.enter_context(overlay.attach(self.model))
 
     def _check(self, name: str, shift: Tensor) -> None:
         module = self.module(name)
@@ -117,20 +133,6 @@ class LoadedModel:
             raise ModelMismatchError(
                 f"shift of {name} has shape {tuple(shift.shape)}, but its weights have {(module.d_in, module.d_out)}"
             )
-
-    @contextmanager
-    def at_base(self) -> Iterator[None]:
-        """Within the context the model has its base weights; afterwards those that it had before, bit for bit."""
-        live = {m.name: self._weight(self.model, m) for m in self.modules if m.name in self._shifted}
-        kept = {name: weight.clone() for name, weight in live.items()}
-        self.set_shifts({})
-        try:
-            yield
-        finally:
-            self.set_shifts({})
-            for name, weight in live.items():
-                weight.copy_(kept[name])
-            self._shifted = set(kept)
 
     def edited_copy(self, shifts: Mapping[str, Tensor]) -> Any:
         """A fresh transformers model with W₀ + ΔW, which shares nothing with this one.

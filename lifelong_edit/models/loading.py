@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lifelong_edit.errors import LifelongEditError, UsageError
-from lifelong_edit.models.devices import resolve_device, resolve_dtype
-from lifelong_edit.models.families import family_of, find_modules
+from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
+from lifelong_edit.models.families import EditableModule, Family, Kind, family_of, find_modules
 from lifelong_edit.models.loaded import LoadedModel
 from lifelong_edit.models.quiet import quiet_transformers
 
 BUNDLED = "atlas"
+AUTO: dict[Kind, Any] = {"causal": AutoModelForCausalLM}
+"""What loads the models of a kind."""
 
 
 def load_model(
@@ -49,7 +52,7 @@ def load_model(
     with _one_sentence(source):
         config = AutoConfig.from_pretrained(path, **options)
         family = family_of(config.model_type, modules)
-        model = _weights(path, kind, source, options).to(place)
+        model = _weights(family, path, kind, source, options).to(place)
         tokenizer = _tokenizer(path, source, options)
     loaded = LoadedModel(model, tokenizer, family, find_modules(model, family, modules), source, kind, place)
     tokenizer.model_max_length = min(tokenizer.model_max_length, loaded.context)
@@ -97,8 +100,8 @@ def _check_index(index: Path) -> None:
             raise LifelongEditError(f"{index} names {name!r}: expected a *.safetensors file beside it")
 
 
-def _weights(path: str, dtype: torch.dtype, source: str, options: dict[str, Any]) -> Any:
-    model, info = AutoModelForCausalLM.from_pretrained(
+def _weights(family: Family, path: str, dtype: torch.dtype, source: str, options: dict[str, Any]) -> Any:
+    model, info = AUTO[family.kind].from_pretrained(
         path, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     # transformers fills in what is missing or misshapen at random and only logs it.
@@ -119,6 +122,38 @@ def _tokenizer(path: str, source: str, options: dict[str, Any]) -> Any:
             f"model {source!r} comes without a tokenizer: expected tokenizer.json beside its weights"
         )
     return tokenizer
+
+
+# -- what can be told before the weights are read
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model before its weights are read: the modules to edit, and how it takes text."""
+
+    modules: tuple[EditableModule, ...]
+    tokenizer: Any
+
+
+def outline_of(path: str, modules: Sequence[str], revision: str | None) -> Outline | None:
+    """The outline of a model at a folder or hub id; None where loading the model has to say what is wrong with it.
+
+    Raises UnknownModelError for modules that the model does not have.
+    """
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(path, revision=revision)
+            family = family_of(config.model_type, modules)
+            with torch.device("meta"):  # shapes without numbers
+                bare = AUTO[family.kind].from_config(config)
+            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        context = int(config.get_text_config().max_position_embeddings)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, context)
+        return Outline(find_modules(bare, family, modules), tokenizer)
+    except LifelongEditError:
+        raise
+    except Exception:  # transformers raises anything; loading meets it again and puts it into one sentence
+        return None
 
 
 @contextmanager

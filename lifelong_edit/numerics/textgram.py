@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lifelong_edit.numerics.devices import solve_device, to_solve
+
 DENSE_UP_TO = 8192
 """The greatest d_in whose gram is kept whole unless `gram_rank` says otherwise: half a GiB in float64."""
 RANK = 1024
@@ -23,6 +25,11 @@ RANK = 1024
 _AT_ONCE = 1024
 """Keys that are taken to float64 together."""
 _DENSE, _FACTOR, _REST = "gram/", "gram_factor/", "gram_rest/"
+
+
+def is_gram(name: str) -> bool:
+    """Whether an array fixed at `init` is one of a text gram, by its name."""
+    return name.startswith((_DENSE, _FACTOR, _REST))
 
 
 def rank_for(d_in: int, gram_rank: int | None) -> int:
@@ -45,7 +52,8 @@ class GramSum(Protocol):
 
 
 def gram_sum(d_in: int, rank: int, device: torch.device) -> GramSum:
-    """An empty sum: whole for rank 0, else a sketch."""
+    """An empty sum: whole for rank 0, else a sketch; kept on the device that solves for keys on `device`."""
+    device = solve_device(device)
     return _Sketch(d_in, rank, device) if rank else _Whole(d_in, device)
 
 
@@ -55,7 +63,7 @@ class _Whole:
 
     def add(self, keys: Tensor) -> None:
         for part in keys.split(_AT_ONCE):
-            exact = part.double()
+            exact = to_solve(part)
             self.sum.addmm_(exact.T, exact)
 
     def arrays(self, module: str, count: int) -> dict[str, np.ndarray]:
@@ -75,7 +83,7 @@ class _Sketch:
 
     def add(self, keys: Tensor) -> None:
         for part in keys.split(_AT_ONCE):
-            exact = part.double()
+            exact = to_solve(part)
             self.sum.addmm_(exact.T, exact @ self.test)
             self.diagonal += exact.square().sum(0)
 
@@ -100,11 +108,15 @@ class _Sketch:
 
 
 class TextGrams:
-    """C₀ of every module as `init` fixed it; a factor is multiplied out only where it is added to something."""
+    """C₀ of every module as `init` fixed it; a factor is multiplied out only where it is added to something.
+
+    Kept on the device that solves for a model on `device`.
+    """
 
     def __init__(self, fixed: Mapping[str, np.ndarray], modules: Iterable[str], device: torch.device) -> None:
         self._whole: dict[str, Tensor] = {}
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
+        device = solve_device(device)
         for name in modules:
             if _DENSE + name in fixed:
                 self._whole[name] = torch.from_numpy(fixed[_DENSE + name]).to(device).double()

@@ -7,32 +7,17 @@ settings, and the model's configuration and tokenizer is therefore told first. I
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lifelong_edit.editors.malmen.network import read_checkpoint
 from lifelong_edit.editors.registry import make_editor
-from lifelong_edit.errors import BadInputError, LifelongEditError, UsageError
+from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts import Probe
-from lifelong_edit.models import EditableModule, encode, encode_prompt
-from lifelong_edit.models.devices import resolve_device, resolve_dtype
-from lifelong_edit.models.families import family_of, find_modules
-from lifelong_edit.models.loading import locate
-from lifelong_edit.models.quiet import quiet_transformers
+from lifelong_edit.models import encode, encode_prompt
+from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
+from lifelong_edit.models.loading import Outline, locate, outline_of
 from lifelong_edit.policies import POLICIES
-from lifelong_edit.settings import Settings
-
-
-@dataclass(frozen=True)
-class Outline:
-    """What is known of a model before its weights are read: the modules to edit, and how it takes text."""
-
-    modules: tuple[EditableModule, ...]
-    tokenizer: Any
 
 
 def require_fitting(
@@ -65,27 +50,6 @@ def require_fitting(
         networks.check(outline.modules)
     for probe in preserve:
         _require_room(outline, probe)
-
-
-def outline_of(path: str, modules: Sequence[str], revision: str | None) -> Outline | None:
-    """The outline of a model at a folder or hub id; None where loading the model has to say what is wrong with it.
-
-    Raises UnknownModelError for modules that the model does not have.
-    """
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(path, revision=revision)
-            family = family_of(config.model_type, modules)
-            with torch.device("meta"):  # shapes without numbers
-                bare = AutoModelForCausalLM.from_config(config)
-            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        context = int(config.get_text_config().max_position_embeddings)
-        tokenizer.model_max_length = min(tokenizer.model_max_length, context)
-        return Outline(find_modules(bare, family, modules), tokenizer)
-    except LifelongEditError:
-        raise
-    except Exception:  # transformers raises anything; loading meets it again and puts it into one sentence
-        return None
 
 
 def _require_room(outline: Outline, probe: Probe) -> None:

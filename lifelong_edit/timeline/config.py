@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import StoreError
-from lifelong_edit.settings import AUTHOR_VARIABLE, SUBJECT, Settings
+from lifelong_edit.settings import AUTHOR_VARIABLE, SUBJECT
 from lifelong_edit.stores import StepRecord, digest_bytes
 
 

@@ -130,10 +130,10 @@ def answers(timeline: Timeline, diff: Diff, *, sample: int = SAMPLE) -> list[Ans
 
 
 def _ask(loaded: LoadedModel, facts: Sequence[Fact]) -> list[str]:
-    from lifelong_edit.eval.metrics.verdicts import MARGIN, continuation_text
     from lifelong_edit.models import encode, generate
+    from lifelong_edit.tasks.causal.verdicts import MARGIN, continuation_text
 
     encoded = [encode(loaded.tokenizer, fact.prompt, fact.target) for fact in facts]
-    lengths = [len(e.ids) - e.answer_start + MARGIN for e in encoded]
+    lengths = [len(e.answer) + MARGIN for e in encoded]
     found = generate(loaded, [fact.prompt for fact in facts], lengths)
     return [continuation_text(loaded, fact.prompt, new) for fact, new in zip(facts, found, strict=True)]

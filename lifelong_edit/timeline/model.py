@@ -15,13 +15,13 @@ import torch
 
 from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet, read_checkpoint, restore_network
 from lifelong_edit.editors.ridge.batch import Bench, Say, prepare, silent
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import StoreDamagedError
-from lifelong_edit.eval.metrics.perplexity import perplexity_of
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.policies.scoring import FIXED, Scorer, as_array
-from lifelong_edit.settings import Settings
 from lifelong_edit.stores import StepRecord, digest_bytes, encode_tensors, tensors_digest, zeros
+from lifelong_edit.tasks.causal.perplexity import perplexity_of
 from lifelong_edit.timeline.config import Config, ModelIdentity, now
 from lifelong_edit.timeline.history import live_digest
 from lifelong_edit.timeline.states import environment, sketch

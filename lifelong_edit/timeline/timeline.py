@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.facts import Fact, Probe, Record
 from lifelong_edit.policies import ConflictPolicy, identities
-from lifelong_edit.settings import Settings
 from lifelong_edit.stores import EditLog, StepRecord, Weights, decode_tensors, require_place
 from lifelong_edit.timeline.branches import Branching
 from lifelong_edit.timeline.commit import Draft, write_step

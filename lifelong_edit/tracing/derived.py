@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lifelong_edit.facts import Fact, Probe, mentions, put_in
-from lifelong_edit.models import LoadedModel
-from lifelong_edit.settings import Settings
+from lifelong_edit.models import BASE, LoadedModel
 from lifelong_edit.tracing.preservation import answer_of, base_answers
 from lifelong_edit.tracing.rows import Row, draw
 
@@ -44,15 +43,23 @@ def derived_prompts(facts: Sequence[Fact], count: int, *parts: object) -> list[P
     return [probe for prompt, probe in found.items() if prompt not in taught][:count]
 
 
-def derived_rows(loaded: LoadedModel, s: Settings, facts: Sequence[Fact], count: int, *parts: object) -> list[Row]:
-    """Up to `count` preserved rows of derived prompts with the base model's answers; the model's weights stay."""
+def derived_rows(
+    loaded: LoadedModel,
+    facts: Sequence[Fact],
+    count: int,
+    *parts: object,
+    tokens: int,
+    weight: float,
+    micro_batch: int,
+) -> list[Row]:
+    """Up to `count` preserved rows of derived prompts with the base model's answers, of `tokens` tokens at most."""
     probes = derived_prompts(facts, count, *parts)
     if not probes:
         return []
-    with loaded.at_base():
-        encoded = answer_of(loaded, probes, s.preserved_tokens)
-        answers = base_answers(loaded, encoded, s.micro_batch)
-    return [Row(e, "preserved", s.preserved_weight, None, answer) for e, answer in zip(encoded, answers, strict=True)]
+    with loaded.at(BASE):
+        encoded = answer_of(loaded, probes, tokens)
+        answers = base_answers(loaded, encoded, micro_batch)
+    return [Row(e, "preserved", weight, None, answer) for e, answer in zip(encoded, answers, strict=True)]
 
 
 def _relation(fact: Fact) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import msgspec
 import numpy as np
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.eval.metrics.perplexity import WIDTH, text_windows
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import (
     EditableModule,
     Encoded,
     LoadedModel,
+    by_length,
     encode,
     encode_prompt,
     generate_from_ids,
@@ -26,8 +26,11 @@ from lifelong_edit.models import (
 )
 from lifelong_edit.numerics.grams import FactKeys, grid_scale, to_grid
 from lifelong_edit.numerics.textgram import GramSum, gram_sum, rank_for
-from lifelong_edit.tracing.rows import BaseAnswer, Row, draw
-from lifelong_edit.tracing.trace import answer_logits, by_length, recording, trace
+from lifelong_edit.tasks import BaseAnswer
+from lifelong_edit.tasks.causal.perplexity import WIDTH, text_windows
+from lifelong_edit.tasks.causal.scoring import answer_logits
+from lifelong_edit.tracing.rows import Row, draw
+from lifelong_edit.tracing.trace import recording, trace
 
 KEPT = 32
 """How many of the base model's most probable tokens are kept at each answer position."""
@@ -35,8 +38,7 @@ KEPT = 32
 PROGRESS_SECONDS = 10.0
 """How often a long measurement says how far it is."""
 
-Tensors = dict[str, np.ndarray]
-_UNITS = "preserved/units/"
+_UNITS = "units/"
 GUARDS = 200
 """The prompts of at most so many subjects stand guard."""
 
@@ -72,7 +74,7 @@ def text_statistics(
         for name, keys in inputs.items():
             flat = keys.flatten(0, -2).float()
             grams[name].add(flat)
-            top = flat.abs().amax(0).double()
+            top = to_solve(flat.abs().amax(0))
             largest[name] = torch.maximum(largest[name], top) if name in largest else top
         if say is not None and time.monotonic() - told > PROGRESS_SECONDS:
             told = time.monotonic()
@@ -91,7 +93,7 @@ def lowest_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_bat
     """
     if loaded.modules[0] == loaded.conflict_module:
         return _last_keys(loaded, prompts, micro_batch)  # nothing beneath it is edited
-    with loaded.at_base():
+    with loaded.at(BASE):
         return _last_keys(loaded, prompts, micro_batch)
 
 
@@ -107,7 +109,7 @@ def _last_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_batc
     keys: list[Tensor] = []
     try:
         for chosen in by_length([len(p) for p in prompts], micro_batch):
-            batch = pad([Encoded(tuple(prompts[i]), len(prompts[i])) for i in chosen], loaded.pad_id, loaded.device)
+            batch = pad([Encoded.of(prompts[i]) for i in chosen], loaded.pad_id, loaded.device)
             with torch.no_grad():
                 try:
                     loaded.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
@@ -138,26 +140,73 @@ def answer_of(loaded: LoadedModel, probes: Sequence[Probe], tokens: int) -> list
         ends = [n for n, token in enumerate(ids) if set(loaded.tokenizer.decode([token])) & set(".,;!?\n")]
         ids = ids[: max(1, ends[0])] if ends else ids
         span = subject_span(loaded.tokenizer, probes[i].prompt, probes[i].subject)
-        encoded[i] = Encoded((*prompt, *ids), len(prompt), span)
+        encoded[i] = Encoded.of(prompt, ids, span)
     return [encoded[i] for i in range(len(probes))]
 
 
 def base_answers(loaded: LoadedModel, encoded: Sequence[Encoded], micro_batch: int) -> list[BaseAnswer]:
     """The distribution of the model as it stands at every answer position of prompts with answers."""
     answers: dict[int, BaseAnswer] = {}
+    task = task_of(loaded)
     for chosen in by_length([len(e.ids) for e in encoded], micro_batch):
-        batch = pad([encoded[i] for i in chosen], loaded.pad_id, loaded.device)
+        asked = [encoded[i] for i in chosen]
         with torch.no_grad():
-            logits = answer_logits(loaded, batch)
+            logits = task.logits(loaded, task.collate(loaded, asked))
         total = logits.logsumexp(-1)
         top, ids = logits.topk(min(KEPT, logits.shape[-1] - 1), dim=-1)
         rest = logits.scatter(-1, ids, -torch.inf).logsumexp(-1) - total
-        sizes = [len(encoded[i].ids) - encoded[i].answer_start for i in chosen]
+        sizes = task.counts(asked)
         parts = zip(chosen, ids.split(sizes), (top - total[:, None]).split(sizes), rest.split(sizes), strict=True)
         for i, kept, logp, others in parts:
-            answer = encoded[i].ids[encoded[i].answer_start :]
-            answers[i] = BaseAnswer(answer, kept.cpu().numpy(), logp.cpu().numpy(), others.cpu().numpy())
+            answers[i] = BaseAnswer(encoded[i].answer, kept.cpu().numpy(), logp.cpu().numpy(), others.cpu().numpy())
     return [answers[i] for i in range(len(encoded))]
+
+
+@dataclass(frozen=True)
+class TextArrays:
+    """What `init` fixes of ordinary text: mean grams by their names, (d_in,) grids by module, windows on guard (n, t).
+
+    The guard's windows are in no gram.
+    """
+
+    grams: Mapping[str, np.ndarray]
+    scale: Mapping[str, np.ndarray]
+    guard: np.ndarray
+
+
+@dataclass(frozen=True)
+class PreservedArrays:
+    """Preserved prompts as `init` fixes them: n prompts, their tokens and answers laid end to end.
+
+    probes: JSON as bytes. prompt_lengths, answer_lengths: (n,). subjects: (n, 2), where its tokens stand in a prompt;
+    None in stores that are older. top_ids, top_logp: (answer tokens, k); rest_logp: (answer tokens,). keys: (n, d_in),
+    the conflict keys. units: by module the keys at its editing positions, on the grid, (positions, d_in) int16.
+    """
+
+    probes: np.ndarray
+    prompt_lengths: np.ndarray
+    prompt_tokens: np.ndarray
+    answer_lengths: np.ndarray
+    answer_tokens: np.ndarray
+    top_ids: np.ndarray
+    top_logp: np.ndarray
+    rest_logp: np.ndarray
+    keys: np.ndarray
+    units: Mapping[str, np.ndarray]
+    subjects: np.ndarray | None = None
+
+    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        """All of them by name."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "units"}
+        found = {prefix + name: array for name, array in plain.items() if array is not None}
+        return found | {f"{prefix}{_UNITS}{module}": array for module, array in self.units.items()}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> PreservedArrays:
+        """The inverse of `arrays`, names without the prefix. Raises KeyError where one is missing."""
+        units = {n.removeprefix(_UNITS): array for n, array in arrays.items() if n.startswith(_UNITS)}
+        plain = {f.name: arrays[f.name] for f in fields(cls) if f.name not in ("units", "subjects")}
+        return cls(**plain, units=units, subjects=arrays.get("subjects"))
 
 
 @dataclass
@@ -215,9 +264,37 @@ class PreservedPrompts:
     def row(self, index: int, weight: float) -> Row:
         """The row of one preserved prompt."""
         answer = self.answers[index]
-        prompt = self.prompts[index]
-        encoded = Encoded((*prompt, *answer.ids), len(prompt), self.subjects[index])
+        encoded = Encoded.of(self.prompts[index], answer.ids, self.subjects[index])
         return Row(encoded, "preserved", weight, None, answer)
+
+    @classmethod
+    def load(
+        cls, fixed: PreservedArrays | None, modules: Sequence[EditableModule], mean: Tensor, seed: int
+    ) -> PreservedPrompts:
+        """The preserved prompts fixed at `init`, ready to become rows; a tenth, drawn by `seed`, stand guard.
+
+        mean: the conflict centre, (d_in,).
+        """
+        if fixed is None:
+            return cls([], [], [], [], [], torch.zeros(0, len(mean)))
+        probes = msgspec.json.decode(fixed.probes.tobytes(), type=list[Probe])
+        cuts = np.cumsum(fixed.answer_lengths)[:-1]
+        parts = zip(
+            _ragged(fixed.answer_tokens, fixed.answer_lengths),
+            np.split(fixed.top_ids.astype(np.int64), cuts),
+            np.split(fixed.top_logp, cuts),
+            np.split(fixed.rest_logp, cuts),
+            strict=True,
+        )
+        answers = [BaseAnswer(tuple(i), top, logp, rest) for i, top, logp, rest in parts]
+        directions = centred(torch.from_numpy(fixed.keys).to(mean), mean)
+        subjects = np.zeros((len(probes), 2), np.int32) if fixed.subjects is None else fixed.subjects
+        ends = {"answer": cuts, "subject": np.cumsum(subjects[:, 1] - subjects[:, 0])[:-1]}
+        units = {m.name: np.split(fixed.units[m.name], ends[m.positions]) for m in modules}
+        keys = [FactKeys({n: u[i] for n, u in units.items()}, fixed.keys[i]) for i in range(len(probes))]
+        spans = [(int(start), int(end)) for start, end in subjects]
+        prompts = _ragged(fixed.prompt_tokens, fixed.prompt_lengths)
+        return cls(probes, prompts, spans, answers, keys, directions, _draw_guards(probes, seed))
 
 
 def _about(probe: Probe) -> str:
@@ -256,69 +333,40 @@ def centred(keys: Tensor, mean: Tensor) -> Tensor:
 
 def prepare_preserved(
     loaded: LoadedModel, probes: Sequence[Probe], tokens: int, micro_batch: int, scale: Mapping[str, Tensor]
-) -> Tensors:
+) -> PreservedArrays | None:
     """Preserved prompts as arrays to be fixed at `init`; answers and keys are those of the model as it stands.
 
-    scale: width of the grid, module → (d_in,).
+    scale: width of the grid, module → (d_in,). None without prompts.
     """
     if not probes:
-        return {}
+        return None
     encoded = answer_of(loaded, probes, tokens)
-    prompts = [list(e.ids[: e.answer_start]) for e in encoded]
+    prompts = [list(e.prompt) for e in encoded]
     answers = base_answers(loaded, encoded, micro_batch)
-    return {
-        "preserved/probes": np.frombuffer(msgspec.json.encode(list(probes)), dtype=np.uint8),
-        "preserved/prompt_lengths": np.array([len(p) for p in prompts], dtype=np.int32),
-        "preserved/prompt_tokens": np.concatenate([np.array(p, dtype=np.int32) for p in prompts]),
-        "preserved/subjects": np.array([e.subject for e in encoded], dtype=np.int32),
-        "preserved/answer_lengths": np.array([len(a.ids) for a in answers], dtype=np.int32),
-        "preserved/answer_tokens": np.concatenate([np.array(a.ids, dtype=np.int32) for a in answers]),
-        "preserved/top_ids": np.concatenate([a.top_ids for a in answers]).astype(np.int32),
-        "preserved/top_logp": np.concatenate([a.top_logp for a in answers]),
-        "preserved/rest_logp": np.concatenate([a.rest_logp for a in answers]),
-        "preserved/keys": lowest_keys(loaded, prompts, micro_batch).cpu().numpy(),
-        **_units(
-            loaded,
-            [Row(e, "preserved", 1.0, None, a) for e, a in zip(encoded, answers, strict=True)],
-            micro_batch,
-            scale,
-        ),
-    }
+    rows = [Row(e, "preserved", 1.0, None, a) for e, a in zip(encoded, answers, strict=True)]
+    return PreservedArrays(
+        probes=np.frombuffer(msgspec.json.encode(list(probes)), dtype=np.uint8),
+        prompt_lengths=np.array([len(p) for p in prompts], dtype=np.int32),
+        prompt_tokens=np.concatenate([np.array(p, dtype=np.int32) for p in prompts]),
+        subjects=np.array([e.subject for e in encoded], dtype=np.int32),
+        answer_lengths=np.array([len(a.ids) for a in answers], dtype=np.int32),
+        answer_tokens=np.concatenate([np.array(a.ids, dtype=np.int32) for a in answers]),
+        top_ids=np.concatenate([a.top_ids for a in answers]).astype(np.int32),
+        top_logp=np.concatenate([a.top_logp for a in answers]),
+        rest_logp=np.concatenate([a.rest_logp for a in answers]),
+        keys=lowest_keys(loaded, prompts, micro_batch).cpu().numpy(),
+        units=_units(loaded, rows, micro_batch, scale),
+    )
 
 
-def _units(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, scale: Mapping[str, Tensor]) -> Tensors:
-    """The rows' keys on the grid, `preserved/units/MODULE` → (positions, d_in) int16; many rows, few at a time."""
+def _units(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, scale: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """The rows' keys on the grid, module → (positions, d_in) int16; many rows, few at a time."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in scale}
     for start in range(0, len(rows), 16 * micro_batch):
         traced = trace(loaded, rows[start : start + 16 * micro_batch], micro_batch, gradients=False)
         for name, found in parts.items():
             found.append(to_grid(traced.keys[name], scale[name]))
-    return {_UNITS + name: np.concatenate(found) for name, found in parts.items()}
-
-
-def load_preserved(fixed: Tensors, modules: Sequence[EditableModule], mean: Tensor, seed: int) -> PreservedPrompts:
-    """The preserved prompts fixed at `init`, ready to become rows; a tenth of them, drawn by `seed`, stand guard."""
-    if "preserved/probes" not in fixed:
-        return PreservedPrompts([], [], [], [], [], torch.zeros(0, len(mean)))
-    probes = msgspec.json.decode(fixed["preserved/probes"].tobytes(), type=list[Probe])
-    prompts = _ragged(fixed["preserved/prompt_tokens"], fixed["preserved/prompt_lengths"])
-    ids = _ragged(fixed["preserved/answer_tokens"], fixed["preserved/answer_lengths"])
-    cuts = np.cumsum(fixed["preserved/answer_lengths"])[:-1]
-    parts = zip(
-        ids,
-        np.split(fixed["preserved/top_ids"].astype(np.int64), cuts),
-        np.split(fixed["preserved/top_logp"], cuts),
-        np.split(fixed["preserved/rest_logp"], cuts),
-        strict=True,
-    )
-    answers = [BaseAnswer(tuple(i), top, logp, rest) for i, top, logp, rest in parts]
-    directions = centred(torch.from_numpy(fixed["preserved/keys"]).to(mean), mean)
-    subjects = fixed.get("preserved/subjects", np.zeros((len(probes), 2), np.int32))
-    ends = {"answer": cuts, "subject": np.cumsum(subjects[:, 1] - subjects[:, 0])[:-1]}
-    units = {m.name: np.split(fixed[_UNITS + m.name], ends[m.positions]) for m in modules}
-    keys = [FactKeys({n: u[i] for n, u in units.items()}, fixed["preserved/keys"][i]) for i in range(len(probes))]
-    spans = [(int(start), int(end)) for start, end in subjects]
-    return PreservedPrompts(probes, prompts, spans, answers, keys, directions, _draw_guards(probes, seed))
+    return {name: np.concatenate(found) for name, found in parts.items()}
 
 
 def _ragged(flat: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
@@ -332,7 +380,7 @@ def prepare_text(
     micro_batch: int,
     gram_rank: int | None = None,
     say: Callable[[str], None] | None = None,
-) -> Tensors:
+) -> TextArrays:
     """Mean grams, key grids and guard windows to be fixed at `init`; the guard windows are in no gram."""
     windows = text_windows(loaded, "\n".join(text), max(1, tokens // WIDTH)).cpu()
     if windows.shape[1] < (least := min(WIDTH, loaded.context)):
@@ -343,8 +391,8 @@ def prepare_text(
     statistics = text_statistics(
         loaded, windows[guard:] if len(windows) > guard else windows, micro_batch, gram_rank, say
     )
-    fixed: Tensors = {"guard/windows": windows[:guard].numpy().astype(np.int32)}
+    grams: dict[str, np.ndarray] = {}
     for name, gram in statistics.grams.items():
-        fixed |= gram.arrays(name, statistics.tokens)
-        fixed[f"scale/{name}"] = grid_scale(statistics.largest[name]).cpu().numpy()
-    return fixed
+        grams |= gram.arrays(name, statistics.tokens)
+    scale = {name: grid_scale(largest).cpu().numpy() for name, largest in statistics.largest.items()}
+    return TextArrays(grams, scale, windows[:guard].numpy().astype(np.int32))

@@ -15,23 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import EditableModule, Encoded, encode
+from lifelong_edit.tasks.contract import BaseAnswer
 
 RowKind = Literal["new", "rehearsal", "preserved"]
-
-
-@dataclass(frozen=True)
-class BaseAnswer:
-    """What the base model says after a preserved prompt.
-
-    ids: (n,) answer tokens. top_ids, top_logp: (n, k) its most probable tokens at each answer
-    position and their log-probabilities. rest_logp: (n,) log-probability of all others together,
-    so that the gradient of the divergence at the base weights is zero up to rounding.
-    """
-
-    ids: tuple[int, ...]
-    top_ids: np.ndarray
-    top_logp: np.ndarray
-    rest_logp: np.ndarray
 
 
 @dataclass(frozen=True)

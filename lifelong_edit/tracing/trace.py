@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lifelong_edit.models import LoadedModel, TokenBatch, masked_positions, pad
+from lifelong_edit.models import LoadedModel, by_length
+from lifelong_edit.tasks import task_of
 from lifelong_edit.tracing.rows import Row
 
 
@@ -37,68 +38,6 @@ class Trace:
         """Mask over a module's positions whose row is of one of `kinds`, (n,) bool."""
         where = self.row[module]
         return torch.tensor([r.kind in kinds for r in rows], device=where.device)[where]
-
-
-def by_length(lengths: Sequence[int], micro_batch: int) -> Iterator[list[int]]:
-    """Indices in micro-batches of similar length: little padding, an order that only the lengths decide."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    for start in range(0, len(order), micro_batch):
-        yield order[start : start + micro_batch]
-
-
-def editing_mask(batch: TokenBatch) -> Tensor:
-    """(b, t) bool: positions whose next token is an answer token."""
-    position = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-    return (position >= batch.answer_starts[:, None] - 1) & (position < batch.lengths[:, None] - 1)
-
-
-def subject_mask(batch: TokenBatch) -> Tensor:
-    """(b, t) bool: the tokens of the subject in the prompt."""
-    position = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-    return (position >= batch.subjects[:, :1]) & (position < batch.subjects[:, 1:])
-
-
-def answer_logits(loaded: LoadedModel, batch: TokenBatch) -> Tensor:
-    """Logits at the editing positions, row by row: (n, vocabulary) float32."""
-    with masked_positions(loaded.model, editing_mask(batch)):
-        out = loaded.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-    logits: Tensor = out.logits[0].float()
-    return logits
-
-
-def answer_tokens(batch: TokenBatch) -> Tensor:
-    """The tokens to be produced at the editing positions, (n,)."""
-    return batch.ids[:, 1:][editing_mask(batch)[:, :-1]]
-
-
-def divergence(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """KL(base ‖ model) at each position of preserved rows, (n,): kept tokens one by one, the rest as one."""
-    bases = [r.base for r in rows if r.base is not None]
-    ids = torch.cat([torch.from_numpy(b.top_ids) for b in bases]).to(logits.device)
-    logp = torch.cat([torch.from_numpy(b.top_logp) for b in bases]).to(logits.device)
-    rest = torch.cat([torch.from_numpy(b.rest_logp) for b in bases]).to(logits.device)
-    total = logits.logsumexp(-1)
-    top = logits.gather(-1, ids) - total[:, None]
-    others = logits.scatter(-1, ids, -torch.inf).logsumexp(-1) - total
-    return (logp.exp() * (logp - top)).sum(-1) + rest.exp() * (rest - others)
-
-
-def position_losses(logits: Tensor, batch: TokenBatch, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Loss of each position and its row: mean cross-entropy per fact, summed divergence per preserved row.
-
-    Returns (n,) losses, already divided so that their sum is the sum over rows, and (n,) row indices.
-    """
-    counts = torch.tensor([r.positions for r in rows], device=logits.device)
-    row = torch.repeat_interleave(torch.arange(len(rows), device=logits.device), counts)
-    preserved = torch.tensor([r.base is not None for r in rows], device=logits.device)[row]
-    loss = torch.zeros(len(row), device=logits.device)
-    if not bool(preserved.all()):
-        tokens = answer_tokens(batch)
-        entropy = nn.functional.cross_entropy(logits[~preserved], tokens[~preserved], reduction="none")
-        loss = loss.masked_scatter(~preserved, entropy / counts[row][~preserved])
-    if bool(preserved.any()):
-        loss = loss.masked_scatter(preserved, divergence(logits[preserved], rows))
-    return loss, row
 
 
 @contextmanager
@@ -133,18 +72,18 @@ def trace(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, gradients:
     The loss is a sum over rows, so that no gradient depends on how rows are cut into micro-batches
     (design.md, section 4; the original averages over the micro-batch).
     """
-    names = [m.name for m in loaded.modules]
+    names, task = [m.name for m in loaded.modules], task_of(loaded)
     keys: dict[str, list[Tensor]] = {n: [] for n in names}
     grads: dict[str, list[Tensor]] = {n: [] for n in names}
     index: dict[str, list[Tensor]] = {n: [] for n in names}
     losses, worst = torch.zeros(len(rows)), torch.zeros(len(rows))
     for chosen in by_length([len(r.encoded.ids) for r in rows], micro_batch):
         part = [rows[i] for i in chosen]
-        batch = pad([r.encoded for r in part], loaded.pad_id, loaded.device)
-        answer, subject = editing_mask(batch), subject_mask(batch)
-        masks = {m.name: answer if m.positions == "answer" else subject for m in loaded.modules}
+        batch = task.collate(loaded, [r.encoded for r in part])
+        places = {m.positions: task.slots(batch, m.positions) for m in loaded.modules}
+        masks = {m.name: places[m.positions] for m in loaded.modules}
         with recording(loaded, gradients) as (inputs, outputs), torch.set_grad_enabled(gradients):
-            loss, row = position_losses(answer_logits(loaded, batch), batch, part)
+            loss, row = task.loss(task.logits(loaded, batch), batch, part)
         if gradients:
             found = torch.autograd.grad(loss.sum(), [outputs[n] for n in names])
             for name, g in zip(names, found, strict=True):

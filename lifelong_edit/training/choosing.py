@@ -22,13 +22,13 @@ import msgspec
 from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.editors.ridge.batch import Bench, Say, prepare
 from lifelong_edit.editors.ridge.gradient import SHARE
+from lifelong_edit.editors.ridge.settings import CHOSEN, SOLVE, Settings
 from lifelong_edit.editors.ridge.together import reconsolidate
 from lifelong_edit.errors import BadInputError, StepRefusedError, UsageError
-from lifelong_edit.eval.metrics.perplexity import perplexity_of
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel
-from lifelong_edit.settings import CHOSEN, SOLVE, Settings
 from lifelong_edit.stores.digests import digest_bytes
+from lifelong_edit.tasks.causal.perplexity import perplexity_of
 from lifelong_edit.training.episodes import TrainSettings, divided
 from lifelong_edit.training.run import Held, Scores, ask_held, hold_out, validate
 from lifelong_edit.training.scorers import leave_scorer

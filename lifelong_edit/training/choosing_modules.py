@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lifelong_edit.editors.ridge.batch import Say
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel
 from lifelong_edit.models.families import subject_layers
-from lifelong_edit.settings import Settings
 from lifelong_edit.training.choosing import Choice, Choosing
 from lifelong_edit.training.episodes import TrainSettings
 

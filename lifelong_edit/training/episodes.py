@@ -32,11 +32,12 @@ from lifelong_edit.editors.ridge.gradient import SHARE, linear_steps, output_met
 from lifelong_edit.editors.ridge.together import reconsolidate
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import LoadedModel, encode, pad
+from lifelong_edit.models import LoadedModel, by_length, encode, pad
 from lifelong_edit.numerics.solver import solve, solve_backward
+from lifelong_edit.tasks.causal.scoring import answer_logits, position_losses
 from lifelong_edit.tracing.preservation import PreservedPrompts
 from lifelong_edit.tracing.rows import Row, draw
-from lifelong_edit.tracing.trace import Trace, answer_logits, by_length, position_losses, trace
+from lifelong_edit.tracing.trace import Trace, trace
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

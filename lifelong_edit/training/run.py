@@ -18,11 +18,11 @@ from safetensors.numpy import save as save_safetensors
 from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.editors.malmen.network import Form, NetworkSet, read_checkpoint
 from lifelong_edit.editors.ridge.batch import Bench, Say, SolveState, edit_batch, prepare
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.metrics.verdicts import predict_answers
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel, encode
-from lifelong_edit.settings import Settings
 from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.stores.tensors import tensors_digest
 from lifelong_edit.tracing.rows import draw
@@ -108,7 +108,7 @@ def _share(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> float:
         return float("nan")
     encoded = [encode(loaded.tokenizer, prompt, target) for prompt, target in pairs]
     found = predict_answers(loaded, encoded)
-    return float(np.mean([guess == e.ids[e.answer_start :] for guess, e in zip(found, encoded, strict=True)]))
+    return float(np.mean([guess == e.answer for guess, e in zip(found, encoded, strict=True)]))
 
 
 class Run:

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 
 from lifelong_edit.atomic import write_bytes_atomic
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, mentions, put_in
 from lifelong_edit.models import LoadedModel, encode_prompt
 from lifelong_edit.numerics.logistic import Array, fit_logistic
 from lifelong_edit.policies import normalise
 from lifelong_edit.policies.scoring import CONFLICTS, FEATURES, Scorer, features_of
-from lifelong_edit.settings import Settings
 from lifelong_edit.tracing.preservation import centred, lowest_keys
 from lifelong_edit.tracing.rows import draw
 

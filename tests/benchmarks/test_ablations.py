@@ -12,10 +12,10 @@ from benchmarks import ablations_page
 from benchmarks.ablated import Otherwise, free_space, solve_otherwise
 from benchmarks.bench_ablations import VARIANTS, measured
 from lifelong_edit.editors.ridge.batch import Bench, prepare
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.editors.ridge.together import for_all, reconsolidate
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import load_model
-from lifelong_edit.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "ablations.md"
 ORDER = [(variant.group, variant.name) for variant in VARIANTS]

@@ -14,11 +14,11 @@ from benchmarks.bench_lifelong import Life, Place, Plan, Unpreserved, over_seeds
 from benchmarks.bench_streams import Stream
 from benchmarks.finetuning import Deck, FineTuner, Recipe, accumulate, schedule, trainable
 from lifelong_edit.editors.ridge.batch import Bench, SolveState, prepare
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.policies import EveryNSteps
-from lifelong_edit.settings import Settings
 from lifelong_edit.tracing.rows import fact_rows
 from lifelong_edit.tracing.trace import trace
 

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import UsageError
-from lifelong_edit.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "scripts" / "settings-docs.py"

@@ -13,9 +13,9 @@ import transformers
 
 from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
 from lifelong_edit.editors.ridge.batch import Bench, prepare
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel, load_model
-from lifelong_edit.settings import Settings
 
 PLACES = ("Paris", "London", "Vienna", "Warsaw", "Belgrade", "Sydney", "São Paulo", "Kenya", "Japan", "Malmö")
 BASIC = Settings(

@@ -10,11 +10,22 @@ from typing import Any
 import msgspec
 import pytest
 
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel
-from lifelong_edit.settings import CHOSEN, Settings
-from lifelong_edit.training.choosing import GRID, TRIALS, Choice, Choosing, Number, Trial, Trials, neighbour, search
+from lifelong_edit.training.choosing import (
+    CHOSEN,
+    GRID,
+    TRIALS,
+    Choice,
+    Choosing,
+    Number,
+    Trial,
+    Trials,
+    neighbour,
+    search,
+)
 from lifelong_edit.training.episodes import TrainSettings
 from lifelong_edit.training.run import Scores, hold_out
 

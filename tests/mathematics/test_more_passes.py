@@ -7,10 +7,10 @@ import pytest
 from lifelong_edit.atlas import edits_validation_path, hypernetwork_dir
 from lifelong_edit.editors.malmen.network import read_checkpoint, read_config
 from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, prepare
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.eval.metrics.verdicts import ask_pairs, summarise
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.models import LoadedModel, load_model
-from lifelong_edit.settings import Settings
 from lifelong_edit.timeline.defaults import default_preserved, default_text
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lifelong_edit.editors.ridge.batch import Bench, SolveState, hold, prepare, ready_editor, solve_pass
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, Probe, read_facts
 from lifelong_edit.models import load_model
-from lifelong_edit.settings import Settings
 from lifelong_edit.tracing.rows import fact_rows
 from lifelong_edit.tracing.trace import trace
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, total_shift
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.numerics.solver import Solution, factorise, solve
-from lifelong_edit.settings import Settings
 from lifelong_edit.stores.tensors import Dense, Factors, materialise
 
 

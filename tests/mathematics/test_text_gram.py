@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, prepare
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel
 from lifelong_edit.numerics.textgram import DENSE_UP_TO, RANK, TextGrams, gram_sum, rank_for
-from lifelong_edit.settings import Settings
 from lifelong_edit.stores.tensors import materialise
 from lifelong_edit.tracing.preservation import text_statistics
 

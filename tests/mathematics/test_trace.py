@@ -12,9 +12,10 @@ from torch import Tensor
 
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel, encode, load_model, pad
+from lifelong_edit.tasks.causal.scoring import editing_mask
 from lifelong_edit.tracing.preservation import base_answers, lowest_keys, text_statistics
 from lifelong_edit.tracing.rows import Row, fact_rows
-from lifelong_edit.tracing.trace import editing_mask, trace
+from lifelong_edit.tracing.trace import trace
 from lifelong_edit.tracing.trace import trace as tracing
 
 
@@ -141,7 +142,7 @@ def test_editing_positions_are_those_whose_next_token_is_an_answer_token(loaded:
     batch = pad(encoded, loaded.pad_id, "cpu")
     for e, mask in zip(encoded, editing_mask(batch), strict=True):
         positions = [i for i, on in enumerate(mask.tolist()) if on]
-        assert [e.ids[i + 1] for i in positions] == list(e.ids[e.answer_start :])
+        assert [e.ids[i + 1] for i in positions] == list(e.answer)
         assert positions == list(range(e.answer_start - 1, len(e.ids) - 1))
 
 

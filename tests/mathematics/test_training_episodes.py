@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from lifelong_edit.editors.ridge.batch import Bench, SolveState, select_rows
 from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.tasks import BaseAnswer
 from lifelong_edit.tracing.preservation import PreservedPrompts
-from lifelong_edit.tracing.rows import BaseAnswer
 from lifelong_edit.training.episodes import TrainSettings, make_episode, split_by_subject, taught
 from lifelong_edit.training.episodes import episodes as training
 

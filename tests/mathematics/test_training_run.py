@@ -16,11 +16,11 @@ from safetensors.numpy import load_file
 
 from lifelong_edit.atlas import edits_train_path
 from lifelong_edit.editors.malmen.network import read_checkpoint
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import BadInputError, ModelMismatchError, UsageError
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.policies.scoring import read_scorer
-from lifelong_edit.settings import Settings
 from lifelong_edit.timeline.defaults import default_scorer, default_text, scorer_of
 from lifelong_edit.training.episodes import TrainSettings
 from lifelong_edit.training.run import Run

@@ -13,10 +13,10 @@ import torch
 
 from lifelong_edit.atlas import edits_train_path
 from lifelong_edit.editors.ridge.batch import Bench, SolveState
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.editors.ridge.together import reconsolidate
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.models import LoadedModel, load_model
-from lifelong_edit.settings import Settings
 from lifelong_edit.timeline.defaults import default_text
 from lifelong_edit.tracing.preservation import PreservedPrompts
 from lifelong_edit.training.episodes import Episode, Trainer, TrainSettings, make_episode

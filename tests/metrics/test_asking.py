@@ -9,15 +9,9 @@ import pytest
 import torch
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.eval.metrics.verdicts import (
-    MARGIN,
-    ask_pairs,
-    ask_unchanged,
-    base_answers,
-    predict_answers,
-    summarise,
-)
+from lifelong_edit.eval.metrics.verdicts import ask_pairs, ask_unchanged, base_answers, predict_answers, summarise
 from lifelong_edit.models import LoadedModel, encode, load_model
+from lifelong_edit.tasks.causal.verdicts import MARGIN
 
 PROMPTS = ["The capital of France is", "Ada", "In 1969 two people", "Kenya's currency is the", "The river Danube flows"]
 
@@ -62,7 +56,7 @@ def test_teacher_forced_and_generated_equal_the_plain_implementation(loaded: Loa
     results = ask_pairs(loaded, pairs, batch_size=4)
     for (prompt, target), result in zip(pairs, results, strict=True):
         encoded = encode(loaded.tokenizer, prompt, target)
-        front, answer = list(encoded.ids[: encoded.answer_start]), list(encoded.ids[encoded.answer_start :])
+        front, answer = list(encoded.prompt), list(encoded.answer)
         assert result.teacher_forced == plain_teacher_forced(loaded, front, answer)
         new = plain_greedy(loaded, front, len(answer) + MARGIN)
         assert result.answer == loaded.tokenizer.decode(new, skip_special_tokens=True)

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from lifelong_edit.eval.metrics.verdicts import Result, judge, summarise
+from lifelong_edit.eval.metrics.verdicts import Result, summarise
+from lifelong_edit.tasks.causal.verdicts import judge
 
 PROMPT = "The capital of France is"
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.eval.metrics.perplexity import perplexity, perplexity_of, text_windows
 from lifelong_edit.models import LoadedModel, load_model
+from lifelong_edit.tasks.causal.perplexity import perplexity, perplexity_of, text_windows
 
 
 @pytest.fixture(scope="module")

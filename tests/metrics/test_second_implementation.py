@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.eval.metrics.fluency import continuations
 from lifelong_edit.eval.reports.evaluation import evaluate
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.settings import Settings
 from lifelong_edit.timeline import Timeline
 
 TOLERANCE = 1e-6

@@ -19,10 +19,10 @@ import torch
 from click.testing import CliRunner
 
 from lifelong_edit.cli import cli
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.metrics.harness import Harness, require_known
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.settings import Settings
 from lifelong_edit.timeline import Timeline
 
 TASKS = Path(__file__).parent / "tasks"

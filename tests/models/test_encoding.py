@@ -117,7 +117,7 @@ def check(tokenizer: Any, prompt: str, target: str) -> None:
             encode(tokenizer, prompt, target)
         return
     encoded = encode(tokenizer, prompt, target)
-    assert list(encoded.ids[: encoded.answer_start]) == encode_prompt(tokenizer, prompt)
+    assert list(encoded.prompt) == encode_prompt(tokenizer, prompt)
     assert encoded.answer_start < len(encoded.ids)
     text = prompt + separator(prompt, target) + target
     # The judge: what the tokenizer makes of the whole text, in one piece and without special tokens.
@@ -176,7 +176,7 @@ def test_merge_across_the_boundary_is_taken_apart_there(unsplit: Any) -> None:
     alone = unsplit(prompt)["input_ids"]
     assert joint[: len(alone)] != alone, "the case is to have a token across the boundary"
     encoded = encode(unsplit, prompt, target)
-    assert list(encoded.ids[: encoded.answer_start]) == alone
+    assert list(encoded.prompt) == alone
     assert unsplit.decode(encoded.ids) == f"{prompt} {target}"
 
 
@@ -194,7 +194,7 @@ def test_special_tokens_stand_in_front_only(make: Callable[[str, bool], Any], sp
 def test_target_takes_its_leading_space_along_only_where_the_prompt_has_none(gpt2: Any) -> None:
     for prompt, answer in (("The capital is", " Paris"), ("The capital is ", "Paris"), ('The "', " Paris")):
         encoded = encode(gpt2, prompt, "Paris")
-        assert gpt2.decode(encoded.ids[encoded.answer_start :]) == answer
+        assert gpt2.decode(encoded.answer) == answer
     assert len(encode(gpt2, "The capital is", "Paris").ids) - encode(gpt2, "The capital is", "Paris").answer_start == 1
 
 

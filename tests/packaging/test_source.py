@@ -25,7 +25,7 @@ LAYERS: dict[str, int] = {
     "lifelong_edit.stores.digests": 1,  # a digest is what it is for every layer; it knows nothing but bytes
     "lifelong_edit.facts": 2,
     "lifelong_edit.models": 2,
-    "lifelong_edit.models.devices": 2,
+    "lifelong_edit.numerics.devices": 2,
     "lifelong_edit.atlas": 2,  # data files, and where they lie
     "lifelong_edit.eval": 3,  # the metrics; what reads timelines is named apart
     "lifelong_edit.numerics.grams": 3,

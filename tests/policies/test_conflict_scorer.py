@@ -12,12 +12,12 @@ import torch
 
 from lifelong_edit.atlas import edits_train_path
 from lifelong_edit.editors.ridge.batch import prepare
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, mentions, read_facts
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.numerics.logistic import Array
 from lifelong_edit.policies import Scorer, normalise
 from lifelong_edit.policies.scoring import features_of, read_scorer
-from lifelong_edit.settings import Settings
 from lifelong_edit.timeline.defaults import default_preserved, default_scorer, default_text, solve_of
 from lifelong_edit.training.scorers import (
     ALARMS,

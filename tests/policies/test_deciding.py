@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.facts.dates import is_later, span_of
 from lifelong_edit.policies import ConflictPolicy, find_conflicts, prevails
-from lifelong_edit.settings import Settings
 
 TRUSTED = ("registry", "Newsroom")
 OLD = Fact(subject="France", prompt="The capital of France is", target="Paris", relation="capital")

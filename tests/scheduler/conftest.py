@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Probe
-from lifelong_edit.settings import Settings
 from lifelong_edit.timeline import Timeline
 
 # A model with random weights is no judge of text, so its gate lets everything finite pass; and to its keys one prompt

@@ -10,9 +10,9 @@ import pytest
 
 from lifelong_edit.editors.ridge.batch import Bench, Proposal, SolveState
 from lifelong_edit.errors import StepRefusedError
-from lifelong_edit.eval.metrics.perplexity import perplexity_of
 from lifelong_edit.facts import Fact
 from lifelong_edit.judging.gate import answers_taken, base_perplexity, check
+from lifelong_edit.tasks.causal.perplexity import perplexity_of
 from lifelong_edit.timeline import Timeline
 
 STATE, PROPOSAL = SolveState({}, {}, {}), Proposal({}, {}, {}, {})

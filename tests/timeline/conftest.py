@@ -12,9 +12,9 @@ import torch
 from safetensors.numpy import save_file
 
 from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, Probe, Record
 from lifelong_edit.models import load_model
-from lifelong_edit.settings import Settings
 from lifelong_edit.timeline import Timeline
 
 PLACES = ("Paris", "London", "Vienna", "Warsaw", "Belgrade", "Sydney", "Kenya", "Japan")

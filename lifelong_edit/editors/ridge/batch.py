@@ -16,6 +16,7 @@ from lifelong_edit.editors.contract import Asker, Editor
 from lifelong_edit.editors.malmen.network import NetworkSet, read_checkpoint
 from lifelong_edit.editors.registry import make_editor
 from lifelong_edit.editors.ridge.conflictkeys import centred_keys, conflict_of
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel
@@ -23,7 +24,6 @@ from lifelong_edit.numerics.grams import ExactGram, FactKeys, to_grid
 from lifelong_edit.numerics.solver import Factor, Solution, factorise, solve, woodbury_is_cheaper
 from lifelong_edit.numerics.textgram import TextGrams
 from lifelong_edit.policies.scoring import fixed_scorer
-from lifelong_edit.settings import Settings
 from lifelong_edit.stores.tensors import Dense, Factors, Shift, materialise
 from lifelong_edit.tracing.derived import derived_rows
 from lifelong_edit.tracing.preservation import (

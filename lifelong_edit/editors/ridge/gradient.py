@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from lifelong_edit.editors.contract import Asker, EditorState
+from lifelong_edit.numerics.devices import to_solve
+from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen, together
 
 SHARE = 1.8
 """Default η of the rule: the share of the facts' loss that one pass would take away, were it linear, in all modules
@@ -23,15 +24,15 @@ def output_metric(gradients: Tensor, kappa: float) -> Tensor:
     With the keys' gram on the left this is a Kronecker-factored Gauss–Newton step (arXiv 1503.05671).
     All zeros where no gradient asks for anything.
     """
-    g = gradients.double()
+    g = to_solve(gradients)
     scale = g.square().mean().sqrt()
     if not bool(scale > 0):
-        return torch.zeros(g.shape[1], g.shape[1], device=g.device)
+        return torch.zeros(g.shape[1], g.shape[1], device=gradients.device)
     gamma = g.T @ g
     gamma /= gamma.diagonal().mean()
     metric = torch.linalg.inv(gamma + kappa * torch.eye(len(gamma), dtype=g.dtype, device=g.device))
     scaled: Tensor = g.norm() / (g @ metric).norm() / scale * metric
-    return scaled.float()
+    return scaled.float().to(gradients.device)
 
 
 def output_metrics(gradients: Mapping[str, Tensor], kappa: float) -> dict[str, Tensor]:
@@ -73,24 +74,20 @@ def within(values: Tensor, radius: Tensor | float) -> Tensor:
     return values * cut
 
 
-class GradientEditor:
+class GradientTargets:
     """d = −η ĝ within a trust radius: no training, works on any known model on the first day."""
 
     recalls = True
+    sample: int | None = 256
 
     def __init__(self, eta: float, kappa: float, trust: float) -> None:
         self.eta, self.kappa, self.trust = eta, kappa, trust
 
-    def ready(
-        self,
-        keys: Mapping[str, Tensor],
-        gradients: Mapping[str, Tensor],
-        state: EditorState,
-        loss: float | None = None,
-    ) -> Asker:
-        """The rule with the metric and the step of these gradients, module → (n, d_out)."""
-        metric = output_metrics(gradients, self.kappa)
-        step = linear_steps(self.eta, gradients, metric, loss)
+    def ready(self, seen: Iterable[Seen], moments: Moments) -> Asker:
+        """The rule with the metric and the step of the gradients seen."""
+        found = together(seen)
+        metric = output_metrics(found.gradients, self.kappa)
+        step = linear_steps(self.eta, found.gradients, metric, found.loss)
 
         def ask(module: str, keys: Tensor, gradients: Tensor) -> Tensor:
             return within(-step[module] * gradients @ metric[module], step[module] * self.trust)

@@ -1,3 +1,17 @@
 """UltraEdit (arXiv 2505.14679): a running normaliser in the place of a network."""
 
 from __future__ import annotations
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.ridge.settings import RidgeSettings
+
+RULE = Rule(
+    name="ultraedit",
+    title="UltraEdit: normalised keys and gradients, no training",
+    reference="Gu et al., arXiv 2505.14679",
+    settings=RidgeSettings,
+    home="lifelong_edit.editors.ultraedit.rule",
+    parts={"weights": "sum", "keys": "upsert", "moments": "replace"},
+    needs=frozenset({"text"}),
+    relearns="its own asks in many passes, with the moments of exactly these facts",
+)

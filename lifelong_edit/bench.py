@@ -1,0 +1,160 @@
+"""What a store fixed at `init`, typed, and the bench on which its rule works: made once, used for every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lifelong_edit.errors import StoreDamagedError
+from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.models import BASE, LoadedModel
+from lifelong_edit.numerics.devices import solve_device
+from lifelong_edit.numerics.textgram import TextGrams, is_gram
+from lifelong_edit.policies.scoring import Scorer, as_scorer, scorer_array
+from lifelong_edit.settings import StoreSettings
+from lifelong_edit.stores import FactKeys
+from lifelong_edit.tasks import task_of
+from lifelong_edit.tracing.preservation import (
+    PreservedArrays,
+    PreservedPrompts,
+    TextArrays,
+    centred,
+    lowest_keys,
+    prepare_preserved,
+    prepare_text,
+    preserved_phase,
+)
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Say = Callable[[str], None]
+_SCALE, _GUARD, _MEAN, _SCORER, _PRESERVED = "scale/", "guard/windows", "conflict/mean", "conflict/scorer", "preserved/"
+
+
+def silent(phase: str) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What `init` fixed. `of` and `arrays` are its way out of a store and into one.
+
+    text: mean grams of text keys, key grids and windows that stand guard. conflict_mean: (d_in,), the centre of the
+    conflict keys. preserved: None without preserved prompts. scorer: None in a store that is older than scorers.
+    rule: what the editing rule fixed for itself, by its own names (`Rule.fix`).
+    """
+
+    text: TextArrays
+    conflict_mean: npt.NDArray[Any]
+    preserved: PreservedArrays | None = None
+    scorer: Scorer | None = None
+    rule: Arrays = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All of it by name, to be stored."""
+        found: dict[str, npt.NDArray[Any]] = {**self.text.grams, _GUARD: self.text.guard, _MEAN: self.conflict_mean}
+        found |= {_SCALE + name: scale for name, scale in self.text.scale.items()}
+        found |= {} if self.preserved is None else self.preserved.arrays(_PRESERVED)
+        found |= {} if self.scorer is None else {_SCORER: scorer_array(self.scorer)}
+        return {**found, **self.rule}
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Fixed:
+        """The inverse of `arrays`. Raises StoreDamagedError where something is missing or cannot be read."""
+        # torch wants arrays that it may write to, and those from a store are views of its bytes
+        own = {name: np.array(array) for name, array in arrays.items()}
+        try:
+            scale = {n.removeprefix(_SCALE): own.pop(n) for n in list(own) if n.startswith(_SCALE)}
+            grams = {n: own.pop(n) for n in list(own) if is_gram(n)}
+            text = TextArrays(grams, scale, own.pop(_GUARD))
+            prompts = {n.removeprefix(_PRESERVED): own.pop(n) for n in list(own) if n.startswith(_PRESERVED)}
+            preserved = PreservedArrays.of(prompts) if prompts else None
+            scorer = as_scorer(own.pop(_SCORER)) if _SCORER in own else None
+            return cls(text, own.pop(_MEAN), preserved, scorer, own)
+        except KeyError as error:
+            raise StoreDamagedError(f"what init fixed lacks {error}; restore the store from a backup") from error
+
+
+@dataclass
+class State:
+    """A state of a store as a rule meets it: ΔW per module (d_in, d_out), the live facts, their keys, further parts.
+
+    parts: of each part that the rule declares beside weights and keys, its arrays. digest: content digest of the state
+    (its parts, the live set, what was fixed at `init`); every draw is a function of it.
+    """
+
+    shifts: dict[str, Tensor] = field(default_factory=dict)
+    live: dict[str, Fact] = field(default_factory=dict)
+    keys: dict[str, FactKeys] = field(default_factory=dict)
+    parts: dict[str, Arrays] = field(default_factory=dict)
+    digest: str = ""
+
+
+class Bench:
+    """A model with what its store fixed at `init`, ready for use. It knows no editing rule."""
+
+    def __init__(self, loaded: LoadedModel, settings: StoreSettings, fixed: Fixed) -> None:
+        self.loaded, self.settings, self.fixed, self.task = loaded, settings, fixed, task_of(loaded)
+        device = loaded.device
+        self.names = [m.name for m in loaded.modules]
+        self.at_subject = frozenset(m.name for m in loaded.modules if m.positions == "subject")
+        self.text_gram = TextGrams(fixed.text.grams, self.names, device)
+        self.scale = {n: torch.from_numpy(fixed.text.scale[n]).to(solve_device(device)) for n in self.names}
+        self.conflict_mean = torch.from_numpy(fixed.conflict_mean).to(device)
+        self.scorer = fixed.scorer
+        self.guard_windows = torch.from_numpy(fixed.text.guard.astype(np.int64))
+        self.preserved = PreservedPrompts.load(fixed.preserved, loaded.modules, self.conflict_mean, settings.seed)
+
+    # -- conflict keys: what a prompt looks like to the base model, so that two that ask the same are found
+
+    def conflict_of(self, facts: Sequence[Fact]) -> dict[str, np.ndarray]:
+        """The conflict key of each fact's prompt as it is stored, digest → (d_in,): neither centred nor scaled."""
+        keys = self._raw_conflict_keys([fact.prompt for fact in facts]).cpu().numpy()
+        return {fact.digest: key.copy() for fact, key in zip(facts, keys, strict=True)}
+
+    def centred_keys(self, conflict: Mapping[str, np.ndarray], facts: Sequence[Fact]) -> Tensor:
+        """What `conflict_keys` gives for the prompts of facts, from the keys of `conflict_of`, (n, d_in)."""
+        keys = torch.from_numpy(np.stack([conflict[fact.digest] for fact in facts]))
+        return centred(keys.to(self.loaded.device), self.conflict_mean)
+
+    def conflict_keys(self, prompts: Sequence[str]) -> np.ndarray:
+        """Centred normalised conflict keys, those of `lowest_keys` at each prompt's last token, (n, d_in) float32."""
+        return centred(self._raw_conflict_keys(prompts), self.conflict_mean).cpu().numpy()
+
+    def _raw_conflict_keys(self, prompts: Sequence[str]) -> Tensor:
+        ids = [self.task.encode_question(self.loaded, p) for p in prompts]
+        return lowest_keys(self.loaded, ids, self.settings.micro_batch)
+
+
+def prepare(
+    loaded: LoadedModel,
+    settings: StoreSettings,
+    *,
+    text: Sequence[str],
+    preserve: Sequence[Probe] = (),
+    scorer: Scorer | None = None,
+    rule: Arrays | None = None,
+    say: Say = silent,
+) -> Fixed:
+    """What `init` fixes, measured on the base model: text grams, key grids, preserved prompts, conflict centre."""
+    with loaded.at(BASE):
+        say("measuring the text")
+        texts = prepare_text(loaded, text, settings.text_tokens, settings.micro_batch, settings.gram_rank, say)
+        place = solve_device(loaded.device)
+        scale = {name: torch.from_numpy(array).to(place) for name, array in texts.scale.items()}
+        say(preserved_phase(preserve))
+        preserved = prepare_preserved(loaded, preserve, settings.preserved_tokens, settings.micro_batch, scale)
+        if preserved is not None:
+            mean = preserved.keys.mean(0)
+        else:
+            guard = [row.tolist() for row in texts.guard]
+            starts = [window[: 4 + i % 24] for i, window in enumerate(guard * 8)]
+            mean = lowest_keys(loaded, starts, settings.micro_batch).mean(0).cpu().numpy()
+    return Fixed(texts, mean, preserved, scorer, rule or {})
+
+

@@ -1,0 +1,17 @@
+"""The rule without a network: it works on any known model on the first day."""
+
+from __future__ import annotations
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.ridge.settings import RidgeSettings
+
+RULE = Rule(
+    name="gradient",
+    title="gradient in the output metric, joint ridge solve",
+    reference="docs/mathematics.md; Martens and Grosse, arXiv 1503.05671",
+    settings=RidgeSettings,
+    home="lifelong_edit.editors.gradient.rule",
+    parts={"weights": "sum", "keys": "upsert"},
+    needs=frozenset({"text"}),
+    relearns="small asks, many passes, over all facts and the preserved prompts",
+)

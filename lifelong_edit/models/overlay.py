@@ -1,0 +1,36 @@
+"""What an editing rule's state makes of a base model: shifted weights, attached hooks, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Overlay(Protocol):
+    """How a state shows in a model, whole: overlays replace each other and never add up."""
+
+    @property
+    def shifts(self) -> Mapping[str, Tensor]:
+        """ΔW by module, (d_in, d_out) float32; empty for rules that leave the weights alone."""
+
+    def attach(self, model: Any) -> AbstractContextManager[None]:
+        """Within the context the transformers model has the rule's hooks; afterwards none of them."""
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """The overlay of a rule that only shifts weights."""
+
+    shifts: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def attach(self, model: Any) -> AbstractContextManager[None]:
+        """Nothing to attach."""
+        return nullcontext()
+
+
+BASE = Shifts()
+"""The base model."""

@@ -1,0 +1,3 @@
+"""Decoders: prompts that are continued."""
+
+from __future__ import annotations

@@ -1,0 +1,67 @@
+"""Continuation: a prompt in, the text that follows out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from lifelong_edit.models import Encoded, Generation, LoadedModel, TokenBatch, encode, encode_prompt, generate, pad
+from lifelong_edit.models.families import Kind, Positions
+from lifelong_edit.tasks.causal.perplexity import perplexity_of
+from lifelong_edit.tasks.causal.scoring import answer_logits, editing_mask, position_losses, subject_mask
+from lifelong_edit.tasks.causal.verdicts import continuation_text, judge
+from lifelong_edit.tasks.contract import Example, Verdict
+
+
+class Causal:
+    """Decoders: the answer is what the model goes on with, its loss the mean cross-entropy of its tokens.
+
+    Editing positions are those whose next token is an answer token, or the tokens of the subject.
+    """
+
+    kind: ClassVar[Kind] = "causal"
+
+    def encode(self, model: LoadedModel, question: str, answer: str, subject: str | None = None) -> Encoded:
+        """Tokens of a prompt and of what is to follow it, see `models.encode`."""
+        return encode(model.tokenizer, question, answer, subject)
+
+    def encode_question(self, model: LoadedModel, question: str) -> Sequence[int]:
+        """Tokens of a prompt to be continued."""
+        return encode_prompt(model.tokenizer, question)
+
+    def collate(self, model: LoadedModel, examples: Sequence[Encoded]) -> TokenBatch:
+        """Sequences padded on the right."""
+        return pad(examples, model.pad_id, model.device)
+
+    def slots(self, inputs: TokenBatch, positions: Positions) -> Tensor:
+        """(b, t) bool: where the next token is an answer token, or the subject's tokens."""
+        return editing_mask(inputs) if positions == "answer" else subject_mask(inputs)
+
+    def logits(self, model: LoadedModel, inputs: TokenBatch) -> Tensor:
+        """Logits at the answers' positions alone, (n, vocabulary) float32."""
+        return answer_logits(model, inputs)
+
+    def loss(self, logits: Tensor, inputs: TokenBatch, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy per taught example, summed divergence per held one; see `position_losses`."""
+        return position_losses(logits, inputs, examples)
+
+    def counts(self, examples: Sequence[Encoded]) -> list[int]:
+        """As many as an answer has tokens."""
+        return [len(e.answer) for e in examples]
+
+    def answer(
+        self, model: LoadedModel, questions: Sequence[str], lengths: Sequence[int] | int, batch_size: int = 64
+    ) -> list[Generation]:
+        """Greedy continuations."""
+        return generate(model, questions, lengths, batch_size)
+
+    def judge(self, model: LoadedModel, question: str, wanted: str, answer: Generation) -> Verdict:
+        """Whether a continuation begins with the wanted answer, whole words of it; see `verdicts.judge`."""
+        text = continuation_text(model, question, answer)
+        return Verdict(*judge(question, wanted, text, answer.stopped), text)
+
+    def health(self, model: LoadedModel, sample: Tensor) -> float:
+        """Perplexity on windows of text, (n, width) token ids."""
+        return perplexity_of(model, sample.to(model.device))

@@ -1,0 +1,62 @@
+"""Whether a generated text answers a question: what stands after the prompt, and where its words end."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from lifelong_edit.models import Generation, LoadedModel, encode_prompt
+
+# Tokens generated beyond the target's own: enough to see whether its last word ends there.
+MARGIN = 3
+SENTENCE_ENDS = ".!?…。！？"
+# Scripts that are written without spaces: Thai to Khmer, kana, Han.
+_UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF))
+
+
+def continuation_text(loaded: LoadedModel, prompt: str, generation: Generation) -> str:
+    """What a generation adds to its prompt, as text, with the space in front that some decoders drop."""
+    front = encode_prompt(loaded.tokenizer, prompt)
+    decode = loaded.tokenizer.decode
+    before: str = decode(front, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    whole: str = decode([*front, *generation.ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    if whole.startswith(before):
+        return whole[len(before) :]
+    alone: str = decode(list(generation.ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return alone
+
+
+def judge(prompt: str, target: str, text: str, stopped: bool) -> tuple[bool, bool]:
+    """Whether `text`, generated after `prompt`, answers with `target`, and whether it then comes to an end.
+
+    It must start with the target, after white space or not, and both ends of the target must be word
+    boundaries: "Paris," answers "Paris", "Parisian" and "3.5" do not answer "Paris" and "3". The end is
+    natural where the end of the text or sentence-ending punctuation follows at once.
+    """
+    said, wanted = _normal(text).lstrip(), _normal(target).strip()
+    if not wanted or not said.startswith(wanted) or _inside_word(_normal(prompt), _normal(text)):
+        return False, False
+    rest = said[len(wanted) :]
+    if _inside_word(wanted, rest):
+        return False, False
+    return True, rest[:1] in SENTENCE_ENDS if rest else stopped
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _inside_word(left: str, right: str) -> bool:
+    """Whether the boundary between two texts lies within a word or a number."""
+    if not left or not right:
+        return False
+    if left[-1].isdigit() and right[0] in ".," and right[1:2].isdigit():
+        return True
+    return _in_word(left[-1]) and _in_word(right[0])
+
+
+def _in_word(character: str) -> bool:
+    """Whether a character is part of a word in a script that sets words apart by spaces."""
+    code = ord(character)
+    if any(first <= code <= last for first, last in _UNSPACED):
+        return False
+    return character == "_" or unicodedata.category(character)[0] in "LMN"
