@@ -19,9 +19,12 @@ import numpy as np
 from benchmarks import common
 from lifelong_edit.settings import KEY_VARIABLE
 from lifelong_edit.stores import (
+    WEIGHTS,
+    Edit,
     EditLog,
+    Init,
+    Part,
     Place,
-    StepRecord,
     digest_bytes,
     encode_tensors,
     fsck,
@@ -34,10 +37,10 @@ SIZES = {"small": (64, 64), "large": (1024, 2048)}
 """Shapes of the one edited matrix: steps of 2 × 16 KiB and of 2 × 8 MiB."""
 
 
-def first(shape: tuple[int, int]) -> tuple[StepRecord, dict[str, bytes], str]:
+def first(shape: tuple[int, int]) -> tuple[Init, dict[str, bytes], str]:
     """Step 0, its blobs, and the one that holds ΔW whole."""
     base = encode_tensors({"m": np.zeros(shape, np.float32)})
-    record = StepRecord(step=0, kind="init", parent=-1, previous="", time="", weights_digest="", live_digest="")
+    record = Init(step=0, parent=-1, previous="", time="", weights_digest="", live_digest="")
     return record, {digest_bytes(base): base}, digest_bytes(base)
 
 
@@ -46,10 +49,10 @@ def append(log: EditLog, shift: bytes, whole: bytes) -> None:
     head = log.head()
     step = head.step + 1
     facts = {digest_bytes(b"%d %d" % (step, n)): b'{"prompt":"The mayor of Town %d is"}' % n for n in range(FACTS)}
-    record = StepRecord(
-        step=step, kind="edit", parent=head.step, previous=head.chain, time="", added=tuple(facts),
+    record = Edit(
+        step=step, parent=head.step, previous=head.chain, time="", added=tuple(facts),
         places=tuple(Place("0" * 32, FACTS * step + n, fact) for n, fact in enumerate(facts)),
-        shift=digest_bytes(shift), weights_digest="", live_digest="",
+        parts={WEIGHTS: Part(fold="sum", change=(digest_bytes(shift),), digest="")}, weights_digest="", live_digest="",
     )  # fmt: skip
     blobs = {digest_bytes(data): data for data in (shift, whole)}
     log.append(record, facts=facts, blobs=blobs, weights=digest_bytes(whole))

@@ -25,10 +25,13 @@ import numpy as np
 from benchmarks import common
 from lifelong_edit.facts import Fact
 from lifelong_edit.stores import (
+    WEIGHTS,
     Dense,
+    Edit,
     EditLog,
+    Init,
+    Part,
     Place,
-    StepRecord,
     digest_bytes,
     encode_shifts,
     encode_tensors,
@@ -68,9 +71,8 @@ def make(path: Path, size: int) -> int:
     """A store of about so many bytes of payload; the number of its steps."""
     random, zero = np.random.default_rng(0), np.zeros(SHAPE, np.float32)
     base = encode_tensors({"m": zero})
-    record = StepRecord(
-        step=0, kind="init", parent=-1, previous="", time="", weights_digest=tensors_digest({"m": zero}), live_digest=""
-    )
+    digest = tensors_digest({"m": zero})
+    record = Init(step=0, parent=-1, previous="", time="", weights_digest=digest, live_digest="")
     made = 0
     with EditLog.create(path, record, blobs={digest_bytes(base): base}, weights=digest_bytes(base)) as log:
         while made < size:
@@ -78,12 +80,12 @@ def make(path: Path, size: int) -> int:
             step = head.step + 1
             array = random.standard_normal(SHAPE, np.float32)
             shift, whole = encode_shifts({"m": Dense(array)}), encode_tensors({"m": array})
-            kept = {"snapshot": digest_bytes(whole)} if step % 10 == 0 else {}
+            kept, digest = digest_bytes(whole) if step % 10 == 0 else None, tensors_digest({"m": array})
             fact = Fact(subject=f"Town {step}", prompt=f"The mayor of Town {step} is", target=f"Person {step}")
-            record = StepRecord(
-                step=step, kind="edit", parent=head.step, previous=head.chain, time="", added=(fact.digest,),
-                places=(Place("0" * 32, step, fact.digest),), shift=digest_bytes(shift), live_digest="",
-                weights_digest=tensors_digest({"m": array}), **kept,
+            record = Edit(
+                step=step, parent=head.step, previous=head.chain, time="", added=(fact.digest,), live_digest="",
+                places=(Place("0" * 32, step, fact.digest),), weights_digest=digest,
+                parts={WEIGHTS: Part(fold="sum", change=(digest_bytes(shift),), whole=kept, digest=digest)},
             )  # fmt: skip
             blobs = {digest_bytes(data): data for data in (shift, whole)}
             log.append(record, facts={fact.digest: msgspec.json.encode(fact)}, blobs=blobs, weights=digest_bytes(whole))

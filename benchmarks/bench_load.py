@@ -27,7 +27,7 @@ import lmdb
 import numpy as np
 
 from benchmarks import common
-from lifelong_edit.stores import EditLog, StepRecord, digest_bytes, encode_tensors
+from lifelong_edit.stores import WEIGHTS, Edit, EditLog, Init, Part, digest_bytes, encode_tensors
 
 READERS = {"ask": 2, "report": 3, "follow": 3}
 SIZES = {"64 KiB": 1 << 16, "1 MiB": 1 << 20, "16 MiB": 1 << 24}
@@ -257,8 +257,8 @@ def commits(folder: Path, repeats: int) -> dict[str, Any]:
     found = {}
     for name, size in SIZES.items():
         first = encode_tensors({"m": np.zeros(1, np.float32)})
-        record = StepRecord(
-            step=0, kind="init", parent=-1, previous="", time="t", fixed=digest_bytes(first), weights_digest="w",
+        record = Init(
+            step=0, parent=-1, previous="", time="t", fixed=digest_bytes(first), weights_digest="w",
             live_digest="l",
         )  # fmt: skip
         ours, floor = list[float](), list[float]()
@@ -266,9 +266,9 @@ def commits(folder: Path, repeats: int) -> dict[str, Any]:
             for number in range(1, repeats + 1):
                 data, head = os.urandom(size), log.head()
                 digest = digest_bytes(data)
-                step = StepRecord(
-                    step=number, kind="edit", parent=head.step, previous=head.chain, time="t", shift=digest,
-                    weights_digest="w", live_digest="l",
+                step = Edit(
+                    step=number, parent=head.step, previous=head.chain, time="t", weights_digest="w", live_digest="l",
+                    parts={WEIGHTS: Part(fold="sum", change=(digest,), digest="w")},
                 )  # fmt: skip
                 began = time.perf_counter()
                 log.append(step, facts={}, blobs={digest: data})

@@ -47,6 +47,8 @@ class BatchEvent:
     """The step's report: gate, conflicts, editor. Empty where nothing was left to do."""
     batch_facts: Mapping[str, Fact]
     """The batch's facts by digest."""
+    record: StepRecord | None = None
+    """The step; in a dry run the one that it would be; None where nothing was left to do."""
     refused: str | None = None
     """In a dry run: why the gate would refuse the batch."""
     weights_digest: str | None = None
@@ -58,8 +60,8 @@ class BatchEvent:
     @property
     def untaken(self) -> Sequence[str]:
         """Digests of the facts that the model does not answer after the step."""
-        found: Sequence[str] = self.report.get("gate", {}).get("untaken", ())
-        return found
+        gate = None if self.record is None else self.record.gate
+        return () if gate is None else gate.untaken or ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +111,9 @@ class Summary:
         self.facts += event.facts
         self.untaken += len(event.untaken)
         self.skipped.update(event.skipped)
-        met = event.report.get("conflicts", ())
-        self.conflicts.update(conflict["kind"] for conflict in met)
-        lost = {conflict["new"]: conflict["action"] for conflict in met if conflict["action"] in TURNED_AWAY}
+        met = () if event.record is None else event.record.conflicts
+        self.conflicts.update(one.kind for one in met)
+        lost = {one.new: one.action for one in met if one.action in TURNED_AWAY}
         self.turned_away.update(lost.values())
         self.seconds += event.seconds
         if event.step is not None:
@@ -203,7 +205,7 @@ class Scheduler:
             refused=refused,
             report=step.report,
             weights_digest=step.weights_digest,
-            seconds=step.report["seconds"],
+            seconds=step.seconds or 0.0,
             measured=None if refused else self._measure(step.step),
         )
         self.summary.add(event)
@@ -252,12 +254,12 @@ class Scheduler:
     def _preview(
         self, number: int, batch: Sequence[Record], left: Sieved, reason: str | None, started: float
     ) -> BatchEvent:
-        refused, report = None, None
+        refused, proposed = None, None
         try:
-            report = self._timeline.preview(left, **self._handling)
+            proposed = self._timeline.proposed(left, **self._handling)
         except StepRefusedError as error:
             refused = str(error)
-        if report is None and refused is None:
+        if proposed is None and refused is None:
             return _idle(number, batch, left, started)
         skipped = left.counts()
         return BatchEvent(
@@ -266,7 +268,8 @@ class Scheduler:
             step=None,
             facts=len(batch) - sum(skipped.values()),
             skipped=skipped,
-            report=report or {},
+            report={} if proposed is None else proposed.report,
+            record=proposed,
             batch_facts=_by_digest(batch),
             refused=refused,
             seconds=time.perf_counter() - started,
@@ -322,8 +325,9 @@ def _event(number: int, batch: Sequence[Record], step: StepRecord, started: floa
         records=len(batch),
         step=step.step,
         facts=len(step.added),
-        skipped=step.report.get("skipped", {}),
+        skipped=dict(step.left_out),
         report=step.report,
+        record=step,
         batch_facts=_by_digest(batch),
         weights_digest=step.weights_digest,
         seconds=time.perf_counter() - started,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from lifelong_edit.errors import StoreDamagedError, StoreError, StoreKeyError, said
 from lifelong_edit.stores import environment as environments
+from lifelong_edit.stores.codec import decode_step
 from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.stores.envelopes import Envelopes
 from lifelong_edit.stores.environment import LATER, MEASUREMENTS, TABLES
@@ -17,7 +19,8 @@ from lifelong_edit.stores.findings import Entry, Examination, count_references
 from lifelong_edit.stores.identity import HEAD_FILE, MARKER_FILE, decode_marker, read_acknowledged, read_marker
 from lifelong_edit.stores.index import KeyIndex
 from lifelong_edit.stores.pages import PageFile, Tree, Value
-from lifelong_edit.stores.schema import Encryption, Place, StepRecord, decode_step
+from lifelong_edit.stores.records import Place, StepRecord
+from lifelong_edit.stores.schema import Encryption
 from lifelong_edit.stores.tables import (
     HEAD,
     MARKER,
@@ -208,10 +211,11 @@ def _step(found: Examination, pages: PageFile, key: bytes, value: Value) -> None
 
 def _in_short(record: StepRecord) -> StepRecord:
     """A record without what may be large and is not needed here."""
-    conflicts = record.report.get("conflicts", ())
-    aside = [c for c in conflicts if isinstance(c, dict) and c.get("action") == "quarantine"]
+    short: dict[str, Any] = {"places": (), "gate": None, "forecast": None, "in_words_of": {}, "staleness": None}
+    short["conflicts"] = tuple(met for met in record.conflicts if met.action == "quarantine")
+    own = {name: value for name, value in short.items() if name in record.__struct_fields__}
     provenance = record.provenance if record.step == 0 else {}  # the shapes of the modules
-    return msgspec.structs.replace(record, places=(), report={"conflicts": aside}, provenance=provenance)
+    return msgspec.structs.replace(record, **own, notes={}, provenance=provenance)
 
 
 def _weight(file_digest: str, number: int, fact: str) -> int:
@@ -295,8 +299,7 @@ def _judge_facts(found: Examination) -> None:
     missing: dict[str, list[int]] = {}
     purged = {fact for entry in found.steps.values() for fact in entry.record.purged}
     for number, entry in sorted(found.steps.items()):
-        aside = [conflict["new"] for conflict in entry.record.report["conflicts"]]
-        for fact in (*entry.record.added, *entry.record.superseded, *aside):
+        for fact in (*entry.record.added, *entry.record.superseded, *entry.record.aside):
             if fact.encode() not in found.facts and fact not in purged:
                 missing.setdefault(fact, []).append(number)
     for fact, steps in missing.items():

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 import msgspec
 
 from lifelong_edit.errors import StoreError
+from lifelong_edit.stores.codec import encode_step
 from lifelong_edit.stores.digests import digest_bytes
-from lifelong_edit.stores.schema import StepRecord, encode_step
+from lifelong_edit.stores.parts import KEYS, Part, upsert_digest
+from lifelong_edit.stores.records import StepRecord
 from lifelong_edit.stores.tables import HEAD, Head, Tables, step_key
 
 
@@ -26,7 +28,8 @@ def with_keys(tables: Tables, record: StepRecord, parts: Iterable[bytes]) -> Ste
     for data in parts:
         digests.append(digest_bytes(data))
         tables.put_blob(digests[-1], data)
-    return msgspec.structs.replace(record, keys=digests[0], further_keys=tuple(digests[1:]))
+    part = Part(fold="upsert", change=tuple(digests), digest=upsert_digest(digests))
+    return msgspec.structs.replace(record, parts={**record.parts, KEYS: part})
 
 
 def enter(tables: Tables, record: StepRecord, weights: str | None) -> Head:

@@ -46,6 +46,7 @@ class Environment:
 
     def __init__(self, folder: Path, *, read_only: bool, create: bool, map_size: int) -> None:
         self.folder, self.read_only, self.users = folder, read_only, 0
+        self._made: list[str] = []
         self.pid = os.getpid()
         if not create:
             _refuse_short(folder)
@@ -92,6 +93,12 @@ class Environment:
         if name not in self.tables:
             with contextlib.suppress(lmdb.NotFoundError):
                 self.tables[name] = self.env.open_db(name.encode(), create=create)
+
+    def make_table(self, name: str, transaction: Any) -> None:
+        """Make a table of LATER within a write transaction, unless it is there; it comes and goes with that."""
+        if name not in self.tables:
+            self.tables[name] = self.env.open_db(name.encode(), txn=transaction, create=True)
+            self._made.append(name)
 
     def _discard(self) -> None:
         if hasattr(self, "env"):
@@ -173,7 +180,9 @@ class Environment:
         while True:
             try:
                 with self.env.begin(write=True) as transaction:
-                    return change(transaction)
+                    result = change(transaction)
+                self._made.clear()
+                return result
             except lmdb.MapFullError:
                 self.env.set_mapsize(2 * int(self.env.info()["map_size"]))
             except lmdb.MapResizedError:
@@ -183,6 +192,9 @@ class Environment:
                     f"the step was not written to {self.folder}: {error}; "
                     "make room or mend the disk, then open the store again"
                 ) from error
+            finally:
+                while self._made:  # their handles went with the transaction
+                    del self.tables[self._made.pop()]
 
 
 def _may_write(file: Path) -> bool:

@@ -9,7 +9,8 @@ import msgspec
 
 from lifelong_edit.stores.envelopes import IN_THE_CLEAR, Envelopes
 from lifelong_edit.stores.identity import Acknowledged
-from lifelong_edit.stores.schema import STILL, StepRecord, StoreMarker
+from lifelong_edit.stores.records import STILL, StepRecord
+from lifelong_edit.stores.schema import StoreMarker
 from lifelong_edit.stores.tables import Head, step_key
 
 

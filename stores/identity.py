@@ -12,6 +12,7 @@ import msgspec
 
 from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.errors import StoreDamagedError, StoreError, said
+from lifelong_edit.stores.migrations import unknown
 from lifelong_edit.stores.schema import SCHEMA_VERSION, StoreMarker
 from lifelong_edit.stores.tables import UNDECODABLE, Head, Tables, step_key
 
@@ -43,14 +44,23 @@ def read_marker(path: Path) -> StoreMarker:
 
 
 def decode_marker(data: bytes, name: str) -> StoreMarker:
-    """A marker from its JSON. The version is read first: a newer schema may have fields unknown to this one."""
+    """A marker from its JSON. The version is read first: a newer schema may have fields unknown to this one.
+
+    Raises StoreError for a newer schema, and for a store that has had a migration which this release does not know.
+    """
     version = _decode(data, dict[str, object], name).get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise StoreError(
             f"{name} has schema version {version}, but this release reads up to {SCHEMA_VERSION}; "
             "install a newer release of lifelong-edit"
         )
-    return _decode(data, StoreMarker, name)
+    marker = _decode(data, StoreMarker, name)
+    if not isinstance(marker.migrations, msgspec.UnsetType) and (further := unknown(marker.migrations)):
+        raise StoreError(
+            f"{name} says that the store has had the migration {further[0]}, which this release does not know; "
+            "install a newer release of lifelong-edit"
+        )
+    return marker
 
 
 def is_encrypted(marker: StoreMarker) -> bool:

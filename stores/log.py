@@ -29,7 +29,9 @@ from lifelong_edit.stores.identity import (
 from lifelong_edit.stores.keys import keys_at_hand, read_key_file
 from lifelong_edit.stores.lock import LOCK_FILE, WriterLock
 from lifelong_edit.stores.measurements import Measurement
-from lifelong_edit.stores.schema import SCHEMA_VERSION, Place, StepRecord, StoreMarker
+from lifelong_edit.stores.migrations import due, migrated, names
+from lifelong_edit.stores.records import Place, StepRecord
+from lifelong_edit.stores.schema import StoreMarker
 from lifelong_edit.stores.tables import MARKER, Consumed, Head, Tables
 
 
@@ -73,6 +75,7 @@ class EditLog:
             store_id=store_id,
             created=datetime.now(UTC).isoformat(),
             encryption=msgspec.UNSET if envelopes.encryption is None else envelopes.encryption,
+            migrations=names(),
         )
         encoded = msgspec.json.encode(marker)
         try:
@@ -163,15 +166,14 @@ class EditLog:
         keys: makes blobs of keys one by one, each written before the next is made, and all named in the record; called
         anew where the map had to be grown.
         What the record names as dropped or purged goes in the same transaction.
-        The first step added to a store of an earlier schema makes it one of the present one, in the same transaction.
+        The first step added to a store of an earlier schema runs the migrations that are due, in the same transaction.
         Raises StoreError where the record does not follow the head, or nothing could be written.
         """
-        marker = self._raised()
 
         def commit(transaction: object) -> Head:
             tables = self._tables(transaction)
             former = follow(tables, record)
-            self._raise_schema(tables, marker)
+            self._migrate(tables)
             for digest, fact in facts.items():
                 tables.put("facts", digest.encode(), fact, overwrite=False)
             for digest, blob in blobs.items():
@@ -185,7 +187,7 @@ class EditLog:
         self._environment.open_later(MEASUREMENTS)
         head = self._environment.write(commit)
         write_acknowledged(self.path, self.marker.store_id, head)
-        self._keep_marker(marker)
+        self._keep_marker()
         return head
 
     def consume(self, state: int, places: Sequence[Place]) -> None:
@@ -205,26 +207,31 @@ class EditLog:
         """
         self._require_writable()
         self.step(measurement.step)
-        marker = self._raised()
 
         def commit(transaction: object) -> None:
             tables = self._tables(transaction)
-            self._raise_schema(tables, marker)
+            self._migrate(tables)
             tables.put_measurement(measurement)
 
-        self._environment.open_later(MEASUREMENTS, create=True)
+        self._environment.open_later(MEASUREMENTS)
         self._environment.write(commit)
-        self._keep_marker(marker)
+        self._keep_marker()
 
-    def _raised(self) -> StoreMarker:
-        """The marker as one of the present schema; the same where it is that already."""
-        return self.marker if self.marker.schema_version == SCHEMA_VERSION else _present(self.marker)
+    def _migrate(self, tables: Tables) -> None:
+        """Run the migrations that are due, and name them in the marker inside, all in the transaction of `tables`.
 
-    def _raise_schema(self, tables: Tables, marker: StoreMarker) -> None:
-        if marker is not self.marker:
+        That marker says which are: the one beside the database may be behind it, by a writer that was killed.
+        """
+        inside = read_inside(self.path, tables)
+        marker = migrated(inside)
+        if marker is not inside:
+            for one in due(inside):
+                one.run(tables)
             tables.put("meta", MARKER, msgspec.json.encode(marker))
 
-    def _keep_marker(self, marker: StoreMarker) -> None:
+    def _keep_marker(self) -> None:
+        """Let the marker beside the database say what the one inside does since a write."""
+        marker = migrated(self.marker)
         if marker is not self.marker:
             with contextlib.suppress(OSError):  # tried again with the next step; the database says it already
                 write_marker(self.path, marker)
@@ -362,11 +369,6 @@ def require_free(path: Path) -> None:
     """Raise UsageError where something is at `path` that is not an empty folder."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{path} is already there; choose another folder, or use the store that is in it")
-
-
-def _present(marker: StoreMarker) -> StoreMarker:
-    """A marker of an earlier schema as one of the present schema."""
-    return msgspec.structs.replace(marker, schema_version=SCHEMA_VERSION)
 
 
 def require_place(folder: Path, *, encrypt: bool = False) -> None:

@@ -18,12 +18,14 @@ from lifelong_edit.atomic import fsync_path
 from lifelong_edit.errors import StoreDamagedError, StoreError
 from lifelong_edit.facts import Fact
 from lifelong_edit.stores import environment as environments
+from lifelong_edit.stores.codec import decode_step
 from lifelong_edit.stores.digests import DIGEST_SIZE, digest_bytes, is_sealed, seal
 from lifelong_edit.stores.findings import Entry, Examination, count_references
-from lifelong_edit.stores.folding import Shapes, Weights, decode_whole, fold, zeros
+from lifelong_edit.stores.folding import Shapes, Weights, zeros
 from lifelong_edit.stores.identity import write_acknowledged, write_marker
 from lifelong_edit.stores.index import INDEX_FILE, INDEX_NOTE, KeyIndex
-from lifelong_edit.stores.schema import StoreMarker, decode_step
+from lifelong_edit.stores.parts import WEIGHTS, Part, replay
+from lifelong_edit.stores.schema import StoreMarker
 from lifelong_edit.stores.tables import HEAD, MARKER, Consumed, Head, Tables, is_idle, place_key, record_name
 from lifelong_edit.stores.tensors import encode_tensors, tensors_digest
 
@@ -302,24 +304,23 @@ class _Mender:
 
     def _fold(self, state: int) -> Weights | None:
         """ΔW at a state from an earlier one; None where a part is missing or it has another digest than was logged."""
-        shifts, at = list[tuple[str, str]](), state
+        line, at = list[Part](), state
         while at >= 0 and at in self.found.steps:
             record, whole = self.found.steps[at].record, self.found.whole(at)
             if whole is not None and whole in self.found.blobs:
+                line.append(Part(fold="sum", whole=whole, digest=record.weights_digest))
                 break
-            if record.shift is not None:
-                shifts.append((f"shift of step {at}", record.shift))
+            part = record.parts.get(WEIGHTS)
+            if part is not None and part.change:
+                line.append(msgspec.structs.replace(part, whole=None))
             elif whole is not None and record.parent >= 0:
                 return None  # solved anew: no shift leads there
             at = record.parent
-        if any(digest not in self.found.blobs for _, digest in shifts):
-            return None
-        start = self._shapes() if at < 0 else self.tables.blob(str(self.found.whole(at)))
-        if start is None:
+        start = self._shapes() if at < 0 else {}
+        if start is None or any(blob not in self.found.blobs for part in line for blob in part.blobs):
             return None
         with contextlib.suppress(StoreDamagedError, StoreError, ValueError, KeyError):
-            begun = decode_whole(start, f"ΔW of step {at}") if isinstance(start, bytes) else zeros(start)
-            weights = fold(begun, ((what, self.tables.blob(digest)) for what, digest in reversed(shifts)))
+            weights: Weights = replay(reversed(line), self.tables.blob, zeros(start))
             if tensors_digest(weights) == self.found.steps[state].record.weights_digest:
                 return weights
         return None

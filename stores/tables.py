@@ -14,11 +14,12 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from lifelong_edit.errors import StoreDamagedError, StoreError, said
+from lifelong_edit.stores.codec import decode_step
 from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.stores.envelopes import IN_THE_CLEAR, Envelopes
 from lifelong_edit.stores.environment import MEASUREMENTS, Environment
 from lifelong_edit.stores.measurements import Measurement, decode_measurement, encode_measurement, without_facts
-from lifelong_edit.stores.schema import Place, StepRecord, decode_step
+from lifelong_edit.stores.records import Place, StepRecord
 
 T = TypeVar("T")
 
@@ -69,6 +70,10 @@ class Tables:
         sealed = self._envelopes.seal(record_name(table, key), payload)
         self._transaction.put(key, sealed, overwrite=overwrite, db=self._environment.tables[table])
 
+    def make(self, table: str) -> None:
+        """Make a table that earlier schemas had not, unless it is there; for the transaction of a writer."""
+        self._environment.make_table(table, self._transaction)
+
     # -- single records
 
     def marker(self) -> bytes:
@@ -82,10 +87,7 @@ class Tables:
     def step(self, number: int) -> tuple[StepRecord, str]:
         """A step and its chain digest."""
         payload = self.need("steps", step_key(number))
-        try:
-            return decode_step(payload), digest_bytes(payload)
-        except UNDECODABLE as error:
-            raise StoreDamagedError(f"record steps/{number} is no step of this schema ({said(error)})") from error
+        return step_of(number, payload), digest_bytes(payload)
 
     # -- blobs
 
@@ -180,6 +182,7 @@ class Tables:
 
     def put_measurement(self, measurement: Measurement) -> None:
         """Keep a measurement, in the place of an earlier one of the same step."""
+        self.make(MEASUREMENTS)
         self.put(MEASUREMENTS, step_key(measurement.step), encode_measurement(measurement))
 
     def forget_measured(self, facts: Collection[str]) -> None:
@@ -234,6 +237,14 @@ def decode(payload: bytes, kind: type[T], name: str) -> T:
         return msgspec.msgpack.decode(payload, type=kind)
     except UNDECODABLE as error:
         raise StoreDamagedError(f"record {name} is not one of this schema ({said(error)})") from error
+
+
+def step_of(number: int, payload: bytes) -> StepRecord:
+    """A step from its record, of this schema or an earlier one. Raises StoreDamagedError where the bytes are none."""
+    try:
+        return decode_step(payload)
+    except UNDECODABLE as error:
+        raise StoreDamagedError(f"record steps/{number} is no step of this schema ({said(error)})") from error
 
 
 def measurement_of(key: bytes, payload: bytes) -> Measurement:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -92,13 +93,16 @@ def encode_tensors(tensors: Mapping[str, Array]) -> bytes:
     return data
 
 
-def decode_tensors(data: bytes, what: str = "tensors") -> dict[str, Array]:
+def decode_tensors(data: bytes, what: str = "tensors", *, only: Collection[str] | None = None) -> dict[str, Array]:
     """The arrays in safetensors bytes; `what` names them in the error.
 
+    only: those of these names, without decoding the others; one that is not there is left out.
     Memory is bounded by the length of `data`: the header is checked before anything is allocated.
     Raises StoreDamagedError where the bytes are not what `encode_tensors` writes.
     """
-    _check_header(data, what)
+    header = _check_header(data, what)
+    if only is not None:
+        return {name: _array(data, entry, f"{what}: tensor {name!r}") for name, entry in header.items() if name in only}
     try:
         tensors: dict[str, Array] = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -112,8 +116,18 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     data_offsets: tuple[int, int]
 
 
-def _check_header(data: bytes, what: str) -> None:
-    """Refuse bytes whose header claims more than is there, or a dtype that the store does not keep."""
+def _array(data: bytes, entry: _Entry, what: str) -> Array:
+    """One array of safetensors bytes, read where its checked entry says."""
+    dtype, (start, end) = DTYPES[entry.dtype], entry.data_offsets
+    count = math.prod(entry.shape)
+    if count * dtype.itemsize != end - start:
+        raise StoreDamagedError(f"{what} of shape {entry.shape} takes {end - start} bytes")
+    begun = 8 + int.from_bytes(data[:8], "little") + start
+    return np.frombuffer(data, dtype.newbyteorder("<"), count, begun).reshape(entry.shape)
+
+
+def _check_header(data: bytes, what: str) -> dict[str, _Entry]:
+    """The header. Refuse bytes whose header claims more than is there, or a dtype that the store does not keep."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(len(data) - 8, MAX_HEADER):
         raise StoreDamagedError(
@@ -130,6 +144,7 @@ def _check_header(data: bytes, what: str) -> None:
         start, end = entry.data_offsets
         if not 0 <= start <= end <= room or any(n < 0 for n in entry.shape):
             raise StoreDamagedError(f"{what}: tensor {name!r} lies at {start}:{end} of {room} bytes")
+    return header
 
 
 def tensors_digest(tensors: Mapping[str, Array]) -> str:

@@ -78,7 +78,7 @@ def figures(timeline: Timeline, measurement: Measurement) -> dict[str, float | N
     base = line[0].provenance.get("perplexity")
     now = next((value for record in reversed(line) if (value := perplexity_after(record)) is not None), None)
     found["perplexity"] = now / base if now is not None and base else None
-    found["seconds"] = sum(record.report.get("seconds", 0.0) for record in line)
+    found["seconds"] = sum(record.seconds or 0.0 for record in line)
     return {name: found[name] for name in FIGURES}
 
 

@@ -191,9 +191,9 @@ def _nearness(timeline: Timeline) -> dict[str, float]:
 
 
 def _conflicts(timeline: Timeline, records: Sequence[StepRecord]) -> list[Met]:
-    met = [(record.step, c) for record in records for c in record.report.get("conflicts", ())]
-    facts = timeline.facts_by_digest(list(dict.fromkeys(d for _, c in met for d in (c["new"], c["old"]))))
-    return [Met(s, c["kind"], c["action"], c.get("probability"), facts[c["new"]], facts[c["old"]]) for s, c in met]
+    met = [(record.step, one) for record in records for one in record.conflicts]
+    facts = timeline.facts_by_digest(list(dict.fromkeys(d for _, one in met for d in (one.new, one.old))))
+    return [Met(s, one.kind, one.action, one.probability, facts[one.new], facts[one.old]) for s, one in met]
 
 
 def names_of(stores: Sequence[Path]) -> list[str]:

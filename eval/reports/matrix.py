@@ -200,11 +200,10 @@ def half_life(curve: Sequence[Rate]) -> HalfLife:
 
 def perplexity_after(record: StepRecord) -> float | None:
     """Perplexity on the store's sample at the state that a step made, by what it logged."""
-    if "gate" in record.report:
-        found: float | None = record.report["gate"].get("perplexity")
-        return found
-    after = record.report.get("guard", {}).get("after", {})
-    return after.get("perplexity") if record.kind != "refused" else None
+    if record.gate is not None:
+        return record.gate.perplexity
+    after = None if record.guard is None or record.kind == "refused" else record.guard.after
+    return None if after is None else after.perplexity
 
 
 def collapse(records: Sequence[StepRecord], factor: float) -> int | None:

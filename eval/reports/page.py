@@ -196,7 +196,7 @@ def compared(stores: Sequence[StoreReport]) -> list[Row]:
         row("forgetting", "best before minus end", lambda s: _number(s.forgotten)),
         row("half-life", "batches", _half),
         row("facts lost", "answered at first, not now", lambda s: str(len(s.lost)) if s.measurements else "–"),
-        row("seconds of steps", "by the clock", lambda s: f"{sum(r.report.get('seconds', 0) for r in s.records):,.0f}"),
+        row("seconds of steps", "by the clock", lambda s: f"{sum(r.seconds or 0 for r in s.records):,.0f}"),
         row("… of asking", "processor", lambda s: f"{sum(m.seconds for m in s.measurements):,.0f}"),
     ]
 

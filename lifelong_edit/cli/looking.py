@@ -130,41 +130,42 @@ def show(step: str, store: Path, as_json: bool) -> None:
         record = timeline.show(step)
         branch, dropped = timeline.history().made_on(record.step), timeline.history().dropped_by(record.step)
         facts = timeline.facts_by_digest((*record.added, *record.superseded))
-        met = record.report.get("conflicts", ())
+        report = record.report
+        met = report.get("conflicts", ())
         told_of = timeline.facts_of({"by": None} | c for c in met)
-        told_of |= timeline.facts_by_digest(record.report.get("reviewed", ()))
+        told_of |= timeline.facts_by_digest(record.reviewed)
     found = describe_step(record) | {
         "branch": branch,
         "weights_dropped_by": None if dropped is None else dropped.step,
         "sources": count_sources(facts[digest] for digest in record.added),
         "added": [describe_fact(facts[digest]) for digest in record.added],
         "superseded_facts": [describe_fact(facts[digest]) for digest in record.superseded],
-        "report": record.report,
+        "report": report,
         "provenance": record.provenance,
     }
     if as_json:
         print_json(found)
         return
-    told = {"passes": record.report["editor"]["passes"], **guarded(record.report)} if "guard" in record.report else {}
-    if objections := record.report.get("objections"):
+    told = {"passes": report["editor"]["passes"], **guarded(report)} if "guard" in report else {}
+    if objections := record.objections:
         told["refused" if record.kind == "refused" else "unguarded"] = "; ".join(objections)
     absent = {name for name in ("name", "named", "weights_dropped_by") if found[name] is None}
     pairs = [(name, value) for name, value in (found | told).items() if name not in absent]
     plain = [(name, value) for name, value in pairs if not isinstance(value, dict | list)]
     print_pairs([*plain, *_origin(record.provenance)])
-    if "staleness" in record.report:
-        print_staleness(record.report["staleness"])
+    if "staleness" in report:
+        print_staleness(report["staleness"])
     if met:
         click.echo()
         columns = ("kind", "probability", "action", "by")
         table = [(*(c.get(name) for name in columns), _said(told_of, c["new"]), _said(told_of, c["old"])) for c in met]
         print_table((*columns, "new", "in force then"), table)
-    if reviewed := record.report.get("reviewed"):
+    if reviewed := record.reviewed:
         click.echo()
         print_table(("out of quarantine", "record"), [(digest[:12], _said(told_of, digest)) for digest in reviewed])
     if not facts:
         return
-    untaken = set(record.report.get("gate", {}).get("untaken", ()))
+    untaken = set(report.get("gate", {}).get("untaken", ()))
     became = {digest: _became(record, digest, untaken) for digest in facts}
     click.echo()
     _print_facts(list(facts.values()), became)
@@ -280,8 +281,9 @@ def facts(
 
 def describe_step(record: Any) -> dict[str, Any]:
     """A step as `log --json` shows it."""
-    gate = record.report.get("gate", {})
-    guard = record.report.get("guard", {}).get("before" if record.kind == "refused" else "after", {})
+    report = record.report
+    gate = report.get("gate", {})
+    guard = report.get("guard", {}).get("before" if record.kind == "refused" else "after", {})
     return {
         "step": record.step,
         "kind": record.kind,
@@ -304,8 +306,8 @@ def describe_step(record: Any) -> dict[str, Any]:
 
 def _decided(record: Any) -> str:
     """What became of the records of a step that edited nothing, counted."""
-    said = Counter(c["action"] for c in {c["new"]: c for c in record.report.get("conflicts", ())}.values())
-    dismissed = len(record.report.get("reviewed", ()))
+    said = Counter(met.action for met in {met.new: met for met in record.conflicts}.values())
+    dismissed = len(record.reviewed)
     return ", ".join([*(f"{n} {action}" for action, n in said.items()), *([f"{dismissed} reviewed"] * bool(dismissed))])
 
 
@@ -324,11 +326,10 @@ def _how(record: Any) -> str | None:
     if record.kind == "purge":
         return f"{len(record.purged)} facts dropped, {len(record.out_of_reach)} states"
     if record.kind == "restore":
-        return f"of a backup of step {record.report['backup_head']}"
-    if "start" not in record.report:
+        return f"of a backup of step {record.backup_head}"
+    if record.start is None:
         return None
-    start = record.report["start"]
-    against = record.kind == "reconsolidate" and record.report["objections"]
+    start, against = record.start, record.kind == "reconsolidate" and record.objections
     return ("canonical" if start == 0 else f"warm from {start:g}") + (", unguarded" if against else "")
 
 

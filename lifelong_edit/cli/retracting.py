@@ -85,9 +85,9 @@ def retract(
         return
     rows = [("retracted" if digest in step.superseded else "revived", digest[:12], f) for digest, f in known.items()]
     print_table(("", "fact", "prompt", "target"), [(how, digest, f.prompt, f.target) for how, digest, f in rows])
-    for name, found in step.report["as_base"].items():
-        if found["asked"]:
-            say(f"{name}: {found['same']} of {counted(found['asked'], 'fact')} answered as by the base model")
+    for name, found in step.as_base.items():
+        if found.asked:
+            say(f"{name}: {found.same} of {counted(found.asked, 'fact')} answered as by the base model")
     first = next(iter(known.values()))
     if gone is not None:
         say(f"step {gone['step']} dropped {counted(len(gone['facts']), 'fact')}, and {ranges(gone['out_of_reach'])}")

@@ -143,8 +143,8 @@ def dismiss(
     """
     with opened(store, read_only=False, author=author, wait=wait) as timeline:
         step = timeline.dismiss(facts, reason=reason)
-        known = timeline.facts_by_digest(step.report["reviewed"])
+        known = timeline.facts_by_digest(step.reviewed)
     if as_json:
-        print_json(describe_step(step) | {"dismissed": step.report["reviewed"]})
+        print_json(describe_step(step) | {"dismissed": step.reviewed})
         return
     print_table(("dismissed", "prompt", "target"), [(d[:12], fact.prompt, fact.target) for d, fact in known.items()])

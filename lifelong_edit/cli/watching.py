@@ -143,10 +143,10 @@ def _look(timeline: Timeline, seen: Seen) -> None:
 def _row(record: Any, measured: Measurement | None) -> dict[str, Any]:
     row = describe_step(record)
     return row | {
-        "conflicts": len(record.report.get("conflicts", ())) if record.added or record.kind == "decide" else None,
+        "conflicts": len(record.conflicts) if record.added or record.kind == "decide" else None,
         "kept": None if measured is None else _kept(measured),
         "locality": None if measured is None else measured.share("locality"),
-        "seconds": record.report.get("seconds"),
+        "seconds": record.seconds,
         "time": record.time[11:19],
         "facts": row["facts"] or None,
     }

@@ -10,29 +10,19 @@ same bytes as starting over, and no gram is ever stored.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lifelong_edit.numerics.devices import to_solve
+from lifelong_edit.stores.entries import FactKeys
+
+__all__ = ["GRID", "HEADROOM", "ExactGram", "FactKeys", "grid_scale", "to_grid"]
 
 GRID = 32767
 HEADROOM = 8.0
 """How far a key may exceed the greatest text key of its coordinate before it is cut off."""
-
-
-@dataclass(frozen=True, eq=False)
-class FactKeys:
-    """The live keys of one fact, stored verbatim.
-
-    rows: module → (n, d_in) int16 on the grid. conflict: (d_in,) float32, the key of the lowest
-    edited module at the last prompt token, which never goes stale.
-    """
-
-    rows: dict[str, np.ndarray]
-    conflict: np.ndarray
 
 
 def grid_scale(largest: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lifelong_edit.errors import UsageError
-from lifelong_edit.stores import StepRecord
+from lifelong_edit.stores import Branch, Rollback, StepRecord, Switch, Tag
 from lifelong_edit.timeline.base import Part
-from lifelong_edit.timeline.commit import Draft
+from lifelong_edit.timeline.commit import UNMADE, Draft
 from lifelong_edit.timeline.diff import Diff, compare
 from lifelong_edit.timeline.names import MAIN, StepName
 
@@ -136,22 +136,20 @@ class Branching(Part):
         """A step that leaves state and stored weights as they are."""
         history = self.history()
         target = history.record(history.state_of(history.head))
-        return self._commit(
-            Draft(kind=kind, parent=target.step, weights=None, target=target, name=name, named=named, reason=reason)
-        )
+        made = Tag if kind == "tag" else Branch
+        record = made(**UNMADE, parent=target.step, name=name, named=named, reason=reason)
+        return self._commit(Draft(record=record, weights=None, target=target))
 
     def _go(
         self, kind: Literal["rollback", "branch", "switch"], state: int, reason: str | None, name: str | None = None
     ) -> StepRecord:
         """A step that goes to a state; with a name, further steps move that branch."""
         history = self.history()
-        draft = Draft(
-            kind=kind,
-            parent=state,
-            weights=None if state == history.state_of(history.head) else self.weights(state),
-            target=history.record(state),
-            name=name,
-            named=None if name is None else state,
-            reason=reason,
-        )
-        return self._commit(draft)
+        record: StepRecord
+        if kind == "rollback":
+            record = Rollback(**UNMADE, parent=state, reason=reason)
+        else:
+            made = Branch if kind == "branch" else Switch
+            record = made(**UNMADE, parent=state, name=name, named=state, reason=reason)
+        weights = None if state == history.state_of(history.head) else self.weights(state)
+        return self._commit(Draft(record=record, weights=weights, target=history.record(state)))

@@ -79,10 +79,10 @@ def compare(history: History, weights: Callable[[StepName], Weights], one: StepN
     before, after = history.fold(first), history.fold(second)
     gone = [digest for digest in before.live if digest not in after.live]
     by = {
-        conflict["old"]: conflict["new"]
+        met.old: met.new
         for record in history.line(second)
-        for conflict in record.report.get("conflicts", ())
-        if conflict["old"] in record.superseded and conflict["new"] in record.added
+        for met in record.conflicts
+        if met.old in record.superseded and met.new in record.added
     }
     retracted = tuple(digest for digest in gone if digest in after.retracted)
     return Diff(

@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from lifelong_edit.errors import UsageError
-from lifelong_edit.stores import STILL, Place, StepRecord, digest_bytes
+from lifelong_edit.stores import STILL, WEIGHTS, Part, Place, StepRecord, digest_bytes
 from lifelong_edit.timeline.names import HEAD_NAME, Names, StepName, listed
 
 SOLVED = ("reconsolidate", "retract")
@@ -55,11 +57,10 @@ class Fold:
         self.retracted.difference_update(record.added)
         self.ever.update(record.added)
         self.places.update((place.file_digest, place.number) for place in record.places)
-        for digest in (*record.report.get("reviewed", ()), *record.added):
+        for digest in (*record.reviewed, *record.added):
             self.quarantined.pop(digest, None)
-        aside = [c["new"] for c in record.report.get("conflicts", ()) if c["action"] == "quarantine"]
-        self.quarantined.update(dict.fromkeys(aside, record.step))
-        self.aside.update(aside)
+        self.quarantined.update(dict.fromkeys(record.aside, record.step))
+        self.aside.update(record.aside)
 
 
 def require_digest(name: str) -> None:
@@ -101,7 +102,7 @@ class History:
         self._out_of_reach.update(dict.fromkeys(record.out_of_reach, record))
         self._wholes.update(record.wholes)
         self.purged.update(record.purged)
-        self.purged.difference_update(record.added, (c["new"] for c in record.report.get("conflicts", ())))
+        self.purged.difference_update(record.added, (met.new for met in record.conflicts))
         self.names.take(record)
         self._made_on.append(self.names.current)
         self._note(record.places)
@@ -170,6 +171,22 @@ class History:
     def kept(self, blobs: Iterable[str]) -> list[str]:
         """Those of a step's blobs that were not dropped on purpose."""
         return [digest for digest in blobs if digest not in self.dropped]
+
+    def part(self, record: StepRecord, name: str) -> Part | None:
+        """What a step brought to a part, as far as it was not dropped since; None where it never brought anything.
+
+        A shift that led to a state which is stored whole is not needed any more: it may be dropped, and is left out.
+        """
+        part = record.parts.get(name)
+        if part is None:
+            return None
+        whole = self.whole(record) if name == WEIGHTS else part.whole
+        return msgspec.structs.replace(part, change=tuple(self.kept(part.change)), whole=whole)
+
+    def parts(self, step: StepName, name: str) -> list[Part]:
+        """What the line of a step brought to a part of its state, oldest first: what `stores.replay` goes along."""
+        found = (self.part(record, name) for record in self.line(step))
+        return [part for part in found if part is not None]
 
     def dropped_by(self, step: StepName) -> StepRecord | None:
         """The step that put the state at a step out of reach, None where it is within."""
@@ -247,8 +264,8 @@ class History:
         for record in self.line(step):
             if record.kind != "retract":  # what a retraction brings back comes without its conflicts
                 came.update(dict.fromkeys(record.added, record))
-        conflicts = [(came[digest], digest, c) for digest in digests for c in came[digest].report.get("conflicts", ())]
-        replaced = [c["old"] for record, new, c in conflicts if c["new"] == new and c["old"] in record.superseded]
+        conflicts = [(came[digest], digest, met) for digest in digests for met in came[digest].conflicts]
+        replaced = [met.old for record, new, met in conflicts if met.new == new and met.old in record.superseded]
         return [digest for digest in dict.fromkeys(replaced) if digest not in live]
 
     def predecessors(self, step: int, digests: Iterable[str]) -> list[str]:
@@ -276,8 +293,8 @@ class History:
             before = self.state_of(record.parent) if record.parent >= 0 else -1
             live = (live_at.get(before, set()) - set(record.superseded)) | wanted.intersection(record.added)
             live_at[record.step] = live
-            anew = record.kind in SOLVED and not record.report.get("start")
-            words = {digest for digests in record.report.get("in_words_of", {}).values() for digest in digests}
+            anew = record.kind in SOLVED and not record.start
+            words = {digest for digests in record.in_words_of.values() for digest in digests}
             if live or not wanted.isdisjoint(words) or (before in found and not anew):
                 found.add(record.step)
         return found
@@ -323,14 +340,15 @@ class History:
         line = self.line(step)
         tries = self._tries(line)
         last = next((tries[r.step] for r in reversed(line) if r.step in tries), None)
-        if last is None or "guard" not in last.report:  # a retraction that left no fact
+        if last is None or last.guard is None:  # a retraction that left no fact
             return 1.0
-        left: float = last.report["guard"]["before" if last.kind == "refused" else "after"]["retention"]
-        return left
+        left = last.guard.before if last.kind == "refused" else last.guard.after
+        return 1.0 if left is None or left.retention is None else left.retention
 
     def forgotten(self, step: int) -> float:
         """How many live facts the edits since the last try were expected to make forgotten, by what they logged."""
-        return math.fsum(record.report.get("forecast", {}).get("forgotten", 0.0) for record in self.edited_since(step))
+        made = (record.forecast for record in self.edited_since(step))
+        return math.fsum(found.forgotten or 0.0 for found in made if found is not None)
 
     def forecast(self, step: int) -> dict[str, float | None]:
         """What was forecast when the state at a step was made: the share of the live facts that the last edit was
@@ -338,15 +356,16 @@ class History:
         expected to make forgotten (`forecast`; None without an edit), and that of all edits since the last try.
         """
         edits = [record for record in self.line(step) if record.kind == "edit"]
-        last = edits[-1].report.get("forecast", {}) if edits else {}
-        live = last.get("live", 0)
-        return {"forecast": last.get("share"), "forecast_since": self.forgotten(step) / live if live else 0.0}
+        last = edits[-1].forecast if edits else None
+        live = 0 if last is None else last.live or 0
+        share = None if last is None else last.share
+        return {"forecast": share, "forecast_since": self.forgotten(step) / live if live else 0.0}
 
     def staleness(self, step: int) -> dict[str, Any] | None:
         """What the last reconsolidation logged of stale keys, of those that began at a state on the line of a step."""
         line = {record.step for record in self.line(step)}
-        found = (r.report["staleness"] for r in reversed(self.records) if "staleness" in r.report and r.parent in line)
-        return next(found, None)
+        measured = (record.staleness for record in reversed(self.records) if record.parent in line)
+        return next((found.told() for found in measured if found is not None), None)
 
     def added(self, digest: str) -> bool:
         """Whether a fact was added by some step made on the current branch."""

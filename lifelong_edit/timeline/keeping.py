@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -12,18 +12,22 @@ import msgspec
 from lifelong_edit.atomic import remove_leftovers, replace_dir_atomic
 from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.stores import (
+    KEYS,
+    WEIGHTS,
+    Compact,
     EditLog,
+    Restore,
     Weights,
-    decode_tensors,
     digest_bytes,
     encode_tensors,
+    entry_names,
     require_followable,
     require_sound,
     tensors_digest,
 )
 from lifelong_edit.stores.copying import copy_store, ids_at, replace_keeping, shrink
 from lifelong_edit.stores.identity import read_acknowledged, read_marker
-from lifelong_edit.timeline.commit import Draft, write_step
+from lifelong_edit.timeline.commit import UNMADE, Draft, write_step
 from lifelong_edit.timeline.config import Config, author_of
 from lifelong_edit.timeline.history import History
 from lifelong_edit.timeline.states import weights_at
@@ -73,7 +77,7 @@ class Plan:
 
     def needs(self, state: int) -> set[str]:
         """The blobs that a state needs, to be asked and to be edited further."""
-        return self._weights(state, self.wholes) | self._keys(state) | self._editor_state(state)
+        return self._weights(state, self.wholes) | self._keys(state) | self._others(state)
 
     def _stays(self, state: int) -> bool:
         # Most states fail by their weights, for which a few steps have to be looked at.
@@ -102,13 +106,18 @@ class Plan:
 
     def _facts_of(self, blob: str) -> tuple[str, ...]:
         if blob not in self._traced:
-            tensors = decode_tensors(self.log.blob(blob), f"keys, blob {blob}")
-            self._traced[blob] = tuple(row.tobytes().hex() for row in tensors["facts"])
+            self._traced[blob] = entry_names(self.log.blob(blob), f"keys, blob {blob}")
         return self._traced[blob]
 
-    def _editor_state(self, state: int) -> set[str]:
-        found = (record.editor_state for record in reversed(self.history.line(state)))
-        return {digest for digest in [next((d for d in found if d is not None), None)] if digest is not None}
+    def _others(self, state: int) -> set[str]:
+        """Of each other part what `replay` reads: from the last step that brings it whole."""
+        line, found = self.history.line(state), set[str]()
+        for name in {name for record in line for name in record.parts} - {WEIGHTS, KEYS}:
+            for part in reversed(self.history.parts(state, name)):
+                found.update(part.blobs)
+                if part.begins:
+                    break
+        return found
 
     # -- states that are stored whole from now on
 
@@ -196,23 +205,18 @@ def compact(
 def _draft(plan: Plan, reason: str | None, author: str | None) -> Draft:
     history = plan.history
     target = history.record(history.state_of(history.head))
-    return Draft(
-        kind="compact",
+    record = Compact(
+        **UNMADE,
         parent=target.step,
-        weights=None,
-        target=target,
-        dropped=plan.dropped,
-        out_of_reach=plan.out_of_reach,
+        dropped=tuple(plan.dropped),
+        out_of_reach=tuple(plan.out_of_reach),
         wholes=plan.wholes,
-        further=plan.further(),
-        report={"kept": _names(plan.kept), "bytes": sum(plan.sizes[digest] for digest in plan.dropped)},
+        kept={str(state): tuple(names) for state, names in plan.kept.items()},
+        bytes=sum(plan.sizes[digest] for digest in plan.dropped),
         reason=reason,
         author=author,
     )
-
-
-def _names(kept: Mapping[int, Iterable[str]]) -> dict[str, list[str]]:
-    return {str(state): list(names) for state, names in kept.items()}
+    return Draft(record=record, weights=None, target=target, further=plan.further())
 
 
 # -- an older state of the whole store
@@ -281,15 +285,15 @@ def _note(folder: Path, replaced_head: int | None, reason: str | None, author: s
         history = History(log.steps(), log.idle())
         target = history.record(history.state_of(history.head))
         ended = history.head
-        draft = Draft(
-            kind="restore",
+        record = Restore(
+            **UNMADE,
             parent=target.step,
-            weights=None,
-            target=target,
-            report={"backup_head": ended, "replaced_head": replaced_head},
+            backup_head=ended,
+            replaced_head=replaced_head,
             reason=reason,
             author=author,
         )
+        draft = Draft(record=record, weights=None, target=target)
         step = write_step(log, history, Config.of(history.record(0)), draft).step
     return Restored(step=step, backup_head=ended, replaced_head=replaced_head, kept_at=None)
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lifelong_edit.errors import StoreDamagedError
-from lifelong_edit.stores import Measurement, decode_tensors
+from lifelong_edit.stores import Measurement, conflict_entries, decode_tensors
 from lifelong_edit.timeline.base import Part
 from lifelong_edit.timeline.names import StepName
 
@@ -38,14 +38,15 @@ class Measured(Part):
         StoreDamagedError where parts do not fit each other.
         """
         history, found = self.history(), dict[str, npt.NDArray[np.float32]]()
+        fixed = decode_tensors(self._log.blob(str(history.record(0).fixed)), "what init fixed", only=("conflict/mean",))
         try:
-            mean = decode_tensors(self._log.blob(str(history.record(0).fixed)), "what init fixed")["conflict/mean"]
+            mean = fixed["conflict/mean"].astype(np.float32)
             for record in history.line(line_of):
                 for blob in history.kept(record.key_blobs):
-                    tensors = decode_tensors(self._log.blob(blob), f"keys of step {record.step}")
-                    keys = tensors["conflict"].astype(np.float32) - mean.astype(np.float32)
+                    facts, keys = conflict_entries(self._log.blob(blob), f"keys of step {record.step}")
+                    keys = keys - mean
                     keys /= np.maximum(np.linalg.norm(keys, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-                    found.update(zip((row.tobytes().hex() for row in tensors["facts"]), keys, strict=True))
+                    found.update(zip(facts, keys, strict=True))
         except (KeyError, ValueError) as error:
             raise StoreDamagedError(f"keys in {self._log.path} do not fit each other ({error}); see `fsck`") from error
         return found

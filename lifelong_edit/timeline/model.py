@@ -20,7 +20,7 @@ from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.policies.scoring import FIXED, Scorer, as_array
-from lifelong_edit.stores import StepRecord, digest_bytes, encode_tensors, tensors_digest, zeros
+from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
 from lifelong_edit.tasks.causal.perplexity import perplexity_of
 from lifelong_edit.timeline.config import Config, ModelIdentity, now
 from lifelong_edit.timeline.history import live_digest
@@ -34,7 +34,7 @@ NETWORK, NETWORK_CONFIG = "network/", "network.config"
 class Beginning:
     """All that a new store starts with."""
 
-    record: StepRecord
+    record: Init
     blobs: dict[str, bytes]
     weights: str
     loaded: LoadedModel
@@ -88,14 +88,15 @@ def begin(
     config = Config(model=identity, settings=settings, hypernetwork=network)
     weights = zeros(identity.modules)
     stored = encode_tensors(weights)
-    record = StepRecord(
+    digest = tensors_digest(weights)
+    record = Init(
         step=0,
-        kind="init",
         parent=-1,
         previous="",
         time=now(),
         fixed=digest_bytes(fixed),
-        weights_digest=tensors_digest(weights),
+        parts={WEIGHTS: Part(fold="sum", digest=digest)},
+        weights_digest=digest,
         live_digest=live_digest(()),
         provenance={
             **config.provenance(),

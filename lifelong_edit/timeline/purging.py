@@ -14,8 +14,9 @@ import msgspec
 
 from lifelong_edit.errors import UsageError
 from lifelong_edit.stores import EditLog, require_sound
+from lifelong_edit.stores import Purge as PurgeStep
 from lifelong_edit.stores.copying import shrink
-from lifelong_edit.timeline.commit import Draft, write_step
+from lifelong_edit.timeline.commit import UNMADE, Draft, write_step
 from lifelong_edit.timeline.config import Config, author_of
 from lifelong_edit.timeline.history import History, require_digest
 from lifelong_edit.timeline.keeping import Plan
@@ -66,19 +67,17 @@ def purge(
         gone = sorted(state for state in held if history.dropped_by(state) is None)
         target = history.record(history.state_of(history.head))
         size = sum(plan.sizes[digest] for digest in plan.dropped)
-        draft = Draft(
-            kind="purge",
+        record = PurgeStep(
+            **UNMADE,
             parent=target.step,
-            weights=None,
-            target=target,
-            dropped=plan.dropped,
-            out_of_reach=gone,
-            purged=digests,
-            report={"bytes": size},
+            dropped=tuple(plan.dropped),
+            out_of_reach=tuple(gone),
+            purged=tuple(digests),
+            bytes=size,
             reason=reason,
             author=author_of(author),
         )
-        step = write_step(log, history, config, draft).step
+        step = write_step(log, history, config, Draft(record=record, weights=None, target=target)).step
         shrink(log, overwrite=True)
     return Purged(step=step, facts=digests, out_of_reach=gone, blobs=len(plan.dropped), bytes=size)
 
@@ -86,7 +85,7 @@ def purge(
 def find_purgeable(history: History, names: Sequence[str]) -> list[str]:
     """The digests of the facts that names, or their beginnings, are of. Raises UsageError as `purge` says."""
     fold = history.fold(history.head)
-    aside = {c["new"] for r in history.records for c in r.report.get("conflicts", ()) if c["action"] == "quarantine"}
+    aside = {digest for record in history.records for digest in record.aside}
     known = {digest for record in history.records for digest in record.added} | aside
     found = []
     for name in dict.fromkeys(names):

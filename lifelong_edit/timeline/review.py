@@ -16,9 +16,9 @@ import msgspec
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.facts.shapes import QUARANTINED
-from lifelong_edit.stores import StepRecord
+from lifelong_edit.stores import Decide, StepRecord
 from lifelong_edit.timeline.base import Part
-from lifelong_edit.timeline.commit import Draft
+from lifelong_edit.timeline.commit import UNMADE, Draft
 from lifelong_edit.timeline.history import require_digest
 from lifelong_edit.timeline.names import StepName
 
@@ -90,11 +90,11 @@ class Reviewing(Part):
             {
                 "step": r.step,
                 "by": None,
-                **c,
-                "pending": c["action"] == "quarantine" and pending.get(c["new"]) == r.step,
+                **met.told(),
+                "pending": met.action == "quarantine" and pending.get(met.new) == r.step,
             }
             for r in self.history().line(step)
-            for c in r.report.get("conflicts", ())
+            for met in r.conflicts
         ]
 
     def facts_of(self, conflicts: Iterable[Mapping[str, Any]]) -> dict[str, Fact]:
@@ -112,9 +112,9 @@ class Reviewing(Part):
         history, step = self.history(), self.head if at is None else at
         found = []
         for digest, put in history.fold(step).quarantined.items():
-            own = [c for c in history.record(put).report["conflicts"] if c["new"] == digest]
-            facts = self.facts_by_digest([digest, *(c["old"] for c in own)])
-            found.append(Quarantined(facts[digest], put, own, [facts[c["old"]] for c in own]))
+            own = [met for met in history.record(put).conflicts if met.new == digest]
+            facts = self.facts_by_digest([digest, *(met.old for met in own)])
+            found.append(Quarantined(facts[digest], put, [m.told() for m in own], [facts[m.old] for m in own]))
         return found
 
     def dismiss(self, facts: Sequence[str] | Sequence[Fact], *, reason: str | None = None) -> StepRecord:
@@ -130,9 +130,8 @@ class Reviewing(Part):
         pending = history.fold(self.head).quarantined
         gone = list(dict.fromkeys(_named(name, pending) for name in names))
         state = history.state_of(self.head)
-        draft = Draft(kind="decide", parent=state, weights=self.weights(state), report={"reviewed": gone})
-        draft.reason = reason
-        return self._commit(draft)
+        record = Decide(**UNMADE, parent=state, reviewed=tuple(gone), reason=reason)
+        return self._commit(Draft(record=record, weights=self.weights(state)))
 
 
 def _named(name: str, pending: Iterable[str]) -> str:

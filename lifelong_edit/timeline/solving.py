@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -28,8 +27,27 @@ from lifelong_edit.policies import (
     identities,
     plan_index,
 )
-from lifelong_edit.stores import EditLog, KeyIndex, StepRecord, Weights, add_shifts, digest_bytes, materialise
-from lifelong_edit.timeline.commit import Draft
+from lifelong_edit.stores import (
+    AsBase,
+    Decide,
+    Edit,
+    EditLog,
+    Forecast,
+    Guard,
+    KeyIndex,
+    Met,
+    Reconsolidate,
+    Refused,
+    Retract,
+    Staleness,
+    StepRecord,
+    Weights,
+    add_shifts,
+    digest_bytes,
+    materialise,
+)
+from lifelong_edit.stores import Gate as GateFigures
+from lifelong_edit.timeline.commit import UNMADE, Draft
 from lifelong_edit.timeline.config import Config
 from lifelong_edit.timeline.defaults import default_forecasters, default_scorer
 from lifelong_edit.timeline.history import SOLVED, History
@@ -90,18 +108,18 @@ class Solving:
     def moved(self, record: StepRecord, draft: Draft) -> None:
         """Follow a step that was committed."""
         state = self._state
-        if draft.kind in SOLVED:
+        if record.kind in SOLVED:
             self._state = None  # all keys are new ones: read from the log
-        if draft.kind == "decide" and self._at == record.parent:
+        if record.kind == "decide" and self._at == record.parent:
             self._at = record.step  # the same weights and facts, and so the same digest
-        if draft.kind != "edit" or state is None or draft.weights is None:
+        if record.kind != "edit" or state is None or draft.weights is None:
             return
         if self._identities is not None:
-            for digest in draft.superseded:
+            for digest in record.superseded:
                 self._identities.remove(digest, state.live[digest])
             for fact in draft.facts:
                 self._identities.add(fact.digest, fact)
-        state.follow(draft.facts, draft.keys, draft.editor_state, draft.superseded)
+        state.follow(draft.facts, draft.keys, draft.editor_state, record.superseded)
         self._weights = draft.weights
         state.shifts = as_tensors(draft.weights)
         state.digest = self._digest(record)
@@ -119,25 +137,20 @@ class Solving:
         aside = [fact for fact in sieved.facts if fact.digest in decision.drop]
         sieved.drop(decision.quarantine, "quarantined")
         sieved.drop(decision.drop, "conflict")
-        told: dict[str, Any] = {
-            "conflicts": [msgspec.to_builtins(conflict) for conflict in decision.conflicts],
-            "skipped": sieved.counts(),
-        }
-        told |= {"reviewed": sieved.reviewed} if sieved.reviewed else {}
-        noted: dict[str, Any] = {
+        told: dict[str, Any] = UNMADE | {
             "parent": self._at,
-            "aside": aside,
-            "skips": tuple(sieved.skips),
+            "skipped": tuple(skip.fact for skip in sieved.skips),
             "places": tuple(sieved.places),
-            "device": str(self._bench.loaded.device),
+            "conflicts": tuple(Met.of(msgspec.to_builtins(conflict)) for conflict in decision.conflicts),
+            "reviewed": tuple(sieved.reviewed),
+            "left_out": sieved.counts(),
         }
+        noted: dict[str, Any] = {"aside": aside, "device": str(self._bench.loaded.device)}
         if not sieved.facts:
             worth = bool(decision.turned_away or sieved.reviewed)
-            return Draft(kind="decide", weights=self._weights, report=told, **noted) if worth else None
+            return Draft(record=Decide(**told), weights=self._weights, **noted) if worth else None
         try:
             replaced = self._replaced(state, decision)
-            words = {new: [fact.digest for fact in facts] for new, facts in replaced.items()}
-            told |= {"in_words_of": words} if words else {}
             proposal = edit_batch(
                 self._bench, state, sieved.facts, retire=decision.retire, conflict=keys, replaced=replaced
             )
@@ -147,20 +160,21 @@ class Solving:
         except BaseException:
             self._bench.loaded.set_shifts(state.shifts)
             raise
+        record = Edit(
+            **told,
+            superseded=decision.retire,
+            in_words_of={new: tuple(fact.digest for fact in facts) for new, facts in replaced.items()},
+            gate=GateFigures.of(figures),
+            forecast=Forecast.of(self._outlook(state, sieved.facts, decision, keys)),
+            notes={"editor": proposal.report},
+        )
         return Draft(
-            kind="edit",
+            record=record,
             weights=weights,
             facts=tuple(sieved.facts),
-            superseded=decision.retire,
             shift=proposal.shift,
             keys=proposal.keys,
             editor_state=proposal.editor_state,
-            report={
-                "gate": dict(figures),
-                **told,
-                "forecast": self._outlook(state, sieved.facts, decision, keys),
-                "editor": proposal.report,
-            },
             **noted,
         )
 
@@ -189,21 +203,22 @@ class Solving:
     def forecast(self, sieved: Sieved, policy: ConflictPolicy | None = None) -> dict[str, Any]:
         """What editing a batch will do to the live facts that it leaves in force, by keys alone: see `outlook`.
 
-        A function of the head's state and the batch; the same figures as in the report of the step, were it made.
+        A function of the head's state and the batch; the same figures as the step would log, were it made.
         """
         return self._outlook(self.state(), sieved.facts, *self._conflicts(self.state(), sieved, policy))
 
-    def forecast_of(self, draft: Draft) -> dict[str, Any]:
+    def forecast_of(self, draft: Draft) -> Forecast:
         """The same from the change that a step proposes, with the facts most at risk; before it is committed."""
         state = self.state()
-        live = _left(state, draft.superseded)
+        live = _left(state, draft.record.superseded)
         if not live or draft.shift is None:
-            return outlook("change", (), np.zeros(0), AT_RISK)
+            return Forecast.of(outlook("change", (), np.zeros(0), AT_RISK))
         raw = {digest: keys.conflict for digest, keys in draft.keys.items()}
         batch = centred_keys(self._bench, raw, draft.facts).cpu().numpy()
         keys = key_features(live_conflict_keys(self._bench, state, live), batch)
         features = np.hstack([keys, proposed_changes(self._bench, state, live, draft.shift)])
-        return outlook("change", live, default_forecasters()["change"].probabilities(features), AT_RISK)
+        probabilities = default_forecasters()["change"].probabilities(features)
+        return Forecast.of(outlook("change", live, probabilities, AT_RISK))
 
     def _outlook(
         self, state: SolveState, facts: Sequence[Fact], decision: Decision, keys: Mapping[str, Any]
@@ -227,15 +242,16 @@ class Solving:
     def reconsolidation(self, start: float, guarded: bool, say: Say | None) -> Draft:
         """The step that solves again over all live facts, begun at `start` times ΔW.
 
-        Its kind is `refused` where the guard objects; its report has the figures either way. The model is left at
+        Its kind is `refused` where the guard objects; it has the figures either way. The model is left at
         the weights of the state that the step leads to.
         """
         state, record = self.state(), self._history().record(self._at)
         facts = list(state.live.values())
         warm = {name: start * shift for name, shift in state.shifts.items()} if start else None
-        report: dict[str, Any] = {"start": start}
+        told: dict[str, Any] = UNMADE | {"parent": self._at, "start": start}
         try:
-            report["staleness"] = self.staleness()  # as of before; the model stands at the state's weights from here on
+            # As of before; the model stands at the state's weights from here on.
+            told["staleness"] = Staleness.of(self.staleness())
             before = measure(self._bench, facts, record.live_digest)
             solved = reconsolidate(
                 self._bench, facts, start=warm, state=state.digest if start else "", say=say or silent
@@ -244,23 +260,14 @@ class Solving:
         except BaseException:
             self._bench.loaded.set_shifts(state.shifts)
             raise
-        against = objections(before, after)
-        report |= {"guard": as_report(before, after), "objections": against, "editor": solved.report}
+        against = tuple(objections(before, after))
+        told |= {"guard": Guard.of(as_report(before, after)), "objections": against, "notes": {"editor": solved.report}}
         device = str(self._bench.loaded.device)
         if against and guarded:
             self._bench.loaded.set_shifts(state.shifts)
-            return Draft(
-                kind="refused", parent=self._at, weights=self._weights, target=record, report=report, device=device
-            )
+            return Draft(record=Refused(**told), weights=self._weights, target=record, device=device)
         weights = {name: shift.cpu().numpy() for name, shift in solved.shifts.items()}
-        return Draft(
-            kind="reconsolidate",
-            parent=self._at,
-            weights=weights,
-            key_parts=solved.key_parts,
-            report=report,
-            device=device,
-        )
+        return Draft(record=Reconsolidate(**told), weights=weights, key_parts=solved.key_parts, device=device)
 
     def retraction(self, gone: Sequence[str], back: Sequence[Fact], say: Say | None) -> Draft:
         """The step that solves again without the live facts `gone` and with the facts `back`, from the base weights.
@@ -271,7 +278,7 @@ class Solving:
         record = self._history().record(self._at)
         retracted = [state.live[digest] for digest in gone]
         left = [fact for digest, fact in state.live.items() if digest not in set(gone)] + list(back)
-        report: dict[str, Any] = {"start": 0.0}
+        told: dict[str, Any] = UNMADE | {"parent": self._at, "superseded": tuple(gone), "start": 0.0}
         try:
             before = measure(bench, left, record.live_digest) if left else None
             solved = reconsolidate(bench, left, say=say or silent) if left else None
@@ -284,18 +291,15 @@ class Solving:
         except BaseException:
             bench.loaded.set_shifts(state.shifts)
             raise
-        report["as_base"] = {name: asdict(found) for name, found in asked.items()}
+        told["as_base"] = {name: AsBase(asked=found.asked, same=found.same) for name, found in asked.items()}
         if solved is not None and before is not None and after is not None:
-            report |= {"guard": as_report(before, after), "objections": [], "editor": solved.report}
+            told |= {"guard": Guard.of(as_report(before, after)), "notes": {"editor": solved.report}}
         none = {m.name: np.zeros((m.d_in, m.d_out), np.float32) for m in bench.loaded.modules}
         return Draft(
-            kind="retract",
-            parent=self._at,
+            record=Retract(**told),
             weights=none if solved is None else {n: shift.cpu().numpy() for n, shift in solved.shifts.items()},
             facts=tuple(back),
-            superseded=tuple(gone),
             key_parts=None if solved is None else solved.key_parts,
-            report=report,
             device=str(bench.loaded.device),
         )
 

@@ -9,30 +9,30 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.stores import (
+    KEYS,
+    MOMENTS,
+    WEIGHTS,
     EditLog,
+    FactKeys,
+    Part,
     Shapes,
     StepRecord,
     Weights,
-    decode_tensors,
-    decode_whole,
     digest_bytes,
-    encode_tensors,
-    fold,
+    entry_names,
+    replay,
     tensors_digest,
     zeros,
 )
 from lifelong_edit.timeline.history import History
 from lifelong_edit.timeline.names import StepName
-
-if TYPE_CHECKING:
-    from lifelong_edit.numerics.grams import FactKeys
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -55,27 +55,10 @@ def weights_at(log: EditLog, history: History, step: StepName, shapes: Shapes) -
     record = history.record(history.state_of(step))
     head = log.head()
     if head.weights is not None and head.step <= history.head and history.state_of(head.step) == record.step:
-        stored = head.weights
-    elif (whole := history.whole(record)) is not None:
-        stored = whole
+        line = [Part(fold="sum", whole=head.weights, digest=record.weights_digest)]
     else:
-        return _check(_rebuild(log, history, step, shapes), record, shapes)
-    return _check(_stored(log, stored, f"ΔW of step {record.step}"), record, shapes)
-
-
-def _stored(log: EditLog, digest: str, what: str) -> Weights:
-    return decode_whole(log.blob(digest), what)
-
-
-def _rebuild(log: EditLog, history: History, step: StepName, shapes: Shapes) -> Weights:
-    line = history.line(step)
-    start = next((i for i in reversed(range(len(line))) if history.whole(line[i]) is not None), None)
-    if start is None:
-        weights, rest = zeros(shapes), line
-    else:
-        weights = _stored(log, str(history.whole(line[start])), f"snapshot of step {line[start].step}")
-        rest = line[start + 1 :]
-    return fold(weights, ((f"shift of step {r.step}", log.blob(r.shift)) for r in rest if r.shift is not None))
+        line = history.parts(step, WEIGHTS)
+    return _check(replay(line, log.blob, zeros(shapes)), record, shapes)
 
 
 def _check(weights: Weights, record: StepRecord, shapes: Shapes) -> Weights:
@@ -159,44 +142,10 @@ def differences(logged: Mapping[str, Any], here: Mapping[str, str]) -> list[str]
 # -- keys and the editor's state
 
 
-def encode_keys(keys: Mapping[str, FactKeys]) -> bytes:
-    """Keys of facts as bytes: rows concatenated per module, with the number of rows of each fact."""
-    facts = sorted(keys)
-    tensors: dict[str, npt.NDArray[Any]] = {
-        "facts": np.frombuffer(bytes.fromhex("".join(facts)), np.uint8).reshape(len(facts), -1),
-        "conflict": np.stack([keys[fact].conflict for fact in facts]),
-    }
-    for module in keys[facts[0]].rows:
-        tensors[f"rows/{module}"] = np.concatenate([keys[fact].rows[module] for fact in facts])
-        tensors[f"counts/{module}"] = np.array([len(keys[fact].rows[module]) for fact in facts], np.int32)
-    return encode_tensors(tensors)
-
-
-def decode_keys(data: bytes, what: str) -> dict[str, FactKeys]:
-    """The inverse of `encode_keys`. Raises StoreDamagedError where parts do not fit each other."""
-    from lifelong_edit.numerics.grams import FactKeys
-
-    tensors = decode_tensors(data, what)
-    try:
-        facts = [row.tobytes().hex() for row in tensors["facts"]]
-        modules = [name.removeprefix("rows/") for name in tensors if name.startswith("rows/")]
-        split = {m: np.split(tensors[f"rows/{m}"], np.cumsum(tensors[f"counts/{m}"])[:-1]) for m in modules}
-        conflict = tensors["conflict"]
-        if {len(conflict), *map(len, split.values())} != {len(facts)}:
-            raise ValueError("one part has keys of more facts than another")
-    except (KeyError, ValueError) as error:
-        raise StoreDamagedError(f"{what}: the parts do not fit each other ({error})") from error
-    return {fact: FactKeys({m: split[m][i] for m in modules}, conflict[i]) for i, fact in enumerate(facts)}
-
-
 def keys_at(log: EditLog, history: History, step: int) -> dict[str, FactKeys]:
     """The keys of the facts live at the state of a step, as traced last on its line."""
     live = history.fold(step).live
-    found: dict[str, FactKeys] = {}
-    for record in history.line(step):
-        for blob in history.kept(record.key_blobs):
-            traced = decode_keys(log.blob(blob), f"keys of step {record.step}")
-            found.update({fact: keys for fact, keys in traced.items() if fact in live})
+    found = replay(history.parts(step, KEYS), log.blob, only=live)
     missing = [fact for fact in live if fact not in found]
     if missing:
         raise StoreDamagedError(f"the store has no keys of the live fact {missing[0]}; restore it from a backup")
@@ -212,15 +161,10 @@ def key_ages_at(log: EditLog, history: History, step: int) -> dict[str, int]:
     for record in history.line(step):
         edits += record.kind == "edit"
         for blob in history.kept(record.key_blobs):
-            tensors = decode_tensors(log.blob(blob), f"keys of step {record.step}")
-            traced.update((row.tobytes().hex(), edits) for row in tensors["facts"])
+            traced.update((fact, edits) for fact in entry_names(log.blob(blob), f"keys of step {record.step}"))
     return {fact: edits - traced[fact] for fact in history.fold(step).live}
 
 
 def editor_state_at(log: EditLog, history: History, step: int) -> dict[str, npt.NDArray[Any]]:
     """The editor's own state at the state of a step, empty where it has none."""
-    for record in reversed(history.line(step)):
-        if record.editor_state is not None:
-            tensors = decode_tensors(log.blob(record.editor_state), f"editor state of step {record.step}")
-            return {name: array.copy() for name, array in tensors.items()}
-    return {}
+    return replay(history.parts(step, MOMENTS), log.blob)

@@ -261,11 +261,18 @@ class Timeline(Branching, Measured, Reviewing):
         draft = self._solve().propose(sieved, gate, conflicts) if sieved.left else None
         if draft is None:
             return self._nothing(sieved)
-        draft.reason = reason
-        draft.report["seconds"] = time.perf_counter() - started
+        draft.say(reason=reason, seconds=time.perf_counter() - started)
         return self._commit(draft)
 
-    def preview(
+    def preview(self, facts: Batch, **options: Any) -> dict[str, Any] | None:
+        """The report of the step that `apply` would make, without making it; None where nothing is left to do.
+
+        Arguments and errors as of `apply`, but a store that is open read-only will do.
+        """
+        found = self.proposed(facts, **options)
+        return None if found is None else found.report
+
+    def proposed(
         self,
         facts: Batch,
         *,
@@ -273,17 +280,18 @@ class Timeline(Branching, Measured, Reviewing):
         conflicts: ConflictPolicy | None = None,
         reviewed: bool = False,
         gate: Gate | None = None,
-    ) -> dict[str, Any] | None:
-        """The report of the step that `apply` would make, without making it; None where nothing is left to do.
+    ) -> StepRecord | None:
+        """The record of the step that `apply` would make, without making it; None where nothing is left to do.
 
-        Arguments and errors as of `apply`, but a store that is open read-only will do.
+        With a forecast from the change itself; number, digests and parts are blank. Arguments and errors as of `apply`,
+        but a store that is open read-only will do.
         """
         sieved = self.sieve(facts, again=again, reviewed=reviewed)
         draft = self._solve().propose(sieved, gate, conflicts) if sieved.left else None
         if draft is None:
             return None
-        draft.report["forecast"] = self._solve().forecast_of(draft)
-        found: dict[str, Any] = draft.report
+        draft.say(forecast=self._solve().forecast_of(draft))
+        found: StepRecord = draft.record
         return found
 
     def forecast(
@@ -324,8 +332,7 @@ class Timeline(Branching, Measured, Reviewing):
             raise UsageError("the store has no live facts; expected at least one to reconsolidate; edit some first")
         began = time.perf_counter()
         draft = self._solve().reconsolidation(start, guard, say)
-        draft.reason = reason
-        draft.report["seconds"] = time.perf_counter() - began
+        draft.say(reason=reason, seconds=time.perf_counter() - began)
         return self._commit(draft)
 
     def retract(
@@ -350,8 +357,7 @@ class Timeline(Branching, Measured, Reviewing):
         began, names = time.perf_counter(), (fact.digest if isinstance(fact, Fact) else fact for fact in facts)
         gone = list(dict.fromkeys(self.history().live_fact(self.head, name) for name in names))
         draft = self._solve().retraction(gone, self._revived(gone) if revive else (), say)
-        draft.reason = reason
-        draft.report["seconds"] = time.perf_counter() - began
+        draft.say(reason=reason, seconds=time.perf_counter() - began)
         return self._commit(draft)
 
     def _revived(self, gone: Sequence[str]) -> list[Fact]:
@@ -361,7 +367,7 @@ class Timeline(Branching, Measured, Reviewing):
         return [fact for fact in back if taken.isdisjoint(identities(fact))]
 
     def _commit(self, draft: Draft) -> StepRecord:
-        draft.author = self.author
+        draft.say(author=self.author)
         try:
             record = write_step(self._log, self.history(), self.config, draft)
         except BaseException:

@@ -25,14 +25,26 @@ import numpy as np
 
 from lifelong_edit.errors import BadInputError, LifelongEditError, StoreDamagedError, StoreKeyError
 from lifelong_edit.facts import read_facts, read_prompts
-from lifelong_edit.stores import KeyIndex, digest_bytes, encode_tensors, require_followable, seal, unseal
+from lifelong_edit.stores import (
+    Edit,
+    Gate,
+    KeyIndex,
+    Met,
+    Place,
+    digest_bytes,
+    encode_step,
+    encode_tensors,
+    require_followable,
+    seal,
+    unseal,
+)
 from lifelong_edit.stores.envelopes import Cipher, Envelopes
 from lifelong_edit.stores.identity import decode_marker, read_acknowledged
 from lifelong_edit.stores.index import INDEX_FILE, INDEX_NOTE, _digest
 from lifelong_edit.stores.keys import read_key_file, unwrap, wrap
 from lifelong_edit.stores.measurements import encode_measurement
-from lifelong_edit.stores.schema import Encryption, Place, StepRecord, encode_step
-from lifelong_edit.stores.tables import Head, decode, measurement_of
+from lifelong_edit.stores.schema import Encryption
+from lifelong_edit.stores.tables import Head, decode, measurement_of, step_of
 from lifelong_edit.stores.tensors import decode_shifts
 from tests.faults import small
 
@@ -66,7 +78,7 @@ def _facts(data: bytes, folder: Path) -> object:
 
 
 def _step(data: bytes, folder: Path) -> object:
-    return decode(unseal("steps/1", seal("steps/1", data)), StepRecord, "steps/1")
+    return step_of(1, unseal("steps/1", seal("steps/1", data)))
 
 
 def _head(data: bytes, folder: Path) -> object:
@@ -152,11 +164,21 @@ def _database_sample() -> bytes:
         return (Path(folder) / "store" / "data.mdb").read_bytes()
 
 
+def _earlier_step() -> bytes:
+    """A step as schema 4 wrote it, with conflicts and what the gate said."""
+    met = {"kind": "unrelated", "new": "b" * 32, "old": "f" * 32, "probability": 0.5, "action": "keep", "by": "kind"}
+    fields = {"step": 1, "kind": "edit", "parent": 0, "previous": "a" * 32, "time": "t", "added": ["b" * 32]}
+    fields |= {"shift": "c" * 32, "keys": "d" * 32, "editor_state": "e" * 32, "weights_digest": "w", "live_digest": "l"}
+    fields |= {"report": {"conflicts": [met], "gate": {"asked": 1}, "forecast": {"live": 1}, "x": [1.5, {"y": "z"}]}}
+    return msgspec.msgpack.encode(fields)
+
+
 def targets() -> dict[str, Target]:
     """All kinds of files, made anew."""
-    record = StepRecord(
-        step=1, kind="edit", parent=0, previous="a" * 32, time="t", added=("b" * 32,), shift="c" * 32,
-        places=(Place("d" * 32, 3, "e" * 32),), weights_digest="w", live_digest="l", report={"x": [1.5, {"y": "z"}]},
+    record = Edit(
+        step=1, parent=0, previous="a" * 32, time="t", added=("b" * 32,), parts=small.parts("w", shift="c" * 32),
+        places=(Place("d" * 32, 3, "e" * 32),), weights_digest="w", live_digest="l", notes={"x": [1.5, {"y": "z"}]},
+        conflicts=(Met(kind="unrelated", new="b" * 32, old="f" * 32, action="keep"),), gate=Gate(asked=1, taken=1),
     )  # fmt: skip
     fact = {"subject": "Peru", "prompt": "The capital of Peru is", "target": "Cusco", "rephrases": ["a", "b"]}
     fact |= {"locality": [{"prompt": "x", "target": "y"}], "date": "2031-02", "source": "s"}
@@ -168,7 +190,7 @@ def targets() -> dict[str, Target]:
     head = b'{"store_id":"%s","step":3,"chain":"%s"}' % (b"a" * 32, b"b" * 32)
     return {
         "facts": Target((line * 2 + claim, b"[" + line + b"," + claim + b"]", gzip.compress(line, mtime=0)), _facts),
-        "step": Target((encode_step(record),), _step),
+        "step": Target((encode_step(record), _earlier_step()), _step),
         "marker": Target((marker,), lambda data, _: decode_marker(data, "store.json")),
         "head": Target((head, msgspec.msgpack.encode(Head(3, "c" * 32, "d" * 32))), _head),
         "tensors": Target((shifts,), lambda data, _: decode_shifts(data, "the shift of step 1")),

@@ -7,7 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from lifelong_edit.stores import EditLog, Measurement, Outcome, Place, StepRecord, digest_bytes, encode_tensors
+from lifelong_edit.stores import (
+    KEYS,
+    MOMENTS,
+    WEIGHTS,
+    Edit,
+    EditLog,
+    Init,
+    Measurement,
+    Outcome,
+    Part,
+    Place,
+    digest_bytes,
+    encode_tensors,
+    upsert_digest,
+)
 
 FILE = "f" * 32
 """The digest of the file that all facts of these stores come from."""
@@ -18,27 +32,45 @@ def blob(number: int, size: int = 300) -> bytes:
     return encode_tensors({"dense/m": np.full((size, 4), number, np.float32)})
 
 
+def parts(
+    digest: str,
+    *,
+    shift: str | None = None,
+    snapshot: str | None = None,
+    keys: str | None = None,
+    moments: str | None = None,
+) -> dict[str, Part]:
+    """What a step brings, by the digests of its blobs. digest: of the weights after it."""
+    found = {WEIGHTS: Part(fold="sum", change=() if shift is None else (shift,), whole=snapshot, digest=digest)}
+    if keys is not None:
+        found[KEYS] = Part(fold="upsert", change=(keys,), digest=upsert_digest([keys]))
+    if moments is not None:
+        found[MOMENTS] = Part(fold="replace", change=(moments,), digest="m" * 32)
+    return found
+
+
 def create(path: Path, *, encrypt: bool = False, **options: int) -> EditLog:
     """A store at step 0."""
     fixed, weights = blob(-1), blob(0)
-    record = StepRecord(
-        step=0, kind="init", parent=-1, previous="", time="t", fixed=digest_bytes(fixed), weights_digest="w0",
-        live_digest="l0",
+    record = Init(
+        step=0, parent=-1, previous="", time="t", fixed=digest_bytes(fixed), weights_digest="w0",
+        live_digest="l0", parts=parts("w0"),
     )  # fmt: skip
     blobs = {digest_bytes(b): b for b in (fixed, weights)}
     return EditLog.create(path, record, blobs=blobs, weights=digest_bytes(weights), encrypt=encrypt, **options)
 
 
-def add(log: EditLog, *, size: int = 300, snapshot: bool = False) -> StepRecord:
+def add(log: EditLog, *, size: int = 300, snapshot: bool = False) -> Edit:
     """One step more, with a fact, a shift, weights and a place, each a function of the step's number."""
     head = log.head()
     number = head.step + 1
     shift, weights = blob(number, size), blob(1000 + number, size)
     fact = digest_bytes(b"fact", str(number).encode())
-    record = StepRecord(
-        step=number, kind="edit", parent=head.step, previous=head.chain, time="t", added=(fact,),
-        places=(Place(FILE, number, fact),), shift=digest_bytes(shift),
-        snapshot=digest_bytes(weights) if snapshot else None, weights_digest=f"w{number}", live_digest="l",
+    whole = digest_bytes(weights) if snapshot else None
+    record = Edit(
+        step=number, parent=head.step, previous=head.chain, time="t", added=(fact,),
+        places=(Place(FILE, number, fact),), parts=parts(f"w{number}", shift=digest_bytes(shift), snapshot=whole),
+        weights_digest=f"w{number}", live_digest="l",
     )  # fmt: skip
     blobs = {digest_bytes(b): b for b in (shift, weights)}
     log.append(record, facts={fact: b'{"n":%d}' % number}, blobs=blobs, weights=digest_bytes(weights))

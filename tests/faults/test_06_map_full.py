@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from lifelong_edit.stores import EditLog, StepRecord, digest_bytes
+from lifelong_edit.stores import EditLog, Reconsolidate, digest_bytes
 from tests.faults import small
 
 MakeStore = Callable[..., EditLog]
@@ -21,9 +21,8 @@ def test_a_map_of_32_pages_takes_steps_of_many_times_its_size(make_store: MakeSt
 
 def test_keys_that_are_made_one_by_one_are_made_again(make_store: MakeStore) -> None:
     log, begun = make_store(map_size=64 * 4096), []
-    record = StepRecord(
-        step=1, kind="reconsolidate", parent=0, previous=log.head().chain, time="t", weights_digest="", live_digest=""
-    )
+    chain = log.head().chain
+    record = Reconsolidate(step=1, parent=0, previous=chain, time="t", weights_digest="", live_digest="")
 
     def keys() -> Iterator[bytes]:
         begun.append(True)

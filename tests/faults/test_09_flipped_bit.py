@@ -176,7 +176,7 @@ def test_an_intact_step_of_another_history_is_named(make_store: MakeStore, add_s
     add_step(log)
     add_step(log)
     changed = msgspec.structs.replace(log.step(1), reason="another")
-    from lifelong_edit.stores.schema import encode_step
+    from lifelong_edit.stores.codec import encode_step
     from lifelong_edit.stores.tables import Tables, step_key
 
     environment = log._environment

@@ -4,7 +4,8 @@
 `tests/stores/data/schema-1.tar.gz` was written by the last release of schema 1: step 0, two edits of one fact each
 into a single matrix of 4 × 3, a rollback to step 1. `schema-2.tar.gz` has the same steps and a tag, a branch and a
 switch, as the last release of schema 2 wrote them; `schema-3.tar.gz` a compaction and a purge more, as that of schema 3
-did. They need no model.
+did; `schema-4.tar.gz` edits with keys and moments, a quarantine, a reconsolidation, a refusal, a retraction and a
+measurement more, as that of schema 4 did. They need no model.
 """
 
 from __future__ import annotations
@@ -14,16 +15,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from lifelong_edit.cli.looking import describe_step
 from lifelong_edit.errors import StoreError
-from lifelong_edit.stores import SCHEMA_VERSION, EditLog, backup, fsck, identity
+from lifelong_edit.stores import SCHEMA_VERSION, EditLog, backup, fsck, identity, migrations, tensors_digest
+from lifelong_edit.stores.environment import MEASUREMENTS
+from lifelong_edit.stores.migrations import names
 from lifelong_edit.stores.tables import MARKER, Tables
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.keeping import compact, restore
+from lifelong_edit.timeline.states import editor_state_at, keys_at
 from tests.faults import small
-from tests.stores.archives import schema_1, schema_2, schema_3
+from tests.stores.archives import said_of_schema_4, schema_1, schema_2, schema_3, schema_4
 
 
 @pytest.fixture
@@ -44,8 +50,29 @@ def youngest(tmp_path: Path) -> Path:
     return schema_3(tmp_path)
 
 
+@pytest.fixture
+def last(tmp_path: Path) -> Path:
+    """The store of schema 4."""
+    return schema_4(tmp_path)
+
+
 def version(store: Path) -> Any:
     return json.loads((store / "store.json").read_bytes())["schema_version"]
+
+
+def as_json(value: object) -> Any:
+    """As a command with --json prints it."""
+    return json.loads(msgspec.json.encode(value))
+
+
+def put_marker(store: Path, which: str, marker: str) -> None:
+    """Write a marker as it is given, beside the database or into it."""
+    if which == "store.json":
+        (store / "store.json").write_text(marker)
+        return
+    with EditLog.open(store) as log:
+        environment = log._environment
+        environment.write(lambda t: Tables(environment, t).put("meta", MARKER, marker.encode()))
 
 
 def test_an_older_store_is_read_as_it_is(old: Path) -> None:
@@ -65,7 +92,7 @@ def test_its_first_new_step_takes_it_along(old: Path) -> None:
         steps = timeline.log()
         timeline.tag("before", 2)
         timeline.branch("trial", 2)
-    assert version(old) == SCHEMA_VERSION == 4
+    assert version(old) == SCHEMA_VERSION == 5
     with Timeline.open(old, read_only=True) as timeline:
         assert timeline.log()[:4] == steps
         assert [(r.kind, r.author, r.name) for r in timeline.log()[4:]] == [
@@ -82,10 +109,10 @@ def test_the_release_that_made_it_then_refuses_it(old: Path, monkeypatch: pytest
     with Timeline.open(old) as timeline:
         timeline.tag("mark")
     monkeypatch.setattr(identity, "SCHEMA_VERSION", 1)
-    with pytest.raises(StoreError, match=r"store\.json has schema version 4, but this release reads up to 1"):
+    with pytest.raises(StoreError, match=r"store\.json has schema version 5, but this release reads up to 1"):
         EditLog.open(old)
     (old / "store.json").write_bytes(marker)
-    with pytest.raises(StoreError, match=r"inside .*data\.mdb has schema version 4, but this release reads up to 1"):
+    with pytest.raises(StoreError, match=r"inside .*data\.mdb has schema version 5, but this release reads up to 1"):
         EditLog.open(old)
     monkeypatch.undo()
     with Timeline.open(old) as timeline:
@@ -131,7 +158,95 @@ def test_a_store_of_schema_3_is_read_as_it_is_and_taken_along(youngest: Path) ->
         assert log.measurements() == [small.measurement(1)]
 
 
-@pytest.mark.parametrize("store", ["old", "younger", "youngest"])
+def test_a_store_of_schema_4_says_what_it_said_before(last: Path) -> None:
+    """Of every step, with what was in the free report then; and what is folded from it."""
+    before = {name: (last / name).read_bytes() for name in ("store.json", "HEAD", "data.mdb")}
+    said = said_of_schema_4()
+    with Timeline.open(last, read_only=True) as timeline:
+        history = timeline.history()
+        assert as_json([describe_step(record) for record in timeline.log()]) == [
+            {name: value for name, value in step.items() if name not in ("branch", "sources")} for step in said["log"]
+        ]
+        assert as_json([record.report for record in timeline.log()]) == [step["report"] for step in said["show"]]
+        shown = ("new_fact", "old_fact")
+        expected = [{name: value for name, value in one.items() if name not in shown} for one in said["conflicts"]]
+        assert timeline.conflicts() == expected
+        for step, expected in enumerate(said["history"]):
+            fold = history.fold(step)
+            found = {
+                "live": history.live(step), "state": history.state_of(step), "retracted": sorted(fold.retracted),
+                "quarantined": fold.quarantined, "since_snapshot": history.since_snapshot(step),
+                "edits": history.edits(step), "retention_left": history.retention_left(step),
+                "forecast": history.forecast(step), "staleness": history.staleness(step),
+            }  # fmt: skip
+            assert as_json(found) == expected
+            if history.dropped_by(step) is None:
+                assert tensors_digest(timeline.weights(step)) == timeline.show(step).weights_digest
+                if history.state_of(step) >= 11:  # those before were made without keys
+                    assert list(keys_at(timeline._log, history, step)) == history.live(step)
+        assert {fact: sorted(history.holding([fact])) for fact in said["holding"]} == said["holding"]
+        assert {name: float(a.flat[0]) for name, a in editor_state_at(timeline._log, history, 16).items()} == {
+            "m/count": 3, "m/mean": 0.5, "m/squares": 0.75,
+        }  # fmt: skip
+        assert len(timeline._log.measurements()) == 1
+    assert fsck(last).sound and version(last) == 4
+    assert {name: (last / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("store", "due"),
+    [("old", names()), ("younger", names()[1:]), ("youngest", names()[2:]), ("last", ("0005-typed-records",))],
+)
+def test_its_first_write_runs_the_migrations_and_names_them(
+    store: str, due: tuple[str, ...], request: pytest.FixtureRequest
+) -> None:
+    """Steps that were there keep their bytes, and so their digests."""
+    path: Path = request.getfixturevalue(store)
+    with EditLog.open(path, read_only=True) as log:
+        steps, head = log.steps(), log.head()
+        assert tuple(one.name for one in migrations.due(log.marker)) == due
+    with Timeline.open(path) as timeline:
+        timeline.tag("mark")
+        after = timeline._log.steps()
+        assert after[:-1] == steps and after[-1].previous == head.chain
+    marker = json.loads((path / "store.json").read_bytes())
+    assert (marker["schema_version"], marker["migrations"]) == (SCHEMA_VERSION, list(names()))
+    with EditLog.open(path, read_only=True) as log:
+        assert migrations.due(log.marker) == [] and MEASUREMENTS in log._environment.tables
+    assert fsck(path).sound
+
+
+def test_each_migration_runs_once_and_in_order(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is registered later is due in a store of the present schema too."""
+    ran: list[str] = []
+
+    def noting(name: str) -> migrations.Migration:
+        return migrations.Migration(name, lambda tables: ran.append(name))
+
+    monkeypatch.setattr(migrations, "MIGRATIONS", [noting(name) for name in names()])
+    for _ in range(2):
+        with Timeline.open(old) as timeline:
+            timeline.tag(f"mark-{len(ran)}")
+    assert ran == list(names()) == sorted(names())
+    monkeypatch.setattr(migrations, "MIGRATIONS", [*migrations.MIGRATIONS, noting("0005-later")])
+    with Timeline.open(old) as timeline:
+        timeline.tag("again")
+    assert ran[-1] == "0005-later" and len(ran) == len(names())
+
+
+@pytest.mark.parametrize("marker", ["store.json", "inside"])
+def test_a_migration_that_nobody_knows_is_refused_like_a_newer_schema(last: Path, marker: str) -> None:
+    with Timeline.open(last) as timeline:
+        timeline.tag("mark")
+    found = json.loads((last / "store.json").read_bytes())
+    further = json.dumps(found | {"migrations": [*found["migrations"], "0009-unheard-of"]})
+    put_marker(last, marker, further)
+    for read_only in (False, True):
+        with pytest.raises(StoreError, match=rf"{marker}.* has had the migration 0009-unheard-of, which this release"):
+            EditLog.open(last, read_only=read_only)
+
+
+@pytest.mark.parametrize("store", ["old", "younger", "youngest", "last"])
 def test_looking_after_it_takes_it_along(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """A backup is of the store's own schema; compaction and restoration are steps like any other."""
     path: Path = request.getfixturevalue(store)
@@ -149,12 +264,7 @@ def test_looking_after_it_takes_it_along(store: str, request: pytest.FixtureRequ
 def test_a_newer_store_is_refused_with_both_versions(old: Path, marker: str) -> None:
     """Whatever fields its marker has, and whichever of the two says it."""
     newer = json.dumps({**json.loads((old / "store.json").read_bytes()), "schema_version": 7, "unheard_of": True})
-    if marker == "store.json":
-        (old / "store.json").write_text(newer)
-    else:
-        with EditLog.open(old) as log:
-            environment = log._environment
-            environment.write(lambda t: Tables(environment, t).put("meta", MARKER, newer.encode()))
+    put_marker(old, marker, newer)
     before = (old / "data.mdb").read_bytes()
     for read_only in (False, True):
         with pytest.raises(
@@ -164,14 +274,19 @@ def test_a_newer_store_is_refused_with_both_versions(old: Path, marker: str) -> 
     assert (old / "data.mdb").read_bytes() == before
 
 
-def test_killed_at_any_call_while_it_is_taken_along(old: Path, run_python: Callable[..., str]) -> None:
-    """It is a store of schema 1 then, or one of the present schema with the new step, whatever its markers say."""
+@pytest.mark.parametrize(("store", "head"), [("old", 3), ("last", 16)])
+def test_killed_at_any_call_while_it_is_taken_along(
+    store: str, head: int, request: pytest.FixtureRequest, run_python: Callable[..., str]
+) -> None:
+    """It is the old store then, or one of the present schema with the new step, whatever its markers say."""
+    path: Path = request.getfixturevalue(store)
+    number = version(path)
     code = """
         import json, shutil, sys
         from pathlib import Path
         from lifelong_edit.timeline import Timeline
         from tests.faults import kills
-        template, call, going, seen = Path(sys.argv[1]), 1, True, set()
+        template, head, call, going, seen = Path(sys.argv[1]), int(sys.argv[2]), 1, True, set()
         while going:
             store = template.with_name(str(call))
             shutil.copytree(template, store)
@@ -183,14 +298,18 @@ def test_killed_at_any_call_while_it_is_taken_along(old: Path, run_python: Calla
             with Timeline.open(store) as timeline:
                 seen.add((marker, timeline.head))
                 timeline.weights("head")
-                if timeline.head == 3:
+                with timeline._log._reading() as tables:
+                    inside = json.loads(tables.marker())
+                assert ("0005-typed-records" in inside.get("migrations", ())) == (timeline.head == head + 1)
+                if timeline.head == head:
                     timeline.tag("mark")
                 else:
                     timeline.tag("again")
                 assert [tag.name for tag in timeline.tags()][-1] in ("mark", "again")
-            assert json.loads((store / "store.json").read_bytes())["schema_version"] == 4
+            assert json.loads((store / "store.json").read_bytes())["schema_version"] == 5
             shutil.rmtree(store)
             call += 101
         print(sorted(seen))
     """
-    assert run_python(code, old).strip() == f"[(1, 3), (1, 4), ({SCHEMA_VERSION}, 4)]"
+    expected = [(number, head), (number, head + 1), (SCHEMA_VERSION, head + 1)]
+    assert run_python(code, path, head).strip() == str(expected)

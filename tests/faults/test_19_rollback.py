@@ -18,10 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from lifelong_edit.errors import UsageError
-from lifelong_edit.stores import Dense, EditLog, StepRecord, digest_bytes, encode_shifts, encode_tensors, tensors_digest
+from lifelong_edit.stores import Dense, Edit, EditLog, digest_bytes, encode_shifts, encode_tensors, tensors_digest
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.keeping import compact
 from lifelong_edit.timeline.states import environment, sketch
+from tests.faults import small
 from tests.stores.archives import schema_1
 
 
@@ -31,9 +32,10 @@ def edit(log: EditLog, parent: int, before: np.ndarray, number: int, snapshot: b
     shift = np.random.default_rng(number).standard_normal(before.shape).astype(np.float32)
     after = before + shift
     stored, encoded = encode_tensors({"m": after}), encode_shifts({"m": Dense(shift)})
-    record = StepRecord(
-        step=head.step + 1, kind="edit", parent=parent, previous=head.chain, time="t", shift=digest_bytes(encoded),
-        snapshot=digest_bytes(stored) if snapshot else None, weights_digest=tensors_digest({"m": after}),
+    digest, whole = tensors_digest({"m": after}), digest_bytes(stored) if snapshot else None
+    record = Edit(
+        step=head.step + 1, parent=parent, previous=head.chain, time="t", weights_digest=digest,
+        parts=small.parts(digest, shift=digest_bytes(encoded), snapshot=whole),
         live_digest=log.step(parent).live_digest,
         provenance={"environment": environment(), "sketch": sketch({"m": after})},
     )  # fmt: skip
@@ -155,9 +157,9 @@ def test_other_weights_than_the_logged_ones_are_not_served(tmp_path: Path) -> No
             encode_shifts({"m": Dense(np.ones((4, 3), "f4"))}),
         )
         log.append(
-            StepRecord(
-                step=4, kind="edit", parent=3, previous=head.chain, time="t", shift=digest_bytes(encoded),
-                weights_digest="0" * 32, live_digest="", provenance={"environment": environment()},
+            Edit(
+                step=4, parent=3, previous=head.chain, time="t", weights_digest="0" * 32, live_digest="",
+                parts=small.parts("0" * 32, shift=digest_bytes(encoded)), provenance={"environment": environment()},
             ),
             facts={}, blobs={digest_bytes(data): data for data in (stored, encoded)}, weights=digest_bytes(stored),
         )  # fmt: skip

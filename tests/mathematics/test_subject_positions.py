@@ -16,8 +16,8 @@ from lifelong_edit.editors.ridge.conflictkeys import conflict_of
 from lifelong_edit.editors.ridge.together import reconsolidate
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel, TokenBatch, encode_prompt, load_model
+from lifelong_edit.stores import decode_entries, encode_entries
 from lifelong_edit.stores.tensors import materialise
-from lifelong_edit.timeline.states import decode_keys, encode_keys
 from lifelong_edit.tracing.preservation import _last_keys
 from lifelong_edit.tracing.rows import fact_rows
 from lifelong_edit.tracing.trace import trace
@@ -101,7 +101,7 @@ def test_facts_that_do_not_mention_their_subject_are_edited_at_the_answer(
             assert (len(keys.rows[module.name]) > 0) == (module.positions == "answer")
     assert all(np.isfinite(array).all() for array in first.editor_state.values())
     # What is stored of them comes back, and what follows finds its way: facts that mention theirs, beside such ones.
-    back = decode_keys(encode_keys(first.keys), "keys")
+    back = decode_entries(encode_entries(first.keys), "keys")
     for digest, keys in first.keys.items():
         assert all(np.array_equal(back[digest].rows[n], rows) for n, rows in keys.rows.items())
     state.apply(first, mute[:4])

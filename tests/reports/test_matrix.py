@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from lifelong_edit.eval.reports.matrix import (
     retention,
     wilson,
 )
-from lifelong_edit.stores import Measurement, Outcome, StepRecord
+from lifelong_edit.stores import Edit, Gate, Guard, Init, Measurement, Outcome, Standing, StepRecord
+from lifelong_edit.stores.records import KINDS
 
 Plan = dict[int, dict[int, Sequence[int]]]
 """By measured step: by the step that taught, 1 and 0 for each fact asked."""
@@ -143,13 +145,14 @@ def test_half_life() -> None:
 
 
 def step(number: int, perplexity: float | None, kind: str = "edit") -> StepRecord:
-    report = (
-        {"gate": {"perplexity": perplexity}} if kind == "edit" else {"guard": {"after": {"perplexity": perplexity}}}
-    )
-    return StepRecord(
-        step=number, kind=kind, parent=number - 1, previous="", time="", weights_digest="", live_digest="",
-        report=report if number else {}, provenance={} if number else {"perplexity": 10.0},
-    )  # fmt: skip
+    made: dict[str, Any] = {
+        "step": number, "parent": number - 1, "previous": "", "time": "", "weights_digest": "", "live_digest": "",
+    }  # fmt: skip
+    if not number:
+        return Init(provenance={"perplexity": 10.0}, **made)
+    if kind == "edit":
+        return Edit(gate=Gate(perplexity=perplexity), **made)
+    return KINDS[kind](guard=Guard(after=Standing(perplexity=perplexity)), **made)
 
 
 def test_the_alarm_goes_off_at_the_first_step_beyond() -> None:

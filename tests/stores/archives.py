@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 
 def schema_1(folder: Path) -> Path:
@@ -19,6 +21,23 @@ def schema_2(folder: Path) -> Path:
 def schema_3(folder: Path) -> Path:
     """A store of schema 3, unpacked: those steps, a compaction without the branch, a purge of its fact."""
     return _unpack("schema-3.tar.gz", folder)
+
+
+def schema_4(folder: Path) -> Path:
+    """A store of schema 4, unpacked: those steps, two edits with keys and moments, a record in quarantine, a
+
+    reconsolidation, one that was refused, a retraction, a measurement. What that release said of it is in
+    `schema-4.json`: `said_of_schema_4`.
+    """
+    return _unpack("schema-4.tar.gz", folder)
+
+
+def said_of_schema_4() -> Any:
+    """What the release that made the store of schema 4 said of it, by `log`, `show` and the like with `--json`.
+
+    history: of each step what was folded from the log at its state. holding: of each fact the states that hold it.
+    """
+    return json.loads((Path(__file__).parent / "data" / "schema-4.json").read_bytes())
 
 
 def _unpack(name: str, folder: Path) -> Path:

@@ -20,10 +20,14 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.settings import KEY_VARIABLE
 from lifelong_edit.stores import (
     Dense,
+    Edit,
     EditLog,
+    FactKeys,
+    Init,
     StepRecord,
     add_shifts,
     digest_bytes,
+    encode_entries,
     encode_shifts,
     encode_tensors,
     tensors_digest,
@@ -136,7 +140,7 @@ class Lived:
     elsewhere: digests of weights as if they had been logged in another environment.
     """
 
-    def __init__(self, path: Path, first: StepRecord, *, elsewhere: bool = False, encrypt: bool = False) -> None:
+    def __init__(self, path: Path, first: Init, *, elsewhere: bool = False, encrypt: bool = False) -> None:
         self.path, self._elsewhere, self._random = path, elsewhere, np.random.default_rng(0)
         provenance = msgspec.json.decode(msgspec.json.encode(first.provenance))
         provenance["config"]["model"]["modules"] = {"m": SHAPE}
@@ -144,7 +148,7 @@ class Lived:
         fixed, begun = encode_tensors({"text": np.ones(9)}), encode_tensors(base)
         record = msgspec.structs.replace(
             first, provenance=provenance, fixed=digest_bytes(fixed), weights_digest=tensors_digest(base),
-            keys=None, editor_state=None, snapshot=None, shift=None,
+            parts=small.parts(tensors_digest(base)),
         )  # fmt: skip
         blobs = {digest_bytes(blob): blob for blob in (fixed, begun)}
         options: dict[str, Any] = {"map_size": 1 << 30, "encrypt": encrypt}
@@ -170,22 +174,20 @@ class Lived:
             array = self._random.standard_normal(SHAPE).astype(np.float32)
             weights = add_shifts(weights_at(log, history, at, {"m": SHAPE}), {"m": array})
             facts = sorted(self.fact(n).digest for n in (number - 1, number) if n > 0)
-            keys = encode_tensors({
-                "facts": np.frombuffer(bytes.fromhex("".join(facts)), np.uint8).reshape(len(facts), -1),
-                "conflict": np.full((len(facts), 3), step, np.float32),
-                "rows/m": np.full((len(facts), SHAPE[0]), step, np.int16),
-                "counts/m": np.ones(len(facts), np.int32),
-            })  # fmt: skip
+            traced = FactKeys({"m": np.full((1, SHAPE[0]), step, np.int16)}, np.full(3, step, np.float32))
+            keys = encode_entries(dict.fromkeys(facts, traced))
             whole, shift = encode_tensors(weights), encode_shifts({"m": Dense(array)})
             editor = encode_tensors({"mean": np.full(4, step, np.float64)})
             live = [digest for digest in history.live(at) if digest not in superseded]
             logged = {"environment": {"python": "1.0"}, "sketch": sketch(weights)} if self._elsewhere else {}
-            record = StepRecord(
-                step=step, kind="edit", parent=at, previous=head.chain, time="2031-01-01T00:00:00", provenance=logged,
-                added=(self.fact(number).digest,), superseded=superseded, shift=digest_bytes(shift),
-                keys=digest_bytes(keys), editor_state=digest_bytes(editor),
-                snapshot=digest_bytes(whole) if step in (3, 6) else None,
-                weights_digest="0" * 32 if self._elsewhere else tensors_digest(weights),
+            digest = "0" * 32 if self._elsewhere else tensors_digest(weights)
+            record = Edit(
+                step=step, parent=at, previous=head.chain, time="2031-01-01T00:00:00", provenance=logged,
+                added=(self.fact(number).digest,), superseded=superseded, weights_digest=digest,
+                parts=small.parts(
+                    digest, shift=digest_bytes(shift), keys=digest_bytes(keys), moments=digest_bytes(editor),
+                    snapshot=digest_bytes(whole) if step in (3, 6) else None,
+                ),
                 live_digest=live_digest([*live, self.fact(number).digest]),
             )  # fmt: skip
             blobs = {digest_bytes(data): data for data in (keys, whole, shift, editor)}
@@ -194,17 +196,19 @@ class Lived:
 
 
 @pytest.fixture(scope="session")
-def first_step(tmp_path_factory: pytest.TempPathFactory) -> StepRecord:
+def first_step(tmp_path_factory: pytest.TempPathFactory) -> Init:
     """Step 0 of a store that an earlier release made: a config that needs no model."""
     folder = tmp_path_factory.mktemp("first")
     with tarfile.open(Path(__file__).parent / "data" / "schema-1.tar.gz") as archive:
         archive.extractall(folder, filter="data")
     with EditLog.open(folder / "store", read_only=True) as log:
-        return log.step(0)
+        record = log.step(0)
+        assert isinstance(record, Init)
+        return record
 
 
 @pytest.fixture(scope="session")
-def _lived(tmp_path_factory: pytest.TempPathFactory, first_step: StepRecord) -> Path:
+def _lived(tmp_path_factory: pytest.TempPathFactory, first_step: Init) -> Path:
     return Lived(tmp_path_factory.mktemp("lived") / "store", first_step).path
 
 
@@ -216,7 +220,7 @@ def _key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _lived_encrypted(tmp_path_factory: pytest.TempPathFactory, first_step: StepRecord, _key: Path) -> Path:
+def _lived_encrypted(tmp_path_factory: pytest.TempPathFactory, first_step: Init, _key: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(KEY_VARIABLE, str(_key))
         return Lived(tmp_path_factory.mktemp("lived") / "store", first_step, encrypt=True).path
@@ -239,6 +243,6 @@ def lived(request: pytest.FixtureRequest, _lived: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def lived_elsewhere(first_step: StepRecord, tmp_path: Path) -> Path:
+def lived_elsewhere(first_step: Init, tmp_path: Path) -> Path:
     """The same, with digests of weights that were logged in another environment."""
     return Lived(tmp_path / "elsewhere", first_step, elsewhere=True).path

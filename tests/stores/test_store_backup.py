@@ -21,16 +21,17 @@ AddStep = Callable[..., StepRecord]
 MakeStore = Callable[..., EditLog]
 WRITER = """
 import sys
-from lifelong_edit.stores import EditLog, StepRecord, digest_bytes
+from lifelong_edit.stores import Edit, EditLog, digest_bytes
+from tests.faults import small
 
 log = EditLog.open(sys.argv[1], timeout=30)
 while True:
     head = log.head()
     number = head.step + 1
     shift, weights = (bytes([number % 251]) * 40_000 + tag + b"%d" % number for tag in (b"shift", b"weights"))
-    record = StepRecord(
-        step=number, kind="edit", parent=head.step, previous=head.chain, time="t", shift=digest_bytes(shift),
-        weights_digest=digest_bytes(weights), live_digest="",
+    record = Edit(
+        step=number, parent=head.step, previous=head.chain, time="t", weights_digest=digest_bytes(weights),
+        parts=small.parts(digest_bytes(weights), shift=digest_bytes(shift)), live_digest="",
     )
     blobs = {digest_bytes(b): b for b in (shift, weights)}
     log.append(record, facts={}, blobs=blobs, weights=digest_bytes(weights))

@@ -18,6 +18,7 @@ from lifelong_edit.errors import StoreDamagedError, StoreError, StoreKeyError, U
 from lifelong_edit.settings import KEY_VARIABLE
 from lifelong_edit.stores import (
     EditLog,
+    Init,
     KeyIndex,
     Place,
     StepRecord,
@@ -86,7 +87,7 @@ def test_what_can_be_read_of_its_files(told: Path, tmp_path: Path, request: pyte
 
 
 def test_its_digests_are_those_of_a_plain_one(
-    make_store: MakeStore, add_step: AddStep, key_file: Path, lived: Path, first_step: StepRecord, tmp_path: Path
+    make_store: MakeStore, add_step: AddStep, key_file: Path, lived: Path, first_step: Init, tmp_path: Path
 ) -> None:
     plain, encrypted = make_store("plain"), make_store("encrypted", encrypt=True)
     for log in (plain, encrypted):

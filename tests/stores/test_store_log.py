@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from lifelong_edit.errors import StoreDamagedError, StoreError, StoreLockedError, UsageError
-from lifelong_edit.stores import EditLog, StepRecord, digest_bytes
+from lifelong_edit.stores import Edit, EditLog, Init, Reconsolidate, StepRecord, digest_bytes
+from tests.faults import small
 
 AddStep = Callable[..., StepRecord]
 MakeStore = Callable[..., EditLog]
@@ -67,9 +68,8 @@ def test_a_refused_step_leaves_nothing_behind(make_store: MakeStore, add_step: A
     log = make_store()
     add_step(log)
     head = log.head()
-    record = StepRecord(
-        step=2, kind="edit", parent=1, previous=head.chain, time="t", shift="0" * 32, weights_digest="", live_digest=""
-    )
+    parts = small.parts("", shift="0" * 32)
+    record = Edit(step=2, parent=1, previous=head.chain, time="t", parts=parts, weights_digest="", live_digest="")
     blob = b"some blob"
     with pytest.raises(StoreError, match="names blob 0000"):
         log.append(record, facts={"a" * 32: b"{}"}, blobs={digest_bytes(blob): blob}, weights=None)
@@ -99,9 +99,7 @@ def test_only_create_creates(tmp_path: Path, make_store: MakeStore) -> None:
 def test_keys_that_fail_half_way_leave_nothing_behind(make_store: MakeStore) -> None:
     log = make_store()
     head = log.head()
-    record = StepRecord(
-        step=1, kind="reconsolidate", parent=0, previous=head.chain, time="t", weights_digest="", live_digest=""
-    )
+    record = Reconsolidate(step=1, parent=0, previous=head.chain, time="t", weights_digest="", live_digest="")
 
     def keys() -> Iterator[bytes]:
         yield b"first"
@@ -141,9 +139,7 @@ def test_a_closed_log_says_so(make_store: MakeStore, add_step: AddStep) -> None:
 
 
 def test_a_failed_creation_leaves_nothing(tmp_path: Path) -> None:
-    record = StepRecord(
-        step=0, kind="init", parent=-1, previous="", time="", fixed="0" * 32, weights_digest="", live_digest=""
-    )
+    record = Init(step=0, parent=-1, previous="", time="", fixed="0" * 32, weights_digest="", live_digest="")
     with pytest.raises(StoreError, match="names blob"):
         EditLog.create(tmp_path / "store", record, blobs={})
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from lifelong_edit.errors import StoreError, UsageError
-from lifelong_edit.stores import EditLog, StepRecord, backup, digest_bytes, fsck
+from lifelong_edit.stores import EditLog, Purge, StepRecord, backup, digest_bytes, fsck
 from lifelong_edit.stores.copying import shrink
 from tests.faults import small
 
@@ -59,16 +59,8 @@ def test_what_is_purged_goes_from_it(make_store: MakeStore, add_step: AddStep) -
     log.keep_measurement(small.measurement(1, gone, "other"))
     log.keep_measurement(small.measurement(0, "other"))
     head = log.head()
-    record = msgspec.structs.replace(
-        log.step(1),
-        step=2,
-        parent=1,
-        previous=head.chain,
-        kind="purge",
-        added=(),
-        places=(),
-        shift=None,
-        purged=(gone,),
+    record = Purge(
+        step=2, parent=1, previous=head.chain, time="t", weights_digest="w1", live_digest="l", purged=(gone,)
     )
     log.append(record, facts={}, blobs={}, weights=head.weights)
     assert log.measurements() == [small.measurement(0, "other"), small.measurement(1, "other")]

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import msgspec
@@ -24,10 +25,12 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.settings import KEY_VARIABLE
 from lifelong_edit.stores import (
     Dense,
+    Edit,
     EditLog,
+    Init,
     KeyIndex,
     Place,
-    StepRecord,
+    Rollback,
     digest_bytes,
     encode_shifts,
     encode_tensors,
@@ -54,9 +57,10 @@ def build(path: Path, *, encrypt: bool = False) -> None:
     """The store that all exhibits begin as."""
     random, states = np.random.default_rng(0), {0: zeros(SHAPES)}
     fixed, begun = encode_tensors({"text": random.random(50)}), encode_tensors(states[0])
-    record = StepRecord(
-        step=0, kind="init", parent=-1, previous="", time="t", fixed=digest_bytes(fixed), live_digest="",
-        weights_digest=tensors_digest(states[0]), provenance={"config": {"model": {"modules": SHAPES}}},
+    digest = tensors_digest(states[0])
+    record = Init(
+        step=0, parent=-1, previous="", time="t", fixed=digest_bytes(fixed), live_digest="",
+        parts=small.parts(digest), weights_digest=digest, provenance={"config": {"model": {"modules": SHAPES}}},
     )  # fmt: skip
     blobs = {digest_bytes(blob): blob for blob in (fixed, begun)}
     with EditLog.create(
@@ -79,20 +83,21 @@ def fact(number: int) -> Fact:
 
 
 def append(log: EditLog, weights: Weights, number: int, shift: Weights | None) -> None:
-    whole, head = encode_tensors(weights), log.head()
-    parts = {} if shift is None else {"shift": encode_shifts({name: Dense(array) for name, array in shift.items()})}
-    parts |= {"keys": b"keys %d" % number} if shift is not None else {}
-    parts |= {"snapshot": whole} if number in (3, 6) else {}
-    added = (fact(number),) if shift is not None else ()
-    record = StepRecord(
-        step=number, kind="rollback" if shift is None else "edit", parent=5 if shift is None else number - 1,
-        previous=head.chain, time="t", added=tuple(f.digest for f in added), live_digest="",
-        places=tuple(Place(FILE, number, f.digest) for f in added), weights_digest=tensors_digest(weights),
-        **{part: digest_bytes(data) for part, data in parts.items()},
+    whole, head, digest = encode_tensors(weights), log.head(), tensors_digest(weights)
+    common: dict[str, Any] = {"step": number, "previous": head.chain, "time": "t", "live_digest": ""}
+    if shift is None:
+        record = Rollback(parent=5, weights_digest=digest, **common)
+        log.append(record, facts={}, blobs={digest_bytes(whole): whole}, weights=digest_bytes(whole))
+        return
+    blobs = {"shift": encode_shifts({name: Dense(array) for name, array in shift.items()}), "keys": b"keys %d" % number}
+    blobs |= {"snapshot": whole} if number in (3, 6) else {}
+    added = fact(number)
+    record = Edit(
+        parent=number - 1, added=(added.digest,), places=(Place(FILE, number, added.digest),), weights_digest=digest,
+        parts=small.parts(digest, **{part: digest_bytes(data) for part, data in blobs.items()}), **common,
     )  # fmt: skip
-    blobs = {digest_bytes(data): data for data in (*parts.values(), whole)}
-    facts = {f.digest: msgspec.json.encode(f) for f in added}
-    log.append(record, facts=facts, blobs=blobs, weights=digest_bytes(whole))
+    kept = {digest_bytes(data): data for data in (*blobs.values(), whole)}
+    log.append(record, facts={added.digest: msgspec.json.encode(added)}, blobs=kept, weights=digest_bytes(whole))
 
 
 def content(store: Path) -> Content:

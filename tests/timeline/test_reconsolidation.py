@@ -17,9 +17,9 @@ from lifelong_edit.editors.ridge.together import settled
 from lifelong_edit.errors import StepRefusedError, StoreError, UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.numerics.grams import FactKeys
-from lifelong_edit.stores import decode_tensors, tensors_digest
+from lifelong_edit.stores import decode_entries, decode_tensors, tensors_digest
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline.states import decode_keys, keys_at
+from lifelong_edit.timeline.states import keys_at
 
 Start = Callable[..., Timeline]
 Batch = Callable[..., list[Fact]]
@@ -114,7 +114,7 @@ def test_the_step_stores_the_shift_whole_and_the_keys_of_all_live_facts(filled: 
         assert step.live_digest == timeline.show(2).live_digest
         snapshot = decode_tensors(timeline._log.blob(str(step.snapshot)), "snapshot")
         assert tensors_digest(snapshot) == step.weights_digest == tensors_digest(timeline.weights(3))
-        keys = decode_keys(timeline._log.blob(str(step.keys)), "keys")
+        keys = decode_entries(timeline._log.blob(str(step.keys)), "keys")
         assert keys.keys() == {fact.digest for fact in timeline.facts()}
         assert len(heard) == step.report["editor"]["passes"]
         assert step.report.keys() == {"start", "staleness", "guard", "objections", "editor", "seconds"}
@@ -149,7 +149,7 @@ def test_keys_are_written_as_they_are_traced(
         assert (again.keys, again.further_keys) == (step.keys, step.further_keys)
         assert set(step.key_blobs) < set(step.blobs)
         facts = sorted(fact.digest for fact in timeline.facts())
-        blobs = [decode_keys(timeline._log.blob(digest), "keys") for digest in step.key_blobs]
+        blobs = [decode_entries(timeline._log.blob(digest), "keys") for digest in step.key_blobs]
         assert [list(part) for part in blobs] == [facts[:2], facts[2:4], facts[4:]]
         read = keys_at(timeline._log, timeline.history(), again.step)
         resolved = reconsolidation.reconsolidate(timeline.bench(), timeline.facts())

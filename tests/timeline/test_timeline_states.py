@@ -15,8 +15,10 @@ from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.facts import Fact
 from lifelong_edit.stores import (
     Dense,
+    Edit,
     EditLog,
     Factors,
+    Init,
     StepRecord,
     digest_bytes,
     encode_shifts,
@@ -27,6 +29,7 @@ from lifelong_edit.stores import (
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.history import History
 from lifelong_edit.timeline.states import environment, sketch, weights_at
+from tests.faults import small
 
 SHAPES = {"low": (7, 5), "high": (5, 4)}
 Gate = Callable[..., dict[str, Any]]
@@ -37,9 +40,10 @@ def log(tmp_path: Path) -> EditLog:
     """A store of arrays alone, at step 0."""
     zeros = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
     stored = encode_tensors(zeros)
-    record = StepRecord(
-        step=0, kind="init", parent=-1, previous="", time="t", weights_digest=tensors_digest(zeros), live_digest=""
-    )
+    record = Init(
+        step=0, parent=-1, previous="", time="t", weights_digest=tensors_digest(zeros), live_digest="",
+        parts=small.parts(tensors_digest(zeros)),
+    )  # fmt: skip
     return EditLog.create(
         tmp_path / "arrays", record, blobs={digest_bytes(stored): stored}, weights=digest_bytes(stored)
     )
@@ -55,9 +59,10 @@ def _add(log: EditLog, seed: int, change: Callable[[StepRecord], StepRecord] = l
         shift[name] = Factors(left, right) if head.step % 2 else Dense(left @ right)
     weights = {name: before[name] + materialise(shift[name]) for name in SHAPES}
     stored, encoded = encode_tensors(weights), encode_shifts(shift)
-    record = change(StepRecord(
-        step=head.step + 1, kind="edit", parent=head.step, previous=head.chain, time="t", shift=digest_bytes(encoded),
-        weights_digest=tensors_digest(weights), live_digest="",
+    digest = tensors_digest(weights)
+    record = change(Edit(
+        step=head.step + 1, parent=head.step, previous=head.chain, time="t", weights_digest=digest, live_digest="",
+        parts=small.parts(digest, shift=digest_bytes(encoded)),
         provenance={"environment": environment(), "sketch": sketch(weights)},
     ))  # fmt: skip
     blobs = {digest_bytes(data): data for data in (stored, encoded)}
