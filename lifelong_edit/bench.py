@@ -156,5 +156,3 @@ def prepare(
             starts = [window[: 4 + i % 24] for i, window in enumerate(guard * 8)]
             mean = lowest_keys(loaded, starts, settings.micro_batch).mean(0).cpu().numpy()
     return Fixed(texts, mean, preserved, scorer, rule or {})
-
-

@@ -220,9 +220,9 @@ class Scheduler:
         """Share of right answers at the head, as the guard of a reconsolidation measures it."""
         from lifelong_edit.judging.guard import retention
 
-        head = self._timeline.at(self._timeline.head)
-        head.loaded()  # the model is moved there
-        return retention(self._timeline.bench(), head.facts(), head.record.live_digest)[0]
+        head, editor = self._timeline.at(self._timeline.head), self._timeline.editor()
+        with head.standing():
+            return retention(self._timeline.bench(), editor.phrasings, head.facts(), head.record.live_digest)[0]
 
     def _apply(
         self, number: int, batch: Sequence[Record], left: Sieved, reason: str | None, started: float
@@ -286,12 +286,12 @@ class Scheduler:
             return batch, left
         from lifelong_edit.tracing.rows import require_rows
 
-        bench = self._timeline.bench()
+        bench, phrasings = self._timeline.bench(), self._timeline.editor().phrasings
         sound = []
         for record in batch:
             try:
                 if record.fact.digest in wanted:
-                    require_rows(bench.loaded.tokenizer, bench.loaded.modules, record.fact, bench.settings.phrasings)
+                    require_rows(bench.loaded.tokenizer, bench.loaded.modules, record.fact, phrasings)
                 sound.append(record)
             except BadInputError as error:
                 place = f"{record.file}:{record.line}: {error}"

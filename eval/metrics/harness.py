@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lifelong_edit.errors import LifelongEditError, UsageError, said
-from lifelong_edit.models import LoadedModel
+from lifelong_edit.models import BASE, LoadedModel
 
 BATCH_SIZE = 16
 
@@ -63,7 +63,7 @@ class Harness:
         Raises LifelongEditError where the harness fails: a data set that is out of reach, a task of a wrong kind.
         """
         now = self._evaluate(loaded)
-        with loaded.at_base():
+        with loaded.at(BASE):
             base = self._evaluate(loaded)
         found = []
         for task, figures in now["results"].items():

@@ -17,7 +17,7 @@ from lifelong_edit.eval.metrics.verdicts import Result, Score, ask_pairs, ask_un
 from lifelong_edit.eval.reports.evaluated import WAYS, BatchScores, Evaluation, Fluency, Shares
 from lifelong_edit.eval.reports.questions import MEASURES, Batch, Question, batches_of
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import LoadedModel
+from lifelong_edit.models import BASE, LoadedModel
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.tracing.rows import draw
@@ -51,7 +51,22 @@ def evaluate(
     drawn for fluency. progress is told how many questions were answered.
     """
     step = timeline.head if at is None else timeline.show(at).step
-    loaded = timeline.at(step).loaded()
+    with timeline.at(step).standing() as loaded:
+        return _evaluated(timeline, loaded, step, text, probabilities, fluency, matrices, tasks, seed, progress)
+
+
+def _evaluated(
+    timeline: Timeline,
+    loaded: LoadedModel,
+    step: int,
+    text: str | None,
+    probabilities: bool,
+    fluency: bool,
+    matrices: bool,
+    tasks: Harness | None,
+    seed: int,
+    progress: Callable[[int], None],
+) -> Evaluation:
     batches, left = batches_of(timeline, loaded, step)
     results = _answer(loaded, batches, progress)
     compared = _compare(loaded, batches, progress) if probabilities else None
@@ -169,7 +184,7 @@ def _fluency(loaded: LoadedModel, facts: Sequence[Fact], seed: int) -> Fluency:
         return estimates(np.array(values).reshape(-1, 1), prompts, seed)[0]
 
     now = entropies()
-    with loaded.at_base():
+    with loaded.at(BASE):
         return Fluency(now, entropies())
 
 
@@ -181,5 +196,5 @@ def _perplexities(loaded: LoadedModel, text: str | None) -> tuple[float | None, 
         text = path.read_text(encoding="utf-8")
     windows = text_windows(loaded, text)
     found = perplexity_of(loaded, windows)
-    with loaded.at_base():
+    with loaded.at(BASE):
         return found, perplexity_of(loaded, windows)

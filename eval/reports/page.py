@@ -53,7 +53,7 @@ def page(stores: Sequence[StoreReport], command: str) -> str:
     """The page. command: the line that made it."""
     import jinja2
 
-    template = resources.files("lifelong_edit.eval.reports.evaluated").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    template = resources.files("lifelong_edit.eval.reports").joinpath(TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

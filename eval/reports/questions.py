@@ -57,7 +57,7 @@ def batches_of(timeline: Timeline, loaded: LoadedModel, step: int) -> tuple[list
         if record.added:
             asked = [facts[digest] for digest in record.added if digest in live and last[digest] == record.step]
             batch = Batch(record.step, len(record.added), asked)
-            _collect(batch, loaded, timeline.settings.phrasings, edited, left)
+            _collect(batch, loaded, timeline.editor().phrasings, edited, left)
             batches.append(batch)
     return batches, left
 

@@ -35,7 +35,7 @@ class Sampler:
         self._base: dict[tuple[str, str | None], tuple[int, ...]] = {}
 
     def __call__(self, step: int) -> Measurement:
-        """Ask at the state of a step; the timeline's model is moved there. Nothing is kept in the store."""
+        """Ask at the state of a step. Nothing is kept in the store."""
         began = time.process_time()
         timeline, seed = self._timeline, self._timeline.settings.seed
         line = timeline.history().line(step)
@@ -47,9 +47,10 @@ class Sampler:
             cohorts.setdefault(number, []).append(digest)
         state = timeline.history().state_of(step)
         chosen = cohorts if self._size is None else choose_sample(cohorts, self._size, seed, state)
-        loaded = timeline.at(step).loaded()
         ever = [digest for record in line for digest in record.added]
         asked, dropped = self._questions(chosen, ever)
+        with timeline.at(step).standing() as loaded:
+            outcomes = [*self._ask(loaded, asked), *self._ask_guards(loaded, ever, seed)]
         return Measurement(
             step=state,
             weights_digest=timeline.show(state).weights_digest,
@@ -57,7 +58,7 @@ class Sampler:
             sample=self._size,
             seed=seed,
             live={number: len(facts) for number, facts in sorted(cohorts.items())},
-            outcomes=[*self._ask(loaded, asked), *self._ask_guards(loaded, ever, seed)],
+            outcomes=outcomes,
             dropped=dropped,
             seconds=time.process_time() - began,
         )
@@ -66,7 +67,7 @@ class Sampler:
         known = [digest for digest in dict.fromkeys(ever) if digest not in self._facts]
         self._facts |= self._timeline.facts_by_digest(known)
         edited = edited_identities(self._facts[digest] for digest in ever)
-        rows, asked, dropped = self._timeline.settings.phrasings, list[_Asked](), set[str]()
+        rows, asked, dropped = self._timeline.editor().phrasings, list[_Asked](), set[str]()
         for number, digests in chosen.items():
             for digest in digests:
                 fact = self._facts[digest]

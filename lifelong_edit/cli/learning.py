@@ -139,10 +139,9 @@ def train(
       lifelong-edit train --data facts.jsonl --out network --minutes 10 --train rank=64
       lifelong-edit train --data facts.jsonl --out chosen --editor gradient --choose 20
     """
-    from lifelong_edit.editors.ridge.settings import Settings
+    from lifelong_edit.editors.ridge.settings import CHOSEN, Settings
     from lifelong_edit.facts import read_facts
     from lifelong_edit.timeline.defaults import default_text
-    from lifelong_edit.editors.ridge.settings import CHOSEN
     from lifelong_edit.training.choosing import Choice, Choosing
     from lifelong_edit.training.episodes import TrainSettings, divided
     from lifelong_edit.training.run import Run

@@ -7,7 +7,7 @@ a later step joins an earlier one; the timeline judges the proposal, writes the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from lifelong_edit.facts import Fact
 from lifelong_edit.settings import StoreSettings
-from lifelong_edit.stores import FactKeys, Fold, Shift, Weights
+from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys, Fold, Shift, Weights, add_shifts, materialise
 
 if TYPE_CHECKING:
     from lifelong_edit.bench import Bench, Say, State
-    from lifelong_edit.models import EditableModule, LoadedModel, Overlay
+    from lifelong_edit.models import EditableModule, Overlay
     from lifelong_edit.models.families import Kind
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -67,14 +67,12 @@ class Change:
     @property
     def shift(self) -> Mapping[str, Shift] | None:
         """What is added to the weights; None where they are given whole or left alone."""
-        found = self.parts.get("weights")
+        found = self.parts.get(WEIGHTS)
         return found.shift if isinstance(found, Added) else None
 
     def weights(self, before: Weights) -> Weights:
         """ΔW after the change, from ΔW before it: what replaying the written step gives, bit for bit."""
-        from lifelong_edit.stores import add_shifts, materialise
-
-        found = self.parts.get("weights")
+        found = self.parts.get(WEIGHTS)
         if isinstance(found, Whole):
             return {name: np.asarray(array, np.float32) for name, array in found.arrays.items()}
         if isinstance(found, Added):
@@ -83,7 +81,7 @@ class Change:
 
     def keys(self) -> dict[str, FactKeys]:
         """The keys that it brings, held together."""
-        found = self.parts.get("keys")
+        found = self.parts.get(KEYS)
         return {d: k for part in found.make() for d, k in part.items()} if isinstance(found, Entries) else {}
 
 
@@ -101,6 +99,29 @@ class Lesson:
     conflict: Mapping[str, np.ndarray] = field(default_factory=dict)
     replaced: Mapping[str, Sequence[Fact]] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
+
+
+def moved_by(state: State, change: Change, facts: Sequence[Fact], retired: Sequence[str] = ()) -> State:
+    """The state after a change that no log keeps, as of training and trials; its digest stays that of the state before.
+
+    retired: digests of the live facts that it replaces.
+    """
+    import torch
+
+    live = {digest: fact for digest, fact in state.live.items() if digest not in set(retired)}
+    live |= {fact.digest: fact for fact in facts}
+    keys = {**state.keys, **change.keys()}
+    before = {name: shift.cpu().numpy() for name, shift in state.shifts.items()}
+    if not before and (added := change.shift) is not None:
+        before = {name: np.zeros_like(materialise(shift)) for name, shift in added.items()}
+    parts = {name: part.arrays for name, part in change.parts.items() if isinstance(part, Whole) and name != WEIGHTS}
+    return replace(
+        state,
+        shifts={name: torch.from_numpy(array) for name, array in change.weights(before).items()},
+        live=live,
+        keys={digest: keys[digest] for digest in live if digest in keys},
+        parts={**state.parts, **parts},
+    )
 
 
 class Editor(Protocol):
@@ -149,6 +170,15 @@ class Rule:
     needs: frozenset[Need] = frozenset()
     relearns: str
     """How it solves again for all facts, in a sentence for users; empty where it cannot."""
+
+    @property
+    def further_parts(self) -> list[str]:
+        """The parts that it keeps beside weights and keys, sorted."""
+        return sorted(self.parts.keys() - {WEIGHTS, KEYS})
+
+    def emptied(self, weights: Weights) -> Change:
+        """The change that leaves no fact: ΔW of the base, and nothing in any further part."""
+        return Change({WEIGHTS: Whole(weights), **{name: Whole({}) for name in self.further_parts}}, {})
 
     def make(self, bench: Bench, fixed: Arrays) -> Editor:
         """The rule at work on a bench; fixed: the arrays that it fixed at `init`."""

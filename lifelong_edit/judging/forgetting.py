@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lifelong_edit.editors.ridge.batch import Bench, Proposal, SolveState, edit_batch
-from lifelong_edit.editors.ridge.conflictkeys import conflict_keys
+from lifelong_edit.bench import Bench, State
+from lifelong_edit.editors.contract import Change, Editor, Lesson, moved_by
 from lifelong_edit.eval.metrics.verdicts import predict_answers
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import encode
 from lifelong_edit.numerics.forecast import Forecaster, Kind, change_features, key_features, outlook
 from lifelong_edit.numerics.logistic import Array
 from lifelong_edit.stores.tensors import Shift, materialise
@@ -45,25 +44,25 @@ def merge(parts: Sequence[Measured]) -> Measured:
     )
 
 
-def measure_stream(bench: Bench, batches: Sequence[Sequence[Fact]]) -> Measured:
+def measure_stream(bench: Bench, editor: Editor, batches: Sequence[Sequence[Fact]]) -> Measured:
     """Edit batches one after the other, from the base, and measure what each but the first made forgotten.
 
     A fact replaces a live one of the same subject and relation; what is replaced is not counted as forgotten.
     """
-    state, parts = SolveState({}, {}, {}), []
+    state, parts = State(), []
     for batch in batches:
         new = {(fact.subject.casefold(), fact.relation) for fact in batch}
         retired = [d for d, fact in state.live.items() if (fact.subject.casefold(), fact.relation) in new]
         left = [fact for d, fact in state.live.items() if d not in set(retired)]
-        bench.loaded.set_shifts(state.shifts)
-        known = answered(bench, left)
-        proposal = edit_batch(bench, state, batch, retire=retired)
-        features = both_features(bench, state, [fact.digest for fact in known], batch, proposal) if known else {}
-        state.apply(proposal, batch, retired)
+        with bench.loaded.at(editor.overlay(state)):
+            known = answered(bench, left)
+        change = editor.learn(state, Lesson(batch, retired))
+        features = both_features(bench, state, [fact.digest for fact in known], batch, change) if known else {}
+        state = moved_by(state, change, batch, retired)
         state.digest = f"{state.digest}|{batch[0].digest}"
         if known:
-            bench.loaded.set_shifts(state.shifts)
-            kept = {fact.digest for fact in answered(bench, known)}
+            with bench.loaded.at(editor.overlay(state)):
+                kept = {fact.digest for fact in answered(bench, known)}
             forgotten = np.array([fact.digest not in kept for fact in known])
             parts.append(Measured(features, forgotten, np.zeros(len(known), np.int64)))
     return merge(parts)
@@ -71,21 +70,21 @@ def measure_stream(bench: Bench, batches: Sequence[Sequence[Fact]]) -> Measured:
 
 def answered(bench: Bench, facts: Sequence[Fact]) -> list[Fact]:
     """Those of the facts whose prompt the model as it stands answers right, teacher-forced."""
-    encoded = [encode(bench.loaded.tokenizer, fact.prompt, fact.target) for fact in facts]
+    encoded = [bench.task.encode(bench.loaded, fact.prompt, fact.target) for fact in facts]
     found = predict_answers(bench.loaded, encoded)
     return [f for f, e, guess in zip(facts, encoded, found, strict=True) if guess == e.answer]
 
 
 def both_features(
-    bench: Bench, state: SolveState, live: Sequence[str], batch: Sequence[Fact], proposal: Proposal
+    bench: Bench, state: State, live: Sequence[str], batch: Sequence[Fact], change: Change
 ) -> dict[Kind, Array]:
-    """Features of each kind for live facts, given by digest, before a proposal is applied."""
-    keys = key_features(live_conflict_keys(bench, state, live), conflict_keys(bench, [fact.prompt for fact in batch]))
-    return {"keys": keys, "change": np.hstack([keys, proposed_changes(bench, state, live, proposal.shift)])}
+    """Features of each kind for live facts, given by digest, before a change is applied."""
+    keys = key_features(live_conflict_keys(bench, state, live), bench.conflict_keys([fact.prompt for fact in batch]))
+    return {"keys": keys, "change": np.hstack([keys, proposed_changes(bench, state, live, change.shift or {})])}
 
 
 def forecast_by_keys(
-    bench: Bench, state: SolveState, live: Sequence[str], batch: Array, forecaster: Forecaster
+    bench: Bench, state: State, live: Sequence[str], batch: Array, forecaster: Forecaster
 ) -> dict[str, Any]:
     """The forecast for live facts, given by digest, from the conflict keys of a coming batch, (n, d_in): `outlook`."""
     if not live or not len(batch):
@@ -94,7 +93,7 @@ def forecast_by_keys(
     return outlook("keys", live, forecaster.probabilities(features))
 
 
-def live_conflict_keys(bench: Bench, state: SolveState, live: Sequence[str]) -> npt.NDArray[np.float32]:
+def live_conflict_keys(bench: Bench, state: State, live: Sequence[str]) -> npt.NDArray[np.float32]:
     """Conflict keys of live facts, (n, d_in), centred and of length 1."""
     if not live:
         return np.zeros((0, len(bench.conflict_mean)), np.float32)
@@ -103,7 +102,7 @@ def live_conflict_keys(bench: Bench, state: SolveState, live: Sequence[str]) -> 
     return found
 
 
-def proposed_changes(bench: Bench, state: SolveState, live: Sequence[str], shift: Mapping[str, Shift]) -> Array:
+def proposed_changes(bench: Bench, state: State, live: Sequence[str], shift: Mapping[str, Shift]) -> Array:
     """Features of a shift, proposed at a state, for live facts: see `change_features`, (n, 1)."""
     scales = {name: bench.scale[name].cpu().numpy() for name in shift}
     weights = {}

@@ -8,21 +8,22 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from lifelong_edit.editors.ridge.batch import Bench, Proposal, SolveState
+from lifelong_edit.bench import Bench, State
+from lifelong_edit.editors.contract import Change
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import LoadedModel, encode, generate
-from lifelong_edit.tasks.causal.perplexity import perplexity_of
-from lifelong_edit.tasks.causal.verdicts import MARGIN, continuation_text, judge
+from lifelong_edit.models import BASE, LoadedModel
+from lifelong_edit.tasks import task_of
+from lifelong_edit.tasks.causal.verdicts import MARGIN
 
 _BASE: WeakKeyDictionary[Bench, float] = WeakKeyDictionary()
 
 
-def check(bench: Bench, state: SolveState, proposal: Proposal, facts: Sequence[Fact]) -> Mapping[str, Any]:
-    """Judge a proposal while the model stands at the weights that it leads to.
+def check(bench: Bench, state: State, change: Change, facts: Sequence[Fact]) -> Mapping[str, Any]:
+    """Judge a proposed change while the model stands at the state that it leads to.
 
     Returns figures for the log: how many facts were `asked`, how many have `taken` (greedy generation, see
-    `eval.metrics.judge`), digests of the `untaken` ones, `perplexity` on the store's sample and `base_perplexity`.
+    `Task.judge`), digests of the `untaken` ones, `perplexity` on the store's sample and `base_perplexity`.
 
     Raises `StepRefusedError` where a weight is not finite, where perplexity is beyond `gate_perplexity` times the
     base model's, and where a smaller share than `gate_min_taken` has taken.
@@ -30,7 +31,7 @@ def check(bench: Bench, state: SolveState, proposal: Proposal, facts: Sequence[F
     settings, loaded = bench.settings, bench.loaded
     _require_finite(loaded)
     base = base_perplexity(bench)
-    found = perplexity_of(loaded, bench.guard_windows.to(loaded.device))
+    found = bench.task.health(loaded, bench.guard_windows)
     if not found <= settings.gate_perplexity * base:  # NaN is beyond every bound
         raise StepRefusedError(
             f"the batch was refused: perplexity on the store's sample rises to {found:.1f}, allowed is "
@@ -55,22 +56,17 @@ def check(bench: Bench, state: SolveState, proposal: Proposal, facts: Sequence[F
 def base_perplexity(bench: Bench) -> float:
     """The base model's perplexity on the store's sample, measured once per bench."""
     if bench not in _BASE:
-        with bench.loaded.at_base():
-            _BASE[bench] = perplexity_of(bench.loaded, bench.guard_windows.to(bench.loaded.device))
+        with bench.loaded.at(BASE):
+            _BASE[bench] = bench.task.health(bench.loaded, bench.guard_windows)
     return _BASE[bench]
 
 
 def answers_taken(loaded: LoadedModel, facts: Sequence[Fact]) -> list[bool]:
     """Whether the model answers each fact's prompt with its target, by greedy generation."""
-    lengths = []
-    for fact in facts:
-        encoded = encode(loaded.tokenizer, fact.prompt, fact.target)
-        lengths.append(len(encoded.answer) + MARGIN)
-    generations = generate(loaded, [fact.prompt for fact in facts], lengths)
-    return [
-        judge(fact.prompt, fact.target, continuation_text(loaded, fact.prompt, found), found.stopped)[0]
-        for fact, found in zip(facts, generations, strict=True)
-    ]
+    task = task_of(loaded)
+    lengths = [len(task.encode(loaded, fact.prompt, fact.target).answer) + MARGIN for fact in facts]
+    said = task.answer(loaded, [fact.prompt for fact in facts], lengths)
+    return [task.judge(loaded, fact.prompt, fact.target, found).right for fact, found in zip(facts, said, strict=True)]
 
 
 def _require_finite(loaded: LoadedModel) -> None:

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 
 import msgspec
 
-from lifelong_edit.editors.ridge.batch import Bench
+from lifelong_edit.bench import Bench
 from lifelong_edit.facts import Fact
 from lifelong_edit.judging.gate import answers_taken
 from lifelong_edit.models import generate_from_ids
-from lifelong_edit.tasks.causal.perplexity import perplexity_of
 from lifelong_edit.tracing.rows import draw, subjects_of, unseen_of
 
 SAMPLE = 200
@@ -36,22 +35,24 @@ class Figures:
     perplexity: float
 
 
-def measure(bench: Bench, facts: Sequence[Fact], identity: str) -> Figures:
-    """The figures of the model as it stands, on a sample of the live facts drawn by `identity`."""
-    share, asked = retention(bench, facts, identity)
-    windows = bench.guard_windows.to(bench.loaded.device)
+def measure(bench: Bench, phrasings: int, facts: Sequence[Fact], identity: str) -> Figures:
+    """The figures of the model as it stands, on a sample of the live facts drawn by `identity`.
+
+    phrasings: how many rephrases of a fact the rule takes as rows (`Editor.phrasings`): others are asked.
+    """
+    share, asked = retention(bench, phrasings, facts, identity)
     locality, guards = _locality(bench, subjects_of(facts))
-    return Figures(share, asked, locality, guards, perplexity_of(bench.loaded, windows))
+    return Figures(share, asked, locality, guards, bench.task.health(bench.loaded, bench.guard_windows))
 
 
-def retention(bench: Bench, facts: Sequence[Fact], identity: str) -> tuple[float, int]:
+def retention(bench: Bench, phrasings: int, facts: Sequence[Fact], identity: str) -> tuple[float, int]:
     """Share of right answers of the model as it stands (see `Figures`), and how many were asked for.
 
     The sample is drawn by `identity`, whatever the order of the facts, of which there is at least one.
     """
     ordered = sorted(facts, key=lambda fact: fact.digest)
     sample = [ordered[i] for i in draw(len(ordered), SAMPLE, "guard", bench.settings.seed, identity)]
-    asked = [*sample, *(other for fact in sample if (other := _unseen(fact, bench.settings.phrasings)) is not None)]
+    asked = [*sample, *(other for fact in sample if (other := _unseen(fact, phrasings)) is not None)]
     taken = answers_taken(bench.loaded, asked)
     return sum(taken) / len(taken), len(taken)
 

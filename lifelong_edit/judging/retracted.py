@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lifelong_edit.editors.ridge.batch import Bench
+from lifelong_edit.bench import Bench
 from lifelong_edit.eval.metrics.verdicts import ask_unchanged, base_answers
 from lifelong_edit.facts import Fact
 from lifelong_edit.tracing.rows import draw

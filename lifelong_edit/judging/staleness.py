@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lifelong_edit.editors.ridge.batch import Bench, fact_keys
+from lifelong_edit.bench import Bench
+from lifelong_edit.editors.ridge.passes import fact_keys
 from lifelong_edit.facts import Fact
 from lifelong_edit.numerics.grams import FactKeys
 from lifelong_edit.tracing.rows import draw, fact_rows
@@ -24,7 +25,12 @@ CHUNK = 64
 
 
 def staleness(
-    bench: Bench, facts: Sequence[Fact], stored: Mapping[str, FactKeys], ages: Mapping[str, int], identity: str
+    bench: Bench,
+    phrasings: int,
+    facts: Sequence[Fact],
+    stored: Mapping[str, FactKeys],
+    ages: Mapping[str, int],
+    identity: str,
 ) -> dict[str, Any]:
     """The drift ‖k_now − k_stored‖ / ‖k_stored‖ of stored keys at the model's present weights, as plain values.
 
@@ -35,7 +41,7 @@ def staleness(
     """
     ordered = sorted(facts, key=lambda fact: fact.digest)
     sample = [ordered[i] for i in draw(len(ordered), SAMPLE, "staleness", bench.settings.seed, identity)]
-    found = drifts(bench, sample, stored)
+    found = drifts(bench, phrasings, sample, stored)
     bins: dict[tuple[int, int] | None, list[str]] = {None: [fact.digest for fact in sample]} if sample else {}
     for digest in sorted(found, key=lambda digest: ages[digest]):
         bins.setdefault(age_bin(ages[digest]), []).append(digest)
@@ -47,7 +53,9 @@ def staleness(
     return {"live": len(facts), "sampled": len(sample), "drift": rows}
 
 
-def drifts(bench: Bench, facts: Sequence[Fact], stored: Mapping[str, FactKeys]) -> dict[str, dict[str, float]]:
+def drifts(
+    bench: Bench, phrasings: int, facts: Sequence[Fact], stored: Mapping[str, FactKeys]
+) -> dict[str, dict[str, float]]:
     """Per fact and module the relative drift of its stored keys at the model's present weights.
 
     Keys of a fact's own words: those that it took over from what it replaced are stored behind them.
@@ -55,7 +63,7 @@ def drifts(bench: Bench, facts: Sequence[Fact], stored: Mapping[str, FactKeys]) 
     found: dict[str, dict[str, float]] = {}
     conflict = {digest: keys.conflict for digest, keys in stored.items()}
     for start in range(0, len(facts), CHUNK):
-        rows = fact_rows(bench.loaded.tokenizer, facts[start : start + CHUNK], bench.settings.phrasings)
+        rows = fact_rows(bench.loaded.tokenizer, facts[start : start + CHUNK], phrasings)
         traced = trace(bench.loaded, rows, bench.settings.micro_batch, gradients=False)
         for digest, present in fact_keys(bench, traced, rows, conflict).items():
             found[digest] = {

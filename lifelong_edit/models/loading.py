@@ -15,10 +15,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lifelong_edit.errors import LifelongEditError, UsageError
-from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
 from lifelong_edit.models.families import EditableModule, Family, Kind, family_of, find_modules
 from lifelong_edit.models.loaded import LoadedModel
 from lifelong_edit.models.quiet import quiet_transformers
+from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
 
 BUNDLED = "atlas"
 AUTO: dict[Kind, Any] = {"causal": AutoModelForCausalLM}

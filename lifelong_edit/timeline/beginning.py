@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lifelong_edit.editors.malmen.network import read_checkpoint
-from lifelong_edit.editors.registry import make_editor
-from lifelong_edit.editors.ridge.settings import Settings
-from lifelong_edit.errors import BadInputError, UsageError
+from lifelong_edit.editors.malmen.rule import unpack
+from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import encode, encode_prompt
-from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
 from lifelong_edit.models.loading import Outline, locate, outline_of
-from lifelong_edit.policies import POLICIES
+from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
+from lifelong_edit.settings import StoreSettings
+from lifelong_edit.timeline.model import given_to
 
 
 def require_fitting(
     model: str,
-    settings: Settings,
+    settings: StoreSettings,
     *,
     hypernetwork: Path | None,
     preserve: Sequence[Probe],
@@ -36,18 +36,16 @@ def require_fitting(
     a model neither modules nor prompts are looked at here.
     """
     resolve_dtype(settings.dtype, resolve_device(settings.device))
-    networks = None if hypernetwork is None else read_checkpoint(hypernetwork)
-    make_editor(settings, networks)
-    if settings.conflict_policy not in POLICIES:
-        raise UsageError(f"setting conflict_policy is {settings.conflict_policy!r}; it must be {' or '.join(POLICIES)}")
+    rule, given = rule_of(settings.editor), given_to(hypernetwork)
+    rule.fix(settings, (), given)
     if not any(part.strip() for part in text):
         raise BadInputError("found a text without any word, expected ordinary prose to measure; give another one")
     path = locate(model)
     outline = None if trust_remote_code else outline_of(path, settings.modules, revision)
     if outline is None:
         return
-    if networks is not None:
-        networks.check(outline.modules)
+    if given:
+        unpack(given).check(outline.modules)
     for probe in preserve:
         _require_room(outline, probe)
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import numpy.typing as npt
 
+from lifelong_edit.editors.contract import Added, Change, Entries, Whole
 from lifelong_edit.facts import Fact
 from lifelong_edit.policies import EveryN
 from lifelong_edit.stores import (
     KEYS,
-    MOMENTS,
     WEIGHTS,
     EditLog,
-    FactKeys,
     Part,
-    Shift,
     StepRecord,
     Weights,
     digest_bytes,
@@ -44,9 +41,9 @@ class Draft:
     became live, provenance) is filled in there. weights: ΔW of the state that it leads to, (d_in, d_out) float32 each;
     None: it is the state at the head, whose stored weights stay. target: the step whose state this one goes to or stays
     at, of all kinds that make none (rollback, refusal, tag, branch, switch); its digests are taken over. facts: those
-    that become live. aside: facts that the log speaks of and that are not taught. key_parts: traces keys anew at each
-    call, a few facts at a time, instead of `keys`; they are written as they come, so that they need not be held
-    together. further: what makes blobs as they are written.
+    that become live. aside: facts that the log speaks of and that are not taught. change: what the rule brings, part by
+    part; entries that are all there is of a part are made as they are written, so that they need not be held together.
+    further: what makes blobs as they are written.
     """
 
     record: StepRecord
@@ -54,10 +51,7 @@ class Draft:
     target: StepRecord | None = None
     facts: Sequence[Fact] = ()
     aside: Sequence[Fact] = ()
-    shift: Mapping[str, Shift] | None = None
-    keys: Mapping[str, FactKeys] = field(default_factory=dict)
-    key_parts: Callable[[], Iterable[Mapping[str, FactKeys]]] | None = None
-    editor_state: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    change: Change | None = None
     further: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
     device: str | None = None
 
@@ -85,7 +79,8 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
     if draft.target is None:
         draft.say(parts=_parts(draft, blobs, weights if _keep_whole(history, config, draft) else None))
     facts = {fact.digest: msgspec.json.encode(fact) for fact in (*draft.facts, *draft.aside)}
-    made = draft.key_parts
+    entries = None if draft.change is None else draft.change.parts.get(KEYS)
+    made = entries.make if isinstance(entries, Entries) and entries.whole else None
     traced = None if made is None else lambda: map(encode_entries, made())
     log.append(draft.record, facts=facts, blobs=blobs | dict(draft.further), weights=weights, keys=traced)
     return draft.record if traced is None else log.step(draft.record.step)
@@ -102,14 +97,16 @@ def _parts(draft: Draft, blobs: dict[str, bytes | Callable[[], bytes]], whole: s
         blobs[digest_bytes(data)] = data
         return (digest_bytes(data),)
 
-    shift = () if draft.shift is None else keep(encode_shifts(draft.shift))
-    found = {WEIGHTS: Part(fold="sum", change=shift, whole=whole, digest=draft.record.weights_digest)}
-    if draft.keys:
-        change = keep(encode_entries(draft.keys))
-        found[KEYS] = Part(fold="upsert", change=change, digest=upsert_digest(change))
-    if draft.editor_state:
-        change = keep(encode_tensors(draft.editor_state))
-        found[MOMENTS] = Part(fold="replace", change=change, digest=tensors_digest(draft.editor_state))
+    found = {WEIGHTS: Part(fold="sum", whole=whole, digest=draft.record.weights_digest)}
+    for name, brought in ({} if draft.change is None else draft.change.parts).items():
+        if isinstance(brought, Added):
+            found[name] = msgspec.structs.replace(found[name], change=keep(encode_shifts(brought.shift)))
+        elif isinstance(brought, Entries) and not brought.whole:
+            change = tuple(blob for part in brought.make() if part for blob in keep(encode_entries(part)))
+            found[name] = Part(fold="upsert", change=change, digest=upsert_digest(change))
+        elif isinstance(brought, Whole) and name != WEIGHTS:
+            change = keep(encode_tensors(brought.arrays))
+            found[name] = Part(fold="replace", change=change, digest=tensors_digest(brought.arrays))
     return found
 
 

@@ -6,14 +6,15 @@ import contextlib
 import getpass
 import os
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib import metadata
 from typing import Any
 
 import msgspec
 
-from lifelong_edit.editors.ridge.settings import Settings
-from lifelong_edit.errors import StoreError
-from lifelong_edit.settings import AUTHOR_VARIABLE, SUBJECT
+from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.errors import StoreError, UsageError
+from lifelong_edit.settings import AUTHOR_VARIABLE, SUBJECT, StoreSettings
 from lifelong_edit.stores import StepRecord, digest_bytes
 
 
@@ -36,18 +37,29 @@ class ModelIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return tuple(name + (SUBJECT if name in self.subject_modules else "") for name in self.modules)
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything fixed at `init` that is not an array."""
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
+    """Everything fixed at `init` that is not an array. given: the settings as step 0 holds them, by name."""
 
     model: ModelIdentity
-    settings: Settings
+    given: dict[str, Any] = msgspec.field(name="settings")
     hypernetwork: str | None = None
     """Digest of the hypernetwork; None without one, and in stores of schema 1."""
 
-    @property
+    @classmethod
+    def made(cls, model: ModelIdentity, settings: StoreSettings, hypernetwork: str | None) -> Config:
+        """The config of a new store."""
+        return cls(model=model, given=msgspec.to_builtins(settings), hypernetwork=hypernetwork)
+
+    @cached_property
+    def settings(self) -> StoreSettings:
+        """The settings, of the type that the store's rule has; those that the store is older than at their defaults."""
+        kind = rule_of(str(self.given.get("editor", "gradient"))).settings
+        return msgspec.convert(self.given, kind, strict=False)
+
+    @cached_property
     def settings_digest(self) -> str:
         """The digest of the settings."""
-        return digest_bytes(msgspec.json.encode(self.settings, order="deterministic"))
+        return digest_bytes(self.settings.encoded())
 
     def provenance(self) -> dict[str, Any]:
         """What every step says of its origin."""
@@ -63,12 +75,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def of(cls, record: StepRecord) -> Config:
         """The config in step 0. Raises StoreError where this release does not understand it."""
         try:
-            return msgspec.convert(record.provenance.get("config"), cls, strict=False)
-        except msgspec.ValidationError as error:
+            found = msgspec.convert(record.provenance.get("config"), cls, strict=False)
+            found.settings  # noqa: B018  (refused here, not where they are first asked for)
+        except (msgspec.ValidationError, UsageError) as error:
             raise StoreError(
                 f"the settings in step 0 are not those of this release ({error}); use the release that made the store, "
                 f"{record.provenance.get('code')}"
             ) from error
+        return found
 
 
 def author_of(given: str | None) -> str | None:

@@ -9,12 +9,11 @@ from typing import Any
 import msgspec
 
 from lifelong_edit import atlas
-from lifelong_edit.editors.ridge.settings import SOLVE, Settings
+from lifelong_edit.editors.ridge.settings import CHOSEN, SOLVE, Settings
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Probe, read_prompts
 from lifelong_edit.numerics.forecast import Forecaster, Kind, read_forecasters
 from lifelong_edit.policies.scoring import CONFLICTS, Scorer, read_scorer
-from lifelong_edit.editors.ridge.settings import CHOSEN
 
 BUNDLED_MODEL = "atlas"
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from lifelong_edit.facts import Fact
+from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Weights
 from lifelong_edit.timeline.history import History, live_digest
 from lifelong_edit.timeline.names import StepName
-
-if TYPE_CHECKING:
-    from lifelong_edit.models import LoadedModel
-    from lifelong_edit.timeline import Timeline
+from lifelong_edit.timeline.view import View
 
 SAMPLE = 50
 """How many facts in force at both states are asked, unless told otherwise."""
@@ -113,27 +111,42 @@ def _in_order(module: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in module.split(".")]
 
 
-def answers(timeline: Timeline, diff: Diff, *, sample: int = SAMPLE) -> list[Answer]:
+class Compared(Protocol):
+    """Whose states are compared: a timeline."""
+
+    @property
+    def settings(self) -> StoreSettings:
+        """What was fixed at `init`."""
+
+    def facts_by_digest(self, digests: Sequence[str]) -> dict[str, Fact]:
+        """Facts by digest."""
+
+    def at(self, step: StepName) -> View:
+        """The state at a step."""
+
+
+def answers(timeline: Compared, diff: Diff, *, sample: int = SAMPLE) -> list[Answer]:
     """The greedy answers of both states to the prompts of all facts that differ and of a sample of those that do not.
 
-    The sample is a function of the store's seed and of the facts in force at both. Loads the model, and leaves it at
-    the state of `diff.other`. The facts that differ come first.
+    The sample is a function of the store's seed and of the facts in force at both. Loads the model. The
+    facts that differ come first.
     """
     from lifelong_edit.tracing.rows import draw
 
     kept = sorted(diff.kept)
     chosen = [kept[i] for i in draw(len(kept), sample, "diff", timeline.settings.seed, live_digest(kept))]
     facts = list(timeline.facts_by_digest([*diff.differing, *chosen]).values())
-    before, after = (_ask(timeline.at(step).loaded(), facts) for step in (diff.one, diff.other))
+    before, after = (_ask(timeline.at(step), facts) for step in (diff.one, diff.other))
     told = zip(facts, before, after, strict=True)
     return [Answer(fact.digest, fact.prompt, fact.target, one, other) for fact, one, other in told]
 
 
-def _ask(loaded: LoadedModel, facts: Sequence[Fact]) -> list[str]:
-    from lifelong_edit.models import encode, generate
-    from lifelong_edit.tasks.causal.verdicts import MARGIN, continuation_text
+def _ask(view: View, facts: Sequence[Fact]) -> list[str]:
+    from lifelong_edit.tasks import task_of
+    from lifelong_edit.tasks.causal.verdicts import MARGIN
 
-    encoded = [encode(loaded.tokenizer, fact.prompt, fact.target) for fact in facts]
-    lengths = [len(e.answer) + MARGIN for e in encoded]
-    found = generate(loaded, [fact.prompt for fact in facts], lengths)
-    return [continuation_text(loaded, fact.prompt, new) for fact, new in zip(facts, found, strict=True)]
+    with view.standing() as loaded:
+        task = task_of(loaded)
+        lengths = [len(task.encode(loaded, fact.prompt, fact.target).answer) + MARGIN for fact in facts]
+        found = task.answer(loaded, [fact.prompt for fact in facts], lengths)
+        return [task.judge(loaded, f.prompt, f.target, new).text for f, new in zip(facts, found, strict=True)]

@@ -13,21 +13,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet, read_checkpoint, restore_network
-from lifelong_edit.editors.ridge.batch import Bench, Say, prepare, silent
-from lifelong_edit.editors.ridge.settings import Settings
-from lifelong_edit.errors import StoreDamagedError
+from lifelong_edit.bench import Bench, Fixed, Say, prepare, silent
+from lifelong_edit.editors.contract import Arrays, Editor
+from lifelong_edit.editors.malmen.network import read_checkpoint
+from lifelong_edit.editors.malmen.rule import pack
+from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import LoadedModel, load_model
-from lifelong_edit.policies.scoring import FIXED, Scorer, as_array
+from lifelong_edit.policies.scoring import Scorer
+from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
-from lifelong_edit.tasks.causal.perplexity import perplexity_of
+from lifelong_edit.tasks import task_of
 from lifelong_edit.timeline.config import Config, ModelIdentity, now
 from lifelong_edit.timeline.history import live_digest
 from lifelong_edit.timeline.states import environment, sketch
-
-Arrays = dict[str, npt.NDArray[Any]]
-NETWORK, NETWORK_CONFIG = "network/", "network.config"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Beginning:
 
 def begin(
     model: str,
-    settings: Settings,
+    settings: StoreSettings,
     *,
     hypernetwork: Path | None,
     scorer: Scorer,
@@ -66,15 +65,12 @@ def begin(
         dtype=settings.dtype,
         trust_remote_code=trust_remote_code,
     )
-    networks = None if hypernetwork is None else read_checkpoint(hypernetwork)
-    if networks is not None:
-        networks.check(loaded.modules)
+    rule, given = rule_of(settings.editor), given_to(hypernetwork)
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
-    arrays = prepare(loaded, settings, text=text, preserve=preserve, say=say)
-    sample = torch.from_numpy(arrays["guard/windows"].astype(np.int64)).to(loaded.device)
-    arrays[FIXED] = as_array(scorer)
-    packed = _pack(networks)
-    fixed = encode_tensors({**arrays, **packed})
+    made = rule.fix(settings, loaded.modules, given)
+    measured = prepare(loaded, settings, text=text, preserve=preserve, scorer=scorer, rule={**given, **made}, say=say)
+    fixed = encode_tensors(measured.arrays())
+    windows = torch.from_numpy(measured.text.guard.astype(np.int64))
     identity = ModelIdentity(
         source=_absolute(model),
         revision=revision,
@@ -84,8 +80,8 @@ def begin(
         modules={m.name: (m.d_in, m.d_out) for m in loaded.modules},
         subject_modules=tuple(m.name for m in loaded.modules if m.positions == "subject"),
     )
-    network = digest_bytes(encode_tensors(packed)) if packed else None
-    config = Config(model=identity, settings=settings, hypernetwork=network)
+    network = digest_bytes(encode_tensors(given)) if given else None
+    config = Config.made(identity, settings, network)
     weights = zeros(identity.modules)
     stored = encode_tensors(weights)
     digest = tensors_digest(weights)
@@ -104,7 +100,7 @@ def begin(
             "environment": environment(settings.device),
             "sketch": sketch(weights),
             "preserved": len(preserve),
-            "perplexity": perplexity_of(loaded, sample),
+            "perplexity": task_of(loaded).health(loaded, windows),
             "seconds": time.perf_counter() - started,
         },
     )
@@ -118,23 +114,12 @@ def _absolute(model: str) -> str:
     return str(path.resolve()) if path.is_dir() else model
 
 
-def _pack(networks: NetworkSet | None) -> Arrays:
-    """A hypernetwork as arrays, so that the store holds all it needs."""
-    if networks is None:
-        return {}
-    config = np.frombuffer(msgspec.json.encode(networks.config), np.uint8)
-    return {NETWORK_CONFIG: config, **{NETWORK + name: array for name, array in networks.tensors().items()}}
+def given_to(hypernetwork: Path | None) -> Arrays:
+    """What a rule is given at `init`: the arrays of a trained network, where there is one.
 
-
-def _unpack(fixed: Mapping[str, npt.NDArray[Any]]) -> NetworkSet | None:
-    if NETWORK_CONFIG not in fixed:
-        return None
-    try:
-        config = msgspec.json.decode(fixed[NETWORK_CONFIG].tobytes(), type=NetworkConfig)
-    except msgspec.MsgspecError as error:
-        raise StoreDamagedError(f"the store's hypernetwork has no readable config ({error})") from error
-    tensors = {n.removeprefix(NETWORK): array for n, array in fixed.items() if n.startswith(NETWORK)}
-    return restore_network(config, tensors)
+    A store keeps the network that it was made with whatever its rule is.
+    """
+    return pack(None if hypernetwork is None else read_checkpoint(hypernetwork))
 
 
 def make_bench(
@@ -155,9 +140,12 @@ def make_bench(
             trust_remote_code=model.trust_remote_code and source is None,
         )
     loaded.require_fingerprint(model.fingerprint)
-    # torch wants arrays that it may write to, and those from the store are views of its bytes
-    own = {name: np.array(array) for name, array in fixed.items()}
-    return Bench(loaded, config.settings, own, _unpack(own))
+    return Bench(loaded, config.settings, Fixed.of(fixed))
+
+
+def make_editor(bench: Bench) -> Editor:
+    """The store's rule at work on its bench."""
+    return rule_of(bench.settings.editor).make(bench, bench.fixed.rule)
 
 
 def as_tensors(weights: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, torch.Tensor]:

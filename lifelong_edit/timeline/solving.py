@@ -9,14 +9,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lifelong_edit.editors.ridge.batch import Bench, Proposal, Say, SolveState, edit_batch, silent
-from lifelong_edit.editors.ridge.conflictkeys import centred_keys, conflict_of
-from lifelong_edit.editors.ridge.together import reconsolidate
+from lifelong_edit.bench import Bench, Say, State, silent
+from lifelong_edit.editors.contract import Change, Editor, Lesson, moved_by
+from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Fact
 from lifelong_edit.judging.forgetting import forecast_by_keys, live_conflict_keys, proposed_changes
-from lifelong_edit.judging.guard import as_report, measure, objections
+from lifelong_edit.judging.guard import Figures, as_report, measure, objections
 from lifelong_edit.judging.retracted import compared
 from lifelong_edit.judging.staleness import staleness
+from lifelong_edit.models import Overlay, Shifts
 from lifelong_edit.numerics.forecast import key_features, outlook
 from lifelong_edit.policies import (
     Candidates,
@@ -42,9 +43,7 @@ from lifelong_edit.stores import (
     Staleness,
     StepRecord,
     Weights,
-    add_shifts,
     digest_bytes,
-    materialise,
 )
 from lifelong_edit.stores import Gate as GateFigures
 from lifelong_edit.timeline.commit import UNMADE, Draft
@@ -53,7 +52,7 @@ from lifelong_edit.timeline.defaults import default_forecasters, default_scorer
 from lifelong_edit.timeline.history import SOLVED, History
 from lifelong_edit.timeline.model import as_tensors
 from lifelong_edit.timeline.sieve import Sieved
-from lifelong_edit.timeline.states import editor_state_at, key_ages_at, keys_at, weights_at
+from lifelong_edit.timeline.states import key_ages_at, keys_at, parts_at, weights_at
 
 NEIGHBOURS = 8
 """How many live facts are looked at per new one, whatever they are about."""
@@ -65,23 +64,26 @@ BESIDE = 64
 AT_RISK = 5
 """How many live facts a forecast from a proposal names."""
 
-Gate = Callable[[Bench, SolveState, Proposal, Sequence[Fact]], Mapping[str, Any]]
+Gate = Callable[[Bench, State, Change, Sequence[Fact]], Mapping[str, Any]]
 
 
 class Solving:
     """The state at the head as the solve needs it, kept from one batch to the next."""
 
-    def __init__(self, log: EditLog, history: Callable[[], History], config: Config, bench: Bench) -> None:
-        self._log, self._history, self._config, self._bench = log, history, config, bench
+    def __init__(
+        self, log: EditLog, history: Callable[[], History], config: Config, bench: Bench, editor: Editor
+    ) -> None:
+        self._log, self._history, self._config = log, history, config
+        self._bench, self._editor, self._rule = bench, editor, rule_of(config.settings.editor)
         self._weights: Weights = {}
-        self._state: SolveState | None = None
+        self._state: State | None = None
         self._at = -1
         self._index: KeyIndex | None = None
         self._identities: LiveIdentities | None = None
 
     # -- the state
 
-    def state(self) -> SolveState:
+    def state(self) -> State:
         """The state at the head, read from the log unless it is at hand."""
         history = self._history()
         at = history.state_of(history.head)
@@ -89,11 +91,11 @@ class Solving:
             self._weights = weights_at(self._log, history, at, self._config.model.modules)
             live = history.live(at)
             facts = self._log.facts(live)
-            self._state = SolveState(
+            self._state = State(
                 shifts=as_tensors(self._weights),
                 live={digest: msgspec.json.decode(facts[digest], type=Fact) for digest in live},
                 keys=keys_at(self._log, history, at),
-                editor_state=editor_state_at(self._log, history, at),
+                parts=parts_at(self._log, history, at, self._rule.further_parts),
                 digest=self._digest(history.record(at)),
             )
             self._at, self._identities = at, None
@@ -102,7 +104,8 @@ class Solving:
     def _digest(self, record: StepRecord) -> str:
         """The content digest of a state, of which every draw is a function: no step numbers in it."""
         fixed = str(self._history().record(0).fixed)
-        parts = (record.weights_digest, record.live_digest, fixed, self._config.settings_digest)
+        further = [part.digest for part in self._history().last_parts(record.step, self._rule.further_parts).values()]
+        parts = (record.weights_digest, record.live_digest, *further, fixed, self._config.settings_digest)
         return digest_bytes("\n".join((*parts, self._config.model.fingerprint)).encode())
 
     def moved(self, record: StepRecord, draft: Draft) -> None:
@@ -112,25 +115,23 @@ class Solving:
             self._state = None  # all keys are new ones: read from the log
         if record.kind == "decide" and self._at == record.parent:
             self._at = record.step  # the same weights and facts, and so the same digest
-        if record.kind != "edit" or state is None or draft.weights is None:
+        if record.kind != "edit" or state is None or draft.weights is None or draft.change is None:
             return
         if self._identities is not None:
             for digest in record.superseded:
                 self._identities.remove(digest, state.live[digest])
             for fact in draft.facts:
                 self._identities.add(fact.digest, fact)
-        state.follow(draft.facts, draft.keys, draft.editor_state, record.superseded)
-        self._weights = draft.weights
-        state.shifts = as_tensors(draft.weights)
-        state.digest = self._digest(record)
-        self._at = record.step
+        self._state = moved_by(state, draft.change, draft.facts, record.superseded)
+        self._state.shifts, self._state.digest = as_tensors(draft.weights), self._digest(record)
+        self._weights, self._at = draft.weights, record.step
 
     # -- a batch
 
     def propose(self, sieved: Sieved, gate: Gate | None, policy: ConflictPolicy | None = None) -> Draft | None:
         """The step that a batch asks for, past the gate; None where conflicts leave nothing of it to do or to note.
 
-        Takes what conflicts drop out of `sieved`. Raises StepRefusedError; the model is put back then.
+        Takes what conflicts drop out of `sieved`. Raises StepRefusedError.
         """
         state = self.state()
         decision, keys = self._conflicts(state, sieved, policy)
@@ -149,36 +150,28 @@ class Solving:
         if not sieved.facts:
             worth = bool(decision.turned_away or sieved.reviewed)
             return Draft(record=Decide(**told), weights=self._weights, **noted) if worth else None
-        try:
-            replaced = self._replaced(state, decision)
-            proposal = edit_batch(
-                self._bench, state, sieved.facts, retire=decision.retire, conflict=keys, replaced=replaced
-            )
-            figures = _default_gate(gate)(self._bench, state, proposal, sieved.facts)
-            change = {name: materialise(shift) for name, shift in proposal.shift.items()}
-            weights = add_shifts(self._weights, change)
-        except BaseException:
-            self._bench.loaded.set_shifts(state.shifts)
-            raise
+        replaced = self._replaced(state, decision)
+        change = self._editor.learn(state, Lesson(sieved.facts, decision.retire, keys, replaced))
+        weights = change.weights(self._weights)
+        with self._bench.loaded.at(as_tensors(weights)):
+            figures = _default_gate(gate)(self._bench, state, change, sieved.facts)
         record = Edit(
             **told,
             superseded=decision.retire,
             in_words_of={new: tuple(fact.digest for fact in facts) for new, facts in replaced.items()},
             gate=GateFigures.of(figures),
             forecast=Forecast.of(self._outlook(state, sieved.facts, decision, keys)),
-            notes={"editor": proposal.report},
+            notes={"editor": change.report},
         )
         return Draft(
             record=record,
             weights=weights,
             facts=tuple(sieved.facts),
-            shift=proposal.shift,
-            keys=proposal.keys,
-            editor_state=proposal.editor_state,
+            change=change,
             **noted,
         )
 
-    def _replaced(self, state: SolveState, decision: Decision) -> dict[str, list[Fact]]:
+    def _replaced(self, state: State, decision: Decision) -> dict[str, list[Fact]]:
         """For each fact of a batch those whose place it takes: live ones, and what these had replaced before.
 
         Earlier ones whose prompt, or subject and relation, another live fact has by now are left out.
@@ -211,100 +204,90 @@ class Solving:
         """The same from the change that a step proposes, with the facts most at risk; before it is committed."""
         state = self.state()
         live = _left(state, draft.record.superseded)
-        if not live or draft.shift is None:
+        shift = None if draft.change is None else draft.change.shift
+        if not live or draft.change is None or shift is None:
             return Forecast.of(outlook("change", (), np.zeros(0), AT_RISK))
-        raw = {digest: keys.conflict for digest, keys in draft.keys.items()}
-        batch = centred_keys(self._bench, raw, draft.facts).cpu().numpy()
+        raw = {digest: keys.conflict for digest, keys in draft.change.keys().items()}
+        batch = self._bench.centred_keys(raw, draft.facts).cpu().numpy()
         keys = key_features(live_conflict_keys(self._bench, state, live), batch)
-        features = np.hstack([keys, proposed_changes(self._bench, state, live, draft.shift)])
+        features = np.hstack([keys, proposed_changes(self._bench, state, live, shift)])
         probabilities = default_forecasters()["change"].probabilities(features)
         return Forecast.of(outlook("change", live, probabilities, AT_RISK))
 
     def _outlook(
-        self, state: SolveState, facts: Sequence[Fact], decision: Decision, keys: Mapping[str, Any]
+        self, state: State, facts: Sequence[Fact], decision: Decision, keys: Mapping[str, Any]
     ) -> dict[str, Any]:
         """keys: the conflict key of each fact of the batch, (d_in,); those that conflicts drop do nothing."""
         live = _left(state, decision.retire)
         batch = [fact for fact in facts if fact.digest not in decision.drop]
-        centred = centred_keys(self._bench, keys, batch).cpu().numpy() if batch else np.zeros(0)
+        centred = self._bench.centred_keys(keys, batch).cpu().numpy() if batch else np.zeros(0)
         return forecast_by_keys(self._bench, state, live, centred, default_forecasters()["keys"])
 
     # -- all facts together
 
     def staleness(self) -> dict[str, Any]:
-        """How far the stored keys have drifted at the state at the head. The model is left at its weights."""
+        """How far the stored keys have drifted at the state at the head."""
         state = self.state()
         ages = key_ages_at(self._log, self._history(), self._at)
-        self._bench.loaded.set_shifts(state.shifts)
-        found = staleness(self._bench, list(state.live.values()), state.keys, ages, state.digest)
+        with self._bench.loaded.at(self._editor.overlay(state)):
+            facts = list(state.live.values())
+            found = staleness(self._bench, self._editor.phrasings, facts, state.keys, ages, state.digest)
         return {"state": self._at, **found}
 
     def reconsolidation(self, start: float, guarded: bool, say: Say | None) -> Draft:
         """The step that solves again over all live facts, begun at `start` times ΔW.
 
-        Its kind is `refused` where the guard objects; it has the figures either way. The model is left at
-        the weights of the state that the step leads to.
+        Its kind is `refused` where the guard objects; it has the figures either way.
         """
         state, record = self.state(), self._history().record(self._at)
         facts = list(state.live.values())
         warm = {name: start * shift for name, shift in state.shifts.items()} if start else None
         told: dict[str, Any] = UNMADE | {"parent": self._at, "start": start}
-        try:
-            # As of before; the model stands at the state's weights from here on.
-            told["staleness"] = Staleness.of(self.staleness())
-            before = measure(self._bench, facts, record.live_digest)
-            solved = reconsolidate(
-                self._bench, facts, start=warm, state=state.digest if start else "", say=say or silent
-            )
-            after = measure(self._bench, facts, record.live_digest)
-        except BaseException:
-            self._bench.loaded.set_shifts(state.shifts)
-            raise
+        told["staleness"] = Staleness.of(self.staleness())  # as of before
+        before = self._measured(self._editor.overlay(state), facts, record)
+        change = self._editor.relearn(facts, start=warm, identity=state.digest if start else "", say=say or silent)
+        weights = change.weights(self._weights)
+        after = self._measured(Shifts(as_tensors(weights)), facts, record)
         against = tuple(objections(before, after))
-        told |= {"guard": Guard.of(as_report(before, after)), "objections": against, "notes": {"editor": solved.report}}
+        told |= {"guard": Guard.of(as_report(before, after)), "objections": against, "notes": {"editor": change.report}}
         device = str(self._bench.loaded.device)
         if against and guarded:
-            self._bench.loaded.set_shifts(state.shifts)
             return Draft(record=Refused(**told), weights=self._weights, target=record, device=device)
-        weights = {name: shift.cpu().numpy() for name, shift in solved.shifts.items()}
-        return Draft(record=Reconsolidate(**told), weights=weights, key_parts=solved.key_parts, device=device)
+        return Draft(record=Reconsolidate(**told), weights=weights, change=change, device=device)
+
+    def _measured(self, overlay: Overlay, facts: Sequence[Fact], record: StepRecord) -> Figures:
+        with self._bench.loaded.at(overlay):
+            return measure(self._bench, self._editor.phrasings, facts, record.live_digest)
 
     def retraction(self, gone: Sequence[str], back: Sequence[Fact], say: Say | None) -> Draft:
         """The step that solves again without the live facts `gone` and with the facts `back`, from the base weights.
 
-        Without a fact left it is the base. The model is left at the weights of the state that the step leads to.
+        Without a fact left it is the base.
         """
         state, bench = self.state(), self._bench
         record = self._history().record(self._at)
         retracted = [state.live[digest] for digest in gone]
         left = [fact for digest, fact in state.live.items() if digest not in set(gone)] + list(back)
         told: dict[str, Any] = UNMADE | {"parent": self._at, "superseded": tuple(gone), "start": 0.0}
-        try:
-            before = measure(bench, left, record.live_digest) if left else None
-            solved = reconsolidate(bench, left, say=say or silent) if left else None
-            bench.loaded.set_shifts({} if solved is None else solved.shifts)
-            after = None if solved is None else measure(bench, left, record.live_digest)
-            # What comes back in the place of another is right to be answered as it was.
-            names = {name for fact in back for name in identities(fact)}
-            gone_for_good = [fact for fact in retracted if names.isdisjoint(identities(fact))]
-            asked = compared(bench, gone_for_good, left)
-        except BaseException:
-            bench.loaded.set_shifts(state.shifts)
-            raise
-        told["as_base"] = {name: AsBase(asked=found.asked, same=found.same) for name, found in asked.items()}
-        if solved is not None and before is not None and after is not None:
-            told |= {"guard": Guard.of(as_report(before, after)), "notes": {"editor": solved.report}}
         none = {m.name: np.zeros((m.d_in, m.d_out), np.float32) for m in bench.loaded.modules}
+        change = self._editor.relearn(left, say=say or silent) if left else self._rule.emptied(none)
+        weights = change.weights(none)
+        # What comes back in the place of another is right to be answered as it was.
+        names = {name for fact in back for name in identities(fact)}
+        gone_for_good = [fact for fact in retracted if names.isdisjoint(identities(fact))]
+        with bench.loaded.at(as_tensors(weights)):
+            asked = compared(bench, gone_for_good, left)
+        told["as_base"] = {name: AsBase(asked=found.asked, same=found.same) for name, found in asked.items()}
+        if left:
+            before = self._measured(self._editor.overlay(state), left, record)
+            after = self._measured(Shifts(as_tensors(weights)), left, record)
+            told |= {"guard": Guard.of(as_report(before, after)), "notes": {"editor": change.report}}
         return Draft(
-            record=Retract(**told),
-            weights=none if solved is None else {n: shift.cpu().numpy() for n, shift in solved.shifts.items()},
-            facts=tuple(back),
-            key_parts=None if solved is None else solved.key_parts,
-            device=str(bench.loaded.device),
+            record=Retract(**told), weights=weights, facts=tuple(back), change=change, device=str(bench.loaded.device)
         )
 
     def _conflicts(
-        self, state: SolveState, sieved: Sieved, policy: ConflictPolicy | None
+        self, state: State, sieved: Sieved, policy: ConflictPolicy | None
     ) -> tuple[Decision, dict[str, Any]]:
         """What is decided of a batch, and the conflict key of each of its facts as it is stored, (d_in,).
 
@@ -314,12 +297,12 @@ class Solving:
         if not facts:
             return find_conflicts((), state.live), {}
         known = self._identities = self._identities or LiveIdentities(state.live)
-        keys = conflict_of(bench, facts)
+        keys = bench.conflict_of(facts)
         decision = find_conflicts(
             facts,
             state.live,
             scorer=bench.scorer or default_scorer(),
-            candidates=self._candidates(state, facts, centred_keys(bench, keys, facts).cpu().numpy(), known),
+            candidates=self._candidates(state, facts, bench.centred_keys(keys, facts).cpu().numpy(), known),
             cosine=settings.conflict_cosine,
             threshold=settings.conflict_probability,
             policy=policy or ("supersede" if sieved.reviewed else settings.conflict_policy),
@@ -329,7 +312,7 @@ class Solving:
         return decision, keys
 
     def _candidates(
-        self, state: SolveState, facts: Sequence[Fact], keys: npt.NDArray[np.float32], known: LiveIdentities
+        self, state: State, facts: Sequence[Fact], keys: npt.NDArray[np.float32], known: LiveIdentities
     ) -> list[Candidates]:
         """For each fact of a batch the nearest live ones, those about its subject, and earlier ones of the batch.
 
@@ -383,7 +366,7 @@ class Solving:
         return np.stack([keys[fact].conflict for fact in facts]).astype(np.float32) - mean
 
 
-def _left(state: SolveState, retired: Sequence[str]) -> list[str]:
+def _left(state: State, retired: Sequence[str]) -> list[str]:
     """Digests of the live facts that a batch leaves in force, sorted: no figure depends on how they came."""
     gone = set(retired)
     return sorted(digest for digest in state.live if digest not in gone)

@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy.typing as npt
 from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.stores import (
     KEYS,
-    MOMENTS,
     WEIGHTS,
     EditLog,
     FactKeys,
@@ -165,6 +164,7 @@ def key_ages_at(log: EditLog, history: History, step: int) -> dict[str, int]:
     return {fact: edits - traced[fact] for fact in history.fold(step).live}
 
 
-def editor_state_at(log: EditLog, history: History, step: int) -> dict[str, npt.NDArray[Any]]:
-    """The editor's own state at the state of a step, empty where it has none."""
-    return replay(history.parts(step, MOMENTS), log.blob)
+def parts_at(log: EditLog, history: History, step: int, names: Iterable[str]) -> dict[str, dict[str, npt.NDArray[Any]]]:
+    """What an editing rule keeps beside weights and keys at the state of a step: the arrays of each part of `names`."""
+    found = {name: replay(history.parts(step, name), log.blob) for name in names}
+    return {name: part for name, part in found.items() if part}

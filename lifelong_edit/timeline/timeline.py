@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.facts import Fact, Probe, Record
 from lifelong_edit.policies import ConflictPolicy, identities
+from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import EditLog, StepRecord, Weights, decode_tensors, require_place
 from lifelong_edit.timeline.branches import Branching
 from lifelong_edit.timeline.commit import Draft, write_step
@@ -35,9 +35,11 @@ from lifelong_edit.timeline.status import status_of
 from lifelong_edit.timeline.view import View
 
 if TYPE_CHECKING:
-    from lifelong_edit.editors.ridge.batch import Bench, Proposal, SolveState
+    from lifelong_edit.bench import Bench, State
+    from lifelong_edit.editors.contract import Change, Editor
+    from lifelong_edit.models import Overlay
 
-Gate = Callable[["Bench", "SolveState", "Proposal", Sequence[Fact]], Mapping[str, Any]]
+Gate = Callable[["Bench", "State", "Change", Sequence[Fact]], Mapping[str, Any]]
 """Judges a proposal before it is committed: figures for the log, or StepRefusedError."""
 Batch = Sequence[Fact] | Sequence[Record] | Sieved
 
@@ -53,6 +55,7 @@ class Timeline(Branching, Measured, Reviewing):
         self._history = History(log.steps(), log.idle())
         self.config = Config.of(self._history.record(0))
         self._bench: Bench | None = None
+        self._editor: Editor | None = None
         self._loaded: Any = None
         self._solving: Any = None
 
@@ -64,7 +67,7 @@ class Timeline(Branching, Measured, Reviewing):
         path: str | Path,
         *,
         model: str,
-        settings: Settings | None = None,
+        settings: StoreSettings | None = None,
         hypernetwork: str | Path | None = None,
         scorer: str | Path | None = None,
         preserve: Sequence[Probe] | None = None,
@@ -152,7 +155,7 @@ class Timeline(Branching, Measured, Reviewing):
         return self._log.path
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> StoreSettings:
         """The options fixed at `init`."""
         return self.config.settings
 
@@ -201,7 +204,7 @@ class Timeline(Branching, Measured, Reviewing):
 
     def at(self, step: StepName) -> View:
         """The state at a step, to look at. Raises UsageError where there is no such step."""
-        return View(self, self.show(step).step)
+        return View(self, self.show(step).step, str(self.path))
 
     def model(self) -> Any:
         """A fresh transformers model with the weights of the head."""
@@ -219,6 +222,25 @@ class Timeline(Branching, Measured, Reviewing):
 
             self._bench = make_bench(self.config, self.fixed(), self._device, self._source, self._loaded)
         return self._bench
+
+    def editor(self) -> Editor:
+        """The store's rule at work on its bench. Raises as `bench`."""
+        if self._editor is None:
+            from lifelong_edit.timeline.model import make_editor
+
+            self._editor = make_editor(self.bench())
+        return self._editor
+
+    def overlay(self, step: StepName) -> Overlay:
+        """How the state at a step shows in the model."""
+        from lifelong_edit.bench import State
+        from lifelong_edit.timeline.model import as_tensors
+
+        return self.editor().overlay(State(shifts=as_tensors(self.weights(step))))
+
+    def live_facts(self, step: StepName) -> list[Fact]:
+        """The facts live at the state of a step, in the order in which they came."""
+        return self.facts("live", at=step)
 
     def fixed(self) -> dict[str, npt.NDArray[np.generic]]:
         """The arrays fixed at `init`, by name."""
@@ -383,7 +405,7 @@ class Timeline(Branching, Measured, Reviewing):
         from lifelong_edit.timeline.solving import Solving
 
         if self._solving is None:
-            self._solving = Solving(self._log, self.history, self.config, self.bench())
+            self._solving = Solving(self._log, self.history, self.config, self.bench(), self.editor())
         return self._solving
 
     def _refuse_read_only(self) -> None:

@@ -2,64 +2,81 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from lifelong_edit.facts import Fact
-from lifelong_edit.stores import StepRecord
+from lifelong_edit.stores import StepRecord, Weights
 
 if TYPE_CHECKING:
-    from lifelong_edit.models import LoadedModel
-    from lifelong_edit.timeline import Timeline
+    from lifelong_edit.bench import Bench
+    from lifelong_edit.models import LoadedModel, Overlay
+
+
+class States(Protocol):
+    """Where the states are that a view looks at: a timeline."""
+
+    def show(self, step: int) -> StepRecord:
+        """A step."""
+
+    def live_facts(self, step: int) -> list[Fact]:
+        """The facts live at the state of a step."""
+
+    def weights(self, step: int) -> Weights:
+        """ΔW by module at the state of a step."""
+
+    def bench(self) -> Bench:
+        """The model on its bench."""
+
+    def overlay(self, step: int) -> Overlay:
+        """How the state of a step shows in the model."""
 
 
 class View:
     """The state at a step, read only. Made by `Timeline.at`; usable as long as its timeline is open."""
 
-    def __init__(self, timeline: Timeline, step: int) -> None:
-        self._timeline, self.step = timeline, step
+    def __init__(self, states: States, step: int, where: str = "") -> None:
+        self._states, self.step, self._where = states, step, where
 
     def __repr__(self) -> str:
-        return f"<View of step {self.step} of {self._timeline.path}>"
+        return f"<View of step {self.step} of {self._where}>"
 
     @property
     def record(self) -> StepRecord:
         """The step."""
-        return self._timeline.show(self.step)
+        return self._states.show(self.step)
 
     def facts(self) -> list[Fact]:
         """The facts live at this state, in the order in which they came."""
-        return self._timeline.facts("live", at=self.step)
+        return self._states.live_facts(self.step)
 
     def shifts(self) -> dict[str, npt.NDArray[np.float32]]:
         """ΔW by module, (d_in, d_out) float32, checked against the digest logged with the step. No torch."""
-        return self._timeline.weights(self.step)
+        return self._states.weights(self.step)
 
     @property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
-        return self._timeline.bench().loaded.tokenizer
+        return self._states.bench().loaded.tokenizer
 
     def model(self) -> Any:
         """A fresh transformers model with the weights of this state; changing it changes nothing else."""
-        from lifelong_edit.timeline.model import as_tensors
+        return self._states.bench().loaded.edited_copy(self._states.overlay(self.step).shifts)
 
-        return self._timeline.bench().loaded.edited_copy(as_tensors(self.shifts()))
-
-    def loaded(self) -> LoadedModel:
-        """The timeline's own model, moved to this state; the next user may move it elsewhere."""
-        from lifelong_edit.timeline.model import as_tensors
-
-        loaded = self._timeline.bench().loaded
-        loaded.set_shifts(as_tensors(self.shifts()))
-        return loaded
+    @contextmanager
+    def standing(self) -> Iterator[LoadedModel]:
+        """Within the context the timeline's own model is at this state, afterwards where it was."""
+        with self._states.bench().loaded.at(self._states.overlay(self.step)) as loaded:
+            yield loaded
 
     def ask(self, prompt: str, *, max_new_tokens: int = 20) -> str:
         """The model's greedy answer to a prompt at this state, up to its end of text or `max_new_tokens`."""
         from lifelong_edit.models import generate_greedy
 
-        loaded = self.loaded()
-        text: str = loaded.tokenizer.decode(generate_greedy(loaded, [prompt], max_new_tokens)[0])
+        with self.standing() as loaded:
+            text: str = loaded.tokenizer.decode(generate_greedy(loaded, [prompt], max_new_tokens)[0])
         return text

@@ -14,6 +14,7 @@ from torch import Tensor
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import (
+    BASE,
     EditableModule,
     Encoded,
     LoadedModel,
@@ -24,11 +25,11 @@ from lifelong_edit.models import (
     pad,
     subject_span,
 )
+from lifelong_edit.numerics.devices import to_solve
 from lifelong_edit.numerics.grams import FactKeys, grid_scale, to_grid
 from lifelong_edit.numerics.textgram import GramSum, gram_sum, rank_for
-from lifelong_edit.tasks import BaseAnswer
+from lifelong_edit.tasks import BaseAnswer, task_of
 from lifelong_edit.tasks.causal.perplexity import WIDTH, text_windows
-from lifelong_edit.tasks.causal.scoring import answer_logits
 from lifelong_edit.tracing.rows import Row, draw
 from lifelong_edit.tracing.trace import recording, trace
 
@@ -359,7 +360,9 @@ def prepare_preserved(
     )
 
 
-def _units(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, scale: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+def _units(
+    loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, scale: Mapping[str, Tensor]
+) -> dict[str, np.ndarray]:
     """The rows' keys on the grid, module → (positions, d_in) int16; many rows, few at a time."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in scale}
     for start in range(0, len(rows), 16 * micro_batch):

@@ -20,17 +20,17 @@ from typing import Literal
 import msgspec
 
 from lifelong_edit.atomic import write_bytes_atomic
-from lifelong_edit.editors.ridge.batch import Bench, Say, prepare
+from lifelong_edit.bench import Bench, Say, State, prepare
+from lifelong_edit.editors.contract import moved_by
+from lifelong_edit.editors.gradient.rule import make
 from lifelong_edit.editors.ridge.gradient import SHARE
 from lifelong_edit.editors.ridge.settings import CHOSEN, SOLVE, Settings
-from lifelong_edit.editors.ridge.together import reconsolidate
 from lifelong_edit.errors import BadInputError, StepRefusedError, UsageError
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.models import LoadedModel
+from lifelong_edit.models import BASE, LoadedModel
 from lifelong_edit.stores.digests import digest_bytes
-from lifelong_edit.tasks.causal.perplexity import perplexity_of
 from lifelong_edit.training.episodes import TrainSettings, divided
-from lifelong_edit.training.run import Held, Scores, ask_held, hold_out, validate
+from lifelong_edit.training.run import Held, Scores, ask_held, hold_out, taught_state
 from lifelong_edit.training.scorers import leave_scorer
 
 TRIALS = "trials.json"
@@ -191,9 +191,9 @@ class Choice:
         probes = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in self.own]
         self.fixed = prepare(loaded, settings, text=text, preserve=probes)
         bench = self._bench({})
-        self.windows = bench.guard_windows.to(loaded.device)
-        loaded.set_shifts({})
-        self.base_perplexity = perplexity_of(loaded, self.windows)
+        self.windows = bench.guard_windows
+        with loaded.at(BASE):
+            self.base_perplexity = bench.task.health(loaded, self.windows)
         # A network learns its ridge; the setting would take it away from it.
         pointless = {"log_ridge"} if settings.editor != "gradient" else set()
         pointless |= set() if any(m.positions == "subject" for m in loaded.modules) else {"subject_c0"}
@@ -206,7 +206,8 @@ class Choice:
             loaded.fingerprint.encode(),
             *(f.digest.encode() for f in facts),
             *(part.encode() for part in text),
-            *(msgspec.json.encode(p) for p in (settings, self.choosing, train.validation_share, train.seed)),
+            settings.encoded(),
+            *(msgspec.json.encode(p) for p in (self.choosing, train.validation_share, train.seed)),
         )
         self.record = _read_trials(out / TRIALS, identity)
         if self.record.trials:
@@ -239,7 +240,7 @@ class Choice:
             self.say(f"chosen: {_text(changes)}; on other facts {before:.3f} → {after:.3f}")
         self._write(changes)
         if self.settings.editor == "gradient":  # with a network, the run that trains it leaves the scorer
-            leave_scorer(self.out, self.loaded, self.fixed["conflict/mean"], self.own, self.settings, self.say)
+            leave_scorer(self.out, self.loaded, self.fixed.conflict_mean, self.own, self.settings, self.say)
         return self.settings.replace(**changes)
 
     def begin(self) -> float:
@@ -282,11 +283,11 @@ class Choice:
     def _try(self, arm: Arm, changes: dict[str, Number], check: bool) -> Trial:
         began, held = time.monotonic(), self.other if check else self.held
         try:
-            scores = self._teach(self._bench(changes), arm, held)
+            scores, health = self._teach(self._bench(changes), arm, held)
         except StepRefusedError as error:
             seconds = time.monotonic() - began
             return Trial(arm=arm, check=check, changes=changes, score=-1.0, seconds=seconds, refused=str(error))
-        ratio = perplexity_of(self.loaded, self.windows) / self.base_perplexity
+        ratio = health / self.base_perplexity
         return Trial(
             arm=arm,
             check=check,
@@ -299,12 +300,16 @@ class Choice:
             seconds=time.monotonic() - began,
         )
 
-    def _teach(self, bench: Bench, arm: Arm, held: Held) -> Scores:
+    def _teach(self, bench: Bench, arm: Arm, held: Held) -> tuple[Scores, float]:
+        """Scores and health of the model that an arm makes."""
+        editor = make(bench, {})
         if arm == "stream":
-            return validate(self.loaded, bench, held, self.choosing.batch_size)
-        found = reconsolidate(bench, list({f.digest: f for f in held.taught}.values()))
-        self.loaded.set_shifts(found.shifts)
-        return ask_held(self.loaded, held)
+            state = taught_state(editor, held, self.choosing.batch_size)
+        else:
+            facts = list({f.digest: f for f in held.taught}.values())
+            state = moved_by(State(), editor.relearn(facts), facts)
+        with self.loaded.at(editor.overlay(state)):
+            return ask_held(self.loaded, held), bench.task.health(self.loaded, self.windows)
 
     def _bench(self, changes: Mapping[str, Number]) -> Bench:
         """The bench of a trial: the rule without a network, which a network begins with."""

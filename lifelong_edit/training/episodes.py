@@ -9,7 +9,7 @@ in one optimiser step; keys, gradients, P and ΔW before the pass are constants.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 
@@ -17,26 +17,24 @@ import msgspec
 import torch
 from torch import Tensor
 
+from lifelong_edit.bench import Bench, State
+from lifelong_edit.editors.contract import Lesson, Whole
 from lifelong_edit.editors.malmen.network import Form, NetworkConfig, NetworkSet
-from lifelong_edit.editors.ridge.batch import (
-    Bench,
-    SolveState,
-    asking,
-    changed_subjects,
-    fact_keys,
-    hold,
-    select_rows,
-)
-from lifelong_edit.editors.ridge.conflictkeys import conflict_of
+from lifelong_edit.editors.malmen.rule import with_networks
+from lifelong_edit.editors.ridge.batch import held_still, ready
+from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.editors.ridge.gradient import SHARE, linear_steps, output_metrics
-from lifelong_edit.editors.ridge.together import reconsolidate
+from lifelong_edit.editors.ridge.passes import RowSystem, fact_keys, one_pass
+from lifelong_edit.editors.ridge.rows import select_rows
+from lifelong_edit.editors.ridge.targets import Asker
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import LoadedModel, by_length, encode, pad
-from lifelong_edit.numerics.solver import solve, solve_backward
-from lifelong_edit.tasks.causal.scoring import answer_logits, position_losses
+from lifelong_edit.models import BASE, LoadedModel, by_length
+from lifelong_edit.numerics.solver import Held, solve_backward
+from lifelong_edit.stores import WEIGHTS
+from lifelong_edit.tasks import task_of
 from lifelong_edit.tracing.preservation import PreservedPrompts
-from lifelong_edit.tracing.rows import Row, draw
+from lifelong_edit.tracing.rows import Row, draw, fact_rows
 from lifelong_edit.tracing.trace import Trace, trace
 
 
@@ -145,14 +143,14 @@ def weight_gradients(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int)
     """Σ w·loss over rows and its gradient by each edited matrix, (d_in, d_out) float32."""
     modules = {m.name: loaded.model.get_submodule(m.name) for m in loaded.modules}
     weights = [m.weight for m in modules.values()]
-    total, gradients = 0.0, [torch.zeros_like(w) for w in weights]
+    total, gradients, task = 0.0, [torch.zeros_like(w) for w in weights], task_of(loaded)
     for weight in weights:
         weight.requires_grad_(True)
     try:
         for chosen in by_length([len(r.encoded.ids) for r in rows], micro_batch):
             part = [rows[i] for i in chosen]
-            batch = pad([r.encoded for r in part], loaded.pad_id, loaded.device)
-            losses, row = position_losses(answer_logits(loaded, batch), batch, part)
+            batch = task.collate(loaded, [r.encoded for r in part])
+            losses, row = task.loss(task.logits(loaded, batch), batch, part)
             loss = (losses * torch.tensor([r.weight for r in part], device=losses.device)[row]).sum()
             for gradient, part_of in zip(gradients, torch.autograd.grad(loss, weights), strict=True):
                 gradient += part_of
@@ -182,14 +180,15 @@ class Trainer:
         groups = [{"params": blocks, "lr": self.train.rate}, {"params": scalars, "lr": self.train.scalar_rate}]
         self.optimiser = torch.optim.Adam(groups)
         self.average = {n: t.detach().clone() for n, t in self.networks.state_dict().items()}
+        self.editor = with_networks(self.bench, self.networks)
 
     def judges(self, batch: Sequence[TaughtFact], episode: Episode, number: int) -> list[Row]:
         """What the edited model is asked after a pass: phrasings that are no rows, prompts, hard neighbours."""
-        tokenizer, t = self.bench.loaded.tokenizer, self.train
+        loaded, task, t = self.bench.loaded, self.bench.task, self.train
         rows = []
         for c in batch:
-            rows.append(Row(encode(tokenizer, c.asked, c.fact.target), "new", 0.7 / len(batch)))
-            rows.append(Row(encode(tokenizer, c.fact.prompt, c.fact.target), "new", 0.3 / len(batch)))
+            rows.append(Row(task.encode(loaded, c.asked, c.fact.target), "new", 0.7 / len(batch)))
+            rows.append(Row(task.encode(loaded, c.fact.prompt, c.fact.target), "new", 0.3 / len(batch)))
         chosen = [episode.probes[i] for i in draw(len(episode.probes), t.probes, "probes", t.seed, number)]
         rows += [self.bench.preserved.row(i, t.locality_weight / max(1, len(chosen))) for i in chosen]
         return rows
@@ -197,7 +196,7 @@ class Trainer:
     def run_episode(self, facts: Sequence[Fact]) -> None:
         """One episode, one optimiser step after each pass."""
         episode = make_episode(facts, self.bench.preserved, self.train, self.episode)
-        state = SolveState({}, {}, {}, {}, f"episode-{self.train.seed}-{self.episode}")
+        state = State(digest=f"episode-{self.train.seed}-{self.episode}")
         earlier: list[TaughtFact] = []
         every = self.train.reconsolidate_every
         for number, batch in enumerate(episode.batches, start=1):
@@ -208,7 +207,7 @@ class Trainer:
                 self.reconsolidate(state, episode)
         self.episode += 1
 
-    def reconsolidate(self, state: SolveState, episode: Episode) -> None:
+    def reconsolidate(self, state: State, episode: Episode) -> None:
         """Solve again for all live facts of an episode: ΔW and keys become the result, constants for the optimiser.
 
         The episode's locality prompts, and all else about their subjects, are no rows of it and in none of its grams.
@@ -216,73 +215,56 @@ class Trainer:
         bench, preserved = copy(self.bench), self.bench.preserved
         asked = {i for i, probe in enumerate(preserved.probes) if (probe.subject or "").casefold() in episode.hidden}
         bench.preserved = replace(preserved, guard=preserved.guard | asked)
-        found = reconsolidate(bench, list(state.live.values()))
-        state.shifts, state.keys = found.shifts, found.keys
+        change = RidgeEditor(bench, self.editor.targets).relearn(list(state.live.values()))
+        weights = change.parts[WEIGHTS]
+        assert isinstance(weights, Whole)  # of all facts together
+        state.shifts = {name: torch.from_numpy(array) for name, array in weights.arrays.items()}
+        state.keys = change.keys()
 
     def run_batch(
-        self, state: SolveState, batch: Sequence[TaughtFact], earlier: Sequence[TaughtFact], episode: Episode
+        self, state: State, batch: Sequence[TaughtFact], earlier: Sequence[TaughtFact], episode: Episode
     ) -> None:
         """All passes over one batch of an episode; `state` moves on."""
-        bench, loaded = self.bench, self.bench.loaded
+        bench, s = self.bench, self.editor.settings
         facts = [c.fact for c in batch]
-        rows = select_rows(bench, state, facts, sorted(state.live), hidden=episode.hidden)
-        metric = self.metric(rows)
-        among = {r.fact for r in rows}
-        others = {d: k for d, k in state.keys.items() if d not in among}
-        changed = episode.hidden | changed_subjects(state, facts)
-        held = hold(bench, others, rows, 1, changed)
+        work = self.editor.work(state, Lesson(facts, hidden=episode.hidden))
         recalled = [earlier[i] for i in draw(len(earlier), len(batch) // 2, "recall", self.steps)]
-        for _ in range(1 if bench.published else bench.settings.passes):
-            loaded.set_shifts(state.shifts)
-            traced = trace(loaded, rows, bench.settings.micro_batch)
-            judges = self.judges([*batch, *recalled], episode, self.steps)
-            self.one_pass(state, rows, traced, metric, held, judges)
+        held: Held
+        if s.ask == "published":
+            rows = fact_rows(bench.loaded.tokenizer, facts, s.phrasings)
+            asker, held = self.editor.targets.ready([], {}), dict.fromkeys(bench.names, (None, None))
+        else:
+            rows = select_rows(bench, s, state, work.lesson, sorted(state.live))
+            asker, held = ready(work, rows), held_still(work, self.editor.preservation, rows, sorted(state.live), 1)
+        for _ in range(1 if s.ask == "published" else s.passes):
+            traced = self.one_pass(state, rows, asker, held, self.judges([*batch, *recalled], episode, self.steps))
         for fact in facts:
             state.live[fact.digest] = fact
         # One trace earlier than in a committed step, which saves an episode a quarter of its time.
-        conflict = {digest: keys.conflict for digest, keys in state.keys.items()} | conflict_of(bench, facts)
+        conflict = {digest: keys.conflict for digest, keys in state.keys.items()} | work.conflict
         state.keys.update(fact_keys(bench, traced, rows, conflict))
 
-    def metric(self, rows: Sequence[Row]) -> dict[str, Tensor] | None:
-        """The output metric of the solve's own facts at ΔW = 0; none for the published form."""
-        if self.networks.config.form == "published":
-            return None
-        self.bench.loaded.set_shifts({})
-        own = trace(self.bench.loaded, [r for r in rows if r.kind != "preserved"], self.bench.settings.micro_batch)
-        return output_metrics(own.gradients, self.bench.settings.kappa)
-
-    def one_pass(
-        self,
-        state: SolveState,
-        rows: Sequence[Row],
-        traced: Trace,
-        metric: dict[str, Tensor] | None,
-        held: Mapping[str, tuple[Tensor, object]],
-        judges: Sequence[Row],
-    ) -> None:
-        """Ask, solve, judge, carry the gradient back through the solve, step."""
-        bench = self.bench
-        asked, solutions = {}, {}
-        for name in bench.names:
-            gradients = asking(bench, traced, rows, name)
-            gradients = gradients if metric is None else gradients @ metric[name]
-            asked[name] = self.networks.ask(name, traced.keys[name], gradients)
-            values = asked[name].detach()
-            ridge = self.networks.ridge(name)
-            solutions[name] = solve(traced.keys[name], values, traced.weights(rows, name), held[name][0], ridge)
-            before = state.shifts.get(name)
-            shift = solutions[name].shift.float()
-            state.shifts[name] = shift if before is None else before + shift
-        bench.loaded.set_shifts(state.shifts)
-        loss, slopes = weight_gradients(bench.loaded, judges, bench.settings.micro_batch)
+    def one_pass(self, state: State, rows: Sequence[Row], asker: Asker, held: Held, judges: Sequence[Row]) -> Trace:
+        """Ask, solve, judge, carry the gradient back through the solve, step; what the rows' trace recorded."""
+        bench, s = self.bench, self.editor.settings
+        for module in bench.loaded.modules:
+            if module.name not in state.shifts:
+                state.shifts[module.name] = torch.zeros(module.d_in, module.d_out, device=bench.loaded.device)
+        system = RowSystem(held, self.editor.ridges())
+        with bench.loaded.at(state.shifts):
+            traced = one_pass(bench, asker, rows, system, 1.0 if s.ask == "published" else s.preserved_step)
+        state.shifts = system.moved(state.shifts)
+        with bench.loaded.at(state.shifts):
+            loss, slopes = weight_gradients(bench.loaded, judges, bench.settings.micro_batch)
         self.optimiser.zero_grad()
         for name in bench.names:
-            by_value, by_ridge = solve_backward(solutions[name], slopes[name])
-            asked[name].backward(by_value.float())
+            by_value, by_ridge = solve_backward(system.solutions[name], slopes[name])
+            system.values[name].backward(by_value.float().to(system.values[name].device))
             network, layer = self.networks.of(name)
             if network.log_ridge.grad is None:
                 network.log_ridge.grad = torch.zeros_like(network.log_ridge)
-            network.log_ridge.grad[layer] += by_ridge * self.networks.ridge(name)
+            if s.log_ridge is None:  # else λ is the setting's, and not learned
+                network.log_ridge.grad[layer] += by_ridge * self.networks.ridge(name)
         norm = torch.nn.utils.clip_grad_norm_(self.networks.parameters(), self.train.clip)
         self.optimiser.step()
         self.steps += 1
@@ -291,6 +273,7 @@ class Trainer:
         for key, value in self.networks.state_dict().items():
             self.average[key].lerp_(value.detach(), share)
         self.history.append({"step": self.steps, "loss": loss, "gradient": float(norm), "time": time.time()})
+        return traced
 
 
 def new_networks(loaded: LoadedModel, form: Form, t: TrainSettings, trust: float = 1.5) -> NetworkSet:
@@ -312,13 +295,13 @@ def new_networks(loaded: LoadedModel, form: Form, t: TrainSettings, trust: float
 
 def calibrate(bench: Bench, networks: NetworkSet, facts: Sequence[Fact]) -> None:
     """Set the normaliser and the steps η_l from a sample: rms(d) equals that of the rule without a network."""
-    rows = select_rows(bench, SolveState({}, {}, {}, {}, "calibration"), facts, [])
-    bench.loaded.set_shifts({})
-    own = [r for r in rows if r.kind == "new"]
-    traced = trace(bench.loaded, own, bench.settings.micro_batch)
+    options = RidgeEditor.options_of(bench)
+    own = fact_rows(bench.loaded.tokenizer, facts, options.phrasings)
+    with bench.loaded.at(BASE):
+        traced = trace(bench.loaded, own, bench.settings.micro_batch)
     joint = networks.config.form == "joint"
-    metric = output_metrics(traced.gradients, bench.settings.kappa)
-    eta, loss = SHARE if bench.settings.eta is None else bench.settings.eta, float(traced.losses.sum())
+    metric = output_metrics(traced.gradients, options.kappa)
+    eta, loss = SHARE if options.eta is None else options.eta, float(traced.losses.sum())
     steps = linear_steps(eta, traced.gradients, metric, loss)
     with torch.no_grad():
         for shape in dict.fromkeys(networks.config.shapes):

@@ -16,15 +16,18 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from lifelong_edit.atomic import write_bytes_atomic
+from lifelong_edit.bench import Bench, Say, State, prepare
+from lifelong_edit.editors.contract import Editor, Lesson, moved_by
 from lifelong_edit.editors.malmen.network import Form, NetworkSet, read_checkpoint
-from lifelong_edit.editors.ridge.batch import Bench, Say, SolveState, edit_batch, prepare
+from lifelong_edit.editors.malmen.rule import with_networks
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.metrics.verdicts import predict_answers
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.models import LoadedModel, encode
+from lifelong_edit.models import LoadedModel
 from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.stores.tensors import tensors_digest
+from lifelong_edit.tasks import task_of
 from lifelong_edit.tracing.rows import draw
 from lifelong_edit.training.episodes import Trainer, TrainSettings, calibrate, divided, new_networks
 from lifelong_edit.training.scorers import leave_scorer
@@ -85,14 +88,19 @@ def hold_out(facts: Sequence[Fact], count: int, seed: int, exchanged: bool = Fal
     return Held(teach, asked, [f for f in others if f.target_true and (f.relation, f.target_true) in near])
 
 
-def validate(loaded: LoadedModel, bench: Bench, held: Held, batch_size: int) -> Scores:
-    """Teach the held-out facts batch after batch with the bench's editor and ask."""
-    state = SolveState({}, {}, {}, {}, "validation")
+def validate(loaded: LoadedModel, editor: Editor, held: Held, batch_size: int) -> Scores:
+    """Teach the held-out facts batch after batch with an editor of the model, and ask."""
+    with loaded.at(editor.overlay(taught_state(editor, held, batch_size))):
+        return ask_held(loaded, held)
+
+
+def taught_state(editor: Editor, held: Held, batch_size: int) -> State:
+    """The state after the held-out facts were taught to the base model, batch after batch."""
+    state = State(digest="validation")
     for start in range(0, len(held.taught), batch_size):
         batch = held.taught[start : start + batch_size]
-        state.apply(edit_batch(bench, state, batch), batch)
-    loaded.set_shifts(state.shifts)
-    return ask_held(loaded, held)
+        state = moved_by(state, editor.learn(state, Lesson(batch)), batch)
+    return state
 
 
 def ask_held(loaded: LoadedModel, held: Held) -> Scores:
@@ -106,7 +114,7 @@ def ask_held(loaded: LoadedModel, held: Held) -> Scores:
 def _share(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> float:
     if not pairs:
         return float("nan")
-    encoded = [encode(loaded.tokenizer, prompt, target) for prompt, target in pairs]
+    encoded = [task_of(loaded).encode(loaded, prompt, target) for prompt, target in pairs]
     found = predict_answers(loaded, encoded)
     return float(np.mean([guess == e.answer for guess, e in zip(found, encoded, strict=True)]))
 
@@ -138,13 +146,13 @@ class Run:
         self.networks = new_networks(loaded, self.form, train, settings.trust)
         probes = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in self.facts]
         self.fixed = prepare(loaded, settings, text=text, preserve=probes)
-        bench = Bench(loaded, self.settings, self.fixed, self.networks)
+        bench = Bench(loaded, self.settings, self.fixed)
         self.start = "" if start is None else self._begin_with(start)
         if start is None:
             calibrate(bench, self.networks, self.facts[: train.batch_size])
         self.trainer = Trainer(bench, self.networks, train)
         self.averaged = copy.deepcopy(self.networks).eval().requires_grad_(False)
-        self.judged = Bench(loaded, self.settings, self.fixed, self.averaged)
+        self.judged = with_networks(Bench(loaded, self.settings, self.fixed), self.averaged)
         self.best: tuple[float, dict[str, np.ndarray]] | None = None
         out.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -170,12 +178,12 @@ class Run:
     @property
     def identity(self) -> str:
         """Digest of all that decides the run's numbers; a checkpoint of another run is not continued."""
-        parts = (self.settings, self.train)
+        parts = (self.settings.encoded(), msgspec.json.encode(self.train))
         return digest_bytes(
             self.loaded.fingerprint.encode(),
             self.data_digest.encode(),
             self.start.encode(),
-            *(msgspec.json.encode(p) for p in parts),
+            *parts,
         )
 
     def go(self, minutes: float, steps: int | None = None, clock: Callable[[], float] = time.monotonic) -> NetworkSet:
@@ -270,7 +278,7 @@ class Run:
         )
         half = {n: t.astype(np.float16) if n.endswith((".a", ".b")) else t for n, t in self.best[1].items()}
         write_bytes_atomic(self.out / "network.safetensors", save_safetensors(half))
-        leave_scorer(self.out, self.loaded, self.fixed["conflict/mean"], self.facts, self.settings, self.say)
+        leave_scorer(self.out, self.loaded, self.fixed.conflict_mean, self.facts, self.settings, self.say)
         write_bytes_atomic(self.out / "config.json", msgspec.json.format(msgspec.json.encode(config), indent=1))
         self.say(f"wrote {self.out / 'network.safetensors'}  (held-out mean {self.best[0]:.3f})")
         return self.networks.eval().requires_grad_(False)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from lifelong_edit.numerics.devices import to_solve
 from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen, together
+from lifelong_edit.numerics.devices import to_solve
 
 SHARE = 1.8
 """Default η of the rule: the share of the facts' loss that one pass would take away, were it linear, in all modules

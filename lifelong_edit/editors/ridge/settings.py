@@ -108,6 +108,7 @@ class RidgeSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fie
     reconsolidation_keys: NotNegative = 0.5
     """`preserved_keys` of a reconsolidation. It is less than a batch's: rows are drawn afresh in each pass, so every
     prompt has its turn as a row, and a larger weight would also hold back the other phrasings of the facts."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_rule(self.editor)

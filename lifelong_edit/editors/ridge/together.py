@@ -1,4 +1,4 @@
-"""Solving again over all live facts together (design.md, section 4), so that old edits are not slowly forgotten.
+"""Solving again over all live facts together (design: reconsolidation), so that old edits are not slowly forgotten.
 
 Solving again from what is stored would change nothing: successive solves are recursive least squares. What stored rows
 cannot know is that keys go stale when lower modules change, and that value differences were asked for at weights that
@@ -7,25 +7,25 @@ no longer exist. So all live facts and the preserved prompts are traced again, i
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from lifelong_edit.editors.contract import Asker
-from lifelong_edit.editors.ridge.batch import Bench, Say, asking, fact_keys, silent
-from lifelong_edit.editors.ridge.conflictkeys import conflict_keys, conflict_of
-from lifelong_edit.editors.ridge.gradient import GradientEditor
+from lifelong_edit.bench import Bench, Say, silent
+from lifelong_edit.editors.contract import Brought, Change, Entries, Whole
+from lifelong_edit.editors.ridge.held import Preservation
+from lifelong_edit.editors.ridge.passes import SumSystem, fact_keys, one_pass
+from lifelong_edit.editors.ridge.rows import derived
+from lifelong_edit.editors.ridge.settings import RidgeSettings
+from lifelong_edit.editors.ridge.targets import Asker, Seen, Targets
 from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact
-from lifelong_edit.numerics.grams import FactKeys
-from lifelong_edit.numerics.solver import solve_sums
-from lifelong_edit.tracing.derived import derived_rows
+from lifelong_edit.models import BASE
+from lifelong_edit.stores import KEYS, MOMENTS, WEIGHTS, FactKeys
 from lifelong_edit.tracing.rows import Row, draw, drawn_rows, fact_rows, subjects_of
 from lifelong_edit.tracing.trace import trace
 
@@ -34,87 +34,113 @@ CHUNK = 64
 """Facts, or four times as many preserved prompts, that are traced and summed at a time: memory stays flat."""
 WINDOW = 4
 """Passes whose losses are looked at together."""
-SAMPLE = 256
-"""Facts whose gradients at the base weights make the output metric and the step."""
+NEAR = 1024
+"""Facts, at the most, near which preserved prompts are looked for."""
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """What a reconsolidation leads to: ΔW whole (d_in, d_out), the keys of all live facts there, a report.
+class Together:
+    """One solve over all facts: its settings, the rule as it asks here, and the passes so far."""
 
-    key_parts: moves the model there and traces the keys, CHUNK facts at a time, anew at each call: whoever stores them
-    need not hold them together. Raises StepRefusedError where one is not finite.
-    """
+    def __init__(
+        self,
+        bench: Bench,
+        settings: RidgeSettings,
+        targets: Targets,
+        preservation: Preservation,
+        ridges: Mapping[str, float],
+    ) -> None:
+        self.bench, self.settings, self.targets = bench, settings, targets
+        self.preservation, self.ridges = preservation, ridges
 
-    shifts: dict[str, Tensor]
-    key_parts: Callable[[], Iterator[dict[str, FactKeys]]]
-    report: dict[str, object]
+    def solve(
+        self, facts: Sequence[Fact], start: Mapping[str, Tensor] | None, identity: str, say: Say = silent
+    ) -> Change:
+        """Solve for the facts and the preserved prompts together, see `Editor.relearn`.
 
-    @cached_property
-    def keys(self) -> dict[str, FactKeys]:
-        """The keys of all live facts, held together."""
-        return {fact: keys for part in self.key_parts() for fact, keys in part.items()}
+        Rows are taken in the order of the facts' digests: in each pass the prompts and `reconsolidation_phrasings` of
+        each fact's phrasings, drawn afresh. Every pass moves all modules from one trace; the last is the one with which
+        the loss has `settled`, or number `reconsolidation_passes`. The solve is the joint one, whatever the setting
+        `ask` says of batches.
+        """
+        if not facts:
+            raise UsageError("the store has no live facts; expected at least one to reconsolidate")
+        bench, s, facts = self.bench, self.settings, sorted(facts, key=lambda fact: fact.digest)
+        drawn = (s.seed, identity, tuple(f.digest for f in facts))
+        asker = self._ready(facts, drawn)
+        subjects = subjects_of(facts)
+        fixed = {n: self.preservation.gram(n, s, s.reconsolidation_keys, {}, subjects) for n in bench.names}
+        near = self._directions(facts)
+        shifts = {m.name: torch.zeros(m.d_in, m.d_out, device=bench.loaded.device) for m in bench.loaded.modules}
+        shifts = shifts if start is None else {n: start[n].to(shifts[n]) for n in shifts}
+        made = [] if bench.preserved.probes else self._derived(facts, drawn)
+        # Token numbers are a hundred times smaller than what a pass makes of them, and a tenth of its time to find.
+        own = [fact_rows(bench.loaded.tokenizer, part, s.phrasings) for part in slices(facts, CHUNK)]
+        losses: list[float] = []
+        counts = {"facts": 0, "preserved": 0}
+        while len(losses) < s.reconsolidation_passes:
+            shifts = {n: (1 - s.reconsolidation_decay) * shift for n, shift in shifts.items()} if losses else shifts
+            kept = made or bench.preserved.rows(
+                s.reconsolidation_preserved, near, s.preserved_weight, subjects, *drawn, len(losses)
+            )
+            parts = [drawn_rows(p, s.reconsolidation_phrasings, s.seed, identity, len(losses)) for p in own]
+            system, loss = self._pass(asker, shifts, fixed, [*parts, *slices(kept, 4 * CHUNK)])
+            losses.append(loss / len(facts))
+            counts = {"facts": sum(map(len, parts)), "preserved": len(kept)}
+            shifts = {n: shifts[n] + system.shift(n).to(shifts[n]) for n in shifts}
+            say(f"pass {len(losses)} over {len(facts)} facts and {len(kept)} preserved prompts: loss {losses[-1]:.3f}")
+            if settled(losses, s.reconsolidation_gain):
+                break
+        report: dict[str, object] = {"passes": len(losses), "loss": losses, "rows": counts, "norm": norms_of(shifts)}
+        brought: dict[str, Brought] = {
+            WEIGHTS: Whole({name: shift.cpu().numpy() for name, shift in shifts.items()}),
+            KEYS: Entries(partial(self._keys, facts, shifts), whole=True),
+        }
+        return Change(brought | ({MOMENTS: Whole(asker.moments)} if asker.moments else {}), report)
 
+    def _pass(
+        self, asker: Asker, shifts: Mapping[str, Tensor], fixed: Mapping[str, Tensor], parts: Sequence[Sequence[Row]]
+    ) -> tuple[SumSystem, float]:
+        """One pass at ΔW over rows in parts; the facts' summed loss before it."""
+        system = SumSystem({n: gram.clone() for n, gram in fixed.items()}, self.ridges)
+        loss = 0.0
+        with self.bench.loaded.at(shifts):
+            for rows in parts:
+                traced = one_pass(self.bench, asker, rows, system, self.settings.preserved_step)
+                loss += sum(row.weight * float(traced.losses[i]) for i, row in enumerate(rows) if row.kind == "new")
+        return system, loss
 
-def reconsolidate(
-    bench: Bench,
-    facts: Sequence[Fact],
-    *,
-    start: Mapping[str, Tensor] | None = None,
-    state: str = "",
-    say: Say = silent,
-) -> Resolved:
-    """Solve for all live facts and the preserved prompts together.
+    def _ready(self, facts: Sequence[Fact], drawn: tuple[object, ...]) -> Asker:
+        """The rule made ready at the base weights on a sample of the facts, or on all of them, CHUNK at a time."""
+        sample = self.targets.sample
+        if sample is not None:
+            chosen = [[facts[i] for i in draw(len(facts), sample, "metric", *drawn)]]
+        else:
+            chosen = [list(part) for part in slices(facts, CHUNK)]
+        with self.bench.loaded.at(BASE):
+            return self.targets.ready((self._seen(part) for part in chosen), {})
 
-    start: ΔW to begin with, by module (d_in, d_out); None is canonical: from the base weights, a function of the live
-    facts and of what `init` fixed alone. state: digest of the state that a warm start comes from, for its draws. Rows
-    are taken in the order of the facts' digests: in each pass the prompts and `reconsolidation_phrasings` of each
-    fact's phrasings, drawn afresh. Every pass moves all modules from one trace; the last is the one with which the loss
-    has `settled`, or number `reconsolidation_passes`. The rule without a network asks, with steps of its own
-    (`reconsolidation_eta`): it asks for little, many times. The solve is the joint one, whatever the setting `ask`
-    says of batches.
+    def _seen(self, facts: Sequence[Fact]) -> Seen:
+        rows = fact_rows(self.bench.loaded.tokenizer, facts, self.settings.phrasings)
+        traced = trace(self.bench.loaded, rows, self.settings.micro_batch)
+        return Seen(traced.keys, traced.gradients, float(traced.losses.sum()))
 
-    Raises UsageError without facts, StepRefusedError where a number is not finite.
-    """
-    if not facts:
-        raise UsageError("the store has no live facts; expected at least one to reconsolidate")
-    bench = for_all(bench)
-    s, facts = bench.settings, sorted(facts, key=lambda fact: fact.digest)
-    identity = (s.seed, state, tuple(f.digest for f in facts))
-    asker = _asker(bench, facts, identity)
-    subjects = subjects_of(facts)
-    fixed = {n: bench.preservation(n, {}, subjects) for n in bench.names}
-    near = _directions(bench, facts)
-    shifts = {m.name: torch.zeros(m.d_in, m.d_out, device=bench.loaded.device) for m in bench.loaded.modules}
-    shifts = shifts if start is None else {n: start[n].to(shifts[n]) for n in shifts}
-    derived = [] if bench.preserved.probes else _derived(bench, facts, identity)
-    # Token numbers are a hundred times smaller than what a pass makes of them, and cost a tenth of its time to find.
-    own = [fact_rows(bench.loaded.tokenizer, part, s.phrasings) for part in _slices(facts, CHUNK)]
-    losses: list[float] = []
-    rows = {"facts": 0, "preserved": 0}
-    while len(losses) < s.reconsolidation_passes:
-        shifts = {n: (1 - s.reconsolidation_decay) * shift for n, shift in shifts.items()} if losses else shifts
-        bench.loaded.set_shifts(shifts)
-        kept = derived or bench.preserved.rows(
-            s.reconsolidation_preserved, near, s.preserved_weight, subjects, *identity, len(losses)
-        )
-        sums = _Sums({n: fixed[n].clone() for n in bench.names}, bench)
-        for part in own:
-            sums.take(asker, drawn_rows(part, s.reconsolidation_phrasings, s.seed, state, len(losses)))
-        for some in _slices(kept, 4 * CHUNK):
-            sums.take(asker, some)
-        losses.append(sums.loss / len(facts))
-        rows = {"facts": sums.rows - len(kept), "preserved": len(kept)}
-        shifts = {n: shifts[n] + sums.shift(n).to(shifts[n]) for n in shifts}
-        say(f"pass {len(losses)} over {len(facts)} facts and {len(kept)} preserved prompts: loss {losses[-1]:.3f}")
-        if settled(losses, s.reconsolidation_gain):
-            break
-    norms = {n: float(shift.norm()) for n, shift in shifts.items()}
-    if not all(map(math.isfinite, norms.values())):  # of the last pass, which no further solve looks at
-        raise StepRefusedError("a weight shift is not finite; expected numbers; the reconsolidation was refused")
-    bench.loaded.set_shifts(shifts)
-    report: dict[str, object] = {"passes": len(losses), "loss": losses, "rows": rows, "norm": norms}
-    return Resolved(shifts, partial(_keys, bench, facts, shifts), report)
+    def _derived(self, facts: Sequence[Fact], drawn: tuple[object, ...]) -> list[Row]:
+        """Preserved rows made from the facts, for a store that has none: as many as there are facts at the most."""
+        count = min(len(facts), self.settings.reconsolidation_preserved)
+        return derived(self.bench, self.settings, facts, count, *drawn)
+
+    def _directions(self, facts: Sequence[Fact]) -> Tensor:
+        """Directions of up to NEAR facts, near which preserved prompts are looked for, (n, d_in)."""
+        found = self.bench.conflict_keys([f.prompt for f in facts[:: -(-len(facts) // NEAR)]])
+        return torch.from_numpy(found).to(self.bench.loaded.device)
+
+    def _keys(self, facts: Sequence[Fact], shifts: Mapping[str, Tensor]) -> Iterator[dict[str, FactKeys]]:
+        """The keys of all facts at the base weights plus `shifts`, CHUNK facts at a time."""
+        for part in slices(facts, CHUNK):
+            rows = fact_rows(self.bench.loaded.tokenizer, part, self.settings.phrasings)
+            with self.bench.loaded.at(shifts):
+                traced = trace(self.bench.loaded, rows, self.settings.micro_batch, gradients=False)
+            yield fact_keys(self.bench, traced, rows, self.bench.conflict_of(part))
 
 
 def settled(losses: Sequence[float], gain: float) -> bool:
@@ -129,73 +155,15 @@ def settled(losses: Sequence[float], gain: float) -> bool:
     return before - after < WINDOW * gain * losses[0]
 
 
-def for_all(bench: Bench) -> Bench:
-    """The bench with the settings of this solve: the joint one, for the published rule knows none but a batch's."""
-    other = copy.copy(bench)
-    other.settings = bench.settings.replace(ask="joint", preserved_keys=bench.settings.reconsolidation_keys)
-    return other
+def norms_of(shifts: Mapping[str, Tensor]) -> dict[str, float]:
+    """‖ΔW‖ by module. Raises StepRefusedError where a number is not finite: of the last pass no further one tells."""
+    norms = {n: float(shift.norm()) for n, shift in shifts.items()}
+    if not all(map(math.isfinite, norms.values())):
+        raise StepRefusedError("a weight shift is not finite; expected numbers; the reconsolidation was refused")
+    return norms
 
 
-class _Sums:
-    """A = P + λI + Σ w kᵀk and Σ w kᵀd per module, float64, while the rows go by."""
-
-    def __init__(self, grams: dict[str, Tensor], bench: Bench) -> None:
-        self.bench, self.grams = bench, grams
-        self.rights: dict[str, Tensor] = {}
-        self.loss, self.rows = 0.0, 0
-        for name, gram in grams.items():
-            gram.diagonal().add_(bench.ridge(name))
-
-    def take(self, asker: Asker, rows: Sequence[Row]) -> None:
-        """Trace rows at the model's present weights and add them."""
-        traced = trace(self.bench.loaded, rows, self.bench.settings.micro_batch)
-        for name, gram in self.grams.items():
-            keys, weights = traced.keys[name], traced.weights(rows, name).double()[:, None]
-            values = asker.ask(name, keys, asking(self.bench, traced, rows, name)).double()
-            weighted = weights * keys.double()
-            gram.addmm_(weighted.T, keys.double())
-            right = weighted.T @ values
-            self.rights[name] = self.rights[name] + right if name in self.rights else right
-        self.rows += len(rows)
-        self.loss += sum(row.weight * float(traced.losses[i]) for i, row in enumerate(rows) if row.kind == "new")
-
-    def shift(self, name: str) -> Tensor:
-        """S = A⁻¹ Σ w kᵀd, (d_in, d_out)."""
-        return solve_sums(self.grams[name], self.rights[name])
-
-
-def _slices(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def slices(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Items in their order, `size` at a time."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def _asker(bench: Bench, facts: Sequence[Fact], identity: tuple[object, ...]) -> Asker:
-    """The rule with the metric and the step of a sample of the facts at the base weights."""
-    s = bench.settings
-    sample = [facts[i] for i in draw(len(facts), SAMPLE, "metric", *identity)]
-    bench.loaded.set_shifts({})
-    traced = trace(bench.loaded, fact_rows(bench.loaded.tokenizer, sample, s.phrasings), s.micro_batch)
-    rule = GradientEditor(s.reconsolidation_eta, s.kappa, s.trust)
-    return rule.ready(traced.keys, traced.gradients, {}, float(traced.losses.sum()))
-
-
-def _derived(bench: Bench, facts: Sequence[Fact], identity: tuple[object, ...]) -> list[Row]:
-    """Preserved rows made from the facts, for a store that has none: as many as there are facts at the most."""
-    count = min(len(facts), bench.settings.reconsolidation_preserved)
-    return derived_rows(bench.loaded, bench.settings, facts, count, *identity)
-
-
-def _directions(bench: Bench, facts: Sequence[Fact]) -> Tensor:
-    """Directions of up to SAMPLE·4 facts, near which preserved prompts are looked for, (n, d_in)."""
-    step = -(-len(facts) // (4 * SAMPLE))
-    found = conflict_keys(bench, [f.prompt for f in facts[::step]])
-    return torch.from_numpy(found).to(bench.loaded.device)
-
-
-def _keys(bench: Bench, facts: Sequence[Fact], shifts: Mapping[str, Tensor]) -> Iterator[dict[str, FactKeys]]:
-    """The keys of all facts at the base weights plus `shifts`, CHUNK facts at a time."""
-    bench.loaded.set_shifts(shifts)
-    for part in _slices(facts, CHUNK):
-        rows = fact_rows(bench.loaded.tokenizer, part, bench.settings.phrasings)
-        traced = trace(bench.loaded, rows, bench.settings.micro_batch, gradients=False)
-        yield fact_keys(bench, traced, rows, conflict_of(bench, part))

@@ -1,0 +1,56 @@
+"""What a solve holds still: P = c₀C₀ + c₁ Σ kᵀk over preserved prompts + Σ kᵀk over live facts that are no rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from lifelong_edit.bench import Bench
+from lifelong_edit.editors.ridge.settings import RidgeSettings
+from lifelong_edit.numerics.grams import ExactGram
+from lifelong_edit.numerics.solver import Held, factorise, woodbury_is_cheaper
+from lifelong_edit.stores import FactKeys
+from lifelong_edit.tracing.rows import Row
+
+
+class Preservation:
+    """The grams of a bench, kept exact from one solve to the next, whatever came and went."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self._live = {n: ExactGram(n, bench.scale[n]) for n in bench.names}
+        self._preserved = {n: ExactGram(n, bench.scale[n]) for n in bench.names}
+
+    def gram(
+        self, module: str, s: RidgeSettings, keys: float, live: Mapping[str, FactKeys], subjects: frozenset[str]
+    ) -> Tensor:
+        """P of a module, (d_in, d_in) float64.
+
+        keys: c₁, the weight of the keys of all preserved prompts. live: the live facts that are not among the rows.
+        subjects: case-folded ones that facts have changed; what preserved prompts say of them may change. All others
+        are held by their keys in the base model, rows or not.
+        """
+        bench = self.bench
+        held = bench.preserved.keys_outside(subjects) if keys else {}
+        c0 = s.subject_c0 if module in bench.at_subject else s.c0
+        gram = bench.text_gram.add_to(self._live[module].over(live), module, c0)
+        return gram.add_(self._preserved[module].over(held), alpha=keys) if held else gram
+
+    def held(
+        self,
+        s: RidgeSettings,
+        ridges: Mapping[str, float],
+        live: Mapping[str, FactKeys],
+        rows: Sequence[Row],
+        passes: int,
+        subjects: frozenset[str],
+    ) -> Held:
+        """P per module for all passes of a batch, with a factor of P + λI where Woodbury will use it more than once."""
+        held = {}
+        for module in self.bench.loaded.modules:
+            name, positions = module.name, sum(row.positions_in(module) for row in rows)
+            gram = self.gram(name, s, s.preserved_keys, live, subjects)
+            worth = passes > 1 and woodbury_is_cheaper(positions, module.d_in)
+            held[name] = (gram, factorise(gram, ridges[name]) if worth else None)
+        return held

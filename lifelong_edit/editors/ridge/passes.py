@@ -1,0 +1,132 @@
+"""One pass: trace rows, ask, and hand keys and value differences to the system that is to be solved.
+
+Batches, training and reconsolidation make their passes here. What they solve differs in form alone: few rows that are
+needed again afterwards (`RowSystem`), or sums over more rows than anybody could hold (`SumSystem`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lifelong_edit.bench import Bench
+from lifelong_edit.editors.ridge.targets import Asker
+from lifelong_edit.errors import StepRefusedError
+from lifelong_edit.numerics.devices import to_solve
+from lifelong_edit.numerics.grams import to_grid
+from lifelong_edit.numerics.solver import Held, Solution, solve, solve_sums
+from lifelong_edit.stores import Dense, FactKeys, Factors, Shift
+from lifelong_edit.tracing.rows import Row
+from lifelong_edit.tracing.trace import Trace, trace
+
+
+class System(Protocol):
+    """A ridge regression per module while its rows come."""
+
+    def take(self, module: str, keys: Tensor, values: Tensor, weights: Tensor) -> None:
+        """Rows of a module: keys (n, d_in), value differences (n, d_out), weights (n,)."""
+
+
+def one_pass(
+    bench: Bench, asker: Asker, rows: Sequence[Row], system: System, preserved_step: float, traced: Trace | None = None
+) -> Trace:
+    """Trace rows at the model's present weights, ask, and hand all modules' rows from this one trace on (Jacobi).
+
+    preserved_step: of preserved rows, relative to facts'. traced: where they have been traced already.
+    """
+    traced = trace(bench.loaded, rows, bench.settings.micro_batch) if traced is None else traced
+    for name in bench.names:
+        gradients = traced.gradients[name]
+        if preserved_step != 1:
+            preserved = traced.kinds(rows, name, "preserved")[:, None]
+            gradients = torch.where(preserved, preserved_step * gradients, gradients)
+        values = asker.ask(name, traced.keys[name], gradients)
+        system.take(name, traced.keys[name], values, traced.weights(rows, name))
+    return traced
+
+
+class RowSystem:
+    """A = Σ w kᵀk + P + λI, solved at once for all rows of a module.
+
+    values: D (n, d_out) as asked, with its graph where there is one; solutions: by module.
+    """
+
+    def __init__(self, held: Held, ridges: Mapping[str, float]) -> None:
+        self._held, self._ridges = held, ridges
+        self.values: dict[str, Tensor] = {}
+        self.solutions: dict[str, Solution] = {}
+
+    def take(self, module: str, keys: Tensor, values: Tensor, weights: Tensor) -> None:
+        """Solve for the rows of a module. Raises StepRefusedError as `solve` does."""
+        preserved, factor = self._held[module]
+        self.values[module] = values
+        self.solutions[module] = solve(keys, values.detach(), weights, preserved, self._ridges[module], factor)
+
+    def moved(self, shifts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """ΔW after the pass, by module (d_in, d_out) float32."""
+        return {n: shifts[n] + s.shift.float().to(shifts[n].device) for n, s in self.solutions.items()}
+
+
+class SumSystem:
+    """A = P + λI + Σ w kᵀk and R = Σ w kᵀd per module, float64, while the rows go by; `grams` are P, written to."""
+
+    def __init__(self, grams: dict[str, Tensor], ridges: Mapping[str, float]) -> None:
+        self._grams, self._rights = grams, dict[str, Tensor]()
+        for name, gram in grams.items():
+            gram.diagonal().add_(ridges[name])
+
+    def take(self, module: str, keys: Tensor, values: Tensor, weights: Tensor) -> None:
+        """Add the rows of a module."""
+        keys = to_solve(keys)
+        weighted = to_solve(weights)[:, None] * keys
+        self._grams[module].addmm_(weighted.T, keys)
+        right = weighted.T @ to_solve(values)
+        self._rights[module] = self._rights[module] + right if module in self._rights else right
+
+    def shift(self, module: str) -> Tensor:
+        """S = A⁻¹R, (d_in, d_out). Raises StepRefusedError as `solve_sums` does."""
+        return solve_sums(self._grams[module], self._rights[module])
+
+
+def total_shift(passes: Sequence[tuple[Tensor, Solution]]) -> Shift:
+    """The shift of all passes of one module, from each one's D and solution: as factors where these are smaller.
+
+    Raises StepRefusedError where a number is not finite.
+    """
+    dense = sum((solution.shift for _, solution in passes), start=torch.zeros(())).float().cpu().numpy()
+    if not np.isfinite(dense).all():
+        raise StepRefusedError("a weight shift is not finite; expected numbers; the step was refused")
+    rows = sum(len(values) for values, _ in passes)
+    if rows * sum(dense.shape) >= dense.size:
+        return Dense(dense)
+    left = torch.cat([solution.influence() for _, solution in passes], dim=1)
+    right = torch.cat([values for values, _ in passes])
+    return Factors(left.float().cpu().numpy(), right.float().cpu().numpy())
+
+
+def fact_keys(
+    bench: Bench, traced: Trace, rows: Sequence[Row], conflict: Mapping[str, np.ndarray]
+) -> dict[str, FactKeys]:
+    """The keys of fact rows in a trace, on the grid, by fact; rows of no fact are passed over.
+
+    conflict: digest → (d_in,), the facts' conflict keys, which no trace at edited weights can tell.
+    """
+    for name in bench.names:
+        # A finite shift can still overflow a layer above it; on the grid that would become a silent zero.
+        if not bool(torch.isfinite(traced.keys[name]).all()):
+            raise StepRefusedError(f"a key of {name} is not finite after the step; expected numbers; it was refused")
+    units = {n: to_grid(traced.keys[n], bench.scale[n]) for n in bench.names}
+    facts = dict.fromkeys(row.fact for row in rows if row.fact is not None)
+    spans: dict[str, dict[str, list[int]]] = {n: {digest: [] for digest in facts} for n in bench.names}
+    for name, where in spans.items():
+        for position, row in enumerate(traced.row[name].tolist()):
+            digest = rows[row].fact
+            if digest is not None:
+                where[digest].append(position)
+    return {
+        digest: FactKeys({n: units[n][spans[n][digest]] for n in bench.names}, conflict[digest]) for digest in facts
+    }

@@ -1,0 +1,58 @@
+"""Which rows a solve has: the facts that are taught, earlier ones, preserved prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lifelong_edit.bench import Bench, State
+from lifelong_edit.editors.contract import Lesson
+from lifelong_edit.editors.ridge.settings import RidgeSettings
+from lifelong_edit.facts import Fact
+from lifelong_edit.tracing.derived import derived_rows
+from lifelong_edit.tracing.rows import Row, draw, fact_rows, subjects_of
+
+
+def select_rows(bench: Bench, s: RidgeSettings, state: State, lesson: Lesson, live: Sequence[str]) -> list[Row]:
+    """The rows of a batch: new facts, a sample of earlier live ones, preserved prompts near the batch.
+
+    live: digests of the live facts that may be rehearsed, sorted.
+    """
+    tokenizer, facts = bench.loaded.tokenizer, lesson.facts
+    batch = tuple(f.digest for f in facts)
+    rehearsed = [state.live[live[i]] for i in draw(len(live), s.rehearse, "rehearsal", s.seed, state.digest, batch)]
+    rows = fact_rows(tokenizer, facts, s.phrasings, replaced=lesson.replaced)
+    rows += fact_rows(tokenizer, rehearsed, s.phrasings, "rehearsal")
+    if s.preserved and bench.preserved.probes:
+        near = bench.centred_keys(lesson.conflict or bench.conflict_of(facts), facts)
+        subjects = lesson.hidden | changed_subjects(state, facts)
+        rows += bench.preserved.rows(s.preserved, near, s.preserved_weight, subjects, s.seed, state.digest, batch)
+    elif s.preserved:
+        known = [*facts, *(state.live[digest] for digest in live)]
+        rows += derived(bench, s, known, s.preserved, s.seed, state.digest, batch)
+    return rows
+
+
+def derived(bench: Bench, s: RidgeSettings, facts: Sequence[Fact], count: int, *parts: object) -> list[Row]:
+    """Preserved rows made from the facts themselves, see `derived_rows`."""
+    options = {"tokens": s.preserved_tokens, "micro_batch": s.micro_batch}
+    return derived_rows(bench.loaded, facts, count, *parts, weight=s.preserved_weight, **options)
+
+
+def changed_subjects(state: State, facts: Sequence[Fact]) -> frozenset[str]:
+    """Case-folded subjects of the facts and of all live ones: what preserved prompts say of them may change."""
+    return subjects_of((*facts, *state.live.values()))
+
+
+def rows_to_be_ready_with(rows: Sequence[Row], recalls: bool) -> list[Row]:
+    """The rows of a batch that its rule is made ready with: all of new facts, the first of each rehearsed one.
+
+    Of rehearsed facts one row each is enough: they are there so that a metric is not the new batch's alone. recalls:
+    whether the rule wants them.
+    """
+    own, seen = list[Row](), set[str | None]()
+    for row in rows:
+        recalled = recalls and row.kind == "rehearsal" and row.fact not in seen
+        if row.kind == "new" or recalled:
+            own.append(row)
+            seen.add(row.fact)
+    return own
