@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import msgspec
 
-from lifelong_edit.errors import StoreError
+from lifelong_edit.errors import StoreError, said
 from lifelong_edit.stores.digests import digest_bytes
-from lifelong_edit.stores.schema import StepRecord, encode_step
+from lifelong_edit.stores.schema import StepRecord, decode_step, encode_step
 from lifelong_edit.stores.tables import HEAD, Head, Tables, step_key
 
 
@@ -32,6 +32,12 @@ def with_keys(tables: Tables, record: StepRecord, parts: Iterable[bytes]) -> Ste
 def enter(tables: Tables, record: StepRecord, weights: str | None) -> Head:
     """Write a step and make it the head."""
     encoded = encode_step(record)
+    try:
+        decode_step(encoded)
+    except msgspec.MsgspecError as error:
+        raise StoreError(
+            f"step {record.step} could not be read back ({said(error)}); expected values of its types"
+        ) from None
     head = Head(record.step, digest_bytes(encoded), weights)
     for digest in record.blobs:
         tables.refer(digest)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy.typing as npt
 
 from lifelong_edit.facts import Fact
+from lifelong_edit.facts.checks import require_words
+from lifelong_edit.facts.stored import encode_fact
 from lifelong_edit.policies import EveryN
 from lifelong_edit.stores import (
     EditLog,
@@ -70,7 +71,14 @@ class Draft:
 
 
 def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> StepRecord:
-    """Commit a draft after the head. Raises StoreError where nothing could be written, or a number is not finite."""
+    """Commit a draft after the head.
+
+    Raises StoreError where nothing could be written, or a number is not finite; UsageError where reason, author or name
+    are no text, and BadInputError for a fact that could not be read back, before anything is written.
+    """
+    for what, text in (("the reason", draft.reason), ("the author", draft.author), ("the name", draft.name)):
+        require_words(what, text)
+    facts = {fact.digest: encode_fact(fact) for fact in (*draft.facts, *draft.aside)}
     head = log.head()
     stored = None if draft.weights is None else encode_tensors(draft.weights)
     parts = {
@@ -110,7 +118,6 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         report=draft.report,
         provenance=_provenance(config, draft),
     )
-    facts = {fact.digest: msgspec.json.encode(fact) for fact in (*draft.facts, *draft.aside)}
     made = draft.key_parts
     traced = None if made is None else lambda: map(encode_keys, made())
     log.append(record, facts=facts, blobs=blobs, weights=weights, keys=traced)

@@ -14,6 +14,7 @@ from lifelong_edit.editors.ridge.batch import Bench, Proposal, Say, SolveState, 
 from lifelong_edit.editors.ridge.conflictkeys import centred_keys, conflict_of
 from lifelong_edit.editors.ridge.together import reconsolidate
 from lifelong_edit.facts import Fact
+from lifelong_edit.facts.stored import decode_fact
 from lifelong_edit.judging.forgetting import forecast_by_keys, live_conflict_keys, proposed_changes
 from lifelong_edit.judging.guard import as_report, measure, objections
 from lifelong_edit.judging.retracted import compared
@@ -73,7 +74,7 @@ class Solving:
             facts = self._log.facts(live)
             self._state = SolveState(
                 shifts=as_tensors(self._weights),
-                live={digest: msgspec.json.decode(facts[digest], type=Fact) for digest in live},
+                live={digest: decode_fact(facts[digest], digest) for digest in live},
                 keys=keys_at(self._log, history, at),
                 editor_state=editor_state_at(self._log, history, at),
                 digest=self._digest(history.record(at)),
@@ -179,7 +180,7 @@ class Solving:
         found: dict[str, list[Fact]] = {}
         for new, olds in took.items():
             earlier = [d for d in history.predecessors(self._at, olds) if d not in olds]
-            known = [msgspec.json.decode(data, type=Fact) for data in self._log.facts(earlier).values()]
+            known = [decode_fact(data, digest) for digest, data in self._log.facts(earlier).items()]
             free = [fact for fact in known if named is None or set(named.same(fact)) <= retired]
             found[new] = [*(state.live[old] for old in olds), *free]
         return found

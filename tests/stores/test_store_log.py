@@ -11,6 +11,7 @@ import pytest
 
 from lifelong_edit.errors import StoreDamagedError, StoreError, StoreLockedError, UsageError
 from lifelong_edit.stores import EditLog, StepRecord, digest_bytes
+from tests.faults import small
 
 AddStep = Callable[..., StepRecord]
 MakeStore = Callable[..., EditLog]
@@ -25,7 +26,7 @@ def test_steps_come_back_after_reopening(make_store: MakeStore, add_step: AddSte
         assert again.steps(3) == added[2:]
         assert again.step(2) == added[1]
         assert again.head().step == 4
-        assert again.facts(added[2].added) == {added[2].added[0]: b'{"n":3}'}
+        assert again.facts(added[2].added) == {small.fact(3).digest: msgspec.json.encode(small.fact(3))}
         assert digest_bytes(again.blob(str(added[3].shift))) == added[3].shift
         assert again.consumed("f" * 32, 2) == [(added[1].added[0], 2)]
         assert again.consumed("f" * 32, 9) == []
