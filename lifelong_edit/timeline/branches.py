@@ -87,7 +87,7 @@ class Branching(Part):
         history = self.history()
         history.require_kept(step)
         state = history.state_of(step)
-        if history.names.tags.get(name) == state:
+        if isinstance(name, str) and history.names.tags.get(name) == state:
             return history.record(history.head)
         history.names.require_free(name)
         return self._stay("tag", name, state, reason)
