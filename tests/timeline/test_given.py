@@ -14,9 +14,9 @@ from lifelong_edit.errors import BadInputError, LifelongEditError, UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.stores import EditLog, fsck
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline_commit import Draft
-from lifelong_edit.timeline_purging import purge
-from lifelong_edit.timeline_review import purged_fact
+from lifelong_edit.timeline.commit import Draft
+from lifelong_edit.timeline.purging import purge
+from lifelong_edit.timeline.review import purged_fact
 
 MakeFact = Callable[..., Fact]
 Gate = Callable[..., dict[str, Any]]
@@ -76,34 +76,36 @@ def test_what_is_no_batch_is_refused_and_nothing_committed(timeline: Timeline, n
         calls[-1](NO_BATCH[name])
 
 
-def test_reasons_names_and_steps_are_text_or_refused(timeline: Timeline, batch: Any, lenient: Gate) -> None:
+@pytest.mark.parametrize("odd", [5, b"x", ["x"], "a\x00b", "\ud800"], ids=repr)
+def test_reasons_names_and_authors_are_text_or_refused(timeline: Timeline, batch: Any, odd: Any, lenient: Gate) -> None:
     timeline.apply(batch(0), gate=lenient)
-    odd: Any
-    for odd in (5, b"x", ["x"], "a\x00b", "\ud800"):
-        for call in (
-            lambda: timeline.apply(batch(1), gate=lenient, reason=odd),
-            lambda: timeline.reconsolidate(reason=odd),
-            lambda: timeline.retract(batch(0)[:1], reason=odd),
-            lambda: timeline.dismiss(batch(0)[:1], reason=odd),
-            lambda: timeline.rollback(0, reason=odd),
-            lambda: timeline.tag("a", reason=odd),
-            lambda: timeline.branch("a", reason=odd),
-            lambda: timeline.switch("main", reason=odd),
-            lambda: timeline.tag(odd),
-            lambda: timeline.branch(odd),
-            lambda: timeline.switch(odd),
-            lambda: timeline.delete_tag(odd),
-            lambda: timeline.delete_branch(odd),
-            lambda: timeline.rollback(odd),
-            lambda: timeline.show(odd),
-            lambda: Timeline.open(timeline.path, read_only=True, author=odd),
-        ):
-            with pytest.raises(UsageError, match="expected|no step"):
-                call()
-    for step in (None, 1.5, [1], {}):
-        with pytest.raises(UsageError, match="as a step"):
-            timeline.show(step)  # type: ignore[arg-type]
+    calls: list[Callable[[], object]] = [
+        lambda: timeline.apply(batch(1), gate=lenient, reason=odd),
+        lambda: timeline.reconsolidate(reason=odd),
+        lambda: timeline.retract(batch(0)[:1], reason=odd),
+        lambda: timeline.dismiss(batch(0)[:1], reason=odd),
+        lambda: timeline.rollback(0, reason=odd),
+        lambda: timeline.tag("a", reason=odd),
+        lambda: timeline.branch("a", reason=odd),
+        lambda: timeline.switch("main", reason=odd),
+        lambda: timeline.tag(odd),
+        lambda: timeline.branch(odd),
+        lambda: timeline.switch(odd),
+        lambda: timeline.delete_tag(odd),
+        lambda: timeline.delete_branch(odd),
+        lambda: Timeline.open(timeline.path, read_only=True, author=odd),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match="expected"):
+            call()
     assert timeline.head == 1
+
+
+@pytest.mark.parametrize("odd", [None, 1.5, [1], {}, b"1"], ids=repr)
+def test_a_step_is_a_number_or_a_name(timeline: Timeline, odd: Any) -> None:
+    for call in (timeline.show, timeline.rollback, timeline.at, timeline.weights):
+        with pytest.raises(UsageError, match="as a step"):
+            call(odd)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_a_store_that_an_earlier_release_kept_nan_in_can_be_lived_with(
     msgspec.structs.force_setattr(odd, "source", NAN)
     with start_store(tmp_path / "store") as timeline:
         with monkeypatch.context() as patch:
-            patch.setattr("lifelong_edit.timeline_commit.encode_fact", msgspec.json.encode)
+            patch.setattr("lifelong_edit.timeline.commit.encode_fact", msgspec.json.encode)
             timeline.apply([odd, fact(1)], gate=lenient)
         with EditLog.open(tmp_path / "store", read_only=True) as log:
             assert b'"source":null' in log.facts([odd.digest])[odd.digest]
