@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from lifelong_edit.errors import StoreDamagedError, StoreError, StoreKeyError, said
+from lifelong_edit.facts.stored import doubt
 from lifelong_edit.stores import environment as environments
 from lifelong_edit.stores.codec import decode_step
 from lifelong_edit.stores.digests import digest_bytes
@@ -223,7 +224,12 @@ def _weight(file_digest: str, number: int, fact: str) -> int:
 
 
 def _fact(found: Examination, pages: PageFile, key: bytes, value: Value) -> None:
-    if _unsealed(found, pages, "facts", key, value) is not None:
+    payload = _unsealed(found, pages, "facts", key, value)
+    if payload is None:
+        return
+    if (problem := doubt(payload, key.decode("ascii", "backslashreplace"))) is not None:
+        found.find(record_name("facts", key), problem)  # the steps are added when they are known
+    else:
         found.facts.add(key)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from lifelong_edit.errors import StoreError
-from lifelong_edit.stores.codec import encode_step
+from lifelong_edit.errors import StoreError, said
+from lifelong_edit.stores.codec import decode_step, encode_step
 from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.stores.parts import KEYS, Part, upsert_digest
 from lifelong_edit.stores.records import StepRecord
@@ -35,6 +35,12 @@ def with_keys(tables: Tables, record: StepRecord, parts: Iterable[bytes]) -> Ste
 def enter(tables: Tables, record: StepRecord, weights: str | None) -> Head:
     """Write a step and make it the head."""
     encoded = encode_step(record)
+    try:
+        decode_step(encoded)
+    except msgspec.MsgspecError as error:
+        raise StoreError(
+            f"step {record.step} could not be read back ({said(error)}); expected values of its types"
+        ) from None
     head = Head(record.step, digest_bytes(encoded), weights)
     for digest in record.blobs:
         tables.refer(digest)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from lifelong_edit.atomic import fsync_path
-from lifelong_edit.errors import StoreDamagedError, StoreError
+from lifelong_edit.errors import BadInputError, StoreDamagedError, StoreError
 from lifelong_edit.facts import Fact
 from lifelong_edit.stores import environment as environments
 from lifelong_edit.stores.codec import decode_step
@@ -184,7 +184,7 @@ class _Mender:
         if table == "steps" and digest_bytes(payload) == self._chain_of(int.from_bytes(key, "big")):
             return seal(name, payload)
         if table == "facts":
-            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, BadInputError):
                 fact = msgspec.json.decode(payload, type=Fact)
                 if fact.digest.encode() == key and msgspec.json.encode(fact) == payload:
                     return seal(name, payload)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from lifelong_edit.errors import BadInputError
+from lifelong_edit.facts.checks import text_flaw
 
 Value = dict[str, object]
 Element = tuple[int, Value | BadInputError]
@@ -112,7 +113,7 @@ def _find_flaw(value: object, depth: int) -> str | None:
     if isinstance(value, _Flaw):
         return value.text
     if isinstance(value, str):
-        return _find_text_flaw(value)
+        return text_flaw(value)
     if isinstance(value, dict):
         parts = [*value.keys(), *value.values()]
     elif isinstance(value, list):
@@ -120,14 +121,6 @@ def _find_flaw(value: object, depth: int) -> str | None:
     else:
         return None
     return next((flaw for part in parts if (flaw := _find_flaw(part, depth + 1)) is not None), None)
-
-
-def _find_text_flaw(text: str) -> str | None:
-    if "\x00" in text:
-        return "found a NUL character in a text, expected none; remove it"
-    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        return "found bad UTF-8 or a lone surrogate in a text, expected Unicode text; save the file as UTF-8"
-    return None
 
 
 def _too_deep() -> BadInputError:

@@ -126,20 +126,25 @@ def preserved_prompts_of(fact: Fact) -> list[Probe]:
     return [Probe(prompt, fact.target_true, fact.subject, fact.relation) for prompt in prompts]
 
 
-def _prompts_at(source: Source, element: Element) -> list[Probe]:
-    line, value = element
-    if isinstance(value, dict) and _is_probe(value):
-        try:
-            return [Probe(**value)]  # type: ignore[arg-type]
-        except BadInputError as error:
-            raise BadInputError(f"{source.name}:{line}: {error}") from None
+def prompts_of(record: Value) -> list[Probe]:
+    """The prompts to preserve of a record: a probe's own, or those of a fact of any shape. Raises BadInputError."""
+    if _is_probe(record):
+        return [Probe(**record)]  # type: ignore[arg-type]
     try:
-        found = _recognise_at(source.name, element)
+        found = recognise(record)
     except BadInputError as error:
         raise BadInputError(f"{error}; of a prompt to preserve `prompt` alone is enough") from None
-    if isinstance(found, Skip):
-        return []
-    return preserved_prompts_of(found)
+    return [] if isinstance(found, Skip) else preserved_prompts_of(found)
+
+
+def _prompts_at(source: Source, element: Element) -> list[Probe]:
+    line, value = element
+    try:
+        if isinstance(value, BadInputError):
+            raise value
+        return prompts_of(value)
+    except BadInputError as error:
+        raise BadInputError(f"{source.name}:{line}: {error}") from None
 
 
 def _is_probe(value: Value) -> bool:

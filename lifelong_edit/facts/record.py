@@ -7,12 +7,15 @@ from functools import cached_property
 
 import msgspec
 
-from lifelong_edit.errors import BadInputError
+from lifelong_edit.facts.checks import require_probes, require_texts
 from lifelong_edit.facts.dates import span_of
 
 
 class Probe(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A prompt to ask the model, with the answer that is expected of it where one is known."""
+    """A prompt to ask the model, with the answer that is expected of it where one is known.
+
+    Raises `BadInputError` where a field is no text, or `prompt` is blank.
+    """
 
     prompt: str
     target: str | None = None
@@ -20,13 +23,15 @@ class Probe(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     relation: str | None = None
 
     def __post_init__(self) -> None:
-        _refuse_blank("probe with a blank `prompt`", self.prompt)
+        require_texts(self)
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, dict=True):
     """One record to teach: after `prompt`, the model shall answer `target`.
 
-    Raises `BadInputError` where subject, prompt, target or a phrasing is blank, or `date` is not ISO 8601.
+    Raises `BadInputError`, naming the field, where one is not of its type or no Unicode text without NUL, where
+    subject, prompt, target or a phrasing is blank, and where `date` is not ISO 8601: all that a record of a file may
+    not hold either. A list is taken for a tuple, a mapping for a probe.
     """
 
     subject: str
@@ -50,10 +55,8 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     author: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("subject", "prompt", "target"):
-            _refuse_blank(f"fact with a blank `{name}`", getattr(self, name))
-        for rephrase in self.rephrases:
-            _refuse_blank("fact with a blank text in its `rephrases`", rephrase)
+        require_texts(self)
+        require_probes(self, Probe)
         if self.date is not None:
             span_of(self.date)
 
@@ -72,7 +75,8 @@ class Record(msgspec.Struct, frozen=True):
     line: int
     """1-based line on which the record starts (of a data set: its 1-based number)."""
     file_digest: str
-    """32 hex digits: BLAKE2b of the file's bytes when it was read, a torn last line and blanks at the end left out."""
+    """32 hex digits: BLAKE2b of the file's bytes when it was read, a torn last line and blanks at the end left out.
+    Empty where the record comes from no file: it has no place then."""
     number: int
     """0-based number of the record in its file, bad records included."""
     earlier: tuple[str, ...] = ()
@@ -89,9 +93,4 @@ class Record(msgspec.Struct, frozen=True):
     @property
     def places(self) -> tuple[tuple[str, int], ...]:
         """The record's place, and what it was before the file grew."""
-        return tuple((digest, self.number) for digest in (self.file_digest, *self.earlier))
-
-
-def _refuse_blank(what: str, text: str) -> None:
-    if not text.strip():
-        raise BadInputError(f"found a {what}, expected text; fill it in or drop the record")
+        return tuple((digest, self.number) for digest in (self.file_digest, *self.earlier) if digest)

@@ -74,7 +74,7 @@ class Branching(Part):
 
         The weights' digest is that of the step gone back to. Raises UsageError where there is no such step.
         """
-        self._refuse_read_only()
+        self._refuse_read_only(reason)
         return self._go("rollback", self.history().state_of(step), reason)
 
     def tag(self, name: str, step: StepName = "head", *, reason: str | None = None) -> StepRecord:
@@ -83,18 +83,18 @@ class Branching(Part):
         Where the tag names that state already, no step is made and the head's record is returned. Raises UsageError
         for a name that is taken or no name, and where there is no such step.
         """
-        self._refuse_read_only()
+        self._refuse_read_only(reason)
         history = self.history()
         history.require_kept(step)
         state = history.state_of(step)
-        if history.names.tags.get(name) == state:
+        if isinstance(name, str) and history.names.tags.get(name) == state:
             return history.record(history.head)
         history.names.require_free(name)
         return self._stay("tag", name, state, reason)
 
     def delete_tag(self, name: str, *, reason: str | None = None) -> StepRecord:
         """Take a tag away; the step that it named stays in the log. Raises UsageError where there is no such tag."""
-        self._refuse_read_only()
+        self._refuse_read_only(reason)
         self.history().names.require("tag", name)
         return self._stay("tag", name, None, reason)
 
@@ -103,7 +103,7 @@ class Branching(Part):
 
         Raises UsageError for a name that is taken or no name, and where there is no such step.
         """
-        self._refuse_read_only()
+        self._refuse_read_only(reason)
         history = self.history()
         state = history.state_of(step)
         history.names.require_free(name)
@@ -114,7 +114,7 @@ class Branching(Part):
 
         Raises UsageError, listing the branches, where there is none of that name.
         """
-        self._refuse_read_only()
+        self._refuse_read_only(reason)
         history = self.history()
         tip = history.names.require("branch", name)
         if name == history.names.current:
@@ -123,7 +123,7 @@ class Branching(Part):
 
     def delete_branch(self, name: str, *, reason: str | None = None) -> StepRecord:
         """Take a branch away; its steps stay in the log. Raises UsageError for `main`, the current one, and none."""
-        self._refuse_read_only()
+        self._refuse_read_only(reason)
         names = self.history().names
         names.require("branch", name)
         if name == MAIN:

@@ -10,6 +10,8 @@ import msgspec
 
 from lifelong_edit.editors.contract import Added, Change, Entries, Whole
 from lifelong_edit.facts import Fact
+from lifelong_edit.facts.checks import require_words
+from lifelong_edit.facts.stored import encode_fact
 from lifelong_edit.policies import EveryN
 from lifelong_edit.stores import (
     KEYS,
@@ -61,7 +63,18 @@ class Draft:
 
 
 def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> StepRecord:
-    """Commit a draft after the head. Raises StoreError where nothing could be written, or a number is not finite."""
+    """Commit a draft after the head.
+
+    Raises StoreError where nothing could be written, or a number is not finite; UsageError where reason, author or name
+    are no text, and BadInputError for a fact that could not be read back, before anything is written.
+    """
+    for what, text in (
+        ("the reason", draft.record.reason),
+        ("the author", draft.record.author),
+        ("the name", draft.record.name),
+    ):
+        require_words(what, text)
+    facts = {fact.digest: encode_fact(fact) for fact in (*draft.facts, *draft.aside)}
     head = log.head()
     stored = None if draft.weights is None else encode_tensors(draft.weights)
     weights = head.weights if stored is None else digest_bytes(stored)
@@ -78,7 +91,6 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         draft.say(added=tuple(fact.digest for fact in draft.facts))
     if draft.target is None:
         draft.say(parts=_parts(draft, blobs, weights if _keep_whole(history, config, draft) else None))
-    facts = {fact.digest: msgspec.json.encode(fact) for fact in (*draft.facts, *draft.aside)}
     entries = None if draft.change is None else draft.change.parts.get(KEYS)
     made = entries.make if isinstance(entries, Entries) and entries.whole else None
     traced = None if made is None else lambda: map(encode_entries, made())

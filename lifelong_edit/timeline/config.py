@@ -14,6 +14,7 @@ import msgspec
 
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import StoreError, UsageError
+from lifelong_edit.facts.checks import require_words
 from lifelong_edit.settings import AUTHOR_VARIABLE, SUBJECT, StoreSettings
 from lifelong_edit.stores import StepRecord, digest_bytes
 
@@ -86,7 +87,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def author_of(given: str | None) -> str | None:
-    """Who makes steps: as given, else LIFELONG_AUTHOR, else the login name; None where there is none of them."""
+    """Who makes steps: as given, else LIFELONG_AUTHOR, else the login name; None where there is none of them.
+
+    Raises UsageError where what is given is no text.
+    """
+    require_words("the author", given)
     if given is not None and given.strip():
         return given.strip()
     with contextlib.suppress(OSError, KeyError):  # KeyError before Python 3.13: a user id without a name

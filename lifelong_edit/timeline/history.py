@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 
 from lifelong_edit.errors import UsageError
+from lifelong_edit.facts.checks import shown
 from lifelong_edit.stores import STILL, WEIGHTS, Part, Place, StepRecord, digest_bytes
 from lifelong_edit.timeline.names import HEAD_NAME, Names, StepName, listed
 
@@ -65,6 +67,8 @@ class Fold:
 
 def require_digest(name: str) -> None:
     """Raise UsageError for what is too short to mean a fact: a number, as likely as not, that was meant for a step."""
+    if not isinstance(name, str):
+        raise UsageError(f"found {shown(name)} as the name of a fact, expected its digest; see `lifelong-edit facts`")
     if len(name) < SHORTEST:
         raise UsageError(
             f"{name!r} is too short to name a fact; expected at least {SHORTEST} letters of its digest, see "
@@ -139,7 +143,10 @@ class History:
                 known = self.names.tags.keys() | self.names.branches.keys()
                 raise UsageError(f"{step!r} names no step; expected a number from 0 to {self.head}, or {listed(known)}")
             return found
-        number = int(step)
+        try:
+            number = int(step) if isinstance(step, str) else operator.index(step)
+        except TypeError:
+            raise UsageError(f"found {shown(step)} as a step, expected a number, a tag, a branch or head") from None
         if not 0 <= number <= self.head:
             raise UsageError(f"there is no step {number}; the log holds steps 0 to {self.head}")
         return number

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lifelong_edit.errors import UsageError
+from lifelong_edit.facts.checks import shown
 from lifelong_edit.stores import StepRecord
 
 MAIN = "main"
@@ -80,13 +81,15 @@ class Names:
     def require(self, kind: Literal["tag", "branch"], name: str) -> int:
         """The step that a tag or branch stands for. Raises UsageError, listing what there is, for an unknown one."""
         known: Set[str] = self.tags.keys() if kind == "tag" else self.branches.keys()
-        step = self.find(name) if name in known else None
+        step = self.find(name) if isinstance(name, str) and name in known else None
         if step is None:
             raise UsageError(f"there is no {kind} {name!r}; expected {listed(known)}, see `lifelong-edit {kind}`")
         return step
 
     def require_free(self, name: str) -> None:
         """Raise UsageError where a name cannot be given: a number, an odd character, one that is taken."""
+        if not isinstance(name, str):
+            raise UsageError(f"found {shown(name)} as a name, expected text; write it as text")
         if len(name) > _LONGEST or not _NAME.fullmatch(name) or name.isdigit() or name.casefold() == HEAD_NAME:
             raise UsageError(
                 f"found the name {name[:_LONGEST]!r}; expected up to {_LONGEST} letters, digits, '.', '-', '_', '/', "

@@ -7,12 +7,13 @@ the log says that something was taken out, when, by whom and why.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from lifelong_edit.errors import UsageError
+from lifelong_edit.facts.given import Given, Item, as_digests
 from lifelong_edit.stores import EditLog, require_sound
 from lifelong_edit.stores import Purge as PurgeStep
 from lifelong_edit.stores.copying import shrink
@@ -38,7 +39,7 @@ class Purged(msgspec.Struct, kw_only=True):
 
 def purge(
     path: str | Path,
-    facts: Sequence[str],
+    facts: Given | str | Iterable[Item | str],
     *,
     reason: str | None = None,
     author: str | None = None,
@@ -46,18 +47,18 @@ def purge(
 ) -> Purged:
     """Drop facts that are not in force, and all that states made with them need, and overwrite what they took.
 
-    facts: digests, or beginnings of them that name one fact of the log. Committed as one step, of the kind `purge`; the
-    database is then written anew without free pages, and the old file filled with zeros before it is let go of. Handles
-    that are open on the store have to be opened again. Backups and exports are not reached. Raises UsageError where a
-    name is of no fact or of several, where a fact is in force or in quarantine, and where the head, a tag or a branch
-    stands at a state that holds something of one; StoreDamagedError where the store is not sound, StoreLockedError, and
-    StoreError where nothing could be written.
+    facts: digests, beginnings of them that name one fact of the log, or facts as `Timeline.apply` takes them. Committed
+    as one step, of the kind `purge`; the database is then written anew without free pages, and the old file filled with
+    zeros before it is let go of. Handles that are open on the store have to be opened again. Backups and exports are
+    not reached. Raises UsageError where a name is of no fact or of several, where a fact is in force or in quarantine,
+    and where the head, a tag or a branch stands at a state that holds something of one; StoreDamagedError where the
+    store is not sound, StoreLockedError, and StoreError where nothing could be written.
     """
     path = Path(path).absolute()
     require_sound(path, "`fsck --repair` it first")
     with EditLog.open(path, timeout=timeout) as log:
         history = History(log.steps(), log.idle())
-        digests = find_purgeable(history, facts)
+        digests = find_purgeable(history, as_digests(facts))
         held = history.holding(digests)
         require_unheld(history, held)
         config = Config.of(history.record(0))

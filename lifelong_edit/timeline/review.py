@@ -15,6 +15,7 @@ import msgspec
 
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
+from lifelong_edit.facts.given import Given, Item, as_digests
 from lifelong_edit.facts.shapes import QUARANTINED
 from lifelong_edit.stores import Decide, StepRecord
 from lifelong_edit.timeline.base import Part
@@ -117,16 +118,15 @@ class Reviewing(Part):
             found.append(Quarantined(facts[digest], put, [m.told() for m in own], [facts[m.old] for m in own]))
         return found
 
-    def dismiss(self, facts: Sequence[str] | Sequence[Fact], *, reason: str | None = None) -> StepRecord:
+    def dismiss(self, facts: Given | str | Iterable[Item | str], *, reason: str | None = None) -> StepRecord:
         """Take records out of quarantine without editing them, as one step; it loads no model.
 
-        facts: digests, beginnings of them that name one record in quarantine, or facts. Raises UsageError for a name
-        of none or of several.
+        facts: digests, beginnings of them that name one record in quarantine, or facts as `apply` takes them. Raises
+        UsageError for a name of none or of several.
         """
-        self._refuse_read_only()
-        if not facts:
-            raise UsageError("no record to dismiss was given; see `lifelong-edit conflicts --quarantined`")
-        history, names = self.history(), (fact.digest if isinstance(fact, Fact) else fact for fact in facts)
+        self._refuse_read_only(reason)
+        names = as_digests(facts, "no record to dismiss was given; see `lifelong-edit conflicts --quarantined`")
+        history = self.history()
         pending = history.fold(self.head).quarantined
         gone = list(dict.fromkeys(_named(name, pending) for name in names))
         state = history.state_of(self.head)

@@ -64,7 +64,7 @@ class Sieved:
 
 
 def sieve(
-    batch: Sequence[Fact] | Sequence[Record],
+    batch: Sequence[Fact | Record],
     history: History,
     step: int,
     *,

@@ -13,6 +13,7 @@ from lifelong_edit.bench import Bench, Say, State, silent
 from lifelong_edit.editors.contract import Change, Editor, Lesson, moved_by
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Fact
+from lifelong_edit.facts.stored import decode_fact
 from lifelong_edit.judging.forgetting import forecast_by_keys, live_conflict_keys, proposed_changes
 from lifelong_edit.judging.guard import Figures, as_report, measure, objections
 from lifelong_edit.judging.retracted import compared
@@ -93,7 +94,7 @@ class Solving:
             facts = self._log.facts(live)
             self._state = State(
                 shifts=as_tensors(self._weights),
-                live={digest: msgspec.json.decode(facts[digest], type=Fact) for digest in live},
+                live={digest: decode_fact(facts[digest], digest) for digest in live},
                 keys=keys_at(self._log, history, at),
                 parts=parts_at(self._log, history, at, self._rule.further_parts),
                 digest=self._digest(history.record(at)),
@@ -186,7 +187,7 @@ class Solving:
         found: dict[str, list[Fact]] = {}
         for new, olds in took.items():
             earlier = [d for d in history.predecessors(self._at, olds) if d not in olds]
-            known = [msgspec.json.decode(data, type=Fact) for data in self._log.facts(earlier).values()]
+            known = [decode_fact(data, digest) for digest, data in self._log.facts(earlier).items()]
             free = [fact for fact in known if named is None or set(named.same(fact)) <= retired]
             found[new] = [*(state.live[old] for old in olds), *free]
         return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lifelong_edit.errors import StoreError, UsageError
-from lifelong_edit.facts import Fact, Probe, Record
+from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.facts.checks import require_words
+from lifelong_edit.facts.given import Given, Item, as_batch, as_digests, as_probes, as_texts
+from lifelong_edit.facts.stored import decode_fact
 from lifelong_edit.policies import ConflictPolicy, identities
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import EditLog, StepRecord, Weights, decode_tensors, require_place
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 
 Gate = Callable[["Bench", "State", "Change", Sequence[Fact]], Mapping[str, Any]]
 """Judges a proposal before it is committed: figures for the log, or StepRefusedError."""
-Batch = Sequence[Fact] | Sequence[Record] | Sieved
+Batch = Given | Sieved  # what `Timeline.sieve` left of it
 
 
 class Timeline(Branching, Measured, Reviewing):
@@ -70,8 +73,8 @@ class Timeline(Branching, Measured, Reviewing):
         settings: StoreSettings | None = None,
         hypernetwork: str | Path | None = None,
         scorer: str | Path | None = None,
-        preserve: Sequence[Probe] | None = None,
-        text: Sequence[str] | None = None,
+        preserve: Iterable[Probe | Fact | Mapping[str, Any] | str] | None = None,
+        text: Iterable[str] | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
         author: str | None = None,
@@ -82,18 +85,18 @@ class Timeline(Branching, Measured, Reviewing):
 
         model: "atlas", a local folder or a hub id. settings: by default `malmen` in the solve that the hypernetwork was
         trained for, `gradient` without one. hypernetwork: folder that `train` wrote; its content is copied into the
-        store. scorer: another folder, with a scorer of conflicts. preserve: prompts whose answers must stay. text:
-        ordinary text, for statistics and the gate's perplexity. What is None is what `timeline_defaults` brings.
-        author: of the steps made through this handle, see `open`. encrypt: at rest, with the key in the file that
-        LIFELONG_KEY_FILE names.
+        store. scorer: another folder, with a scorer of conflicts. preserve: prompts whose answers must stay, as probes,
+        texts, facts or dicts. text: ordinary text, for statistics and the gate's perplexity. What is None is what
+        `timeline_defaults` brings. author: of the steps made through this handle, see `open`. encrypt: at rest, with
+        the key in the file that LIFELONG_KEY_FILE names.
         say: told in a few words what begins, at each phase that takes long, once all that is cheap has been checked.
         Raises UsageError where `path` is taken, StoreError where no folder can be made, and whatever loading raises.
         """
         folder = Path(path)
         require_place(folder, encrypt=encrypt)
         settings, network = start_of(model, settings, hypernetwork)
-        preserve = default_preserved(model) if preserve is None else preserve
-        text = default_text() if text is None else text
+        preserve = default_preserved(model) if preserve is None else as_probes(preserve)
+        text = default_text() if text is None else as_texts(text)
         from lifelong_edit.timeline.beginning import require_fitting
         from lifelong_edit.timeline.model import begin
 
@@ -183,7 +186,7 @@ class Timeline(Branching, Measured, Reviewing):
         """Facts of the store by digest, whatever became of them; `purged_fact` in the place of what was purged."""
         purged = self.history().purged
         encoded = self._log.facts([digest for digest in digests if digest not in purged])
-        found = {digest: msgspec.json.decode(data, type=Fact) for digest, data in encoded.items()}
+        found = {digest: decode_fact(data, digest) for digest, data in encoded.items()}
         return {digest: found.get(digest) or purged_fact(digest) for digest in digests}
 
     def status(self) -> dict[str, Any]:
@@ -251,7 +254,7 @@ class Timeline(Branching, Measured, Reviewing):
         if isinstance(batch, Sieved):
             return batch
         trusted = self.settings.trusted_sources
-        return sieve(batch, self.history(), self.head, again=again, reviewed=reviewed, trusted=trusted)
+        return sieve(as_batch(batch), self.history(), self.head, again=again, reviewed=reviewed, trusted=trusted)
 
     def consumed_in(self, file_digest: str) -> Collection[int]:
         """The numbers of the records consumed of a file with that digest: for `read_facts(..., known=...)`."""
@@ -269,15 +272,16 @@ class Timeline(Branching, Measured, Reviewing):
     ) -> StepRecord:
         """Edit a batch into the model and commit it as one step.
 
-        facts: or what `sieve` has left of them; what conflicts drop is added to its skips. again: also what is known
-        only from steps that were rolled back. conflicts: a policy's name or a callable that decides
-        (`policies.deciding`), instead of the setting. reviewed: only what is in quarantine, and it supersedes unless
-        `conflicts` says otherwise. gate: judge of the proposal, by default `judging.gate.check`. A batch of which
-        all is turned away is a step of the kind `decide`; where nothing of it is left to do or to note, no step is made
-        and the head's record is returned. Raises StepRefusedError where the gate refuses, UsageError for a policy or an
-        answer that is none; model and store stand where they stood.
+        facts: one or many, as facts, records, dicts or a table (`facts.given`), or what `sieve` left of them; what
+        conflicts drop is added to its skips. again: also what is known only from steps that were rolled back.
+        conflicts: a policy's name or a callable that decides (`policies.deciding`), instead of the setting. reviewed:
+        only what is in quarantine, and it supersedes unless `conflicts` says otherwise. gate: judge of the proposal, by
+        default `judging.gate.check`. A batch of which all is turned away is a step of the kind `decide`; where
+        nothing of it is left to do or to note, no step is made and the head's record is returned. Raises
+        StepRefusedError where the gate refuses, UsageError for a policy or an answer that is none, BadInputError for an
+        item that is no fact; model and store stand where they stood.
         """
-        self._refuse_read_only()
+        self._refuse_read_only(reason)
         started = time.perf_counter()
         sieved = self.sieve(facts, again=again, reviewed=reviewed)
         draft = self._solve().propose(sieved, gate, conflicts) if sieved.left else None
@@ -347,7 +351,7 @@ class Timeline(Branching, Measured, Reviewing):
         `refused`, its state that before. say: told about each pass. Raises UsageError where there is no live fact, and
         StepRefusedError where a number is not finite.
         """
-        self._refuse_read_only()
+        self._refuse_read_only(reason)
         if not 0 <= start <= 1:
             raise UsageError(f"found start {start:g}; expected 0 (canonical) to 1 (from the present weights)")
         if not self.history().live(self.head):
@@ -359,7 +363,7 @@ class Timeline(Branching, Measured, Reviewing):
 
     def retract(
         self,
-        facts: Sequence[str] | Sequence[Fact],
+        facts: Given | str | Iterable[Item | str],
         *,
         revive: bool = False,
         reason: str | None = None,
@@ -367,16 +371,15 @@ class Timeline(Branching, Measured, Reviewing):
     ) -> StepRecord:
         """Take live facts back, however old, as one step: the canonical solve of those that remain.
 
-        facts: digests, beginnings of them that name one live fact, or facts. revive: bring back what they had
-        superseded, unless another live fact now answers that. The weights are those of a store that only ever had the
-        remaining facts, to the last bit; without any they are the base model's. The report has the share of retracted
-        facts that are answered as by the base model, beside that of unedited facts (`as_base`). say: told about each
-        pass. Raises UsageError for a name of no live fact or of several, StepRefusedError where a number is not finite.
+        facts: digests, beginnings of them that name one live fact, or facts as `apply` takes them. revive: bring back
+        what they had superseded, unless another live fact now answers that. The weights are those of a store that only
+        ever had the remaining facts, to the last bit; without any they are the base model's. The report has the share
+        of retracted facts that are answered as by the base model, beside that of unedited facts (`as_base`). say: told
+        about each pass. Raises UsageError for a name of no live fact or of several, StepRefusedError where a number is
+        not finite.
         """
-        self._refuse_read_only()
-        if not facts:
-            raise UsageError("no fact to retract was given; expected at least one, see `lifelong-edit facts`")
-        began, names = time.perf_counter(), (fact.digest if isinstance(fact, Fact) else fact for fact in facts)
+        self._refuse_read_only(reason)
+        began, names = time.perf_counter(), as_digests(facts)
         gone = list(dict.fromkeys(self.history().live_fact(self.head, name) for name in names))
         draft = self._solve().retraction(gone, self._revived(gone) if revive else (), say)
         draft.say(reason=reason, seconds=time.perf_counter() - began)
@@ -408,7 +411,8 @@ class Timeline(Branching, Measured, Reviewing):
             self._solving = Solving(self._log, self.history, self.config, self.bench(), self.editor())
         return self._solving
 
-    def _refuse_read_only(self) -> None:
+    def _refuse_read_only(self, reason: str | None = None) -> None:
+        require_words("the reason", reason)
         if self._log.read_only:
             raise StoreError(f"{self.path} is open read-only; open it for writing")
 

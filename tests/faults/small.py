@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from lifelong_edit.facts import Fact
 from lifelong_edit.stores import (
     KEYS,
     MOMENTS,
@@ -49,6 +51,11 @@ def parts(
     return found
 
 
+def fact(number: int) -> Fact:
+    """What step `number` teaches."""
+    return Fact(subject=f"Town {number}", prompt=f"The mayor of Town {number} is", target=f"Person {number}")
+
+
 def create(path: Path, *, encrypt: bool = False, **options: int) -> EditLog:
     """A store at step 0."""
     fixed, weights = blob(-1), blob(0)
@@ -65,22 +72,23 @@ def add(log: EditLog, *, size: int = 300, snapshot: bool = False) -> Edit:
     head = log.head()
     number = head.step + 1
     shift, weights = blob(number, size), blob(1000 + number, size)
-    fact = digest_bytes(b"fact", str(number).encode())
+    added = fact(number)
     whole = digest_bytes(weights) if snapshot else None
     record = Edit(
-        step=number, parent=head.step, previous=head.chain, time="t", added=(fact,),
-        places=(Place(FILE, number, fact),), parts=parts(f"w{number}", shift=digest_bytes(shift), snapshot=whole),
+        step=number, parent=head.step, previous=head.chain, time="t", added=(added.digest,),
+        places=(Place(FILE, number, added.digest),),
+        parts=parts(f"w{number}", shift=digest_bytes(shift), snapshot=whole),
         weights_digest=f"w{number}", live_digest="l",
     )  # fmt: skip
     blobs = {digest_bytes(b): b for b in (shift, weights)}
-    log.append(record, facts={fact: b'{"n":%d}' % number}, blobs=blobs, weights=digest_bytes(weights))
+    log.append(record, facts={added.digest: msgspec.json.encode(added)}, blobs=blobs, weights=digest_bytes(weights))
     return record
 
 
 def measurement(step: int, *facts: str) -> Measurement:
     """What was measured of a step: one outcome for each fact, by default for the one that `add` gave it."""
-    asked = facts or (digest_bytes(b"fact", str(step).encode()),)
-    outcomes = [Outcome(fact, step, "efficacy", f"prompt {fact}", True, True, f"answer {step}") for fact in asked]
+    asked = facts or (fact(step).digest,)
+    outcomes = [Outcome(one, step, "efficacy", f"prompt {one}", True, True, f"answer {step}") for one in asked]
     return Measurement(
         step=step, weights_digest=f"w{step}", time="t", sample=64, seed=0, live={step: 1}, outcomes=outcomes
     )
@@ -102,9 +110,9 @@ def is_whole(log: EditLog, start: int = 1) -> bool:
     """Whether every step that `add` made holds what `add` gave it, all of it readable."""
     content(log, start)
     for step in log.steps(start):
-        (fact,) = step.added
-        if (fact, step.places) != (digest_bytes(b"fact", str(step.step).encode()), (Place(FILE, step.step, fact),)):
+        (digest,), taught = step.added, fact(step.step)
+        if (digest, step.places) != (taught.digest, (Place(FILE, step.step, digest),)):
             return False
-        if log.facts([fact]) != {fact: b'{"n":%d}' % step.step} or not log.consumed(FILE, step.step):
+        if log.facts([digest]) != {digest: msgspec.json.encode(taught)} or not log.consumed(FILE, step.step):
             return False
     return True

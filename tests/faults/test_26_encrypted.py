@@ -54,7 +54,7 @@ def everything(folder: Path) -> bytes:
 
 def test_nothing_of_facts_and_keys_is_in_its_files(closed: Path, tmp_path: Path) -> None:
     secrets = {
-        "a fact": b'{"n":2}',
+        "a fact": msgspec.json.encode(small.fact(2)),
         "tensors": np.full(4, 2, np.float32).tobytes(),
         "a step": b"weights_digest",
         "a place without a step": b"idle fact",

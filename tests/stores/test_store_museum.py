@@ -229,6 +229,12 @@ def written_anew(store: Path) -> None:
     poke(store, {("steps", step(2)): envelopes(store).seal("steps/2", msgspec.msgpack.encode(changed))})
 
 
+def fact_is(payload: bytes) -> Callable[[Path], None]:
+    """Another text for fact 3, in an envelope that fits it: only the fact's own digest tells."""
+    key = fact(3).digest.encode()
+    return lambda store: poke(store, {("facts", key): envelopes(store).seal(f"facts/{key.decode()}", payload)})
+
+
 def orphaned(store: Path) -> None:
     data = b"nobody's"
     poke(store, {("blobs", digest_bytes(data).encode()): envelopes(store).seal_blob(digest_bytes(data), data)})
@@ -292,6 +298,8 @@ MUSEUM = [
     Exhibit("a bit of a fact's digest", flipped("facts", fact(3).digest.encode(), 0), ("facts/",)),
     Exhibit("junk for a fact", junk("facts", fact(3).digest.encode()), ("facts/",), ("facts/",)),
     Exhibit("a fact that is gone", gone("facts", fact(3).digest.encode()), ("facts/",), ("facts/",)),
+    Exhibit("another fact's text", fact_is(msgspec.json.encode(fact(4))), ("facts/",), ("facts/",)),
+    Exhibit("a text that is no fact", fact_is(b'{"subject": "Town 3"}'), ("facts/",), ("facts/",)),
     Exhibit("a bit of a shift", blob_flipped(2, "shift"), ("blobs/",), unreachable=(2,)),
     Exhibit("junk for a shift", blob_junk(2, "shift"), ("blobs/",), ("blobs/",), (2,), (2,)),
     Exhibit("a shift that is gone", blob_gone(4, "shift"), ("blobs/",), ("blobs/",), (4,), (4,)),
@@ -353,6 +361,18 @@ def names(findings: list[object], expected: tuple[str, ...]) -> set[str]:
     """Which of the expected beginnings the findings have, and every other record whole."""
     records = [str(getattr(finding, "record", "")) for finding in findings]
     return {next((start for start in expected if record.startswith(start)), record) for record in records}
+
+
+def test_a_fact_that_is_read_as_another_is_named_with_its_step(store: Path) -> None:
+    """As one of NaN, which no record holds, was once kept; without the key of an encrypted store nobody can tell."""
+    fact_is(msgspec.json.encode(fact(4)))(store)
+    (finding,) = fsck(store).findings
+    assert (finding.record, finding.steps) == (f"facts/{fact(3).digest}", [3])
+    assert finding.problem == f"what it holds is read as another fact, of digest {fact(4).digest}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(KEY_VARIABLE)
+        report = fsck(store)
+    assert bool(report.findings) == (not is_encrypted(read_marker(store))) and not report.sound
 
 
 @pytest.mark.parametrize("exhibit", MUSEUM, ids=lambda exhibit: exhibit.name)
