@@ -23,7 +23,7 @@ from lifelong_edit.policies import (
 )
 from lifelong_edit.stores import Measurement, StepRecord
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline.sieve import Sieved
+from lifelong_edit.timeline.sieve import Handling, Sieved
 
 BATCH_SIZE = 64
 MEASURED = ("edit", "reconsolidate")
@@ -150,8 +150,7 @@ class Scheduler:
         self._reconsolidation = reconsolidation or Never()
         if conflicts is not None:
             require_policy(conflicts)
-        self._reviewed = reviewed
-        self._handling: dict[str, Any] = {"conflicts": conflicts, "reviewed": reviewed}
+        self._handling = Handling(reviewed=reviewed, conflicts=conflicts)
         self._skip_bad, self._ask, self._say = skip_bad, measure, say
         self._up_to_date = measure is None
         """Whether the head's state was asked, or does not have to be."""
@@ -167,12 +166,12 @@ class Scheduler:
         nothing is reconsolidated. Raises `BadInputError` at a record that the reader or the model refuses, with
         nothing of its batch applied, and `StepRefusedError` where the gate refuses.
         """
-        ahead = self._reconsolidation.looks_ahead
+        ahead, handling = self._reconsolidation.looks_ahead, replace(self._handling, again=again)
         if not dry_run and not ahead:
             yield from self._reconsolidate(reason)
         for number, batch in enumerate(cut_with_pauses(self._batching, records)):
             started = time.perf_counter()
-            sound, left = self._check(batch, again)
+            sound, left = self._check(batch, handling)
             if not dry_run and left.facts:
                 self._measure_if_cut_off()
             if not dry_run and ahead and left.facts:
@@ -211,7 +210,7 @@ class Scheduler:
 
     def _forecast(self, coming: Sieved) -> float:
         """Share of the live facts that will have been forgotten since the last attempt, with the coming batch."""
-        found = self._timeline.forecast(coming, **self._handling)
+        found = self._timeline.forecast(coming)
         return 0.0 if found is None else float(found["since"])
 
     def _retention(self) -> float:
@@ -226,7 +225,7 @@ class Scheduler:
         self, number: int, batch: Sequence[Record], left: Sieved, reason: str | None, started: float
     ) -> BatchEvent:
         before = self._timeline.head
-        step = self._timeline.apply(left, reason=reason, **self._handling)
+        step = self._timeline.apply(left, reason=reason)
         if step.step == before:
             return _idle(number, batch, left, started)
         event = _event(number, batch, step, started)
@@ -254,7 +253,7 @@ class Scheduler:
     ) -> BatchEvent:
         refused, report = None, None
         try:
-            report = self._timeline.preview(left, **self._handling)
+            report = self._timeline.preview(left)
         except StepRefusedError as error:
             refused = str(error)
         if report is None and refused is None:
@@ -272,12 +271,12 @@ class Scheduler:
             seconds=time.perf_counter() - started,
         )
 
-    def _check(self, batch: list[Record], again: bool) -> tuple[list[Record], Sieved]:
+    def _check(self, batch: list[Record], handling: Handling) -> tuple[list[Record], Sieved]:
         """The batch without records that the model cannot take (too long for it, for instance), and what is left of it.
 
         Looks only at what would be edited, so that passing over consumed batches does not need the model.
         """
-        left = self._timeline.sieve(batch, again=again, reviewed=self._reviewed)
+        left = self._timeline.sieve_as(batch, handling)
         wanted = {fact.digest for fact in left.facts}
         if not wanted:
             return batch, left
@@ -295,7 +294,7 @@ class Scheduler:
                 if not self._skip_bad:
                     raise BadInputError(place) from None
                 self.summary.bad.append(place)
-        return sound, left if len(sound) == len(batch) else self._timeline.sieve(sound, again=again)
+        return sound, left if len(sound) == len(batch) else self._timeline.sieve_as(sound, handling)
 
 
 def _idle(number: int, batch: Sequence[Record], left: Sieved, started: float) -> BatchEvent:

@@ -9,7 +9,8 @@ from typing import Literal
 
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, Record
-from lifelong_edit.policies import identities, normalise, prevails
+from lifelong_edit.policies import ConflictPolicy, identities, normalise, prevails
+from lifelong_edit.settings import Settings
 from lifelong_edit.stores import Place
 from lifelong_edit.timeline.history import FilePlace, Fold, History
 
@@ -27,6 +28,22 @@ SkipReason = Literal[
 _NOT_IN_QUARANTINE: tuple[SkipReason, ...] = ("reviewed", "never-quarantined")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Handling:
+    """How a batch is to be handled: made once where a caller says it, and handed on whole from there."""
+
+    again: bool = False
+    """Also what is known only from steps that were rolled back."""
+    reviewed: bool = False
+    """The batch comes back from review: what is in quarantine is edited, all else is skipped."""
+    conflicts: ConflictPolicy | None = None
+    """A policy's name or a callable that decides, instead of the store's setting."""
+
+    def policy(self, setting: ConflictPolicy) -> ConflictPolicy:
+        """What decides conflicts in a store with a setting: what comes back from review supersedes by itself."""
+        return self.conflicts or ("supersede" if self.reviewed else setting)
+
+
 @dataclass(frozen=True)
 class Skip:
     """A record of a batch that is not applied, and why."""
@@ -42,6 +59,8 @@ class Sieved:
     facts: list[Fact]
     skips: list[Skip]
     places: list[Place]
+    handling: Handling
+    """As it was sieved, and is to be handled further."""
     reviewed: list[str] = field(default_factory=list)
     """What leaves quarantine with this batch, whatever becomes of it."""
 
@@ -67,30 +86,29 @@ def sieve(
     batch: Sequence[Fact] | Sequence[Record],
     history: History,
     step: int,
-    *,
-    again: bool = False,
-    reviewed: bool = False,
-    trusted: Sequence[str] = (),
+    handling: Handling,
+    settings: Settings,
 ) -> Sieved:
     """Take out of a batch what the state at `step` has no use for.
 
     Skipped are records consumed at the same place (that of a file before it grew included), facts equal to a live one
     or in quarantine, repetitions within the batch, and records known only from steps of the current branch that were
     rolled back unless `again`: what other branches were given does not count. A fact that was superseded is news when
-    it comes from a new place; a bare fact has no place and counts as new each time. reviewed: the batch comes back from
-    review, and what is not in quarantine, any more or at all, is skipped, wherever it stands. trusted: see `prevails`.
+    it comes from a new place; a bare fact has no place and counts as new each time. Of a batch that comes back from
+    review, what is not in quarantine, any more or at all, is skipped, wherever it stands. settings: the store's, for
+    its trusted sources and its conflict policy.
     """
-    fold, result, kept = history.fold(step), Sieved([], [], []), set[str]()
+    fold, result, kept = history.fold(step), Sieved([], [], [], handling), set[str]()
     for item in batch:
         fact = item.fact if isinstance(item, Record) else item
         places = item.places if isinstance(item, Record) else ()
-        entry = (item.entry if isinstance(item, Record) else item.digest) if reviewed else None
+        entry = (item.entry if isinstance(item, Record) else item.digest) if handling.reviewed else None
         if isinstance(item, Record) and entry not in (None, fact.digest) and fact.digest in fold.quarantined:
             raise BadInputError(
                 f"{item.file}:{item.line}: found a record that is in quarantine itself, with the `quarantined.fact` of "
                 f"another ({item.entry[:12]}), expected its own; correct it"
             )
-        reason = _reason(fact.digest, places, entry, fold, history, kept, again)
+        reason = _reason(fact.digest, places, entry, fold, history, kept, handling.again)
         if reason not in ("consumed", "rolled-back", *_NOT_IN_QUARANTINE):
             result.places += [Place(*place, fact.digest) for place in places[:1]]
             result.reviewed += [] if entry is None else [entry]
@@ -99,7 +117,8 @@ def sieve(
         else:
             kept.add(fact.digest)
             result.facts.append(fact)
-    result.drop(_contradicted(result.facts, trusted), "contradicted")
+    policy = handling.policy(settings.conflict_policy)
+    result.drop(_contradicted(result.facts, policy, settings.trusted_sources), "contradicted")
     return result
 
 
@@ -130,14 +149,17 @@ def _reason(
     return None
 
 
-def _contradicted(facts: Sequence[Fact], trusted: Sequence[str]) -> frozenset[str]:
-    """The facts that lose against another one of the same batch: one solve cannot ask for two answers at once."""
+def _contradicted(facts: Sequence[Fact], policy: ConflictPolicy, trusted: Sequence[str]) -> frozenset[str]:
+    """The facts that lose against another one of the same batch: one solve cannot ask for two answers at once.
+
+    Under `reject` that is the later one, as if it had come in a batch of its own.
+    """
     held: dict[tuple[str, ...], list[Fact]] = defaultdict(list)
     lost: set[str] = set()
     for fact in facts:
         names, target = identities(fact), normalise(fact.target)
         rivals = [f for name in names for f in held[name] if f.digest not in lost and normalise(f.target) != target]
-        if not all(prevails(fact, rival, trusted)[0] for rival in rivals):
+        if rivals and (policy == "reject" or not all(prevails(fact, rival, trusted)[0] for rival in rivals)):
             lost.add(fact.digest)
             continue
         lost.update(rival.digest for rival in rivals)

@@ -21,7 +21,6 @@ from lifelong_edit.judging.staleness import staleness
 from lifelong_edit.numerics.forecast import key_features, outlook
 from lifelong_edit.policies import (
     Candidates,
-    ConflictPolicy,
     Decision,
     LiveIdentities,
     find_conflicts,
@@ -109,13 +108,13 @@ class Solving:
 
     # -- a batch
 
-    def propose(self, sieved: Sieved, gate: Gate | None, policy: ConflictPolicy | None = None) -> Draft | None:
+    def propose(self, sieved: Sieved, gate: Gate | None) -> Draft | None:
         """The step that a batch asks for, past the gate; None where conflicts leave nothing of it to do or to note.
 
         Takes what conflicts drop out of `sieved`. Raises StepRefusedError; the model is put back then.
         """
         state = self.state()
-        decision, keys = self._conflicts(state, sieved, policy)
+        decision, keys = self._conflicts(state, sieved)
         aside = [fact for fact in sieved.facts if fact.digest in decision.drop]
         sieved.drop(decision.quarantine, "quarantined")
         sieved.drop(decision.drop, "conflict")
@@ -186,12 +185,12 @@ class Solving:
 
     # -- what a batch will make forgotten
 
-    def forecast(self, sieved: Sieved, policy: ConflictPolicy | None = None) -> dict[str, Any]:
+    def forecast(self, sieved: Sieved) -> dict[str, Any]:
         """What editing a batch will do to the live facts that it leaves in force, by keys alone: see `outlook`.
 
         A function of the head's state and the batch; the same figures as in the report of the step, were it made.
         """
-        return self._outlook(self.state(), sieved.facts, *self._conflicts(self.state(), sieved, policy))
+        return self._outlook(self.state(), sieved.facts, *self._conflicts(self.state(), sieved))
 
     def forecast_of(self, draft: Draft) -> dict[str, Any]:
         """The same from the change that a step proposes, with the facts most at risk; before it is committed."""
@@ -299,12 +298,10 @@ class Solving:
             device=str(bench.loaded.device),
         )
 
-    def _conflicts(
-        self, state: SolveState, sieved: Sieved, policy: ConflictPolicy | None
-    ) -> tuple[Decision, dict[str, Any]]:
+    def _conflicts(self, state: SolveState, sieved: Sieved) -> tuple[Decision, dict[str, Any]]:
         """What is decided of a batch, and the conflict key of each of its facts as it is stored, (d_in,).
 
-        policy: by default the setting, and `supersede` for what comes back from review.
+        By the policy of its handling; without one by the setting, and `supersede` for what comes back from review.
         """
         settings, bench, facts = self._config.settings, self._bench, sieved.facts
         if not facts:
@@ -318,7 +315,7 @@ class Solving:
             candidates=self._candidates(state, facts, centred_keys(bench, keys, facts).cpu().numpy(), known),
             cosine=settings.conflict_cosine,
             threshold=settings.conflict_probability,
-            policy=policy or ("supersede" if sieved.reviewed else settings.conflict_policy),
+            policy=sieved.handling.policy(settings.conflict_policy),
             trusted=settings.trusted_sources,
             known=known,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from lifelong_edit.timeline.history import History
 from lifelong_edit.timeline.measured import Measured
 from lifelong_edit.timeline.names import StepName
 from lifelong_edit.timeline.review import Reviewing, purged_fact
-from lifelong_edit.timeline.sieve import Sieved, sieve
+from lifelong_edit.timeline.sieve import Handling, Sieved, sieve
 from lifelong_edit.timeline.states import weights_at
 from lifelong_edit.timeline.status import status_of
 from lifelong_edit.timeline.view import View
@@ -224,12 +225,21 @@ class Timeline(Branching, Measured, Reviewing):
         """The arrays fixed at `init`, by name."""
         return decode_tensors(self._log.blob(str(self.show(0).fixed)), "what init fixed")
 
-    def sieve(self, batch: Batch, *, again: bool = False, reviewed: bool = False) -> Sieved:
-        """What `apply` would leave of a batch before looking for conflicts, and what it would skip and why."""
-        if isinstance(batch, Sieved):
-            return batch
-        trusted = self.settings.trusted_sources
-        return sieve(batch, self.history(), self.head, again=again, reviewed=reviewed, trusted=trusted)
+    def sieve(
+        self, batch: Batch, *, again: bool = False, reviewed: bool = False, conflicts: ConflictPolicy | None = None
+    ) -> Sieved:
+        """What `apply` would leave of a batch before looking for conflicts, and what it would skip and why.
+
+        Arguments as of `apply`, which takes the result without them: it says itself how it is to be handled. One that
+        was sieved already is given back; `conflicts` is then added to it. Raises UsageError where it was sieved without
+        the `again` or the `reviewed` that is asked for now.
+        """
+        handling = Handling(again=again, reviewed=reviewed, conflicts=conflicts)
+        return _handled(batch, handling) if isinstance(batch, Sieved) else self.sieve_as(batch, handling)
+
+    def sieve_as(self, batch: Sequence[Fact] | Sequence[Record], handling: Handling) -> Sieved:
+        """The same, with all that is said of the handling in one."""
+        return sieve(batch, self.history(), self.head, handling, self.settings)
 
     def consumed_in(self, file_digest: str) -> Collection[int]:
         """The numbers of the records consumed of a file with that digest: for `read_facts(..., known=...)`."""
@@ -257,8 +267,8 @@ class Timeline(Branching, Measured, Reviewing):
         """
         self._refuse_read_only()
         started = time.perf_counter()
-        sieved = self.sieve(facts, again=again, reviewed=reviewed)
-        draft = self._solve().propose(sieved, gate, conflicts) if sieved.left else None
+        sieved = self.sieve(facts, again=again, reviewed=reviewed, conflicts=conflicts)
+        draft = self._solve().propose(sieved, gate) if sieved.left else None
         if draft is None:
             return self._nothing(sieved)
         draft.reason = reason
@@ -278,8 +288,8 @@ class Timeline(Branching, Measured, Reviewing):
 
         Arguments and errors as of `apply`, but a store that is open read-only will do.
         """
-        sieved = self.sieve(facts, again=again, reviewed=reviewed)
-        draft = self._solve().propose(sieved, gate, conflicts) if sieved.left else None
+        sieved = self.sieve(facts, again=again, reviewed=reviewed, conflicts=conflicts)
+        draft = self._solve().propose(sieved, gate) if sieved.left else None
         if draft is None:
             return None
         draft.report["forecast"] = self._solve().forecast_of(draft)
@@ -295,10 +305,10 @@ class Timeline(Branching, Measured, Reviewing):
         same as a share; `since`: the share together with what was forecast of the edits since the last try to
         reconsolidate. A function of the head's state and the batch. Arguments as of `apply`.
         """
-        sieved = self.sieve(facts, again=again, reviewed=reviewed)
+        sieved = self.sieve(facts, again=again, reviewed=reviewed, conflicts=conflicts)
         if not sieved.facts:
             return None
-        found: dict[str, Any] = self._solve().forecast(sieved, conflicts)
+        found: dict[str, Any] = self._solve().forecast(sieved)
         total = self.history().forgotten(self.head) + found["forgotten"]
         return found | {"since": total / found["live"] if found["live"] else 0.0}
 
@@ -395,3 +405,14 @@ class Timeline(Branching, Measured, Reviewing):
             self._log.consume(state, sieved.places)
             self._history.consume(state, sieved.places)
         return self.show(head)
+
+
+def _handled(sieved: Sieved, handling: Handling) -> Sieved:
+    """A sieved batch, to be handled as is said now; what the sieve has to know cannot be said after it."""
+    was = sieved.handling
+    if (handling.again and not was.again) or (handling.reviewed and not was.reviewed):
+        late = "again" if handling.again and not was.again else "reviewed"
+        raise UsageError(f"found {late}=True with a batch that was sieved without it; expected it at `sieve`")
+    if handling.conflicts is not None:
+        sieved.handling = replace(was, conflicts=handling.conflicts)
+    return sieved

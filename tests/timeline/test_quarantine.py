@@ -247,6 +247,9 @@ def test_in_one_batch_dates_and_sources_decide_as_well(
         for batch in ([late, later], [later, late], [later, late, later], [late, dated("Paris", "2018"), later]):
             assert timeline.sieve(batch).facts == [later]
         assert timeline.sieve([fact(0, "Paris"), fact(0, "Vienna")]).facts == [fact(0, "Vienna")]
+        # As in two batches: what is there first stays.
+        refused = timeline.sieve([fact(0, "Paris"), fact(0, "Vienna")], conflicts="reject")
+        assert refused.facts == [fact(0, "Paris")]
         said = dated("Rome", "1990", "Registry")
         for batch in ([said, later], [later, said]):
             assert timeline.sieve(batch).facts == [said]
@@ -273,3 +276,15 @@ def test_a_callable_decides_and_the_log_says_so(timeline: Timeline, fact: MakeFa
     assert [c["action"] for c in step.report["conflicts"]] == ["quarantine", "keep"]
     assert all(c["by"].startswith("callable ") and c["by"].endswith("judge") for c in step.report["conflicts"])
     assert step.added == (fact(1, "Rome").digest,)
+
+
+def test_a_sieved_batch_says_how_it_is_handled(timeline: Timeline, fact: MakeFact, lenient: Gate) -> None:
+    old, new = fact(0, "Paris"), fact(0, "Vienna")
+    timeline.apply([old], gate=lenient)
+    assert timeline.apply(timeline.sieve([new], conflicts="reject"), gate=lenient).kind == "decide"
+    for late in ({"again": True}, {"reviewed": True}):
+        with pytest.raises(UsageError, match=r"sieved without it"):
+            timeline.apply(timeline.sieve([new]), gate=lenient, **late)  # type: ignore[arg-type]
+    # The policy is asked after the sieve, so it may be said after it.
+    assert timeline.apply(timeline.sieve([new], conflicts="reject"), conflicts="keep", gate=lenient).added
+    assert timeline.facts() == [old, new]
