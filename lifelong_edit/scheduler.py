@@ -21,9 +21,9 @@ from lifelong_edit.policies import (
     cut_with_pauses,
     require_policy,
 )
-from lifelong_edit.stores import Measurement, StepRecord
+from lifelong_edit.stores import Measurement
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline.sieve import Handling, Sieved
+from lifelong_edit.timeline.sieve import Handling, Sieved, Skip
 
 BATCH_SIZE = 64
 MEASURED = ("edit", "reconsolidate")
@@ -43,6 +43,8 @@ class BatchEvent:
     """How many facts the step taught (in a dry run: would teach)."""
     skipped: Mapping[str, int]
     """How many records were left out, by reason."""
+    turned_down: Sequence[Skip] = ()
+    """Those of them that were retracted, purged or dismissed before, with the step that did so."""
     report: Mapping[str, Any]
     """The step's report: gate, conflicts, editor. Empty where nothing was left to do."""
     batch_facts: Mapping[str, Fact]
@@ -162,9 +164,10 @@ class Scheduler:
         """Batch by batch: what became of it, and of each reconsolidation between them. `summary` counts along.
 
         records: None among them says that no more have come yet, see `cut_with_pauses`. again: also what is known only
-        from steps that were rolled back. dry_run: commit nothing; every batch is tried on the head as it stands, and
-        nothing is reconsolidated. Raises `BadInputError` at a record that the reader or the model refuses, with
-        nothing of its batch applied, and `StepRefusedError` where the gate refuses.
+        from steps that were rolled back, and what was retracted, purged or dismissed. dry_run: commit nothing; every
+        batch is tried on the head as it stands, and nothing is reconsolidated. Raises `BadInputError` at a record that
+        the reader or the model refuses, with nothing of its batch applied, and `StepRefusedError` where the gate
+        refuses.
         """
         ahead, handling = self._reconsolidation.looks_ahead, replace(self._handling, again=again)
         if not dry_run and not ahead:
@@ -227,8 +230,17 @@ class Scheduler:
         before = self._timeline.head
         step = self._timeline.apply(left, reason=reason)
         if step.step == before:
-            return _idle(number, batch, left, started)
-        event = _event(number, batch, step, started)
+            return _event(number, batch, left, started)
+        event = _event(
+            number,
+            batch,
+            left,
+            started,
+            step=step.step,
+            facts=len(step.added),
+            report=step.report,
+            weights_digest=step.weights_digest,
+        )
         return event if step.kind == "decide" else replace(event, measured=self._measure(step.step))
 
     def _measure(self, step: int) -> Measurement | None:
@@ -257,19 +269,8 @@ class Scheduler:
         except StepRefusedError as error:
             refused = str(error)
         if report is None and refused is None:
-            return _idle(number, batch, left, started)
-        skipped = left.counts()
-        return BatchEvent(
-            batch=number,
-            records=len(batch),
-            step=None,
-            facts=len(batch) - sum(skipped.values()),
-            skipped=skipped,
-            report=report or {},
-            batch_facts=_by_digest(batch),
-            refused=refused,
-            seconds=time.perf_counter() - started,
-        )
+            return _event(number, batch, left, started)
+        return _event(number, batch, left, started, facts=len(left.facts), report=report or {}, refused=refused)
 
     def _check(self, batch: list[Record], handling: Handling) -> tuple[list[Record], Sieved]:
         """The batch without records that the model cannot take (too long for it, for instance), and what is left of it.
@@ -297,33 +298,14 @@ class Scheduler:
         return sound, left if len(sound) == len(batch) else self._timeline.sieve_as(sound, handling)
 
 
-def _idle(number: int, batch: Sequence[Record], left: Sieved, started: float) -> BatchEvent:
-    """Nothing was left to do: all was skipped, the last of it by the conflict policy."""
+def _event(number: int, batch: Sequence[Record], left: Sieved, started: float, **found: Any) -> BatchEvent:
+    """found: of the step that was made, or would be; without any nothing was left to do."""
     return BatchEvent(
         batch=number,
         records=len(batch),
-        step=None,
-        facts=0,
         skipped=left.counts(),
-        report={},
-        batch_facts=_by_digest(batch),
+        turned_down=left.turned_down,
+        batch_facts={record.fact.digest: record.fact for record in batch},
         seconds=time.perf_counter() - started,
-    )
-
-
-def _by_digest(batch: Sequence[Record]) -> dict[str, Fact]:
-    return {record.fact.digest: record.fact for record in batch}
-
-
-def _event(number: int, batch: Sequence[Record], step: StepRecord, started: float) -> BatchEvent:
-    return BatchEvent(
-        batch=number,
-        records=len(batch),
-        step=step.step,
-        facts=len(step.added),
-        skipped=step.report.get("skipped", {}),
-        report=step.report,
-        batch_facts=_by_digest(batch),
-        weights_digest=step.weights_digest,
-        seconds=time.perf_counter() - started,
+        **{"step": None, "facts": 0, "report": {}} | found,
     )

@@ -58,7 +58,12 @@ if TYPE_CHECKING:
 @measuring_options
 @tracking_options
 @handling_options
-@click.option("--again", is_flag=True, help="Also facts known only from steps of this branch that were rolled back.")
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Also facts that were retracted, purged or dismissed, and those known only from steps of this branch that "
+    "were rolled back.",
+)
 @click.option("--skip-bad", is_flag=True, help="Leave bad records out, count and report them, instead of stopping.")
 @click.option(
     "--dry-run",

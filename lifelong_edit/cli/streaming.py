@@ -42,7 +42,7 @@ def show_all(
     from lifelong_edit.scheduler import BatchEvent
 
     kept = as_json or dry_run  # of a run without an end not every event can be kept
-    shown = [event for event in _show_events(events, total, as_json=as_json) if kept]
+    shown = [event for event in _show_events(events, timeline, total, as_json=as_json) if kept]
     batches = [event for event in shown if isinstance(event, BatchEvent)]
     _tell_conflicts(batches, timeline, as_json=as_json, dry_run=dry_run)
     _tell_forecasts(batches, timeline, as_json=as_json)
@@ -50,7 +50,7 @@ def show_all(
 
 
 def _show_events(
-    events: Iterator[BatchEvent | ReconsolidationEvent], total: int | None, *, as_json: bool
+    events: Iterator[BatchEvent | ReconsolidationEvent], timeline: Timeline, total: int | None, *, as_json: bool
 ) -> Iterator[BatchEvent | ReconsolidationEvent]:
     """Print each event as it comes (unless all is printed as JSON in the end) and pass it on."""
     from lifelong_edit.scheduler import BatchEvent
@@ -68,6 +68,7 @@ def _show_events(
             if not as_json:
                 _print_event(event)
             _tell_untaken(event, event.batch_facts)
+            _tell_turned_down(event, timeline)
             if event.refused:
                 say(f"batch {event.batch}: {event.refused}")
             yield event
@@ -121,6 +122,16 @@ def _tell_untaken(event: BatchEvent, facts: Mapping[str, Fact]) -> None:
         say(f"{counted(len(unsaid), 'fact')} taught at the answer alone, for want of their subject in a prompt: {said}")
 
 
+def _tell_turned_down(event: BatchEvent, timeline: Timeline) -> None:
+    """What was retracted, purged or dismissed does not come back without a word, nor stay away without one."""
+    for skip in event.turned_down:
+        fact, why = event.batch_facts[skip.fact], timeline.show(skip.by or 0).reason
+        # What was purged is to leave no trace, in no output either.
+        said = "the fact" if skip.reason == "purged" else f"{cell(fact.prompt, 100)} → {cell(fact.target)}"
+        because = f": {one_line(why)}" if why else ""
+        say(f"{said} ({skip.fact[:12]}) was {skip.reason} at step {skip.by}{because}; --again teaches it anyway")
+
+
 def _tell_conflicts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json: bool, dry_run: bool) -> None:
     """In a dry run the conflicts are what one wants to see: a table of them."""
     found = [(event, conflict) for event in events for conflict in event.report.get("conflicts", ())]
@@ -171,6 +182,7 @@ def _describe(event: BatchEvent) -> dict[str, Any]:
         "records": event.records,
         "facts": event.facts,
         "skipped": dict(event.skipped),
+        "turned_down": [asdict(skip) for skip in event.turned_down],
         "refused": event.refused,
         "weights_digest": event.weights_digest,
         "seconds": event.seconds,

@@ -90,7 +90,7 @@ def compare(history: History, weights: Callable[[StepName], Weights], one: StepN
         other=second,
         ancestor=history.ancestor(first, second),
         added=tuple(digest for digest in after.live if digest not in before.live),
-        superseded={digest: by.get(digest) for digest in gone if digest in after.ever - after.retracted},
+        superseded={digest: by.get(digest) for digest in gone if digest in after.ever - after.retracted.keys()},
         retracted=retracted,
         unknown=tuple(digest for digest in gone if digest not in after.ever),
         kept=tuple(digest for digest in before.live if digest in after.live),

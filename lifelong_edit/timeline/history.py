@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from lifelong_edit.errors import UsageError
@@ -34,32 +35,44 @@ class Fold:
     """Every fact that was live at some state of the line."""
     places: set[FilePlace] = field(default_factory=set)
     """Every place that was consumed."""
-    retracted: set[str] = field(default_factory=set)
-    """Facts that were taken back and have not come again since."""
+    retracted: dict[str, int] = field(default_factory=dict)
+    """Facts that were taken back and have not come again since, with the step that took them back."""
     quarantined: dict[str, int] = field(default_factory=dict)
     """Facts that were put aside and neither reviewed nor dismissed since, with the step that put them aside."""
     aside: set[str] = field(default_factory=set)
     """Every fact that was put aside at some state of the line."""
+    dismissed: dict[str, int] = field(default_factory=dict)
+    """Facts that left quarantine untaught and have not come again since, with the step: those that `dismiss` took out,
+    and those that were corrected in review."""
 
     def copy(self) -> Fold:
         """One that can go on without changing this one."""
-        copied = (set(self.ever), set(self.places), set(self.retracted), dict(self.quarantined), set(self.aside))
-        return Fold(dict(self.live), *copied)
+        return Fold(**{name: value.copy() for name, value in vars(self).items()})
 
     def take(self, record: StepRecord) -> None:
         """Go on by one step."""
         for digest in record.superseded:
             self.live.pop(digest, None)
         self.live.update(dict.fromkeys(record.added))
-        self.retracted.update(record.superseded if record.kind == "retract" else ())
-        self.retracted.difference_update(record.added)
+        if record.kind == "retract":
+            self.retracted.update(dict.fromkeys(record.superseded, record.step))
         self.ever.update(record.added)
         self.places.update((place.file_digest, place.number) for place in record.places)
-        for digest in (*record.report.get("reviewed", ()), *record.added):
-            self.quarantined.pop(digest, None)
+        reviewed = record.report.get("reviewed", ())
+        # One that comes back from review as it was, and is skipped there, met a fact that makes it needless.
+        untaught = set(reviewed).difference(record.added, record.skipped)
         aside = [c["new"] for c in record.report.get("conflicts", ()) if c["action"] == "quarantine"]
+        _drop(self.quarantined, reviewed, record.added)
+        self.dismissed.update(dict.fromkeys(untaught, record.step))
+        _drop(self.dismissed, record.added, aside)
+        _drop(self.retracted, record.added)
         self.quarantined.update(dict.fromkeys(aside, record.step))
         self.aside.update(aside)
+
+
+def _drop(held: dict[str, int], *digests: Iterable[str]) -> None:
+    for digest in chain(*digests):
+        held.pop(digest, None)
 
 
 def require_digest(name: str) -> None:
@@ -82,8 +95,8 @@ class History:
         """Blobs that were dropped on purpose and have not come again since."""
         self._out_of_reach: dict[int, StepRecord] = {}
         self._wholes: dict[int, str] = {}
-        self.purged: set[str] = set()
-        """Facts whose text was dropped and has not come again since."""
+        self.purged: dict[str, int] = {}
+        """Facts whose text was dropped and has not come again since, with the step that dropped it."""
         self._made_on: list[str] = []
         self._consumed: dict[str, set[int]] = {}
         self._idle: dict[int, list[Place]] = {}
@@ -100,8 +113,8 @@ class History:
         self.dropped.difference_update(record.blobs)
         self._out_of_reach.update(dict.fromkeys(record.out_of_reach, record))
         self._wholes.update(record.wholes)
-        self.purged.update(record.purged)
-        self.purged.difference_update(record.added, (c["new"] for c in record.report.get("conflicts", ())))
+        self.purged.update(dict.fromkeys(record.purged, record.step))
+        _drop(self.purged, record.added, (c["new"] for c in record.report.get("conflicts", ())))
         self.names.take(record)
         self._made_on.append(self.names.current)
         self._note(record.places)

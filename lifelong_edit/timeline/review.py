@@ -69,7 +69,7 @@ class Reviewing(Part):
         fold = self.history().fold(self.head if at is None else at)
         chosen = {
             "live": list(fold.live),
-            "superseded": sorted(fold.ever - fold.live.keys() - fold.retracted),
+            "superseded": sorted(fold.ever - fold.live.keys() - fold.retracted.keys()),
             "retracted": sorted(fold.retracted),
             "quarantined": list(fold.quarantined),
             "all": [*fold.live, *sorted(fold.ever - fold.live.keys())],

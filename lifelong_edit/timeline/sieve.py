@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,11 +20,18 @@ SkipReason = Literal[
     "repeated",
     "contradicted",
     "rolled-back",
+    "retracted",
+    "purged",
+    "dismissed",
     "conflict",
     "quarantined",
     "reviewed",
     "never-quarantined",
 ]
+TURNED_DOWN: tuple[SkipReason, ...] = ("retracted", "purged", "dismissed")
+"""Somebody's decision stands in the log, against this very fact."""
+NEED_AGAIN: tuple[SkipReason, ...] = ("rolled-back", *TURNED_DOWN)
+"""What `again` applies all the same: so the record's place is not consumed."""
 _NOT_IN_QUARANTINE: tuple[SkipReason, ...] = ("reviewed", "never-quarantined")
 
 
@@ -33,7 +40,7 @@ class Handling:
     """How a batch is to be handled: made once where a caller says it, and handed on whole from there."""
 
     again: bool = False
-    """Also what is known only from steps that were rolled back."""
+    """Also what is known only from steps that were rolled back, and what was turned down."""
     reviewed: bool = False
     """The batch comes back from review: what is in quarantine is edited, all else is skipped."""
     conflicts: ConflictPolicy | None = None
@@ -50,6 +57,8 @@ class Skip:
 
     fact: str
     reason: SkipReason
+    by: int | None = None
+    """The step with the decision, of what was turned down."""
 
 
 @dataclass
@@ -68,6 +77,11 @@ class Sieved:
     def left(self) -> bool:
         """Whether there is anything to do or to note."""
         return bool(self.facts or self.reviewed)
+
+    @property
+    def turned_down(self) -> tuple[Skip, ...]:
+        """What was skipped because of a decision that stands in the log."""
+        return tuple(skip for skip in self.skips if skip.reason in TURNED_DOWN)
 
     def drop(self, digests: frozenset[str], reason: SkipReason) -> None:
         """Skip further facts, in the order of the batch."""
@@ -92,8 +106,9 @@ def sieve(
     """Take out of a batch what the state at `step` has no use for.
 
     Skipped are records consumed at the same place (that of a file before it grew included), facts equal to a live one
-    or in quarantine, repetitions within the batch, and records known only from steps of the current branch that were
-    rolled back unless `again`: what other branches were given does not count. A fact that was superseded is news when
+    or in quarantine, repetitions within the batch, and, unless `again`, records known only from steps of the current
+    branch that were rolled back (what other branches were given does not count) and facts that were turned down:
+    retracted or dismissed on the line of `step`, or purged from the store. A fact that was superseded is news when
     it comes from a new place; a bare fact has no place and counts as new each time. Of a batch that comes back from
     review, what is not in quarantine, any more or at all, is skipped, wherever it stands. settings: the store's, for
     its trusted sources and its conflict policy.
@@ -109,11 +124,12 @@ def sieve(
                 f"another ({item.entry[:12]}), expected its own; correct it"
             )
         reason = _reason(fact.digest, places, entry, fold, history, kept, handling.again)
-        if reason not in ("consumed", "rolled-back", *_NOT_IN_QUARANTINE):
+        if reason not in ("consumed", *NEED_AGAIN, *_NOT_IN_QUARANTINE):
             result.places += [Place(*place, fact.digest) for place in places[:1]]
             result.reviewed += [] if entry is None else [entry]
         if reason is not None:
-            result.skips.append(Skip(fact.digest, reason))
+            by = _turned_down(fact.digest, fold, history)[1] if reason in TURNED_DOWN else None
+            result.skips.append(Skip(fact.digest, reason, by))
         else:
             kept.add(fact.digest)
             result.facts.append(fact)
@@ -144,9 +160,21 @@ def _reason(
     if entry is None and digest in fold.quarantined:
         return "quarantined"
     elsewhere = not consumed and any(history.seen_at(place) for place in places)
-    if not again and (elsewhere or (history.added(digest) and digest not in fold.ever)):
-        return "rolled-back"
-    return None
+    if again:
+        return None
+    if (reason := _turned_down(digest, fold, history)[0]) is not None:
+        return reason
+    return "rolled-back" if elsewhere or (history.added(digest) and digest not in fold.ever) else None
+
+
+def _turned_down(digest: str, fold: Fold, history: History) -> tuple[SkipReason | None, int | None]:
+    """Why a fact was turned down, and by which step."""
+    decisions: tuple[tuple[SkipReason, Mapping[str, int]], ...] = (
+        ("purged", history.purged),
+        ("retracted", fold.retracted),
+        ("dismissed", fold.dismissed),
+    )
+    return next(((reason, held[digest]) for reason, held in decisions if digest in held), (None, None))
 
 
 def _contradicted(facts: Sequence[Fact], policy: ConflictPolicy, trusted: Sequence[str]) -> frozenset[str]:

@@ -258,12 +258,12 @@ class Timeline(Branching, Measured, Reviewing):
         """Edit a batch into the model and commit it as one step.
 
         facts: or what `sieve` has left of them; what conflicts drop is added to its skips. again: also what is known
-        only from steps that were rolled back. conflicts: a policy's name or a callable that decides
-        (`policies.deciding`), instead of the setting. reviewed: only what is in quarantine, and it supersedes unless
-        `conflicts` says otherwise. gate: judge of the proposal, by default `judging.gate.check`. A batch of which
-        all is turned away is a step of the kind `decide`; where nothing of it is left to do or to note, no step is made
-        and the head's record is returned. Raises StepRefusedError where the gate refuses, UsageError for a policy or an
-        answer that is none; model and store stand where they stood.
+        only from steps that were rolled back, and what was retracted, purged or dismissed. conflicts: a policy's name
+        or a callable that decides (`policies.deciding`), instead of the setting. reviewed: only what is in quarantine,
+        and it supersedes unless `conflicts` says otherwise. gate: judge of the proposal, by default
+        `judging.gate.check`. A batch of which all is turned away is a step of the kind `decide`; where nothing of
+        it is left to do or to note, no step is made and the head's record is returned. Raises StepRefusedError where
+        the gate refuses, UsageError for a policy or an answer that is none; model and store stand where they stood.
         """
         self._refuse_read_only()
         started = time.perf_counter()
@@ -365,8 +365,14 @@ class Timeline(Branching, Measured, Reviewing):
         return self._commit(draft)
 
     def _revived(self, gone: Sequence[str]) -> list[Fact]:
-        """What the live facts `gone` had superseded and no other live fact answers by now."""
-        back = self.facts_by_digest(self.history().superseded_by(self.head, gone)).values()
+        """What the live facts `gone` had superseded and no other live fact answers by now.
+
+        Nothing that was itself retracted or purged since.
+        """
+        history = self.history()
+        turned_down = {*history.fold(self.head).retracted, *history.purged}
+        replaced = [digest for digest in history.superseded_by(self.head, gone) if digest not in turned_down]
+        back = self.facts_by_digest(replaced).values()
         taken = {name for fact in self.facts() if fact.digest not in set(gone) for name in identities(fact)}
         return [fact for fact in back if taken.isdisjoint(identities(fact))]
 

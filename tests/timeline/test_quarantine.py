@@ -138,7 +138,7 @@ def test_dates_and_sources_decide_in_review_as_well(
     assert newer in careful.facts()
 
 
-def test_dismissed_records_are_gone_until_they_come_again(
+def test_dismissed_records_are_gone_until_they_are_asked_for(
     careful: Timeline, fact: MakeFact, placed: Place, lenient: Gate
 ) -> None:
     new = fact(0, "Vienna")
@@ -149,7 +149,7 @@ def test_dismissed_records_are_gone_until_they_come_again(
     assert careful.facts("quarantined") == [fact(1, "Vienna")]
     assert [c["pending"] for c in careful.conflicts()] == [False, True]
     assert careful.sieve(placed([new])).counts() == {"consumed": 1}
-    careful.apply(placed([new], "b"), gate=lenient)
+    careful.apply(placed([new], "b"), again=True, gate=lenient)
     assert [entry.step for entry in careful.quarantined()] == [2, 4]
     for name, told in (
         ("", "too short"),
