@@ -23,6 +23,7 @@ from lifelong_edit.policies import (
 )
 from lifelong_edit.stores import Measurement
 from lifelong_edit.timeline import Timeline
+from lifelong_edit.timeline.locking import Lock, locked
 from lifelong_edit.timeline.sieve import Handling, Sieved, Skip
 
 BATCH_SIZE = 64
@@ -158,6 +159,11 @@ class Scheduler:
         """Whether the head's state was asked, or does not have to be."""
         self.summary = Summary()
 
+    @property
+    def lock(self) -> Lock:
+        """That of the timeline."""
+        return self._timeline.lock
+
     def run(
         self, records: Iterable[Record | None], *, again: bool = False, dry_run: bool = False, reason: str | None = None
     ) -> Iterator[BatchEvent | ReconsolidationEvent]:
@@ -216,6 +222,7 @@ class Scheduler:
         found = self._timeline.forecast(coming)
         return 0.0 if found is None else float(found["since"])
 
+    @locked
     def _retention(self) -> float:
         """Share of right answers at the head, as the guard of a reconsolidation measures it."""
         from lifelong_edit.judging.guard import retention
@@ -224,6 +231,7 @@ class Scheduler:
         head.loaded()  # the model is moved there
         return retention(self._timeline.bench(), head.facts(), head.record.live_digest)[0]
 
+    @locked
     def _apply(
         self, number: int, batch: Sequence[Record], left: Sieved, reason: str | None, started: float
     ) -> BatchEvent:
@@ -272,6 +280,7 @@ class Scheduler:
             return _event(number, batch, left, started)
         return _event(number, batch, left, started, facts=len(left.facts), report=report or {}, refused=refused)
 
+    @locked
     def _check(self, batch: list[Record], handling: Handling) -> tuple[list[Record], Sieved]:
         """The batch without records that the model cannot take (too long for it, for instance), and what is left of it.
 

@@ -11,6 +11,7 @@ import numpy as np
 from lifelong_edit.facts import Fact
 from lifelong_edit.stores import Weights
 from lifelong_edit.timeline.history import History, live_digest
+from lifelong_edit.timeline.locking import locked
 from lifelong_edit.timeline.names import StepName
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def _in_order(module: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in module.split(".")]
 
 
+@locked
 def answers(timeline: Timeline, diff: Diff, *, sample: int = SAMPLE) -> list[Answer]:
     """The greedy answers of both states to the prompts of all facts that differ and of a sample of those that do not.
 

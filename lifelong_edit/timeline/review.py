@@ -20,6 +20,7 @@ from lifelong_edit.stores import StepRecord
 from lifelong_edit.timeline.base import Part
 from lifelong_edit.timeline.commit import Draft
 from lifelong_edit.timeline.history import require_digest
+from lifelong_edit.timeline.locking import locked
 from lifelong_edit.timeline.names import StepName
 
 Which = Literal["live", "superseded", "retracted", "quarantined", "all"]
@@ -60,6 +61,7 @@ class Reviewing(Part):
     def facts_by_digest(self, digests: Sequence[str]) -> dict[str, Fact]:
         """Facts of the store by digest."""
 
+    @locked
     def facts(self, state: Which = "live", *, at: StepName | None = None) -> list[Fact]:
         """Facts at the head, or as of the step `at`.
 
@@ -79,6 +81,7 @@ class Reviewing(Part):
         purged = self.history().purged
         return list(self.facts_by_digest([digest for digest in chosen[state] if digest not in purged]).values())
 
+    @locked
     def conflicts(self, *, at: StepName | None = None) -> list[dict[str, Any]]:
         """Every conflict that was logged up to the head, or the step `at`, oldest first; as of `policies.Conflict`.
 
@@ -97,6 +100,7 @@ class Reviewing(Part):
             for c in r.report.get("conflicts", ())
         ]
 
+    @locked
     def facts_of(self, conflicts: Iterable[Mapping[str, Any]]) -> dict[str, Fact]:
         """The facts that conflicts are about, by digest.
 
@@ -107,6 +111,7 @@ class Reviewing(Part):
         new = [c["new"] for c in told if c["by"] is not None or c["new"] in ever]
         return self.facts_by_digest(list(dict.fromkeys([*(c["old"] for c in told), *new])))
 
+    @locked
     def quarantined(self, *, at: StepName | None = None) -> list[Quarantined]:
         """The records in quarantine at the head, or as of the step `at`, in the order in which they were put aside."""
         history, step = self.history(), self.head if at is None else at
@@ -117,6 +122,7 @@ class Reviewing(Part):
             found.append(Quarantined(facts[digest], put, own, [facts[c["old"]] for c in own]))
         return found
 
+    @locked
     def dismiss(self, facts: Sequence[str] | Sequence[Fact], *, reason: str | None = None) -> StepRecord:
         """Take records out of quarantine without editing them, as one step; it loads no model.
 

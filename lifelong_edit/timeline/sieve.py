@@ -70,6 +70,10 @@ class Sieved:
     places: list[Place]
     handling: Handling
     """As it was sieved, and is to be handled further."""
+    batch: Sequence[Fact] | Sequence[Record]
+    """What was sieved."""
+    at: int
+    """The head then."""
     reviewed: list[str] = field(default_factory=list)
     """What leaves quarantine with this batch, whatever becomes of it."""
 
@@ -77,6 +81,10 @@ class Sieved:
     def left(self) -> bool:
         """Whether there is anything to do or to note."""
         return bool(self.facts or self.reviewed)
+
+    def become(self, other: Sieved) -> None:
+        """Be what the same batch is by now: whoever holds this one sees it."""
+        vars(self).update(vars(other))
 
     @property
     def turned_down(self) -> tuple[Skip, ...]:
@@ -113,7 +121,7 @@ def sieve(
     review, what is not in quarantine, any more or at all, is skipped, wherever it stands. settings: the store's, for
     its trusted sources and its conflict policy.
     """
-    fold, result, kept = history.fold(step), Sieved([], [], [], handling), set[str]()
+    fold, result, kept = history.fold(step), Sieved([], [], [], handling, batch, history.head), set[str]()
     for item in batch:
         fact = item.fact if isinstance(item, Record) else item
         places = item.places if isinstance(item, Record) else ()

@@ -7,6 +7,7 @@ second.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from lifelong_edit.timeline.commit import Draft, write_step
 from lifelong_edit.timeline.config import Config, author_of
 from lifelong_edit.timeline.defaults import default_preserved, default_text, scorer_of, start_of
 from lifelong_edit.timeline.history import History
+from lifelong_edit.timeline.locking import locked
 from lifelong_edit.timeline.measured import Measured
 from lifelong_edit.timeline.names import StepName
 from lifelong_edit.timeline.review import Reviewing, purged_fact
@@ -44,12 +46,18 @@ Batch = Sequence[Fact] | Sequence[Record] | Sieved
 
 
 class Timeline(Branching, Measured, Reviewing):
-    """An open store with the state at its head. Use as a context manager, or `close` it."""
+    """An open store with the state at its head. Use as a context manager, or `close` it.
+
+    Several threads may use one: its methods, and those of the views that it gives, wait for each other. What spans
+    several calls (asking the model that `bench` gives, or doing something only if the head is still where it was) holds
+    the re-entrant `lock` meanwhile: `with timeline.lock:`.
+    """
 
     def __init__(
         self, log: EditLog, *, device: str | None = None, model: str | None = None, author: str | None = None
     ) -> None:
         self.author = author_of(author)
+        self.lock = threading.RLock()
         self._log, self._device, self._source = log, device, model
         self._history = History(log.steps(), log.idle())
         self.config = Config.of(self._history.record(0))
@@ -129,6 +137,7 @@ class Timeline(Branching, Measured, Reviewing):
             log.close()
             raise
 
+    @locked
     def close(self) -> None:
         """Keep the key index and let go of the store; closing twice is harmless."""
         solving, self._solving = self._solving, None
@@ -158,10 +167,12 @@ class Timeline(Branching, Measured, Reviewing):
         return self.config.settings
 
     @property
+    @locked
     def head(self) -> int:
         """The last step of the log."""
         return self.history().head
 
+    @locked
     def history(self) -> History:
         """The log as read so far, brought up to date first: another process may have added steps."""
         if self._log.head().step > self._history.head:
@@ -169,14 +180,17 @@ class Timeline(Branching, Measured, Reviewing):
                 self._history.take(record)
         return self._history
 
+    @locked
     def log(self) -> list[StepRecord]:
         """All steps, oldest first."""
         return list(self.history().records)
 
+    @locked
     def show(self, step: StepName) -> StepRecord:
         """One step, by number, tag, branch or `head`. Raises UsageError where there is none."""
         return self.history().record(step)
 
+    @locked
     def facts_by_digest(self, digests: Sequence[str]) -> dict[str, Fact]:
         """Facts of the store by digest, whatever became of them; `purged_fact` in the place of what was purged."""
         purged = self.history().purged
@@ -184,10 +198,12 @@ class Timeline(Branching, Measured, Reviewing):
         found = {digest: msgspec.json.decode(data, type=Fact) for digest, data in encoded.items()}
         return {digest: found.get(digest) or purged_fact(digest) for digest in digests}
 
+    @locked
     def status(self) -> dict[str, Any]:
         """Where the timeline stands, as plain values."""
         return status_of(self._log, self.history(), self.config)
 
+    @locked
     def staleness(self) -> dict[str, Any]:
         """How far the stored keys have drifted from those of the model at the head, measured now; loads the model.
 
@@ -196,20 +212,24 @@ class Timeline(Branching, Measured, Reviewing):
         found: dict[str, Any] = self._solve().staleness()
         return found
 
+    @locked
     def weights(self, step: StepName) -> Weights:
         """ΔW by module at the state of a step, checked against the digest logged with it. No torch."""
         return weights_at(self._log, self.history(), step, self.config.model.modules)
 
+    @locked
     def at(self, step: StepName) -> View:
         """The state at a step, to look at. Raises UsageError where there is no such step."""
         return View(self, self.show(step).step)
 
+    @locked
     def model(self) -> Any:
         """A fresh transformers model with the weights of the head."""
         return self.at(self.head).model()
 
     # -- changing
 
+    @locked
     def bench(self) -> Bench:
         """The model with all that `init` fixed, loaded when first asked for.
 
@@ -221,30 +241,40 @@ class Timeline(Branching, Measured, Reviewing):
             self._bench = make_bench(self.config, self.fixed(), self._device, self._source, self._loaded)
         return self._bench
 
+    @locked
     def fixed(self) -> dict[str, npt.NDArray[np.generic]]:
         """The arrays fixed at `init`, by name."""
         return decode_tensors(self._log.blob(str(self.show(0).fixed)), "what init fixed")
 
+    @locked
     def sieve(
         self, batch: Batch, *, again: bool = False, reviewed: bool = False, conflicts: ConflictPolicy | None = None
     ) -> Sieved:
         """What `apply` would leave of a batch before looking for conflicts, and what it would skip and why.
 
         Arguments as of `apply`, which takes the result without them: it says itself how it is to be handled. One that
-        was sieved already is given back; `conflicts` is then added to it. Raises UsageError where it was sieved without
-        the `again` or the `reviewed` that is asked for now.
+        was sieved already is given back, sieved again where steps were made since; `conflicts` is then added to it.
+        Raises UsageError where it was sieved without the `again` or the `reviewed` that is asked for now.
         """
         handling = Handling(again=again, reviewed=reviewed, conflicts=conflicts)
-        return _handled(batch, handling) if isinstance(batch, Sieved) else self.sieve_as(batch, handling)
+        if not isinstance(batch, Sieved):
+            return self.sieve_as(batch, handling)
+        sieved = _handled(batch, handling)
+        if sieved.at != self.head:
+            sieved.become(self.sieve_as(sieved.batch, sieved.handling))
+        return sieved
 
+    @locked
     def sieve_as(self, batch: Sequence[Fact] | Sequence[Record], handling: Handling) -> Sieved:
         """The same, with all that is said of the handling in one."""
         return sieve(batch, self.history(), self.head, handling, self.settings)
 
+    @locked
     def consumed_in(self, file_digest: str) -> Collection[int]:
         """The numbers of the records consumed of a file with that digest: for `read_facts(..., known=...)`."""
         return self.history().consumed_in(file_digest)
 
+    @locked
     def apply(
         self,
         facts: Batch,
@@ -275,6 +305,7 @@ class Timeline(Branching, Measured, Reviewing):
         draft.report["seconds"] = time.perf_counter() - started
         return self._commit(draft)
 
+    @locked
     def preview(
         self,
         facts: Batch,
@@ -296,6 +327,7 @@ class Timeline(Branching, Measured, Reviewing):
         found: dict[str, Any] = draft.report
         return found
 
+    @locked
     def forecast(
         self, facts: Batch, *, again: bool = False, conflicts: ConflictPolicy | None = None, reviewed: bool = False
     ) -> dict[str, Any] | None:
@@ -312,6 +344,7 @@ class Timeline(Branching, Measured, Reviewing):
         total = self.history().forgotten(self.head) + found["forgotten"]
         return found | {"since": total / found["live"] if found["live"] else 0.0}
 
+    @locked
     def reconsolidate(
         self,
         *,
@@ -338,6 +371,7 @@ class Timeline(Branching, Measured, Reviewing):
         draft.report["seconds"] = time.perf_counter() - began
         return self._commit(draft)
 
+    @locked
     def retract(
         self,
         facts: Sequence[str] | Sequence[Fact],
