@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from lifelong_edit.stores import Measurement
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.locking import Lock, locked
 from lifelong_edit.timeline.sieve import Handling, Sieved, Skip
+from lifelong_edit.timeline.trial import Trial
 
 BATCH_SIZE = 64
 MEASURED = ("edit", "reconsolidate")
@@ -171,22 +173,24 @@ class Scheduler:
 
         records: None among them says that no more have come yet, see `cut_with_pauses`. again: also what is known only
         from steps that were rolled back, and what was retracted, purged or dismissed. dry_run: commit nothing; every
-        batch is tried on the head as it stands, and nothing is reconsolidated. Raises `BadInputError` at a record that
+        batch is tried on what those before it would leave, one that is refused leaving all as it was, and nothing is
+        reconsolidated. Raises `BadInputError` at a record that
         the reader or the model refuses, with nothing of its batch applied, and `StepRefusedError` where the gate
         refuses.
         """
         ahead, handling = self._reconsolidation.looks_ahead, replace(self._handling, again=again)
+        trial = self._timeline.trial() if dry_run else None
+        find = self._apply if trial is None else functools.partial(self._preview, trial)
         if not dry_run and not ahead:
             yield from self._reconsolidate(reason)
         for number, batch in enumerate(cut_with_pauses(self._batching, records)):
             started = time.perf_counter()
-            sound, left = self._check(batch, handling)
+            sound, left = self._check(batch, handling, trial or self._timeline)
             if not dry_run and left.facts:
                 self._measure_if_cut_off()
             if not dry_run and ahead and left.facts:
                 yield from self._reconsolidate(reason, left)
                 started = time.perf_counter()
-            find = self._preview if dry_run else self._apply
             event = find(number, sound, left, reason, started)
             self.summary.add(event)
             yield event
@@ -269,11 +273,11 @@ class Scheduler:
             self._measure(last.step)
 
     def _preview(
-        self, number: int, batch: Sequence[Record], left: Sieved, reason: str | None, started: float
+        self, trial: Trial, number: int, batch: Sequence[Record], left: Sieved, _: str | None, started: float
     ) -> BatchEvent:
         refused, report = None, None
         try:
-            report = self._timeline.preview(left)
+            report = trial.apply(left)
         except StepRefusedError as error:
             refused = str(error)
         if report is None and refused is None:
@@ -281,12 +285,12 @@ class Scheduler:
         return _event(number, batch, left, started, facts=len(left.facts), report=report or {}, refused=refused)
 
     @locked
-    def _check(self, batch: list[Record], handling: Handling) -> tuple[list[Record], Sieved]:
+    def _check(self, batch: list[Record], handling: Handling, on: Timeline | Trial) -> tuple[list[Record], Sieved]:
         """The batch without records that the model cannot take (too long for it, for instance), and what is left of it.
 
         Looks only at what would be edited, so that passing over consumed batches does not need the model.
         """
-        left = self._timeline.sieve_as(batch, handling)
+        left = on.sieve_as(batch, handling)
         wanted = {fact.digest for fact in left.facts}
         if not wanted:
             return batch, left
@@ -304,7 +308,7 @@ class Scheduler:
                 if not self._skip_bad:
                     raise BadInputError(place) from None
                 self.summary.bad.append(place)
-        return sound, left if len(sound) == len(batch) else self._timeline.sieve_as(sound, handling)
+        return sound, left if len(sound) == len(batch) else on.sieve_as(sound, handling)
 
 
 def _event(number: int, batch: Sequence[Record], left: Sieved, started: float, **found: Any) -> BatchEvent:

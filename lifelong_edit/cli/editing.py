@@ -68,8 +68,8 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Commit nothing; show conflicts, what would take, what it would make forgotten, what the gate says. Every "
-    "batch is tried on the head as it stands, and nothing is reconsolidated, whatever the policy.",
+    help="Commit nothing; show conflicts, what would take, what it would make forgotten, what the gate says. Each "
+    "batch is tried on what those before it would leave; nothing is reconsolidated, whatever the policy.",
 )
 @reason_option
 @author_option

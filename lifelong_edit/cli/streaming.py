@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -137,17 +137,21 @@ def _tell_conflicts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json
     found = [(event, conflict) for event in events for conflict in event.report.get("conflicts", ())]
     if not dry_run or as_json or not found:
         return
-    # The old one may be an earlier fact of the same batch, which a dry run does not store.
-    stored = {conflict["old"] for event, conflict in found if conflict["old"] not in event.batch_facts}
-    old = timeline.facts_by_digest(sorted(stored))
+    old = _facts([conflict["old"] for _, conflict in found], events, timeline)
     rows = []
     for event, conflict in found:
-        new = event.batch_facts[conflict["new"]]
-        known = event.batch_facts.get(conflict["old"]) or old[conflict["old"]]
+        new, known = event.batch_facts[conflict["new"]], old[conflict["old"]]
         said = (f"{new.prompt} → {new.target}", f"{known.prompt} → {known.target}")
         rows.append((conflict["kind"], conflict["action"], conflict["probability"], *said))
     click.echo()
     print_table(("conflict", "action", "probability", "new", "in force"), rows)
+
+
+def _facts(digests: Iterable[str], events: Sequence[BatchEvent], timeline: Timeline) -> dict[str, Fact]:
+    """Facts of the run or the store: those of the run are not stored where it is a dry one."""
+    seen = {digest: fact for event in events for digest, fact in event.batch_facts.items()}
+    stored = timeline.facts_by_digest(sorted(set(digests) - seen.keys()))
+    return seen | stored
 
 
 def expected_forgotten(event: BatchEvent) -> float | None:
@@ -166,7 +170,7 @@ def _tell_forecasts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json
     found = [(event, risk) for event in events for risk in event.report.get("forecast", {}).get("at_risk", ())]
     if as_json or not found:
         return
-    facts = timeline.facts_by_digest([risk["fact"] for _, risk in found])
+    facts = _facts([risk["fact"] for _, risk in found], events, timeline)
     rows = []
     for event, risk in found:
         fact = facts[risk["fact"]]

@@ -85,11 +85,29 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
     weights = head.weights if stored is None else digest_bytes(stored)
     if stored is not None:
         blobs[digest_bytes(stored)] = stored
-    record = StepRecord(
-        step=head.step + 1,
+    record = outline(
+        history,
+        draft,
+        head.step + 1,
+        previous=head.chain,
+        **names,
+        further_keys=(),  # the log names them as they are written
+        provenance=_provenance(config, draft),
+    )
+    facts = {fact.digest: msgspec.json.encode(fact) for fact in (*draft.facts, *draft.aside)}
+    made = draft.key_parts
+    traced = None if made is None else lambda: map(encode_keys, made())
+    log.append(record, facts=facts, blobs=blobs, weights=weights, keys=traced)
+    return record if traced is None else log.step(record.step)
+
+
+def outline(history: History, draft: Draft, step: int, *, previous: str = "", **stored: Any) -> StepRecord:
+    """The record of a draft as a step of a history. previous, stored: what it says of the log and its blobs."""
+    return StepRecord(
+        step=step,
         kind=draft.kind,
         parent=draft.parent,
-        previous=head.chain,
+        previous=previous,
         time=now(),
         reason=draft.reason,
         author=draft.author,
@@ -103,18 +121,11 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         superseded=tuple(draft.superseded),
         skipped=tuple(skip.fact for skip in draft.skips),
         places=tuple(draft.places),
-        **names,
-        further_keys=(),  # the log names them as they are written
         weights_digest=_weights_digest(draft),
         live_digest=_live_digest(history, draft),
         report=draft.report,
-        provenance=_provenance(config, draft),
+        **stored,
     )
-    facts = {fact.digest: msgspec.json.encode(fact) for fact in (*draft.facts, *draft.aside)}
-    made = draft.key_parts
-    traced = None if made is None else lambda: map(encode_keys, made())
-    log.append(record, facts=facts, blobs=blobs, weights=weights, keys=traced)
-    return record if traced is None else log.step(record.step)
 
 
 def _keep_whole(history: History, config: Config, draft: Draft) -> bool:

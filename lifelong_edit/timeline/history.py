@@ -106,6 +106,10 @@ class History:
         for step, places in (idle or {}).items():
             self.consume(step, places)
 
+    def copy(self) -> History:
+        """One that can go on without changing this one."""
+        return History(self.records, self._idle)
+
     def take(self, record: StepRecord) -> None:
         """Add the next step of the log."""
         self.records.append(record)

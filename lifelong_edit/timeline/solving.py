@@ -52,8 +52,17 @@ Gate = Callable[[Bench, SolveState, Proposal, Sequence[Fact]], Mapping[str, Any]
 class Solving:
     """The state at the head as the solve needs it, kept from one batch to the next."""
 
-    def __init__(self, log: EditLog, history: Callable[[], History], config: Config, bench: Bench) -> None:
+    def __init__(
+        self,
+        log: EditLog,
+        history: Callable[[], History],
+        config: Config,
+        bench: Bench,
+        tried: Mapping[str, Fact] | None = None,
+    ) -> None:
+        """tried: facts that the history speaks of and the log does not have."""
         self._log, self._history, self._config, self._bench = log, history, config, bench
+        self._tried: Mapping[str, Fact] = {} if tried is None else tried
         self._weights: Weights = {}
         self._state: SolveState | None = None
         self._at = -1
@@ -69,16 +78,20 @@ class Solving:
         if self._state is None or self._at != at:
             self._weights = weights_at(self._log, history, at, self._config.model.modules)
             live = history.live(at)
-            facts = self._log.facts(live)
             self._state = SolveState(
                 shifts=as_tensors(self._weights),
-                live={digest: msgspec.json.decode(facts[digest], type=Fact) for digest in live},
+                live=self._facts(live),
                 keys=keys_at(self._log, history, at),
                 editor_state=editor_state_at(self._log, history, at),
                 digest=self._digest(history.record(at)),
             )
             self._at, self._identities = at, None
         return self._state
+
+    def _facts(self, digests: Sequence[str]) -> dict[str, Fact]:
+        stored = self._log.facts([digest for digest in digests if digest not in self._tried])
+        found = {digest: msgspec.json.decode(data, type=Fact) for digest, data in stored.items()}
+        return {digest: found.get(digest) or self._tried[digest] for digest in digests}
 
     def _digest(self, record: StepRecord) -> str:
         """The content digest of a state, of which every draw is a function: no step numbers in it."""
@@ -178,8 +191,7 @@ class Solving:
         found: dict[str, list[Fact]] = {}
         for new, olds in took.items():
             earlier = [d for d in history.predecessors(self._at, olds) if d not in olds]
-            known = [msgspec.json.decode(data, type=Fact) for data in self._log.facts(earlier).values()]
-            free = [fact for fact in known if named is None or set(named.same(fact)) <= retired]
+            free = [fact for fact in self._facts(earlier).values() if named is None or set(named.same(fact)) <= retired]
             found[new] = [*(state.live[old] for old in olds), *free]
         return found
 

@@ -35,6 +35,7 @@ from lifelong_edit.timeline.review import Reviewing, purged_fact
 from lifelong_edit.timeline.sieve import Handling, Sieved, sieve
 from lifelong_edit.timeline.states import weights_at
 from lifelong_edit.timeline.status import status_of
+from lifelong_edit.timeline.trial import Trial
 from lifelong_edit.timeline.view import View
 
 if TYPE_CHECKING:
@@ -326,6 +327,11 @@ class Timeline(Branching, Measured, Reviewing):
         draft.report["forecast"] = self._solve().forecast_of(draft)
         found: dict[str, Any] = draft.report
         return found
+
+    @locked
+    def trial(self) -> Trial:
+        """A dry run from the head on, over as many batches as are given to it; nothing is committed."""
+        return Trial(self, self._log)
 
     @locked
     def forecast(
