@@ -75,13 +75,22 @@ def _drop(held: dict[str, int], *digests: Iterable[str]) -> None:
         held.pop(digest, None)
 
 
-def require_digest(name: str) -> None:
-    """Raise UsageError for what is too short to mean a fact: a number, as likely as not, that was meant for a step."""
+def named(name: str, digests: Iterable[str], what: str, where: str, see: str = "facts") -> str:
+    """The one of the digests that `name` is, or begins. Raises UsageError for none, for several, and for what is too
+
+    short to mean a fact: a number, as likely as not, that was meant for a step. what, where: "fact", "in force"; see:
+    the command that lists them.
+    """
     if len(name) < SHORTEST:
         raise UsageError(
-            f"{name!r} is too short to name a fact; expected at least {SHORTEST} letters of its digest, see "
-            "`lifelong-edit facts`"
+            f"{name!r} is too short to name a {what}; expected at least {SHORTEST} letters of its digest, see "
+            f"`lifelong-edit {see}`"
         )
+    found = [digest for digest in digests if digest.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    said = f"begins the digests of {len(found)} {what}s {where}" if found else f"names no {what} {where}"
+    raise UsageError(f"{name!r} {said}; expected the digest of one, or more of it, see `lifelong-edit {see}`")
 
 
 class History:
@@ -249,14 +258,7 @@ class History:
 
     def live_fact(self, step: int, name: str) -> str:
         """The digest of the live fact that one, or its beginning, names. Raises UsageError for none and for many."""
-        require_digest(name)
-        found = [digest for digest in self.fold(step).live if digest.startswith(name)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UsageError(f"{name!r} begins the digests of {len(found)} live facts; expected more of it")
-        what = "is not in force" if any(d.startswith(name) for d in self.fold(step).ever) else "names no fact"
-        raise UsageError(f"{name!r} {what}; expected the digest of a live fact, see `lifelong-edit facts`")
+        return named(name, self.fold(step).live, "fact", "in force")
 
     def superseded_by(self, step: int, digests: Iterable[str]) -> list[str]:
         """Digests of the facts that the given ones took the place of when they last came, and that are not live."""

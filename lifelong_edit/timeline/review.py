@@ -19,7 +19,7 @@ from lifelong_edit.facts.shapes import QUARANTINED
 from lifelong_edit.stores import StepRecord
 from lifelong_edit.timeline.base import Part
 from lifelong_edit.timeline.commit import Draft
-from lifelong_edit.timeline.history import require_digest
+from lifelong_edit.timeline.history import named
 from lifelong_edit.timeline.locking import locked
 from lifelong_edit.timeline.names import StepName
 
@@ -133,21 +133,9 @@ class Reviewing(Part):
         if not facts:
             raise UsageError("no record to dismiss was given; see `lifelong-edit conflicts --quarantined`")
         history, names = self.history(), (fact.digest if isinstance(fact, Fact) else fact for fact in facts)
-        pending = history.fold(self.head).quarantined
-        gone = list(dict.fromkeys(_named(name, pending) for name in names))
+        pending, see = history.fold(self.head).quarantined, "conflicts --quarantined"
+        gone = list(dict.fromkeys(named(name, pending, "record", "in quarantine", see) for name in names))
         state = history.state_of(self.head)
         draft = Draft(kind="decide", parent=state, weights=self.weights(state), report={"reviewed": gone})
         draft.reason = reason
         return self._commit(draft)
-
-
-def _named(name: str, pending: Iterable[str]) -> str:
-    """The digest in quarantine that one, or its beginning, names."""
-    require_digest(name)
-    found = [digest for digest in pending if digest.startswith(name)]
-    if len(found) == 1:
-        return found[0]
-    what = f"begins the digests of {len(found)} records" if found else "names no record"
-    raise UsageError(
-        f"{name!r} {what} in quarantine; expected the digest of one, see `lifelong-edit conflicts --quarantined`"
-    )

@@ -69,7 +69,7 @@ def test_a_refused_batch_leaves_all_as_it_was(
     new_store: NewStore, write_stream: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, path = new_store("a"), write_stream("a.jsonl", [(0, "Paris"), (1, "Paris"), (2, "Paris"), (0, "London")])
-    from lifelong_edit import gate
+    from lifelong_edit.judging import gate
 
     passing, seen = gate.check, []
 

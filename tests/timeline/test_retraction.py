@@ -169,6 +169,6 @@ def test_names_of_no_live_fact(
             with pytest.raises(UsageError, match="begins the digests of"):
                 timeline.retract([shared])
         gone = timeline.retract([first[0]])
-        with pytest.raises(UsageError, match="is not in force"):
+        with pytest.raises(UsageError, match="names no fact in force"):
             timeline.retract([first[0]])
         assert timeline.head == gone.step
