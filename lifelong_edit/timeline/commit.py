@@ -10,7 +10,6 @@ import msgspec
 import numpy.typing as npt
 
 from lifelong_edit.facts import Fact
-from lifelong_edit.policies import EveryN
 from lifelong_edit.stores import (
     EditLog,
     Place,
@@ -133,7 +132,7 @@ def _keep_whole(history: History, config: Config, draft: Draft) -> bool:
         return False
     if draft.kind in SOLVED:  # they have no shift from the state before
         return True
-    return EveryN(config.settings.snapshot_every).snapshot(history.since_snapshot(draft.parent) + 1)
+    return history.since_snapshot(draft.parent) + 1 >= config.settings.snapshot_every
 
 
 def _weights_digest(draft: Draft) -> str:

@@ -76,10 +76,10 @@ def _drop(held: dict[str, int], *digests: Iterable[str]) -> None:
 
 
 def named(name: str, digests: Iterable[str], what: str, where: str, see: str = "facts") -> str:
-    """The one of the digests that `name` is, or begins. Raises UsageError for none, for several, and for what is too
+    """The one of the digests that `name` is, or begins.
 
-    short to mean a fact: a number, as likely as not, that was meant for a step. what, where: "fact", "in force"; see:
-    the command that lists them.
+    what, where: "fact", "in force", for messages; see: the command that lists them. Raises UsageError for none, for
+    several, and for what is too short to mean a fact: a number, as likely as not, that was meant for a step.
     """
     if len(name) < SHORTEST:
         raise UsageError(
