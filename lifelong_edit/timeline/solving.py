@@ -395,9 +395,6 @@ def _left(state: SolveState, retired: Sequence[str]) -> list[str]:
 
 
 def _default_gate(gate: Gate | None) -> Gate:
-    if gate is not None:
-        return gate
     from lifelong_edit.judging.gate import check
 
-    standard: Gate = check
-    return standard
+    return check if gate is None else gate

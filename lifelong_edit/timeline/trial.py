@@ -12,7 +12,8 @@ from lifelong_edit.timeline.locking import Lock, locked
 from lifelong_edit.timeline.sieve import Handling, Sieved, sieve
 
 if TYPE_CHECKING:
-    from lifelong_edit.timeline.timeline import Gate, Timeline
+    from lifelong_edit.timeline.editing import Gate
+    from lifelong_edit.timeline.timeline import Timeline
 
 
 class Trial:
