@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,9 @@ from lifelong_edit.policies import (
 )
 from lifelong_edit.stores import Measurement, StepRecord
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline.sieve import Sieved
+from lifelong_edit.timeline.locking import Lock, locked
+from lifelong_edit.timeline.sieve import Handling, Sieved, Skip
+from lifelong_edit.timeline.trial import Trial
 
 BATCH_SIZE = 64
 MEASURED = ("edit", "reconsolidate")
@@ -43,6 +46,8 @@ class BatchEvent:
     """How many facts the step taught (in a dry run: would teach)."""
     skipped: Mapping[str, int]
     """How many records were left out, by reason."""
+    turned_down: Sequence[Skip] = ()
+    """Those of them that were retracted, purged or dismissed before, with the step that did so."""
     report: Mapping[str, Any]
     """The step's report: gate, conflicts, editor. Empty where nothing was left to do."""
     batch_facts: Mapping[str, Fact]
@@ -152,12 +157,16 @@ class Scheduler:
         self._reconsolidation = reconsolidation or Never()
         if conflicts is not None:
             require_policy(conflicts)
-        self._reviewed = reviewed
-        self._handling: dict[str, Any] = {"conflicts": conflicts, "reviewed": reviewed}
+        self._handling = Handling(reviewed=reviewed, conflicts=conflicts)
         self._skip_bad, self._ask, self._say = skip_bad, measure, say
         self._up_to_date = measure is None
         """Whether the head's state was asked, or does not have to be."""
         self.summary = Summary()
+
+    @property
+    def lock(self) -> Lock:
+        """That of the timeline."""
+        return self._timeline.lock
 
     def run(
         self, records: Iterable[Record | None], *, again: bool = False, dry_run: bool = False, reason: str | None = None
@@ -165,22 +174,25 @@ class Scheduler:
         """Batch by batch: what became of it, and of each reconsolidation between them. `summary` counts along.
 
         records: None among them says that no more have come yet, see `cut_with_pauses`. again: also what is known only
-        from steps that were rolled back. dry_run: commit nothing; every batch is tried on the head as it stands, and
-        nothing is reconsolidated. Raises `BadInputError` at a record that the reader or the model refuses, with
-        nothing of its batch applied, and `StepRefusedError` where the gate refuses.
+        from steps that were rolled back, and what was retracted, purged or dismissed. dry_run: commit nothing; every
+        batch is tried on what those before it would leave, one that is refused leaving all as it was, and nothing is
+        reconsolidated. Raises `BadInputError` at a record that
+        the reader or the model refuses, with nothing of its batch applied, and `StepRefusedError` where the gate
+        refuses.
         """
-        ahead = self._reconsolidation.looks_ahead
+        ahead, handling = self._reconsolidation.looks_ahead, replace(self._handling, again=again)
+        trial = self._timeline.trial() if dry_run else None
+        find = self._apply if trial is None else functools.partial(self._preview, trial)
         if not dry_run and not ahead:
             yield from self._reconsolidate(reason)
         for number, batch in enumerate(cut_with_pauses(self._batching, records)):
             started = time.perf_counter()
-            sound, left = self._check(batch, again)
+            sound, left = self._check(batch, handling, trial or self._timeline)
             if not dry_run and left.facts:
                 self._measure_if_cut_off()
             if not dry_run and ahead and left.facts:
                 yield from self._reconsolidate(reason, left)
                 started = time.perf_counter()
-            find = self._preview if dry_run else self._apply
             event = find(number, sound, left, reason, started)
             self.summary.add(event)
             yield event
@@ -213,9 +225,10 @@ class Scheduler:
 
     def _forecast(self, coming: Sieved) -> float:
         """Share of the live facts that will have been forgotten since the last attempt, with the coming batch."""
-        found = self._timeline.forecast(coming, **self._handling)
+        found = self._timeline.forecast(coming)
         return 0.0 if found is None else float(found["since"])
 
+    @locked
     def _retention(self) -> float:
         """Share of right answers at the head, as the guard of a reconsolidation measures it."""
         from lifelong_edit.judging.guard import retention
@@ -224,14 +237,25 @@ class Scheduler:
         with head.standing():
             return retention(self._timeline.bench(), editor.phrasings, head.facts(), head.record.live_digest)[0]
 
+    @locked
     def _apply(
         self, number: int, batch: Sequence[Record], left: Sieved, reason: str | None, started: float
     ) -> BatchEvent:
         before = self._timeline.head
-        step = self._timeline.apply(left, reason=reason, **self._handling)
+        step = self._timeline.apply(left, reason=reason)
         if step.step == before:
-            return _idle(number, batch, left, started)
-        event = _event(number, batch, step, started)
+            return _event(number, batch, left, started)
+        event = _event(
+            number,
+            batch,
+            left,
+            started,
+            step=step.step,
+            facts=len(step.added),
+            report=step.report,
+            record=step,
+            weights_digest=step.weights_digest,
+        )
         return event if step.kind == "decide" else replace(event, measured=self._measure(step.step))
 
     def _measure(self, step: int) -> Measurement | None:
@@ -252,35 +276,26 @@ class Scheduler:
             self._measure(last.step)
 
     def _preview(
-        self, number: int, batch: Sequence[Record], left: Sieved, reason: str | None, started: float
+        self, trial: Trial, number: int, batch: Sequence[Record], left: Sieved, _: str | None, started: float
     ) -> BatchEvent:
         refused, proposed = None, None
         try:
-            proposed = self._timeline.proposed(left, **self._handling)
+            proposed = trial.apply(left)
         except StepRefusedError as error:
             refused = str(error)
         if proposed is None and refused is None:
-            return _idle(number, batch, left, started)
-        skipped = left.counts()
-        return BatchEvent(
-            batch=number,
-            records=len(batch),
-            step=None,
-            facts=len(batch) - sum(skipped.values()),
-            skipped=skipped,
-            report={} if proposed is None else proposed.report,
-            record=proposed,
-            batch_facts=_by_digest(batch),
-            refused=refused,
-            seconds=time.perf_counter() - started,
-        )
+            return _event(number, batch, left, started)
+        report = {} if proposed is None else proposed.report
+        facts = len(left.facts)
+        return _event(number, batch, left, started, facts=facts, report=report, record=proposed, refused=refused)
 
-    def _check(self, batch: list[Record], again: bool) -> tuple[list[Record], Sieved]:
+    @locked
+    def _check(self, batch: list[Record], handling: Handling, on: Timeline | Trial) -> tuple[list[Record], Sieved]:
         """The batch without records that the model cannot take (too long for it, for instance), and what is left of it.
 
         Looks only at what would be edited, so that passing over consumed batches does not need the model.
         """
-        left = self._timeline.sieve(batch, again=again, reviewed=self._reviewed)
+        left = on.sieve_as(batch, handling)
         wanted = {fact.digest for fact in left.facts}
         if not wanted:
             return batch, left
@@ -298,37 +313,17 @@ class Scheduler:
                 if not self._skip_bad:
                     raise BadInputError(place) from None
                 self.summary.bad.append(place)
-        return sound, left if len(sound) == len(batch) else self._timeline.sieve(sound, again=again)
+        return sound, left if len(sound) == len(batch) else on.sieve_as(sound, handling)
 
 
-def _idle(number: int, batch: Sequence[Record], left: Sieved, started: float) -> BatchEvent:
-    """Nothing was left to do: all was skipped, the last of it by the conflict policy."""
+def _event(number: int, batch: Sequence[Record], left: Sieved, started: float, **found: Any) -> BatchEvent:
+    """found: of the step that was made, or would be; without any nothing was left to do."""
     return BatchEvent(
         batch=number,
         records=len(batch),
-        step=None,
-        facts=0,
         skipped=left.counts(),
-        report={},
-        batch_facts=_by_digest(batch),
+        turned_down=left.turned_down,
+        batch_facts={record.fact.digest: record.fact for record in batch},
         seconds=time.perf_counter() - started,
-    )
-
-
-def _by_digest(batch: Sequence[Record]) -> dict[str, Fact]:
-    return {record.fact.digest: record.fact for record in batch}
-
-
-def _event(number: int, batch: Sequence[Record], step: StepRecord, started: float) -> BatchEvent:
-    return BatchEvent(
-        batch=number,
-        records=len(batch),
-        step=step.step,
-        facts=len(step.added),
-        skipped=dict(step.left_out),
-        report=step.report,
-        record=step,
-        batch_facts=_by_digest(batch),
-        weights_digest=step.weights_digest,
-        seconds=time.perf_counter() - started,
+        **{"step": None, "facts": 0, "report": {}} | found,
     )

@@ -1,4 +1,4 @@
-"""What a user may decide: batching, conflicts, when to reconsolidate, what to keep."""
+"""What a user may decide: batching, conflicts, when to reconsolidate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from lifelong_edit.policies.conflicts import (
 from lifelong_edit.policies.deciding import ANSWERS, POLICIES, ConflictPolicy, prevails, require_policy
 from lifelong_edit.policies.identity import edited_identities, identities, normalise, probe_identities
 from lifelong_edit.policies.indexing import IndexKind, plan_index
-from lifelong_edit.policies.keep import EveryN, KeepPolicy
 from lifelong_edit.policies.reconsolidate import (
     EveryNSteps,
     Forecast,
@@ -37,13 +36,11 @@ __all__ = [
     "Conflict",
     "ConflictPolicy",
     "Decision",
-    "EveryN",
     "EveryNSteps",
     "FixedSize",
     "Forecast",
     "Geometric",
     "IndexKind",
-    "KeepPolicy",
     "LiveIdentities",
     "Never",
     "ReconsolidationPolicy",

@@ -20,6 +20,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE, LoadedModel
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.timeline import Timeline
+from lifelong_edit.timeline.locking import locked
 from lifelong_edit.tracing.rows import draw
 
 _CHUNK = 256
@@ -30,6 +31,7 @@ Answered = Mapping[tuple[bool, Question], tuple[Result, float]]
 """By question, neighbours (True) apart from facts (False): how it came out, and KL(base ‖ edited) at neighbours."""
 
 
+@locked
 def evaluate(
     timeline: Timeline,
     *,

@@ -14,6 +14,7 @@ from lifelong_edit.policies import choose_sample, edited_identities, probe_ident
 from lifelong_edit.stores import Measure, Measurement, Outcome
 from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.timeline import Timeline
+from lifelong_edit.timeline.locking import Lock, locked
 from lifelong_edit.tracing.rows import subjects_of, unseen_of
 
 _Asked = tuple[Fact | None, int, Measure, str, str]
@@ -34,6 +35,12 @@ class Sampler:
         self._facts: dict[str, Fact] = {}
         self._base: dict[tuple[str, str | None], tuple[int, ...]] = {}
 
+    @property
+    def lock(self) -> Lock:
+        """That of the timeline."""
+        return self._timeline.lock
+
+    @locked
     def __call__(self, step: int) -> Measurement:
         """Ask at the state of a step. Nothing is kept in the store."""
         began = time.process_time()

@@ -31,6 +31,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_STORE = "lifelong-store"
 _MAX_CELL = 60
+_UNLIMITED = 1_000_000
+"""Columns of a table that no terminal shows."""
 
 _store_option = click.option(
     "--store",
@@ -194,16 +196,28 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns under their names: text to the left, numbers to the right; long cells are cut."""
-    cells = [[cell(value) for value in row] for row in rows]
-    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
-    right = [bool(rows) and all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(columns))]
-    for row in [list(columns), *cells]:
-        parts = [
-            text.rjust(width) if on_right else text.ljust(width)
-            for text, width, on_right in zip(row, widths, right, strict=True)
-        ]
-        click.echo("  ".join(parts).rstrip())
+    """Columns under their names: text to the left, numbers to the right; long cells are cut.
+
+    On a terminal a table that is wider wraps within its columns. Elsewhere it is for programs: one line a row, however
+    long, and no escape codes.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for i, name in enumerate(columns):
+        right = bool(rows) and all(isinstance(row[i], int | float | None) for row in rows)
+        table.add_column(Text(name), justify="right" if right else "left", no_wrap=not terminal, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell(value)) for value in row))
+    # Whatever FORCE_COLOR and the like say: what reads a pipe gets text.
+    console = Console(force_terminal=terminal, width=None if terminal else _UNLIMITED, color_system="auto")
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def print_row(cells: Sequence[tuple[str, int, object]]) -> None:

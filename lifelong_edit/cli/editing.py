@@ -58,13 +58,18 @@ if TYPE_CHECKING:
 @measuring_options
 @tracking_options
 @handling_options
-@click.option("--again", is_flag=True, help="Also facts known only from steps of this branch that were rolled back.")
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Also facts that were retracted, purged or dismissed, and those known only from steps of this branch that "
+    "were rolled back.",
+)
 @click.option("--skip-bad", is_flag=True, help="Leave bad records out, count and report them, instead of stopping.")
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Commit nothing; show conflicts, what would take, what it would make forgotten, what the gate says. Every "
-    "batch is tried on the head as it stands, and nothing is reconsolidated, whatever the policy.",
+    help="Commit nothing; show conflicts, what would take, what it would make forgotten, what the gate says. Each "
+    "batch is tried on what those before it would leave; nothing is reconsolidated, whatever the policy.",
 )
 @reason_option
 @author_option

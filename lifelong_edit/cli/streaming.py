@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ def show_all(
     from lifelong_edit.scheduler import BatchEvent
 
     kept = as_json or dry_run  # of a run without an end not every event can be kept
-    shown = [event for event in _show_events(events, total, as_json=as_json) if kept]
+    shown = [event for event in _show_events(events, timeline, total, as_json=as_json) if kept]
     batches = [event for event in shown if isinstance(event, BatchEvent)]
     _tell_conflicts(batches, timeline, as_json=as_json, dry_run=dry_run)
     _tell_forecasts(batches, timeline, as_json=as_json)
@@ -50,7 +50,7 @@ def show_all(
 
 
 def _show_events(
-    events: Iterator[BatchEvent | ReconsolidationEvent], total: int | None, *, as_json: bool
+    events: Iterator[BatchEvent | ReconsolidationEvent], timeline: Timeline, total: int | None, *, as_json: bool
 ) -> Iterator[BatchEvent | ReconsolidationEvent]:
     """Print each event as it comes (unless all is printed as JSON in the end) and pass it on."""
     from lifelong_edit.scheduler import BatchEvent
@@ -68,6 +68,7 @@ def _show_events(
             if not as_json:
                 _print_event(event)
             _tell_untaken(event, event.batch_facts)
+            _tell_turned_down(event, timeline)
             if event.refused:
                 say(f"batch {event.batch}: {event.refused}")
             yield event
@@ -121,22 +122,36 @@ def _tell_untaken(event: BatchEvent, facts: Mapping[str, Fact]) -> None:
         say(f"{counted(len(unsaid), 'fact')} taught at the answer alone, for want of their subject in a prompt: {said}")
 
 
+def _tell_turned_down(event: BatchEvent, timeline: Timeline) -> None:
+    """What was retracted, purged or dismissed does not come back without a word, nor stay away without one."""
+    for skip in event.turned_down:
+        fact, why = event.batch_facts[skip.fact], timeline.show(skip.by or 0).reason
+        # What was purged is to leave no trace, in no output either.
+        said = "the fact" if skip.reason == "purged" else f"{cell(fact.prompt, 100)} → {cell(fact.target)}"
+        because = f": {one_line(why)}" if why else ""
+        say(f"{said} ({skip.fact[:12]}) was {skip.reason} at step {skip.by}{because}; --again teaches it anyway")
+
+
 def _tell_conflicts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json: bool, dry_run: bool) -> None:
     """In a dry run the conflicts are what one wants to see: a table of them."""
     found = [(event, conflict) for event in events for conflict in event.report.get("conflicts", ())]
     if not dry_run or as_json or not found:
         return
-    # The old one may be an earlier fact of the same batch, which a dry run does not store.
-    stored = {conflict["old"] for event, conflict in found if conflict["old"] not in event.batch_facts}
-    old = timeline.facts_by_digest(sorted(stored))
+    old = _facts([conflict["old"] for _, conflict in found], events, timeline)
     rows = []
     for event, conflict in found:
-        new = event.batch_facts[conflict["new"]]
-        known = event.batch_facts.get(conflict["old"]) or old[conflict["old"]]
+        new, known = event.batch_facts[conflict["new"]], old[conflict["old"]]
         said = (f"{new.prompt} → {new.target}", f"{known.prompt} → {known.target}")
         rows.append((conflict["kind"], conflict["action"], conflict["probability"], *said))
     click.echo()
     print_table(("conflict", "action", "probability", "new", "in force"), rows)
+
+
+def _facts(digests: Iterable[str], events: Sequence[BatchEvent], timeline: Timeline) -> dict[str, Fact]:
+    """Facts of the run or the store: those of the run are not stored where it is a dry one."""
+    seen = {digest: fact for event in events for digest, fact in event.batch_facts.items()}
+    stored = timeline.facts_by_digest(sorted(set(digests) - seen.keys()))
+    return seen | stored
 
 
 def expected_forgotten(event: BatchEvent) -> float | None:
@@ -155,7 +170,7 @@ def _tell_forecasts(events: Sequence[BatchEvent], timeline: Timeline, *, as_json
     found = [(event, risk) for event in events for risk in event.report.get("forecast", {}).get("at_risk", ())]
     if as_json or not found:
         return
-    facts = timeline.facts_by_digest([risk["fact"] for _, risk in found])
+    facts = _facts([risk["fact"] for _, risk in found], events, timeline)
     rows = []
     for event, risk in found:
         fact = facts[risk["fact"]]
@@ -171,6 +186,7 @@ def _describe(event: BatchEvent) -> dict[str, Any]:
         "records": event.records,
         "facts": event.facts,
         "skipped": dict(event.skipped),
+        "turned_down": [asdict(skip) for skip in event.turned_down],
         "refused": event.refused,
         "weights_digest": event.weights_digest,
         "seconds": event.seconds,

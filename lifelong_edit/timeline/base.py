@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from lifelong_edit.stores import EditLog, StepRecord, Weights
 from lifelong_edit.timeline.commit import Draft
 from lifelong_edit.timeline.history import History
+from lifelong_edit.timeline.locking import Lock
 from lifelong_edit.timeline.names import StepName
 
 
@@ -14,6 +15,8 @@ class Part(ABC):
     """A part of a timeline: it reads the log and, through `_commit`, adds steps to it."""
 
     _log: EditLog
+    lock: Lock
+    """Held by every method while it runs."""
 
     @property
     @abstractmethod

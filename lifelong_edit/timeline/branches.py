@@ -13,6 +13,7 @@ from lifelong_edit.stores import Branch, Rollback, StepRecord, Switch, Tag
 from lifelong_edit.timeline.base import Part
 from lifelong_edit.timeline.commit import UNMADE, Draft
 from lifelong_edit.timeline.diff import Diff, compare
+from lifelong_edit.timeline.locking import locked
 from lifelong_edit.timeline.names import MAIN, StepName
 
 
@@ -43,6 +44,7 @@ class Branching(Part):
 
     # -- looking
 
+    @locked
     def branches(self) -> list[BranchAt]:
         """All branches, in the order in which they were made."""
         history, found = self.history(), []
@@ -52,6 +54,7 @@ class Branching(Part):
             found.append(BranchAt(name, name == history.names.current, branch.tip, state, live, record.time))
         return found
 
+    @locked
     def tags(self) -> list[TagAt]:
         """All tags, in the order in which they were made."""
         history = self.history()
@@ -60,6 +63,7 @@ class Branching(Part):
         live = {step: len(history.live(step)) for step in sorted(set(tags.values()))}
         return [TagAt(name, step, live[step], history.record(step).time) for name, step in tags.items()]
 
+    @locked
     def diff(self, one: StepName, other: StepName) -> Diff:
         """What lies between the states at two steps: facts, and how far each module's weights moved. No torch.
 
@@ -69,6 +73,7 @@ class Branching(Part):
 
     # -- changing
 
+    @locked
     def rollback(self, step: StepName, *, reason: str | None = None) -> StepRecord:
         """Go back to the state at a step, as a new step of the log, on the current branch. Step 0 is the base.
 
@@ -77,6 +82,7 @@ class Branching(Part):
         self._refuse_read_only(reason)
         return self._go("rollback", self.history().state_of(step), reason)
 
+    @locked
     def tag(self, name: str, step: StepName = "head", *, reason: str | None = None) -> StepRecord:
         """Name the state at a step, for good: what a tag names stays within reach.
 
@@ -92,12 +98,14 @@ class Branching(Part):
         history.names.require_free(name)
         return self._stay("tag", name, state, reason)
 
+    @locked
     def delete_tag(self, name: str, *, reason: str | None = None) -> StepRecord:
         """Take a tag away; the step that it named stays in the log. Raises UsageError where there is no such tag."""
         self._refuse_read_only(reason)
         self.history().names.require("tag", name)
         return self._stay("tag", name, None, reason)
 
+    @locked
     def branch(self, name: str, step: StepName = "head", *, reason: str | None = None) -> StepRecord:
         """Begin a branch at the state of a step, and go there: further steps move it, and no other branch.
 
@@ -109,6 +117,7 @@ class Branching(Part):
         history.names.require_free(name)
         return self._go("branch", state, reason, name)
 
+    @locked
     def switch(self, name: str, *, reason: str | None = None) -> StepRecord:
         """Go to the tip of a branch. Where it is the current one, no step is made and the head's record is returned.
 
@@ -121,6 +130,7 @@ class Branching(Part):
             return history.record(history.head)
         return self._go("switch", history.state_of(tip), reason, name)
 
+    @locked
     def delete_branch(self, name: str, *, reason: str | None = None) -> StepRecord:
         """Take a branch away; its steps stay in the log. Raises UsageError for `main`, the current one, and none."""
         self._refuse_read_only(reason)

@@ -12,7 +12,6 @@ from lifelong_edit.editors.contract import Added, Change, Entries, Whole
 from lifelong_edit.facts import Fact
 from lifelong_edit.facts.checks import require_words
 from lifelong_edit.facts.stored import encode_fact
-from lifelong_edit.policies import EveryN
 from lifelong_edit.stores import (
     KEYS,
     WEIGHTS,
@@ -76,40 +75,51 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         require_words(what, text)
     facts = {fact.digest: encode_fact(fact) for fact in (*draft.facts, *draft.aside)}
     head = log.head()
-    stored = None if draft.weights is None else encode_tensors(draft.weights)
-    weights = head.weights if stored is None else digest_bytes(stored)
-    blobs: dict[str, bytes | Callable[[], bytes]] = {} if stored is None else {digest_bytes(stored): stored}
-    draft.say(
-        step=head.step + 1,
-        previous=head.chain,
-        time=now(),
-        weights_digest=_weights_digest(draft),
-        live_digest=_live_digest(history, draft),
-        provenance=_provenance(config, draft),
-    )
-    if draft.facts:
-        draft.say(added=tuple(fact.digest for fact in draft.facts))
-    if draft.target is None:
-        draft.say(parts=_parts(draft, blobs, weights if _keep_whole(history, config, draft) else None))
+    record, blobs = outline(config, history, draft, head.step + 1, previous=head.chain)
+    weights = head.weights if draft.weights is None else digest_bytes(encode_tensors(draft.weights))
     entries = None if draft.change is None else draft.change.parts.get(KEYS)
     made = entries.make if isinstance(entries, Entries) and entries.whole else None
     traced = None if made is None else lambda: map(encode_entries, made())
-    log.append(draft.record, facts=facts, blobs=blobs | dict(draft.further), weights=weights, keys=traced)
-    return draft.record if traced is None else log.step(draft.record.step)
+    log.append(record, facts=facts, blobs=blobs | dict(draft.further), weights=weights, keys=traced)
+    return record if traced is None else log.step(record.step)
 
 
-def _parts(draft: Draft, blobs: dict[str, bytes | Callable[[], bytes]], whole: str | None) -> dict[str, Part]:
+def outline(
+    config: Config, history: History, draft: Draft, step: int, *, previous: str = ""
+) -> tuple[StepRecord, dict[str, bytes | Callable[[], bytes]]]:
+    """The record of a draft as a step of a history, and the blobs that it brings. previous: chain digest before it."""
+    stored = None if draft.weights is None else encode_tensors(draft.weights)
+    blobs: dict[str, bytes | Callable[[], bytes]] = {} if stored is None else {digest_bytes(stored): stored}
+    filled: dict[str, Any] = {
+        "step": step,
+        "previous": previous,
+        "time": now(),
+        "weights_digest": _weights_digest(draft),
+        "live_digest": _live_digest(history, draft),
+        "provenance": _provenance(config, draft),
+    }
+    if draft.facts:
+        filled["added"] = tuple(fact.digest for fact in draft.facts)
+    if draft.target is None:
+        whole = digest_bytes(stored) if stored is not None and _keep_whole(history, config, draft) else None
+        filled["parts"] = _parts(draft, filled["weights_digest"], blobs, whole)
+    return msgspec.structs.replace(draft.record, **filled), blobs
+
+
+def _parts(
+    draft: Draft, digest: str, blobs: dict[str, bytes | Callable[[], bytes]], whole: str | None
+) -> dict[str, Part]:
     """What the step brings to each part of the state; its blobs are put with the others.
 
-    whole: the blob with ΔW whole, where the step keeps it. Keys that are traced as they are written have no part yet:
-    the log names them.
+    digest: of the weights after it. whole: the blob with ΔW whole, where the step keeps it. Keys that are traced as
+    they are written have no part yet: the log names them.
     """
 
     def keep(data: bytes) -> tuple[str]:
         blobs[digest_bytes(data)] = data
         return (digest_bytes(data),)
 
-    found = {WEIGHTS: Part(fold="sum", whole=whole, digest=draft.record.weights_digest)}
+    found = {WEIGHTS: Part(fold="sum", whole=whole, digest=digest)}
     for name, brought in ({} if draft.change is None else draft.change.parts).items():
         if isinstance(brought, Added):
             found[name] = msgspec.structs.replace(found[name], change=keep(encode_shifts(brought.shift)))
@@ -125,7 +135,7 @@ def _parts(draft: Draft, blobs: dict[str, bytes | Callable[[], bytes]], whole: s
 def _keep_whole(history: History, config: Config, draft: Draft) -> bool:
     if draft.record.kind in SOLVED:  # they have no shift from the state before
         return True
-    return EveryN(config.settings.snapshot_every).snapshot(history.since_snapshot(draft.record.parent) + 1)
+    return history.since_snapshot(draft.record.parent) + 1 >= config.settings.snapshot_every
 
 
 def _weights_digest(draft: Draft) -> str:

@@ -12,6 +12,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Weights
 from lifelong_edit.timeline.history import History, live_digest
+from lifelong_edit.timeline.locking import Lock, locked
 from lifelong_edit.timeline.names import StepName
 from lifelong_edit.timeline.view import View
 
@@ -88,7 +89,7 @@ def compare(history: History, weights: Callable[[StepName], Weights], one: StepN
         other=second,
         ancestor=history.ancestor(first, second),
         added=tuple(digest for digest in after.live if digest not in before.live),
-        superseded={digest: by.get(digest) for digest in gone if digest in after.ever - after.retracted},
+        superseded={digest: by.get(digest) for digest in gone if digest in after.ever - after.retracted.keys()},
         retracted=retracted,
         unknown=tuple(digest for digest in gone if digest not in after.ever),
         kept=tuple(digest for digest in before.live if digest in after.live),
@@ -118,6 +119,10 @@ class Compared(Protocol):
     def settings(self) -> StoreSettings:
         """What was fixed at `init`."""
 
+    @property
+    def lock(self) -> Lock:
+        """Held meanwhile."""
+
     def facts_by_digest(self, digests: Sequence[str]) -> dict[str, Fact]:
         """Facts by digest."""
 
@@ -125,6 +130,7 @@ class Compared(Protocol):
         """The state at a step."""
 
 
+@locked
 def answers(timeline: Compared, diff: Diff, *, sample: int = SAMPLE) -> list[Answer]:
     """The greedy answers of both states to the prompts of all facts that differ and of a sample of those that do not.
 

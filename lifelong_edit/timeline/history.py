@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -38,42 +39,62 @@ class Fold:
     """Every fact that was live at some state of the line."""
     places: set[FilePlace] = field(default_factory=set)
     """Every place that was consumed."""
-    retracted: set[str] = field(default_factory=set)
-    """Facts that were taken back and have not come again since."""
+    retracted: dict[str, int] = field(default_factory=dict)
+    """Facts that were taken back and have not come again since, with the step that took them back."""
     quarantined: dict[str, int] = field(default_factory=dict)
     """Facts that were put aside and neither reviewed nor dismissed since, with the step that put them aside."""
     aside: set[str] = field(default_factory=set)
     """Every fact that was put aside at some state of the line."""
+    dismissed: dict[str, int] = field(default_factory=dict)
+    """Facts that left quarantine untaught and have not come again since, with the step: those that `dismiss` took out,
+    and those that were corrected in review."""
 
     def copy(self) -> Fold:
         """One that can go on without changing this one."""
-        copied = (set(self.ever), set(self.places), set(self.retracted), dict(self.quarantined), set(self.aside))
-        return Fold(dict(self.live), *copied)
+        return Fold(**{name: value.copy() for name, value in vars(self).items()})
 
     def take(self, record: StepRecord) -> None:
         """Go on by one step."""
         for digest in record.superseded:
             self.live.pop(digest, None)
         self.live.update(dict.fromkeys(record.added))
-        self.retracted.update(record.superseded if record.kind == "retract" else ())
-        self.retracted.difference_update(record.added)
+        if record.kind == "retract":
+            self.retracted.update(dict.fromkeys(record.superseded, record.step))
         self.ever.update(record.added)
         self.places.update((place.file_digest, place.number) for place in record.places)
-        for digest in (*record.reviewed, *record.added):
-            self.quarantined.pop(digest, None)
+        # One that comes back from review as it was, and is skipped there, met a fact that makes it needless.
+        untaught = set(record.reviewed).difference(record.added, record.skipped)
+        _drop(self.quarantined, record.reviewed, record.added)
+        self.dismissed.update(dict.fromkeys(untaught, record.step))
+        _drop(self.dismissed, record.added, record.aside)
+        _drop(self.retracted, record.added)
         self.quarantined.update(dict.fromkeys(record.aside, record.step))
         self.aside.update(record.aside)
 
 
-def require_digest(name: str) -> None:
-    """Raise UsageError for what is too short to mean a fact: a number, as likely as not, that was meant for a step."""
+def _drop(held: dict[str, int], *digests: Iterable[str]) -> None:
+    for digest in chain(*digests):
+        held.pop(digest, None)
+
+
+def named(name: str, digests: Iterable[str], what: str, where: str, see: str = "facts") -> str:
+    """The one of the digests that `name` is, or begins.
+
+    what, where: "fact", "in force", for messages; see: the command that lists them. Raises UsageError for none, for
+    several, and for what is too short to mean a fact: a number, as likely as not, that was meant for a step.
+    """
     if not isinstance(name, str):
-        raise UsageError(f"found {shown(name)} as the name of a fact, expected its digest; see `lifelong-edit facts`")
+        raise UsageError(f"found {shown(name)} as the name of a {what}, expected its digest; see `lifelong-edit {see}`")
     if len(name) < SHORTEST:
         raise UsageError(
-            f"{name!r} is too short to name a fact; expected at least {SHORTEST} letters of its digest, see "
-            "`lifelong-edit facts`"
+            f"{name!r} is too short to name a {what}; expected at least {SHORTEST} letters of its digest, see "
+            f"`lifelong-edit {see}`"
         )
+    found = [digest for digest in digests if digest.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    said = f"begins the digests of {len(found)} {what}s {where}" if found else f"names no {what} {where}"
+    raise UsageError(f"{name!r} {said}; expected the digest of one, or more of it, see `lifelong-edit {see}`")
 
 
 class History:
@@ -87,8 +108,8 @@ class History:
         """Blobs that were dropped on purpose and have not come again since."""
         self._out_of_reach: dict[int, StepRecord] = {}
         self._wholes: dict[int, str] = {}
-        self.purged: set[str] = set()
-        """Facts whose text was dropped and has not come again since."""
+        self.purged: dict[str, int] = {}
+        """Facts whose text was dropped and has not come again since, with the step that dropped it."""
         self._made_on: list[str] = []
         self._consumed: dict[str, set[int]] = {}
         self._idle: dict[int, list[Place]] = {}
@@ -98,6 +119,10 @@ class History:
         for step, places in (idle or {}).items():
             self.consume(step, places)
 
+    def copy(self) -> History:
+        """One that can go on without changing this one."""
+        return History(self.records, self._idle)
+
     def take(self, record: StepRecord) -> None:
         """Add the next step of the log."""
         self.records.append(record)
@@ -105,8 +130,8 @@ class History:
         self.dropped.difference_update(record.blobs)
         self._out_of_reach.update(dict.fromkeys(record.out_of_reach, record))
         self._wholes.update(record.wholes)
-        self.purged.update(record.purged)
-        self.purged.difference_update(record.added, (met.new for met in record.conflicts))
+        self.purged.update(dict.fromkeys(record.purged, record.step))
+        _drop(self.purged, record.added, (met.new for met in record.conflicts))
         self.names.take(record)
         self._made_on.append(self.names.current)
         self._note(record.places)
@@ -264,14 +289,7 @@ class History:
 
     def live_fact(self, step: int, name: str) -> str:
         """The digest of the live fact that one, or its beginning, names. Raises UsageError for none and for many."""
-        require_digest(name)
-        found = [digest for digest in self.fold(step).live if digest.startswith(name)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UsageError(f"{name!r} begins the digests of {len(found)} live facts; expected more of it")
-        what = "is not in force" if any(d.startswith(name) for d in self.fold(step).ever) else "names no fact"
-        raise UsageError(f"{name!r} {what}; expected the digest of a live fact, see `lifelong-edit facts`")
+        return named(name, self.fold(step).live, "fact", "in force")
 
     def superseded_by(self, step: int, digests: Iterable[str]) -> list[str]:
         """Digests of the facts that the given ones took the place of when they last came, and that are not live."""

@@ -8,12 +8,14 @@ import numpy.typing as npt
 from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.stores import Measurement, conflict_entries, decode_tensors
 from lifelong_edit.timeline.base import Part
+from lifelong_edit.timeline.locking import locked
 from lifelong_edit.timeline.names import StepName
 
 
 class Measured(Part):
     """The part of a timeline that keeps what was measured of its states: the rows of its forgetting matrix."""
 
+    @locked
     def keep_measurement(self, measurement: Measurement) -> None:
         """Keep what was measured of a step's state, in the place of what was there of that step. It is no step.
 
@@ -23,6 +25,7 @@ class Measured(Part):
         self._refuse_read_only()
         self._log.keep_measurement(measurement)
 
+    @locked
     def measurements(self, line_of: StepName | None = None) -> list[Measurement]:
         """What was measured, by step: of all states, or of those on the line of a step alone."""
         found = self._log.measurements()
@@ -31,6 +34,7 @@ class Measured(Part):
         line = {record.step for record in self.history().line(line_of)}
         return [measurement for measurement in found if measurement.step in line]
 
+    @locked
     def key_directions(self, line_of: StepName) -> dict[str, npt.NDArray[np.float32]]:
         """Of each fact that a line taught, its conflict key centred and of length 1: digest → (d_in,).
 

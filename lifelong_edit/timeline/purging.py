@@ -19,7 +19,7 @@ from lifelong_edit.stores import Purge as PurgeStep
 from lifelong_edit.stores.copying import shrink
 from lifelong_edit.timeline.commit import UNMADE, Draft, write_step
 from lifelong_edit.timeline.config import Config, author_of
-from lifelong_edit.timeline.history import History, require_digest
+from lifelong_edit.timeline.history import History, named
 from lifelong_edit.timeline.keeping import Plan
 
 
@@ -90,19 +90,15 @@ def find_purgeable(history: History, names: Sequence[str]) -> list[str]:
     known = {digest for record in history.records for digest in record.added} | aside
     found = []
     for name in dict.fromkeys(names):
-        require_digest(name)
-        own = sorted(digest for digest in known if digest.startswith(name))
-        if len(own) != 1:
-            what = f"begins the digests of {len(own)} facts" if own else "names no fact of the log"
-            raise UsageError(f"{name!r} {what}; expected the digest of one, see `lifelong-edit facts --state all`")
-        if own[0] in history.purged:
-            raise UsageError(f"the fact {own[0][:12]} is purged already; leave it out")
-        if own[0] in fold.live:
-            raise UsageError(f"the fact {own[0][:12]} is in force; retract it first, or with `retract --purge`")
-        if own[0] in fold.quarantined:
-            raise UsageError(f"the fact {own[0][:12]} is in quarantine; `lifelong-edit dismiss` it first")
-        found += own
-    return found
+        own = named(name, known, "fact", "of the log", "facts --state all")
+        if own in history.purged:
+            raise UsageError(f"the fact {own[:12]} is purged already; leave it out")
+        if own in fold.live:
+            raise UsageError(f"the fact {own[:12]} is in force; retract it first, or with `retract --purge`")
+        if own in fold.quarantined:
+            raise UsageError(f"the fact {own[:12]} is in quarantine; `lifelong-edit dismiss` it first")
+        found.append(own)
+    return list(dict.fromkeys(found))
 
 
 def require_unheld(history: History, held: set[int], *, without_head: bool = False) -> None:

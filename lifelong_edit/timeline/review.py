@@ -20,7 +20,8 @@ from lifelong_edit.facts.shapes import QUARANTINED
 from lifelong_edit.stores import Decide, StepRecord
 from lifelong_edit.timeline.base import Part
 from lifelong_edit.timeline.commit import UNMADE, Draft
-from lifelong_edit.timeline.history import require_digest
+from lifelong_edit.timeline.history import named
+from lifelong_edit.timeline.locking import locked
 from lifelong_edit.timeline.names import StepName
 
 Which = Literal["live", "superseded", "retracted", "quarantined", "all"]
@@ -61,6 +62,7 @@ class Reviewing(Part):
     def facts_by_digest(self, digests: Sequence[str]) -> dict[str, Fact]:
         """Facts of the store by digest."""
 
+    @locked
     def facts(self, state: Which = "live", *, at: StepName | None = None) -> list[Fact]:
         """Facts at the head, or as of the step `at`.
 
@@ -70,7 +72,7 @@ class Reviewing(Part):
         fold = self.history().fold(self.head if at is None else at)
         chosen = {
             "live": list(fold.live),
-            "superseded": sorted(fold.ever - fold.live.keys() - fold.retracted),
+            "superseded": sorted(fold.ever - fold.live.keys() - fold.retracted.keys()),
             "retracted": sorted(fold.retracted),
             "quarantined": list(fold.quarantined),
             "all": [*fold.live, *sorted(fold.ever - fold.live.keys())],
@@ -80,6 +82,7 @@ class Reviewing(Part):
         purged = self.history().purged
         return list(self.facts_by_digest([digest for digest in chosen[state] if digest not in purged]).values())
 
+    @locked
     def conflicts(self, *, at: StepName | None = None) -> list[dict[str, Any]]:
         """Every conflict that was logged up to the head, or the step `at`, oldest first; as of `policies.Conflict`.
 
@@ -98,6 +101,7 @@ class Reviewing(Part):
             for met in r.conflicts
         ]
 
+    @locked
     def facts_of(self, conflicts: Iterable[Mapping[str, Any]]) -> dict[str, Fact]:
         """The facts that conflicts are about, by digest.
 
@@ -108,6 +112,7 @@ class Reviewing(Part):
         new = [c["new"] for c in told if c["by"] is not None or c["new"] in ever]
         return self.facts_by_digest(list(dict.fromkeys([*(c["old"] for c in told), *new])))
 
+    @locked
     def quarantined(self, *, at: StepName | None = None) -> list[Quarantined]:
         """The records in quarantine at the head, or as of the step `at`, in the order in which they were put aside."""
         history, step = self.history(), self.head if at is None else at
@@ -118,6 +123,7 @@ class Reviewing(Part):
             found.append(Quarantined(facts[digest], put, [m.told() for m in own], [facts[m.old] for m in own]))
         return found
 
+    @locked
     def dismiss(self, facts: Given | str | Iterable[Item | str], *, reason: str | None = None) -> StepRecord:
         """Take records out of quarantine without editing them, as one step; it loads no model.
 
@@ -127,20 +133,8 @@ class Reviewing(Part):
         self._refuse_read_only(reason)
         names = as_digests(facts, "no record to dismiss was given; see `lifelong-edit conflicts --quarantined`")
         history = self.history()
-        pending = history.fold(self.head).quarantined
-        gone = list(dict.fromkeys(_named(name, pending) for name in names))
+        pending, see = history.fold(self.head).quarantined, "conflicts --quarantined"
+        gone = list(dict.fromkeys(named(name, pending, "record", "in quarantine", see) for name in names))
         state = history.state_of(self.head)
         record = Decide(**UNMADE, parent=state, reviewed=tuple(gone), reason=reason)
         return self._commit(Draft(record=record, weights=self.weights(state)))
-
-
-def _named(name: str, pending: Iterable[str]) -> str:
-    """The digest in quarantine that one, or its beginning, names."""
-    require_digest(name)
-    found = [digest for digest in pending if digest.startswith(name)]
-    if len(found) == 1:
-        return found[0]
-    what = f"begins the digests of {len(found)} records" if found else "names no record"
-    raise UsageError(
-        f"{name!r} {what} in quarantine; expected the digest of one, see `lifelong-edit conflicts --quarantined`"
-    )

@@ -22,7 +22,6 @@ from lifelong_edit.models import Overlay, Shifts
 from lifelong_edit.numerics.forecast import key_features, outlook
 from lifelong_edit.policies import (
     Candidates,
-    ConflictPolicy,
     Decision,
     LiveIdentities,
     find_conflicts,
@@ -72,10 +71,18 @@ class Solving:
     """The state at the head as the solve needs it, kept from one batch to the next."""
 
     def __init__(
-        self, log: EditLog, history: Callable[[], History], config: Config, bench: Bench, editor: Editor
+        self,
+        log: EditLog,
+        history: Callable[[], History],
+        config: Config,
+        bench: Bench,
+        editor: Editor,
+        tried: Mapping[str, Fact] | None = None,
     ) -> None:
+        """tried: facts that the history speaks of and the log does not have."""
         self._log, self._history, self._config = log, history, config
         self._bench, self._editor, self._rule = bench, editor, rule_of(config.settings.editor)
+        self._tried: Mapping[str, Fact] = {} if tried is None else tried
         self._weights: Weights = {}
         self._state: State | None = None
         self._at = -1
@@ -91,16 +98,20 @@ class Solving:
         if self._state is None or self._at != at:
             self._weights = weights_at(self._log, history, at, self._config.model.modules)
             live = history.live(at)
-            facts = self._log.facts(live)
             self._state = State(
                 shifts=as_tensors(self._weights),
-                live={digest: decode_fact(facts[digest], digest) for digest in live},
+                live=self._facts(live),
                 keys=keys_at(self._log, history, at),
                 parts=parts_at(self._log, history, at, self._rule.further_parts),
                 digest=self._digest(history.record(at)),
             )
             self._at, self._identities = at, None
         return self._state
+
+    def _facts(self, digests: Sequence[str]) -> dict[str, Fact]:
+        stored = self._log.facts([digest for digest in digests if digest not in self._tried])
+        found = {digest: decode_fact(data, digest) for digest, data in stored.items()}
+        return {digest: found.get(digest) or self._tried[digest] for digest in digests}
 
     def _digest(self, record: StepRecord) -> str:
         """The content digest of a state, of which every draw is a function: no step numbers in it."""
@@ -129,13 +140,13 @@ class Solving:
 
     # -- a batch
 
-    def propose(self, sieved: Sieved, gate: Gate | None, policy: ConflictPolicy | None = None) -> Draft | None:
+    def propose(self, sieved: Sieved, gate: Gate | None) -> Draft | None:
         """The step that a batch asks for, past the gate; None where conflicts leave nothing of it to do or to note.
 
         Takes what conflicts drop out of `sieved`. Raises StepRefusedError.
         """
         state = self.state()
-        decision, keys = self._conflicts(state, sieved, policy)
+        decision, keys = self._conflicts(state, sieved)
         aside = [fact for fact in sieved.facts if fact.digest in decision.drop]
         sieved.drop(decision.quarantine, "quarantined")
         sieved.drop(decision.drop, "conflict")
@@ -187,19 +198,18 @@ class Solving:
         found: dict[str, list[Fact]] = {}
         for new, olds in took.items():
             earlier = [d for d in history.predecessors(self._at, olds) if d not in olds]
-            known = [decode_fact(data, digest) for digest, data in self._log.facts(earlier).items()]
-            free = [fact for fact in known if named is None or set(named.same(fact)) <= retired]
+            free = [fact for fact in self._facts(earlier).values() if named is None or set(named.same(fact)) <= retired]
             found[new] = [*(state.live[old] for old in olds), *free]
         return found
 
     # -- what a batch will make forgotten
 
-    def forecast(self, sieved: Sieved, policy: ConflictPolicy | None = None) -> dict[str, Any]:
+    def forecast(self, sieved: Sieved) -> dict[str, Any]:
         """What editing a batch will do to the live facts that it leaves in force, by keys alone: see `outlook`.
 
         A function of the head's state and the batch; the same figures as the step would log, were it made.
         """
-        return self._outlook(self.state(), sieved.facts, *self._conflicts(self.state(), sieved, policy))
+        return self._outlook(self.state(), sieved.facts, *self._conflicts(self.state(), sieved))
 
     def forecast_of(self, draft: Draft) -> Forecast:
         """The same from the change that a step proposes, with the facts most at risk; before it is committed."""
@@ -287,12 +297,10 @@ class Solving:
             record=Retract(**told), weights=weights, facts=tuple(back), change=change, device=str(bench.loaded.device)
         )
 
-    def _conflicts(
-        self, state: State, sieved: Sieved, policy: ConflictPolicy | None
-    ) -> tuple[Decision, dict[str, Any]]:
+    def _conflicts(self, state: State, sieved: Sieved) -> tuple[Decision, dict[str, Any]]:
         """What is decided of a batch, and the conflict key of each of its facts as it is stored, (d_in,).
 
-        policy: by default the setting, and `supersede` for what comes back from review.
+        By the policy of its handling; without one by the setting, and `supersede` for what comes back from review.
         """
         settings, bench, facts = self._config.settings, self._bench, sieved.facts
         if not facts:
@@ -306,7 +314,7 @@ class Solving:
             candidates=self._candidates(state, facts, bench.centred_keys(keys, facts).cpu().numpy(), known),
             cosine=settings.conflict_cosine,
             threshold=settings.conflict_probability,
-            policy=policy or ("supersede" if sieved.reviewed else settings.conflict_policy),
+            policy=sieved.handling.policy(settings.conflict_policy),
             trusted=settings.trusted_sources,
             known=known,
         )
@@ -374,9 +382,6 @@ def _left(state: State, retired: Sequence[str]) -> list[str]:
 
 
 def _default_gate(gate: Gate | None) -> Gate:
-    if gate is not None:
-        return gate
     from lifelong_edit.judging.gate import check
 
-    standard: Gate = check
-    return standard
+    return check if gate is None else gate

@@ -7,7 +7,7 @@ second.
 from __future__ import annotations
 
 import contextlib
-import time
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,44 +16,47 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lifelong_edit.errors import StoreError, UsageError
+from lifelong_edit.errors import StoreError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.facts.checks import require_words
-from lifelong_edit.facts.given import Given, Item, as_batch, as_digests, as_probes, as_texts
+from lifelong_edit.facts.given import as_probes, as_texts
 from lifelong_edit.facts.stored import decode_fact
-from lifelong_edit.policies import ConflictPolicy, identities
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import EditLog, StepRecord, Weights, decode_tensors, require_place
 from lifelong_edit.timeline.branches import Branching
 from lifelong_edit.timeline.commit import Draft, write_step
 from lifelong_edit.timeline.config import Config, author_of
 from lifelong_edit.timeline.defaults import default_preserved, default_text, scorer_of, start_of
+from lifelong_edit.timeline.editing import Editing
 from lifelong_edit.timeline.history import History
+from lifelong_edit.timeline.locking import locked
 from lifelong_edit.timeline.measured import Measured
 from lifelong_edit.timeline.names import StepName
-from lifelong_edit.timeline.review import Reviewing, purged_fact
-from lifelong_edit.timeline.sieve import Sieved, sieve
+from lifelong_edit.timeline.review import purged_fact
 from lifelong_edit.timeline.states import weights_at
 from lifelong_edit.timeline.status import status_of
+from lifelong_edit.timeline.trial import Trial
 from lifelong_edit.timeline.view import View
 
 if TYPE_CHECKING:
-    from lifelong_edit.bench import Bench, State
-    from lifelong_edit.editors.contract import Change, Editor
+    from lifelong_edit.bench import Bench
+    from lifelong_edit.editors.contract import Editor
     from lifelong_edit.models import Overlay
 
-Gate = Callable[["Bench", "State", "Change", Sequence[Fact]], Mapping[str, Any]]
-"""Judges a proposal before it is committed: figures for the log, or StepRefusedError."""
-Batch = Given | Sieved  # what `Timeline.sieve` left of it
 
+class Timeline(Branching, Measured, Editing):
+    """An open store with the state at its head. Use as a context manager, or `close` it.
 
-class Timeline(Branching, Measured, Reviewing):
-    """An open store with the state at its head. Use as a context manager, or `close` it."""
+    Several threads may use one: its methods, and those of the views that it gives, wait for each other. What spans
+    several calls (asking the model that `bench` gives, or doing something only if the head is still where it was) holds
+    the re-entrant `lock` meanwhile: `with timeline.lock:`.
+    """
 
     def __init__(
         self, log: EditLog, *, device: str | None = None, model: str | None = None, author: str | None = None
     ) -> None:
         self.author = author_of(author)
+        self.lock = threading.RLock()
         self._log, self._device, self._source = log, device, model
         self._history = History(log.steps(), log.idle())
         self.config = Config.of(self._history.record(0))
@@ -134,6 +137,7 @@ class Timeline(Branching, Measured, Reviewing):
             log.close()
             raise
 
+    @locked
     def close(self) -> None:
         """Keep the key index and let go of the store; closing twice is harmless."""
         solving, self._solving = self._solving, None
@@ -163,10 +167,12 @@ class Timeline(Branching, Measured, Reviewing):
         return self.config.settings
 
     @property
+    @locked
     def head(self) -> int:
         """The last step of the log."""
         return self.history().head
 
+    @locked
     def history(self) -> History:
         """The log as read so far, brought up to date first: another process may have added steps."""
         if self._log.head().step > self._history.head:
@@ -174,14 +180,17 @@ class Timeline(Branching, Measured, Reviewing):
                 self._history.take(record)
         return self._history
 
+    @locked
     def log(self) -> list[StepRecord]:
         """All steps, oldest first."""
         return list(self.history().records)
 
+    @locked
     def show(self, step: StepName) -> StepRecord:
         """One step, by number, tag, branch or `head`. Raises UsageError where there is none."""
         return self.history().record(step)
 
+    @locked
     def facts_by_digest(self, digests: Sequence[str]) -> dict[str, Fact]:
         """Facts of the store by digest, whatever became of them; `purged_fact` in the place of what was purged."""
         purged = self.history().purged
@@ -189,10 +198,12 @@ class Timeline(Branching, Measured, Reviewing):
         found = {digest: decode_fact(data, digest) for digest, data in encoded.items()}
         return {digest: found.get(digest) or purged_fact(digest) for digest in digests}
 
+    @locked
     def status(self) -> dict[str, Any]:
         """Where the timeline stands, as plain values."""
         return status_of(self._log, self.history(), self.config)
 
+    @locked
     def staleness(self) -> dict[str, Any]:
         """How far the stored keys have drifted from those of the model at the head, measured now; loads the model.
 
@@ -201,20 +212,24 @@ class Timeline(Branching, Measured, Reviewing):
         found: dict[str, Any] = self._solve().staleness()
         return found
 
+    @locked
     def weights(self, step: StepName) -> Weights:
         """ΔW by module at the state of a step, checked against the digest logged with it. No torch."""
         return weights_at(self._log, self.history(), step, self.config.model.modules)
 
+    @locked
     def at(self, step: StepName) -> View:
         """The state at a step, to look at. Raises UsageError where there is no such step."""
         return View(self, self.show(step).step, str(self.path))
 
+    @locked
     def model(self) -> Any:
         """A fresh transformers model with the weights of the head."""
         return self.at(self.head).model()
 
     # -- changing
 
+    @locked
     def bench(self) -> Bench:
         """The model with all that `init` fixed, loaded when first asked for.
 
@@ -226,6 +241,7 @@ class Timeline(Branching, Measured, Reviewing):
             self._bench = make_bench(self.config, self.fixed(), self._device, self._source, self._loaded)
         return self._bench
 
+    @locked
     def editor(self) -> Editor:
         """The store's rule at work on its bench. Raises as `bench`."""
         if self._editor is None:
@@ -234,6 +250,7 @@ class Timeline(Branching, Measured, Reviewing):
             self._editor = make_editor(self.bench())
         return self._editor
 
+    @locked
     def overlay(self, step: StepName) -> Overlay:
         """How the state at a step shows in the model."""
         from lifelong_edit.bench import State
@@ -241,155 +258,25 @@ class Timeline(Branching, Measured, Reviewing):
 
         return self.editor().overlay(State(shifts=as_tensors(self.weights(step))))
 
+    @locked
     def live_facts(self, step: StepName) -> list[Fact]:
         """The facts live at the state of a step, in the order in which they came."""
         return self.facts("live", at=step)
 
+    @locked
     def fixed(self) -> dict[str, npt.NDArray[np.generic]]:
         """The arrays fixed at `init`, by name."""
         return decode_tensors(self._log.blob(str(self.show(0).fixed)), "what init fixed")
 
-    def sieve(self, batch: Batch, *, again: bool = False, reviewed: bool = False) -> Sieved:
-        """What `apply` would leave of a batch before looking for conflicts, and what it would skip and why."""
-        if isinstance(batch, Sieved):
-            return batch
-        trusted = self.settings.trusted_sources
-        return sieve(as_batch(batch), self.history(), self.head, again=again, reviewed=reviewed, trusted=trusted)
-
+    @locked
     def consumed_in(self, file_digest: str) -> Collection[int]:
         """The numbers of the records consumed of a file with that digest: for `read_facts(..., known=...)`."""
         return self.history().consumed_in(file_digest)
 
-    def apply(
-        self,
-        facts: Batch,
-        *,
-        again: bool = False,
-        conflicts: ConflictPolicy | None = None,
-        reviewed: bool = False,
-        reason: str | None = None,
-        gate: Gate | None = None,
-    ) -> StepRecord:
-        """Edit a batch into the model and commit it as one step.
-
-        facts: one or many, as facts, records, dicts or a table (`facts.given`), or what `sieve` left of them; what
-        conflicts drop is added to its skips. again: also what is known only from steps that were rolled back.
-        conflicts: a policy's name or a callable that decides (`policies.deciding`), instead of the setting. reviewed:
-        only what is in quarantine, and it supersedes unless `conflicts` says otherwise. gate: judge of the proposal, by
-        default `judging.gate.check`. A batch of which all is turned away is a step of the kind `decide`; where
-        nothing of it is left to do or to note, no step is made and the head's record is returned. Raises
-        StepRefusedError where the gate refuses, UsageError for a policy or an answer that is none, BadInputError for an
-        item that is no fact; model and store stand where they stood.
-        """
-        self._refuse_read_only(reason)
-        started = time.perf_counter()
-        sieved = self.sieve(facts, again=again, reviewed=reviewed)
-        draft = self._solve().propose(sieved, gate, conflicts) if sieved.left else None
-        if draft is None:
-            return self._nothing(sieved)
-        draft.say(reason=reason, seconds=time.perf_counter() - started)
-        return self._commit(draft)
-
-    def preview(self, facts: Batch, **options: Any) -> dict[str, Any] | None:
-        """The report of the step that `apply` would make, without making it; None where nothing is left to do.
-
-        Arguments and errors as of `apply`, but a store that is open read-only will do.
-        """
-        found = self.proposed(facts, **options)
-        return None if found is None else found.report
-
-    def proposed(
-        self,
-        facts: Batch,
-        *,
-        again: bool = False,
-        conflicts: ConflictPolicy | None = None,
-        reviewed: bool = False,
-        gate: Gate | None = None,
-    ) -> StepRecord | None:
-        """The record of the step that `apply` would make, without making it; None where nothing is left to do.
-
-        With a forecast from the change itself; number, digests and parts are blank. Arguments and errors as of `apply`,
-        but a store that is open read-only will do.
-        """
-        sieved = self.sieve(facts, again=again, reviewed=reviewed)
-        draft = self._solve().propose(sieved, gate, conflicts) if sieved.left else None
-        if draft is None:
-            return None
-        draft.say(forecast=self._solve().forecast_of(draft))
-        found: StepRecord = draft.record
-        return found
-
-    def forecast(
-        self, facts: Batch, *, again: bool = False, conflicts: ConflictPolicy | None = None, reviewed: bool = False
-    ) -> dict[str, Any] | None:
-        """What a batch would make forgotten, told by its keys before any solve; None where nothing is left to do.
-
-        `live`: facts that it leaves in force; `forgotten`: how many of them are expected to be forgotten; `share`: the
-        same as a share; `since`: the share together with what was forecast of the edits since the last try to
-        reconsolidate. A function of the head's state and the batch. Arguments as of `apply`.
-        """
-        sieved = self.sieve(facts, again=again, reviewed=reviewed)
-        if not sieved.facts:
-            return None
-        found: dict[str, Any] = self._solve().forecast(sieved, conflicts)
-        total = self.history().forgotten(self.head) + found["forgotten"]
-        return found | {"since": total / found["live"] if found["live"] else 0.0}
-
-    def reconsolidate(
-        self,
-        *,
-        start: float = 0.0,
-        guard: bool = True,
-        reason: str | None = None,
-        say: Callable[[str], None] | None = None,
-    ) -> StepRecord:
-        """Solve again over all live facts together, as a step: old edits come back, and worn locality with them.
-
-        start: 0 is canonical, from the base weights, whatever the history was; a number up to 1 is warm, from so much
-        of the present ΔW. guard: commit nothing that loses what the state before had; the step's kind is then
-        `refused`, its state that before. say: told about each pass. Raises UsageError where there is no live fact, and
-        StepRefusedError where a number is not finite.
-        """
-        self._refuse_read_only(reason)
-        if not 0 <= start <= 1:
-            raise UsageError(f"found start {start:g}; expected 0 (canonical) to 1 (from the present weights)")
-        if not self.history().live(self.head):
-            raise UsageError("the store has no live facts; expected at least one to reconsolidate; edit some first")
-        began = time.perf_counter()
-        draft = self._solve().reconsolidation(start, guard, say)
-        draft.say(reason=reason, seconds=time.perf_counter() - began)
-        return self._commit(draft)
-
-    def retract(
-        self,
-        facts: Given | str | Iterable[Item | str],
-        *,
-        revive: bool = False,
-        reason: str | None = None,
-        say: Callable[[str], None] | None = None,
-    ) -> StepRecord:
-        """Take live facts back, however old, as one step: the canonical solve of those that remain.
-
-        facts: digests, beginnings of them that name one live fact, or facts as `apply` takes them. revive: bring back
-        what they had superseded, unless another live fact now answers that. The weights are those of a store that only
-        ever had the remaining facts, to the last bit; without any they are the base model's. The report has the share
-        of retracted facts that are answered as by the base model, beside that of unedited facts (`as_base`). say: told
-        about each pass. Raises UsageError for a name of no live fact or of several, StepRefusedError where a number is
-        not finite.
-        """
-        self._refuse_read_only(reason)
-        began, names = time.perf_counter(), as_digests(facts)
-        gone = list(dict.fromkeys(self.history().live_fact(self.head, name) for name in names))
-        draft = self._solve().retraction(gone, self._revived(gone) if revive else (), say)
-        draft.say(reason=reason, seconds=time.perf_counter() - began)
-        return self._commit(draft)
-
-    def _revived(self, gone: Sequence[str]) -> list[Fact]:
-        """What the live facts `gone` had superseded and no other live fact answers by now."""
-        back = self.facts_by_digest(self.history().superseded_by(self.head, gone)).values()
-        taken = {name for fact in self.facts() if fact.digest not in set(gone) for name in identities(fact)}
-        return [fact for fact in back if taken.isdisjoint(identities(fact))]
+    @locked
+    def trial(self) -> Trial:
+        """A dry run from the head on, over as many batches as are given to it; nothing is committed."""
+        return Trial(self, self._log)
 
     def _commit(self, draft: Draft) -> StepRecord:
         draft.say(author=self.author)
@@ -415,15 +302,3 @@ class Timeline(Branching, Measured, Reviewing):
         require_words("the reason", reason)
         if self._log.read_only:
             raise StoreError(f"{self.path} is open read-only; open it for writing")
-
-    def _nothing(self, sieved: Sieved) -> StepRecord:
-        """No step to commit, but the places are consumed.
-
-        Otherwise a record that was skipped because its fact was live would, after that fact was superseded and the
-        stream was run again, count as news.
-        """
-        head, state = self.head, self.history().state_of(self.head)
-        if sieved.places:
-            self._log.consume(state, sieved.places)
-            self._history.consume(state, sieved.places)
-        return self.show(head)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lifelong_edit.facts import Fact
 from lifelong_edit.stores import StepRecord, Weights
+from lifelong_edit.timeline.locking import Lock, locked
 
 if TYPE_CHECKING:
     from lifelong_edit.bench import Bench
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 class States(Protocol):
     """Where the states are that a view looks at: a timeline."""
+
+    lock: Lock
 
     def show(self, step: int) -> StepRecord:
         """A step."""
@@ -42,37 +45,48 @@ class View:
     def __init__(self, states: States, step: int, where: str = "") -> None:
         self._states, self.step, self._where = states, step, where
 
+    @property
+    def lock(self) -> Lock:
+        """That of the timeline."""
+        return self._states.lock
+
     def __repr__(self) -> str:
         return f"<View of step {self.step} of {self._where}>"
 
     @property
+    @locked
     def record(self) -> StepRecord:
         """The step."""
         return self._states.show(self.step)
 
+    @locked
     def facts(self) -> list[Fact]:
         """The facts live at this state, in the order in which they came."""
         return self._states.live_facts(self.step)
 
+    @locked
     def shifts(self) -> dict[str, npt.NDArray[np.float32]]:
         """ΔW by module, (d_in, d_out) float32, checked against the digest logged with the step. No torch."""
         return self._states.weights(self.step)
 
     @property
+    @locked
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
         return self._states.bench().loaded.tokenizer
 
+    @locked
     def model(self) -> Any:
         """A fresh transformers model with the weights of this state; changing it changes nothing else."""
         return self._states.bench().loaded.edited_copy(self._states.overlay(self.step).shifts)
 
     @contextmanager
     def standing(self) -> Iterator[LoadedModel]:
-        """Within the context the timeline's own model is at this state, afterwards where it was."""
-        with self._states.bench().loaded.at(self._states.overlay(self.step)) as loaded:
+        """Within the context the timeline's own model is at this state, afterwards where it was; its lock is held."""
+        with self.lock, self._states.bench().loaded.at(self._states.overlay(self.step)) as loaded:
             yield loaded
 
+    @locked
     def ask(self, prompt: str, *, max_new_tokens: int = 20) -> str:
         """The model's greedy answer to a prompt at this state, up to its end of text or `max_new_tokens`."""
         from lifelong_edit.models import generate_greedy

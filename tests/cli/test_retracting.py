@@ -9,6 +9,8 @@ from typing import Any
 
 from click.testing import Result
 
+from tests.cli.conftest import fact_line
+
 Run = Callable[..., Result]
 
 
@@ -53,7 +55,7 @@ def test_retract_as_json(run: Run, store: Path) -> None:
 def test_names_that_fit_no_fact(run: Run, store: Path) -> None:
     result = run("retract", "zzzz", "--store", store)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: 'zzzz' names no fact; expected the digest of a live fact")
+    assert result.stderr.startswith("error: 'zzzz' names no fact in force; expected the digest of one")
     assert run("retract", "--store", store).exit_code == 2
     assert data(run("status", "--store", store, "--json"))["head"] == 3
 
@@ -82,3 +84,21 @@ def test_retract_and_purge(run: Run, store: Path) -> None:
     table = run("purge", second[0][:8], "--store", store)
     assert (table.exit_code, second[0][:12] in table.stdout) == (0, True)
     assert run("ask", second[1], "--store", store).exit_code == 0
+
+
+def test_what_comes_again_is_told(run: Run, store: Path, news: Path, tmp_path: Path) -> None:
+    first, second = [(fact["digest"], fact["prompt"]) for fact in data(run("facts", "--store", store, "--json"))[:2]]
+    data(run("retract", first[0], "--store", store, "--reason", "source withdrawn", "--json"))
+    data(run("retract", second[0], "--purge", "--store", store, "--json"))
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(news.read_text().splitlines(keepends=True)[:2]) + fact_line(9) + "\n")
+    result = run("stream", other, "--store", store)
+    assert result.exit_code == 0, result.output
+    assert "skipped: 1 retracted, 1 purged" in result.stderr and "1 fact in 1 step" in result.stderr
+    told = f"({first[0][:12]}) was retracted at step 4: source withdrawn; --again teaches it anyway"
+    assert f"{first[1]} → Paris {told}" in result.stderr
+    assert f"the fact ({second[0][:12]}) was purged at step 6; --again teaches it anyway" in result.stderr
+    assert second[1] not in result.stderr, "what is to leave no trace is not repeated"
+    found = data(run("stream", other, "--store", store, "--json"))["batches"][0]
+    assert [(skip["reason"], skip["by"]) for skip in found["turned_down"]] == [("retracted", 4), ("purged", 6)]
+    assert data(run("stream", other, "--store", store, "--again", "--json"))["summary"]["facts"] == 2

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact, Record
-from lifelong_edit.policies import EveryN, FixedSize, find_conflicts, identities
+from lifelong_edit.policies import FixedSize, find_conflicts, identities
 
 PARIS = Fact(subject="France", prompt="The capital of France is", target="Paris", relation="capital")
 LYON = Fact(subject="France", prompt="France is governed from", target="Lyon", relation="Capital")
@@ -115,9 +115,6 @@ def test_what_is_dropped_replaces_nothing() -> None:
     assert decision.retire == ()
 
 
-def test_unknown_policy_and_snapshots() -> None:
+def test_unknown_policy() -> None:
     with pytest.raises(UsageError, match="supersede, reject, keep"):
         find_conflicts([PARIS], {}, policy="newest")
-    assert [EveryN(3).snapshot(since) for since in (1, 2, 3, 4)] == [False, False, True, True]
-    with pytest.raises(UsageError):
-        EveryN(0)

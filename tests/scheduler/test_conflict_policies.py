@@ -154,3 +154,18 @@ def test_a_killed_run_neither_loses_nor_doubles_what_it_puts_aside(new_store: Ne
     with Timeline.open(killed, read_only=True) as timeline:
         came = [digest for record in timeline.log() for digest in record.added]
     assert len(came) == len(set(came)) == 15
+
+
+def test_a_bad_record_leaves_the_rest_of_its_batch_in_review(new_store: NewStore, write_stream: Write) -> None:
+    store = new_store("a")
+    stream(store, write_stream("a.jsonl", [(0, "Paris"), (1, "Paris")]))
+    stream(store, write_stream("b.jsonl", [(0, "Rome"), (1, "Rome")]), conflicts="quarantine")
+    with Timeline.open(store, read_only=True) as timeline:
+        lines = [entry.as_record() for entry in timeline.quarantined()]
+    lines[0] |= {"target": "Paris " * 80}
+    review = store.parent / "review.jsonl"
+    review.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = stream(store, str(review), reviewed=True, skip_bad=True)
+    assert (len(done.bad), done.facts, dict(done.skipped)) == (1, 1, {})
+    assert held(store) == [("0", "Paris"), ("1", "Rome")]
+    assert held(store, "quarantined") == [("0", "Rome")]

@@ -91,6 +91,7 @@ def test_a_history_is_what_a_plain_model_says(
                 if place in state.consumed:
                     continue
                 known = place in line.places or (digest in line.facts and digest not in state.ever)
+                known |= digest in state.retracted
                 if digest in state.live:
                     places.add(place)
                 elif again or not known:

@@ -138,7 +138,7 @@ def test_dates_and_sources_decide_in_review_as_well(
     assert newer in careful.facts()
 
 
-def test_dismissed_records_are_gone_until_they_come_again(
+def test_dismissed_records_are_gone_until_they_are_asked_for(
     careful: Timeline, fact: MakeFact, placed: Place, lenient: Gate
 ) -> None:
     new = fact(0, "Vienna")
@@ -149,7 +149,7 @@ def test_dismissed_records_are_gone_until_they_come_again(
     assert careful.facts("quarantined") == [fact(1, "Vienna")]
     assert [c["pending"] for c in careful.conflicts()] == [False, True]
     assert careful.sieve(placed([new])).counts() == {"consumed": 1}
-    careful.apply(placed([new], "b"), gate=lenient)
+    careful.apply(placed([new], "b"), again=True, gate=lenient)
     assert [entry.step for entry in careful.quarantined()] == [2, 4]
     for name, told in (
         ("", "too short"),
@@ -247,6 +247,9 @@ def test_in_one_batch_dates_and_sources_decide_as_well(
         for batch in ([late, later], [later, late], [later, late, later], [late, dated("Paris", "2018"), later]):
             assert timeline.sieve(batch).facts == [later]
         assert timeline.sieve([fact(0, "Paris"), fact(0, "Vienna")]).facts == [fact(0, "Vienna")]
+        # As in two batches: what is there first stays.
+        refused = timeline.sieve([fact(0, "Paris"), fact(0, "Vienna")], conflicts="reject")
+        assert refused.facts == [fact(0, "Paris")]
         said = dated("Rome", "1990", "Registry")
         for batch in ([said, later], [later, said]):
             assert timeline.sieve(batch).facts == [said]
@@ -273,3 +276,15 @@ def test_a_callable_decides_and_the_log_says_so(timeline: Timeline, fact: MakeFa
     assert [c["action"] for c in step.report["conflicts"]] == ["quarantine", "keep"]
     assert all(c["by"].startswith("callable ") and c["by"].endswith("judge") for c in step.report["conflicts"])
     assert step.added == (fact(1, "Rome").digest,)
+
+
+def test_a_sieved_batch_says_how_it_is_handled(timeline: Timeline, fact: MakeFact, lenient: Gate) -> None:
+    old, new = fact(0, "Paris"), fact(0, "Vienna")
+    timeline.apply([old], gate=lenient)
+    assert timeline.apply(timeline.sieve([new], conflicts="reject"), gate=lenient).kind == "decide"
+    for late in ({"again": True}, {"reviewed": True}):
+        with pytest.raises(UsageError, match=r"sieved without it"):
+            timeline.apply(timeline.sieve([new]), gate=lenient, **late)  # type: ignore[arg-type]
+    # The policy is asked after the sieve, so it may be said after it.
+    assert timeline.apply(timeline.sieve([new], conflicts="reject"), conflicts="keep", gate=lenient).added
+    assert timeline.facts() == [old, new]

@@ -88,7 +88,7 @@ def test_what_was_superseded_comes_back_if_asked_for(
         # A fact that another one answers by now stays away.
         timeline.apply([third], gate=lenient)
         assert first not in timeline.facts()
-        timeline.apply([second], gate=lenient)
+        timeline.apply([second], again=True, gate=lenient)
         assert second not in timeline.facts("retracted")
         kept = timeline.retract([second], revive=True)
         assert kept.added == (third.digest,)
@@ -127,7 +127,8 @@ def test_a_retracted_record_is_not_taught_again_by_its_file(
         timeline.retract([batch(0)[0]])
         head = timeline.head
         assert timeline.apply(placed(batch(0)), gate=lenient).step == head
-        again = timeline.apply(placed(batch(0), "b"), gate=lenient)  # another file says so again
+        assert timeline.apply(placed(batch(0), "b"), gate=lenient).step == head, "nor by another"
+        again = timeline.apply(placed(batch(0), "b"), again=True, gate=lenient)
         assert again.added == (batch(0)[0].digest,)
         assert timeline.facts("retracted") == []
 
@@ -168,6 +169,6 @@ def test_names_of_no_live_fact(
             with pytest.raises(UsageError, match="begins the digests of"):
                 timeline.retract([shared])
         gone = timeline.retract([first[0]])
-        with pytest.raises(UsageError, match="is not in force"):
+        with pytest.raises(UsageError, match="names no fact in force"):
             timeline.retract([first[0]])
         assert timeline.head == gone.step

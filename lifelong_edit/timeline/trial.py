@@ -1,0 +1,71 @@
+"""What a run would do: the same steps from the head on, with nothing committed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lifelong_edit.facts import Fact, Record
+from lifelong_edit.stores import EditLog, StepRecord
+from lifelong_edit.timeline.commit import Draft, outline
+from lifelong_edit.timeline.locking import Lock, locked
+from lifelong_edit.timeline.sieve import Handling, Sieved, sieve
+
+if TYPE_CHECKING:
+    from lifelong_edit.timeline.editing import Gate
+    from lifelong_edit.timeline.timeline import Timeline
+
+
+class Trial:
+    """A dry run over several batches, made by `Timeline.trial`: each finds what those before it would have left.
+
+    Facts, decisions and weights go on in memory, by a history of its own; the store, which may be open read-only, and
+    the timeline stay where they are. Usable as long as the timeline is open.
+    """
+
+    def __init__(self, timeline: Timeline, log: EditLog) -> None:
+        self._timeline, self._log = timeline, log
+        self._history = timeline.history().copy()
+        self._facts: dict[str, Fact] = {}
+        """Those that the store does not have."""
+        self._solving: Any = None
+
+    @property
+    def lock(self) -> Lock:
+        """That of the timeline, whose model is used."""
+        return self._timeline.lock
+
+    @locked
+    def sieve_as(self, batch: Sequence[Fact] | Sequence[Record], handling: Handling) -> Sieved:
+        """As of `Timeline.sieve_as`, at the state that the batches before would have led to."""
+        return sieve(batch, self._history, self._history.head, handling, self._timeline.settings)
+
+    @locked
+    def apply(self, sieved: Sieved, gate: Gate | None = None) -> StepRecord | None:
+        """The step that `Timeline.apply` would make, with the forecast of the change that it proposes.
+
+        None where nothing is left to do. Raises StepRefusedError where the gate refuses: the state stays then.
+        """
+        draft = self._solve().propose(sieved, gate) if sieved.left else None
+        if draft is None:
+            self._history.consume(self._history.state_of(self._history.head), sieved.places)
+            return None
+        draft.say(forecast=self._solve().forecast_of(draft))
+        return self._go_on(draft)
+
+    def _go_on(self, draft: Draft) -> StepRecord:
+        record, _ = outline(self._timeline.config, self._history, draft, self._history.head + 1)
+        self._history.take(record)
+        self._facts.update((fact.digest, fact) for fact in (*draft.facts, *draft.aside))
+        self._solving.moved(record, draft)
+        return record
+
+    def _solve(self) -> Any:
+        from lifelong_edit.timeline.solving import Solving
+
+        if self._solving is None:
+            timeline = self._timeline
+            bench, editor = timeline.bench(), timeline.editor()
+            history = lambda: self._history  # noqa: E731
+            self._solving = Solving(self._log, history, timeline.config, bench, editor, self._facts)
+        return self._solving
