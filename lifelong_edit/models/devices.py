@@ -53,6 +53,15 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     return DTYPES[name]
 
 
-def solve_dtype(device: torch.device) -> torch.dtype:
-    """The dtype of factorisations: float64 wherever the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
+def solve_device(device: torch.device) -> torch.device:
+    """Where float64 work on numbers of this device is done: there, or on the CPU for a device without float64 (mps).
+
+    No mps device was at hand: that mps leads to the CPU, and that solves, grams and metrics take their inputs there
+    before they make float64 of them, is tested with tensors that only say they are on mps.
+    """
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def to_solve(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float64 on the device that solves for its own: moved first, for mps could not hold it."""
+    return tensor.to(solve_device(tensor.device)).double()

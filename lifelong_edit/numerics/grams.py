@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lifelong_edit.models.devices import to_solve
+
 GRID = 32767
 HEADROOM = 8.0
 """How far a key may exceed the greatest text key of its coordinate before it is cut off."""
@@ -35,13 +37,13 @@ class FactKeys:
 
 def grid_scale(largest: Tensor) -> Tensor:
     """Width of the grid per coordinate, (d_in,) float64 powers of two; largest: (d_in,) greatest |k| of text."""
-    bound = HEADROOM * largest.double().clamp_min(1e-4)
+    bound = HEADROOM * to_solve(largest).clamp_min(1e-4)
     return torch.exp2(torch.ceil(torch.log2(bound / GRID)))
 
 
 def to_grid(keys: Tensor, scale: Tensor) -> np.ndarray:
-    """Keys (n, d_in) as int16 on the grid."""
-    units = (keys.double() / scale).round().clamp(-GRID, GRID)
+    """Keys (n, d_in) as int16 on the grid; scale: (d_in,) float64 on the device that solves for theirs."""
+    units = (to_solve(keys) / scale).round().clamp(-GRID, GRID)
     return units.to(torch.int16).cpu().numpy()
 
 

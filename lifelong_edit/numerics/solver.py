@@ -3,16 +3,27 @@
 A = Σ w kᵀk + P + λI,  S = A⁻¹ Σ w kᵀd,  in float64. With P = 0 and w = 1 this is MALMEN's
 least-squares aggregation (arXiv 2311.04661, equation 5); with P = c₀C₀ and earlier keys it is MEMIT's
 form (arXiv 2210.07229, equation 14) for value differences.
+
+One answer, three ways to it, taken by their cost: primal (a factor of A, d_in × d_in), Woodbury (a kept factor of
+P + λI and an n × n system) and, for P = 0, dual (an n × n system alone).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lifelong_edit.errors import StepRefusedError
+from lifelong_edit.models.devices import to_solve
+
+WORTH_A_DUAL = 1e9
+"""How many operations the dual form has to save before it is taken. Below that a factorisation takes milliseconds, and
+a solve that keeps its form keeps its answer to the last bit: up to a d_in of 1,219, whatever n is, and so for the
+bundled model (1,024), the digests of stores stay what they were."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +33,26 @@ class Factor:
     lower: Tensor
 
 
+Held = Mapping[str, tuple[Tensor | None, Factor | None]]
+"""Of each module P, None where it is zero, and a factor of P + λI where there is one."""
+
+
+@dataclass(frozen=True)
+class Dual:
+    """What a solve over rows leaves beside its factor: λ, and Y (n, d_out) with S = UᵀY for U = √w K."""
+
+    ridge: float
+    answer: Tensor
+
+
 @dataclass(frozen=True)
 class Solution:
     """A solved system, with what its gradient and its factored form need.
 
-    shift: S (d_in, d_out). keys: K (n, d_in). weights: w (n,). All float64.
-    system: factor of A itself, or of the inner matrix of Woodbury's identity where `kept` was used.
+    shift: S (d_in, d_out). keys: K (n, d_in). weights: w (n,). All float64, on the device that solves
+    (`devices.solve_device`).
+    system: factor of A itself, or of the inner matrix of Woodbury's identity where `kept` was used, or of UUᵀ + λI
+    where `dual` is there.
     """
 
     shift: Tensor
@@ -35,9 +60,13 @@ class Solution:
     weights: Tensor
     system: Factor
     kept: Factor | None = None
+    dual: Dual | None = None
 
     def inverse_on(self, right: Tensor) -> Tensor:
         """A⁻¹ right, (d_in, m), with the factorisation that gave the shift."""
+        if self.dual is not None:
+            rows = _rooted(self.keys, self.weights)
+            return (right - rows.T @ torch.cholesky_solve(rows @ right, self.system.lower)) / self.dual.ridge
         if self.kept is None:
             return torch.cholesky_solve(right, self.system.lower)
         half = _half(self.keys, self.weights, self.kept)
@@ -48,33 +77,44 @@ class Solution:
 
     def influence(self) -> Tensor:
         """L = A⁻¹Kᵀdiag(w), (d_in, n): with the value differences D, S = LD."""
+        if self.dual is not None:  # Uᵀ(UUᵀ + λI)⁻¹√w: no difference of large numbers
+            rows = _rooted(self.keys, self.weights)
+            return torch.cholesky_solve(rows, self.system.lower).T * self.weights.sqrt()
         return self.inverse_on((self.weights[:, None] * self.keys).T)
 
 
 def factorise(preserved: Tensor, ridge: float) -> Factor:
     """Factor of P + λI; preserved is P, (d_in, d_in)."""
-    matrix = preserved.double() + ridge * torch.eye(len(preserved), dtype=torch.float64, device=preserved.device)
+    preserved = to_solve(preserved)
+    matrix = preserved + ridge * torch.eye(len(preserved), dtype=torch.float64, device=preserved.device)
     return Factor(_cholesky(matrix))
 
 
 def solve(
-    keys: Tensor, values: Tensor, weights: Tensor, preserved: Tensor, ridge: float, kept: Factor | None = None
+    keys: Tensor, values: Tensor, weights: Tensor, preserved: Tensor | None, ridge: float, kept: Factor | None = None
 ) -> Solution:
     """S = (Kᵀdiag(w)K + P + λI)⁻¹ Kᵀdiag(w)D.
 
-    keys (n, d_in), values D (n, d_out), weights (n,) ≥ 0, preserved P (d_in, d_in), ridge λ ≥ 0.
-    With `kept`, a factor of P + λI, and n well below d_in, Woodbury's identity is cheaper and used.
+    keys (n, d_in), values D (n, d_out), weights (n,) ≥ 0, preserved P (d_in, d_in) or None for P = 0, ridge λ ≥ 0.
+    For P = 0 the dual form is taken where it saves enough (`dual_is_worth_it`) and λ > 0; with `kept`, a factor of
+    P + λI, and n well below d_in Woodbury's identity; else the primal form.
     Raises StepRefusedError where a number is not finite or the system is singular.
     """
-    keys, values, weights = keys.double(), values.double(), weights.double()
-    for name, part in (("key", keys), ("value difference", values), ("preserved gram", preserved)):
+    keys, values, weights = to_solve(keys), to_solve(values), to_solve(weights)
+    given = [("key", keys), ("value difference", values)]
+    if preserved is not None:
+        preserved = to_solve(preserved)
+        given.append(("preserved gram", preserved))
+    for name, part in given:
         if not bool(torch.isfinite(part).all()):
             raise StepRefusedError(f"a {name} of the solve is not finite; expected numbers; nothing was applied")
+    if preserved is None and 0 < ridge < math.inf and dual_is_worth_it(*keys.shape):
+        return _over_rows(keys, values, weights, ridge)
     if kept is not None and woodbury_is_cheaper(*keys.shape):
         shift, inner = _woodbury(keys, values, weights, kept)
         return Solution(shift, keys, weights, inner, kept)
     gram = (keys * weights[:, None]).T @ keys
-    gram += preserved
+    gram += 0.0 if preserved is None else preserved  # a zero, because it makes of -0.0 what a P of zeros does
     gram.diagonal().add_(ridge)
     system = Factor(_cholesky(gram))
     return Solution(torch.cholesky_solve(keys.T @ (weights[:, None] * values), system.lower), keys, weights, system)
@@ -96,13 +136,42 @@ def woodbury_is_cheaper(n: int, d_in: int) -> bool:
     return n * n * d_in + n**3 / 3 < d_in**3 / 3
 
 
+def dual_is_worth_it(n: int, d_in: int) -> bool:
+    """Whether n² d + n³/3 saves WORTH_A_DUAL operations of n d² + d³/3: for P = 0 the primal form alone needs a gram.
+
+    A function of n and d_in alone: what both need for the right side, and what depends on d_out, is left out.
+    """
+    return n * d_in**2 + d_in**3 / 3 - (n * n * d_in + n**3 / 3) > WORTH_A_DUAL
+
+
 def solve_backward(solution: Solution, gradient: Tensor) -> tuple[Tensor, float]:
     """Gradients through the solve by hand: dL/dS (d_in, d_out) → dL/dD (n, d_out) and dL/dλ.
 
-    dL/dD = diag(w) K A⁻¹ dL/dS,  dL/dλ = −⟨A⁻¹S, dL/dS⟩ (MALMEN, section 4.3).
+    dL/dD = diag(w) K A⁻¹ dL/dS,  dL/dλ = −⟨A⁻¹S, dL/dS⟩ (MALMEN, section 4.3). Of a dual solution, with
+    Z = (UUᵀ + λI)⁻¹ U dL/dS = U A⁻¹ dL/dS, these are √w Z and −⟨Y, Z⟩.
     """
-    carried = solution.inverse_on(gradient.double())
+    gradient = to_solve(gradient)
+    if solution.dual is not None:
+        rows = _rooted(solution.keys, solution.weights)
+        within = torch.cholesky_solve(rows @ gradient, solution.system.lower)
+        return solution.weights.sqrt()[:, None] * within, -float((within * solution.dual.answer).sum())
+    carried = solution.inverse_on(gradient)
     return solution.weights[:, None] * (solution.keys @ carried), -float((carried * solution.shift).sum())
+
+
+def _rooted(keys: Tensor, weights: Tensor) -> Tensor:
+    """U = √w K, (n, d_in)."""
+    return weights.sqrt()[:, None] * keys
+
+
+def _over_rows(keys: Tensor, values: Tensor, weights: Tensor, ridge: float) -> Solution:
+    """The dual form: S = Uᵀ(UUᵀ + λI)⁻¹√w D, an n × n system."""
+    rows = _rooted(keys, weights)
+    inner = rows @ rows.T
+    inner.diagonal().add_(ridge)
+    system = Factor(_cholesky(inner))
+    answer = torch.cholesky_solve(weights.sqrt()[:, None] * values, system.lower)
+    return Solution(rows.T @ answer, keys, weights, system, dual=Dual(ridge, answer))
 
 
 def _half(keys: Tensor, weights: Tensor, kept: Factor) -> Tensor:

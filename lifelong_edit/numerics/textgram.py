@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lifelong_edit.models.devices import solve_device, to_solve
+
 DENSE_UP_TO = 8192
 """The greatest d_in whose gram is kept whole unless `gram_rank` says otherwise: half a GiB in float64."""
 RANK = 1024
@@ -45,7 +47,8 @@ class GramSum(Protocol):
 
 
 def gram_sum(d_in: int, rank: int, device: torch.device) -> GramSum:
-    """An empty sum: whole for rank 0, else a sketch."""
+    """An empty sum: whole for rank 0, else a sketch; kept on the device that solves for keys on `device`."""
+    device = solve_device(device)
     return _Sketch(d_in, rank, device) if rank else _Whole(d_in, device)
 
 
@@ -55,7 +58,7 @@ class _Whole:
 
     def add(self, keys: Tensor) -> None:
         for part in keys.split(_AT_ONCE):
-            exact = part.double()
+            exact = to_solve(part)
             self.sum.addmm_(exact.T, exact)
 
     def arrays(self, module: str, count: int) -> dict[str, np.ndarray]:
@@ -75,7 +78,7 @@ class _Sketch:
 
     def add(self, keys: Tensor) -> None:
         for part in keys.split(_AT_ONCE):
-            exact = part.double()
+            exact = to_solve(part)
             self.sum.addmm_(exact.T, exact @ self.test)
             self.diagonal += exact.square().sum(0)
 
@@ -100,11 +103,15 @@ class _Sketch:
 
 
 class TextGrams:
-    """C₀ of every module as `init` fixed it; a factor is multiplied out only where it is added to something."""
+    """C₀ of every module as `init` fixed it; a factor is multiplied out only where it is added to something.
+
+    Kept on the device that solves for a model on `device`.
+    """
 
     def __init__(self, fixed: Mapping[str, np.ndarray], modules: Iterable[str], device: torch.device) -> None:
         self._whole: dict[str, Tensor] = {}
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
+        device = solve_device(device)
         for name in modules:
             if _DENSE + name in fixed:
                 self._whole[name] = torch.from_numpy(fixed[_DENSE + name]).to(device).double()

@@ -24,6 +24,7 @@ from lifelong_edit.models import (
     pad,
     subject_span,
 )
+from lifelong_edit.models.devices import to_solve
 from lifelong_edit.numerics.grams import FactKeys, grid_scale, to_grid
 from lifelong_edit.numerics.textgram import GramSum, gram_sum, rank_for
 from lifelong_edit.tracing.rows import BaseAnswer, Row, draw
@@ -72,7 +73,7 @@ def text_statistics(
         for name, keys in inputs.items():
             flat = keys.flatten(0, -2).float()
             grams[name].add(flat)
-            top = flat.abs().amax(0).double()
+            top = to_solve(flat.abs().amax(0))
             largest[name] = torch.maximum(largest[name], top) if name in largest else top
         if say is not None and time.monotonic() - told > PROGRESS_SECONDS:
             told = time.monotonic()

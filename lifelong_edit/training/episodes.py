@@ -9,7 +9,7 @@ in one optimiser step; keys, gradients, P and ΔW before the pass are constants.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 
@@ -33,7 +33,7 @@ from lifelong_edit.editors.ridge.together import reconsolidate
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel, encode, pad
-from lifelong_edit.numerics.solver import solve, solve_backward
+from lifelong_edit.numerics.solver import Held, solve, solve_backward
 from lifelong_edit.tracing.preservation import PreservedPrompts
 from lifelong_edit.tracing.rows import Row, draw
 from lifelong_edit.tracing.trace import Trace, answer_logits, by_length, position_losses, trace
@@ -256,7 +256,7 @@ class Trainer:
         rows: Sequence[Row],
         traced: Trace,
         metric: dict[str, Tensor] | None,
-        held: Mapping[str, tuple[Tensor, object]],
+        held: Held,
         judges: Sequence[Row],
     ) -> None:
         """Ask, solve, judge, carry the gradient back through the solve, step."""
@@ -270,14 +270,14 @@ class Trainer:
             ridge = self.networks.ridge(name)
             solutions[name] = solve(traced.keys[name], values, traced.weights(rows, name), held[name][0], ridge)
             before = state.shifts.get(name)
-            shift = solutions[name].shift.float()
+            shift = solutions[name].shift.float().to(bench.loaded.device)
             state.shifts[name] = shift if before is None else before + shift
         bench.loaded.set_shifts(state.shifts)
         loss, slopes = weight_gradients(bench.loaded, judges, bench.settings.micro_batch)
         self.optimiser.zero_grad()
         for name in bench.names:
             by_value, by_ridge = solve_backward(solutions[name], slopes[name])
-            asked[name].backward(by_value.float())
+            asked[name].backward(by_value.float().to(asked[name].device))
             network, layer = self.networks.of(name)
             if network.log_ridge.grad is None:
                 network.log_ridge.grad = torch.zeros_like(network.log_ridge)

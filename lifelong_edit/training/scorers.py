@@ -122,7 +122,7 @@ def measure_pairs(loaded: LoadedModel, mean: torch.Tensor, pairs: Sequence[Pair]
     prompts = list(dict.fromkeys(fact.prompt for pair in pairs for fact in (pair.new, pair.old)))
     place = {prompt: i for i, prompt in enumerate(prompts)}
     ids = [encode_prompt(loaded.tokenizer, prompt) for prompt in prompts]
-    keys = centred(lowest_keys(loaded, ids, micro_batch), mean).double().cpu().numpy()
+    keys = centred(lowest_keys(loaded, ids, micro_batch), mean).cpu().double().numpy()
     cosines = [float(keys[place[pair.new.prompt]] @ keys[place[pair.old.prompt]]) for pair in pairs]
     rows = [features_of(pair.new, pair.old, cosine) for pair, cosine in zip(pairs, cosines, strict=True)]
     return np.array(rows)

@@ -19,8 +19,9 @@ from lifelong_edit.editors.ridge.conflictkeys import centred_keys, conflict_of
 from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel
+from lifelong_edit.models.devices import solve_device
 from lifelong_edit.numerics.grams import ExactGram, FactKeys, to_grid
-from lifelong_edit.numerics.solver import Factor, Solution, factorise, solve, woodbury_is_cheaper
+from lifelong_edit.numerics.solver import Factor, Held, Solution, factorise, solve, woodbury_is_cheaper
 from lifelong_edit.numerics.textgram import TextGrams
 from lifelong_edit.policies.scoring import fixed_scorer
 from lifelong_edit.settings import Settings
@@ -103,7 +104,8 @@ def prepare(
     loaded.set_shifts({})
     say("measuring the text")
     fixed = prepare_text(loaded, text, settings.text_tokens, settings.micro_batch, settings.gram_rank, say)
-    scale = {m.name: torch.from_numpy(fixed[f"scale/{m.name}"]).to(loaded.device) for m in loaded.modules}
+    place = solve_device(loaded.device)
+    scale = {m.name: torch.from_numpy(fixed[f"scale/{m.name}"]).to(place) for m in loaded.modules}
     say(preserved_phase(preserve))
     fixed |= prepare_preserved(loaded, preserve, settings.preserved_tokens, settings.micro_batch, scale)
     if "preserved/keys" in fixed:
@@ -131,7 +133,7 @@ class Bench:
         self.names = [m.name for m in loaded.modules]
         self.at_subject = frozenset(m.name for m in loaded.modules if m.positions == "subject")
         self.text_gram = TextGrams(fixed, self.names, device)
-        self.scale = {n: torch.from_numpy(fixed[f"scale/{n}"]).to(device) for n in self.names}
+        self.scale = {n: torch.from_numpy(fixed[f"scale/{n}"]).to(solve_device(device)) for n in self.names}
         self.conflict_mean = torch.from_numpy(fixed["conflict/mean"]).to(device)
         self.scorer = fixed_scorer(fixed)
         self.guard_windows = torch.from_numpy(fixed["guard/windows"].astype(np.int64))
@@ -158,8 +160,7 @@ class Bench:
         preserved prompts say of them may change. All others are held by their keys in the base model, rows or not.
         """
         if self.published:
-            width = self.text_gram.width(module)
-            return torch.zeros(width, width, dtype=torch.float64, device=self.loaded.device)
+            return torch.zeros_like(self.text_gram[module])
         s, held = self.settings, self.preserved.keys_outside(subjects) if self.settings.preserved_keys else {}
         c0 = s.subject_c0 if module in self.at_subject else s.c0
         gram = self.text_gram.add_to(self.live_gram[module].over(live), module, c0)
@@ -220,8 +221,7 @@ def ready_editor(bench: Bench, state: SolveState, rows: Sequence[Row]) -> Asker:
 
     Of rehearsed facts one row each is enough: they are there so that the metric is not the new batch's alone.
     """
-    seen: set[str | None] = set()
-    own = []
+    own, seen = list[Row](), set[str | None]()
     for row in rows:
         recalled = row.kind == "rehearsal" and row.fact not in seen and bench.editor.recalls
         if row.kind == "new" or recalled:
@@ -233,7 +233,7 @@ def ready_editor(bench: Bench, state: SolveState, rows: Sequence[Row]) -> Asker:
 
 
 def solve_pass(
-    bench: Bench, asker: Asker, traced: Trace, rows: Sequence[Row], held: Mapping[str, tuple[Tensor, Factor | None]]
+    bench: Bench, asker: Asker, traced: Trace, rows: Sequence[Row], held: Held
 ) -> dict[str, tuple[Tensor, Solution]]:
     """Asking and solving after one trace, all modules from the same one (Jacobi): D and solution per module."""
     solved = {}
@@ -256,14 +256,14 @@ def asking(bench: Bench, traced: Trace, rows: Sequence[Row], module: str) -> Ten
 
 def hold(
     bench: Bench, live: Mapping[str, FactKeys], rows: Sequence[Row], passes: int, subjects: frozenset[str] = frozenset()
-) -> dict[str, tuple[Tensor, Factor | None]]:
+) -> Held:
     """P per module for all passes of a batch, with a factor of P + λI where Woodbury will use it more than once."""
-    held: dict[str, tuple[Tensor, Factor | None]] = {}
+    held: dict[str, tuple[Tensor | None, Factor | None]] = {}
     for module in bench.loaded.modules:
         name, positions = module.name, sum(row.positions_in(module) for row in rows)
-        preserved = bench.preservation(name, live, subjects)
-        worth = passes > 1 and not bench.published and woodbury_is_cheaper(positions, len(preserved))
-        held[name] = (preserved, factorise(preserved, bench.ridge(name)) if worth else None)
+        preserved = None if bench.published else bench.preservation(name, live, subjects)
+        worth = passes > 1 and woodbury_is_cheaper(positions, module.d_in)
+        held[name] = (preserved, factorise(preserved, bench.ridge(name)) if worth and preserved is not None else None)
     return held
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.editors.contract import Asker, EditorState
+from lifelong_edit.models.devices import to_solve
 
 SHARE = 1.8
 """Default η of the rule: the share of the facts' loss that one pass would take away, were it linear, in all modules
@@ -23,15 +24,15 @@ def output_metric(gradients: Tensor, kappa: float) -> Tensor:
     With the keys' gram on the left this is a Kronecker-factored Gauss–Newton step (arXiv 1503.05671).
     All zeros where no gradient asks for anything.
     """
-    g = gradients.double()
+    g = to_solve(gradients)
     scale = g.square().mean().sqrt()
     if not bool(scale > 0):
-        return torch.zeros(g.shape[1], g.shape[1], device=g.device)
+        return torch.zeros(g.shape[1], g.shape[1], device=gradients.device)
     gamma = g.T @ g
     gamma /= gamma.diagonal().mean()
     metric = torch.linalg.inv(gamma + kappa * torch.eye(len(gamma), dtype=g.dtype, device=g.device))
     scaled: Tensor = g.norm() / (g @ metric).norm() / scale * metric
-    return scaled.float()
+    return scaled.float().to(gradients.device)
 
 
 def output_metrics(gradients: Mapping[str, Tensor], kappa: float) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from lifelong_edit.editors.ridge.conflictkeys import conflict_keys, conflict_of
 from lifelong_edit.editors.ridge.gradient import GradientEditor
 from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact
+from lifelong_edit.models.devices import to_solve
 from lifelong_edit.numerics.grams import FactKeys
 from lifelong_edit.numerics.solver import solve_sums
 from lifelong_edit.tracing.derived import derived_rows
@@ -150,10 +151,10 @@ class _Sums:
         """Trace rows at the model's present weights and add them."""
         traced = trace(self.bench.loaded, rows, self.bench.settings.micro_batch)
         for name, gram in self.grams.items():
-            keys, weights = traced.keys[name], traced.weights(rows, name).double()[:, None]
-            values = asker.ask(name, keys, asking(self.bench, traced, rows, name)).double()
-            weighted = weights * keys.double()
-            gram.addmm_(weighted.T, keys.double())
+            weights, keys = to_solve(traced.weights(rows, name))[:, None], to_solve(traced.keys[name])
+            values = to_solve(asker.ask(name, traced.keys[name], asking(self.bench, traced, rows, name)))
+            weighted = weights * keys
+            gram.addmm_(weighted.T, keys)
             right = weighted.T @ values
             self.rights[name] = self.rights[name] + right if name in self.rights else right
         self.rows += len(rows)

@@ -57,7 +57,7 @@ PARTS = ("count", "mean", "squares")
 
 def _joined(state: EditorState, name: str, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Count, mean and sum of squared distances of earlier rows and these together (Chan et al. 1979)."""
-    rows = rows.double().cpu()
+    rows = rows.cpu().double()
     count = torch.tensor(float(len(rows)), dtype=torch.float64)
     mean = rows.mean(0) if len(rows) else rows.new_zeros(rows.shape[1])  # none: no fact mentions its subject
     squares = (rows - mean).square().sum(0)
