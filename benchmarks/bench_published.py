@@ -13,8 +13,9 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -89,36 +90,34 @@ def measure(bench: Bench, rule: Rule, facts: list[Fact], repeats: int) -> dict[s
     loaded, s = bench.loaded, bench.settings
     rows = select_rows(bench, SolveState({}, {}, {}), facts, [])
     steps: list[Proposal] = []
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, Tensor]] = {}
     todo: dict[str, Callable[[], object]] = {
         "step": lambda: steps.append(edit_batch(bench, SolveState({}, {}, {}), facts)),
         "primal solves": solves(bench, facts),
-        **{f"bare pass, {k}": lambda k=k: bare_pass(loaded, rows, s.micro_batch, k) for k in get_args(Kind)[:2]},
+        **{f"bare pass, {k}": partial(bare_pass, loaded, rows, s.micro_batch, k) for k in get_args(Kind)[:2]},
     }
-    for dtype in (torch.float32, torch.float64):
-        name = f"published procedure, {str(dtype).removeprefix('torch.')}"
-        todo[name] = lambda d=dtype, n=name: found.update({n: published_step(loaded, rows, rule, bench.ridge, d)})
+
+    def procedure(name: str, dtype: torch.dtype) -> None:
+        found[name] = published_step(loaded, rows, rule, bench.ridge, dtype)
+
+    for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
+        todo[f"published procedure, {name}"] = partial(procedure, f"published procedure, {name}", dtype)
     seconds: dict[str, list[float]] = {name: [] for name in todo}
     for _ in range(repeats):
         for name, what in todo.items():
             base(loaded)
             seconds[name].append(cost(what).cpu)
     times = {name: common.median(each) for name, each in seconds.items()}
-    phases = {name: common.median([step.report["seconds"][name] for step in steps]) for name in phase_names(steps[0])}
+    phases = [cast(dict[str, float], step.report["seconds"]) for step in steps]
     return {
         "rows": len(rows),
         "tokens": sum(len(row.encoded.ids) for row in rows),
         "positions": sum(row.positions for row in rows),
         "cpu_seconds": times,
-        "phase_wall_seconds": phases,
+        "phase_wall_seconds": {name: common.median([each[name] for each in phases]) for name in phases[0]},
         "step_relative_to": {name: times["step"] / other for name, other in times.items() if name != "step"},
         "shift_differs_by": {name: apart(steps[-1], shift) for name, shift in found.items()},
     }
-
-
-def phase_names(step: Proposal) -> list[str]:
-    """The phases that a step reports."""
-    return list(step.report["seconds"])  # type: ignore[call-overload]
 
 
 def run(facts: list[Fact], loaded: LoadedModel, text: list[str], text_tokens: int, repeats: int) -> dict[str, Any]:
