@@ -56,7 +56,7 @@ def perplexity_of(loaded: LoadedModel, windows: Tensor, batch_size: int = 8) -> 
     for part in torch.split(windows, batch_size):
         logits = loaded.model(input_ids=part, use_cache=False).logits[:, :-1].float()
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum")
-        total += loss.double().cpu()
+        total += loss.cpu().double()
     mean = float(total) / (windows.shape[0] * (windows.shape[1] - 1))
     return math.exp(mean) if mean < 700 else mean * math.inf
 

@@ -1,0 +1,153 @@
+"""A step of the published solve against what the published procedure does for it, on GPT-2-small's shape.
+
+64 facts, the upper six output matrices (3,072 × 768), random weights: for time only. `edit_batch` with `ask` published,
+by an untrained network of the published form and by the gradient rule, is measured against floors taken in the same
+run: bare forward and backward passes over its rows (`bare.py`), the six primal solves alone by a float64 Cholesky
+factor, and the published procedure (`published.py`) with its normal equations in float32 and in float64, whose shifts
+have to be those of the step. Times are processor seconds of one thread, medians of interleaved repetitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import common, gpt2_shape
+from benchmarks.bare import Kind, bare_pass
+from benchmarks.bench_commit import BATCH, cost
+from benchmarks.published import Rule, gradient_rule, network_rule, published_step
+from lifelong_edit.editors.ridge.batch import Bench, Proposal, SolveState, edit_batch, prepare, select_rows
+from lifelong_edit.facts import Fact
+from lifelong_edit.models import LoadedModel, load_model
+from lifelong_edit.settings import Settings
+from lifelong_edit.stores.tensors import materialise
+from lifelong_edit.tracing.trace import trace
+from lifelong_edit.training.episodes import TrainSettings, calibrate, new_networks
+
+SETTINGS = Settings(ask="published", phrasings=0, preserved=0, rehearse=0)
+GOAL = 0.4
+"""Of the published procedure's processor seconds, its normal equations in float64 as ours."""
+CLOSE = 1e-4
+
+
+def benches(loaded: LoadedModel, facts: list[Fact], text_tokens: int, text: list[str]) -> dict[str, tuple[Bench, Rule]]:
+    """For each rule a bench and the same rule in plain words; the network is calibrated on the facts, not trained."""
+    settings = SETTINGS.replace(text_tokens=text_tokens)
+    fixed = prepare(loaded, settings, text=text)
+    networks = new_networks(loaded, "published", TrainSettings())
+    malmen = Bench(loaded, settings.replace(editor="malmen"), fixed, networks)
+    calibrate(malmen, networks, facts)
+    networks.requires_grad_(False)
+    rule = gradient_rule(1.0, settings.kappa, settings.trust)
+    return {
+        "malmen": (malmen, network_rule(networks)),
+        "gradient": (Bench(loaded, settings.replace(eta=1.0), fixed), rule),
+    }
+
+
+def base(loaded: LoadedModel) -> None:
+    """Back to the base weights, before each measurement: that is no part of any of them."""
+    loaded.set_shifts({})
+
+
+def solves(bench: Bench, facts: list[Fact]) -> Callable[[], None]:
+    """The primal systems of the step, each solved from its keys and value differences by a float64 Cholesky factor."""
+    base(bench.loaded)
+    rows = select_rows(bench, SolveState({}, {}, {}), facts, [])
+    traced = trace(bench.loaded, rows, bench.settings.micro_batch)
+    asker = bench.editor.ready(traced.keys, traced.gradients, {})
+    asked = {n: asker.ask(n, traced.keys[n], traced.gradients[n]) for n in bench.names}
+
+    def run() -> None:
+        for name in bench.names:
+            keys = traced.keys[name].double()
+            system = keys.T @ keys
+            system.diagonal().add_(bench.ridge(name))
+            torch.cholesky_solve(keys.T @ asked[name].double(), torch.linalg.cholesky(system))
+
+    return run
+
+
+def apart(proposal: Proposal, wanted: Mapping[str, Tensor]) -> float:
+    """The greatest relative difference of a module's shift."""
+    return max(
+        float(np.linalg.norm(materialise(proposal.shift[n]) - s.numpy()) / np.linalg.norm(s.numpy()))
+        for n, s in wanted.items()
+    )
+
+
+def measure(bench: Bench, rule: Rule, facts: list[Fact], repeats: int) -> dict[str, Any]:
+    """Processor seconds of a step and of its floors, their ratios, and how far the shifts are apart."""
+    loaded, s = bench.loaded, bench.settings
+    rows = select_rows(bench, SolveState({}, {}, {}), facts, [])
+    steps: list[Proposal] = []
+    found: dict[str, dict[str, Tensor]] = {}
+    todo: dict[str, Callable[[], object]] = {
+        "step": lambda: steps.append(edit_batch(bench, SolveState({}, {}, {}), facts)),
+        "primal solves": solves(bench, facts),
+        **{f"bare pass, {k}": partial(bare_pass, loaded, rows, s.micro_batch, k) for k in get_args(Kind)[:2]},
+    }
+
+    def procedure(name: str, dtype: torch.dtype) -> None:
+        found[name] = published_step(loaded, rows, rule, bench.ridge, dtype)
+
+    for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
+        todo[f"published procedure, {name}"] = partial(procedure, f"published procedure, {name}", dtype)
+    seconds: dict[str, list[float]] = {name: [] for name in todo}
+    for _ in range(repeats):
+        for name, what in todo.items():
+            base(loaded)
+            seconds[name].append(cost(what).cpu)
+    times = {name: common.median(each) for name, each in seconds.items()}
+    phases = [cast(dict[str, float], step.report["seconds"]) for step in steps]
+    return {
+        "rows": len(rows),
+        "tokens": sum(len(row.encoded.ids) for row in rows),
+        "positions": sum(row.positions for row in rows),
+        "cpu_seconds": times,
+        "phase_wall_seconds": {name: common.median([each[name] for each in phases]) for name in phases[0]},
+        "step_relative_to": {name: times["step"] / other for name, other in times.items() if name != "step"},
+        "shift_differs_by": {name: apart(steps[-1], shift) for name, shift in found.items()},
+    }
+
+
+def run(facts: list[Fact], loaded: LoadedModel, text: list[str], text_tokens: int, repeats: int) -> dict[str, Any]:
+    """Both rules. Raises SystemExit where a shift is not that of the published procedure."""
+    started = time.monotonic()
+    results = {}
+    for name, (bench, rule) in benches(loaded, facts, text_tokens, text).items():
+        results[name] = found = measure(bench, rule, facts, repeats)
+        if found["shift_differs_by"]["published procedure, float64"] > CLOSE:
+            raise SystemExit(f"the shifts of {name} differ by {found['shift_differs_by']}, expected {CLOSE} at most")
+    return {"goal": GOAL, "repeats": repeats, "minutes": (time.monotonic() - started) / 60, **results}
+
+
+def main() -> None:
+    """Measure, print, leave results/published.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--facts", type=int, default=BATCH)
+    parser.add_argument("--text-tokens", type=int, default=2_000, help="tokens of text, which the solve does not use")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    facts, text = gpt2_shape.counterfact(options.facts), gpt2_shape.text()
+    with tempfile.TemporaryDirectory() as name:
+        loaded = load_model(str(gpt2_shape.build(Path(name) / "model")))
+        results = run(facts, loaded, text, options.text_tokens, options.repeats)
+    common.write("published", results)
+    for rule in ("malmen", "gradient"):
+        for other, ratio in results[rule]["step_relative_to"].items():
+            print(f"{rule}: a step took {ratio:.2f} × {other}")
+
+
+if __name__ == "__main__":
+    main()
