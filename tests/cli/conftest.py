@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.zoo import Zoo
+
 Run = Callable[..., Result]
 
 # A model with random weights is no judge of text, so its gate lets everything finite pass; and to its keys one prompt
@@ -77,11 +79,15 @@ def program() -> Callable[..., subprocess.Popen[bytes]]:
 
 
 @pytest.fixture(scope="session")
-def making(tiny_gpt2: Path, sentences: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def making(tiny_gpt2: Path, sentences: list[str], zoo: Zoo) -> list[str]:
     """The options of `init` for the tiny model."""
-    folder = tmp_path_factory.mktemp("making")
-    (folder / "text.txt").write_text(" ".join(sentences * 10), encoding="utf-8")
-    (folder / "prompts.txt").write_text("\n".join(s.rsplit(" ", 1)[0] for s in sentences), encoding="utf-8")
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "text.txt").write_text(" ".join(sentences * 10), encoding="utf-8")
+        (folder / "prompts.txt").write_text("\n".join(s.rsplit(" ", 1)[0] for s in sentences), encoding="utf-8")
+
+    folder = zoo.keep("making", sentences, write)
     options = ["--model", str(tiny_gpt2), "--text", str(folder / "text.txt"), "--preserve", str(folder / "prompts.txt")]
     for name, value in SETTINGS.items():
         options += ["--set", f"{name}={value}"]
@@ -97,20 +103,22 @@ def news(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _empty_template(tmp_path_factory: pytest.TempPathFactory, run: Run, making: list[str]) -> Path:
-    store = tmp_path_factory.mktemp("template") / "empty"
-    result = run("init", "--store", store, *making)
-    assert result.exit_code == 0, result.output
-    return store
+def _empty_template(zoo: Zoo, run: Run, making: list[str]) -> Path:
+    def make(store: Path) -> None:
+        result = run("init", "--store", store, *making)
+        assert result.exit_code == 0, result.output
+
+    return zoo.keep("empty", making, make)
 
 
 @pytest.fixture(scope="session")
-def _template(tmp_path_factory: pytest.TempPathFactory, run: Run, _empty_template: Path, news: Path) -> Path:
-    store = tmp_path_factory.mktemp("template") / "store"
-    shutil.copytree(_empty_template, store)
-    result = run("stream", news, "--store", store, "--batch-size", 2, "--reason", "first")
-    assert result.exit_code == 0, result.output
-    return store
+def _template(zoo: Zoo, run: Run, _empty_template: Path, making: list[str], news: Path) -> Path:
+    def make(store: Path) -> None:
+        shutil.copytree(_empty_template, store)
+        result = run("stream", news, "--store", store, "--batch-size", 2, "--reason", "first")
+        assert result.exit_code == 0, result.output
+
+    return zoo.keep("store", [making, news.read_text()], make)
 
 
 @pytest.fixture
