@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.warm import Running, Warm
 from tests.zoo import Zoo, folder_of_run
 
 SENTENCES = [
@@ -65,3 +67,18 @@ def tiny_gpt2(zoo: Zoo, tiny_tokenizer: Any) -> Path:
     """A folder with a GPT-2 of 4 layers and width 32 with random weights, and `tiny_tokenizer`."""
     options = {"n_positions": 64, "n_embd": 32, "n_layer": 4, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
     return zoo.model("gpt2", {"vocab_size": len(tiny_tokenizer), **options}, tiny_tokenizer, seed=0)
+
+
+@pytest.fixture(scope="session")
+def program() -> Iterator[Callable[..., Running]]:
+    """Starts the program as a process of its own: `program("log", "--store", store)`."""
+    made: list[Warm] = []
+
+    def start(*arguments: object) -> Running:
+        if not made:
+            made.append(Warm(Path(__file__).parents[1]))
+        return made[0].start(*arguments)
+
+    yield start
+    for warm in made:
+        warm.close()

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,23 +55,6 @@ def run() -> Run:
         return CliRunner().invoke(cli, [str(part) for part in arguments], prog_name=PROGRAM, **options)
 
     return call
-
-
-@pytest.fixture(scope="session")
-def program() -> Callable[..., subprocess.Popen[bytes]]:
-    """Starts the program as a process of its own."""
-
-    def start(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "lifelong_edit", *map(str, arguments)]
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        # Under a shell that runs the tests in its background, interrupts are ignored, and children inherit it.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    return start
 
 
 @pytest.fixture(scope="session")
