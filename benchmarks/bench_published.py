@@ -26,9 +26,9 @@ from benchmarks.bare import Kind, bare_pass
 from benchmarks.bench_commit import BATCH, cost
 from benchmarks.published import Rule, gradient_rule, network_rule, published_step
 from lifelong_edit.editors.ridge.batch import Bench, Proposal, SolveState, edit_batch, prepare, select_rows
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel, load_model
-from lifelong_edit.settings import Settings
 from lifelong_edit.stores.tensors import materialise
 from lifelong_edit.tracing.trace import trace
 from lifelong_edit.training.episodes import TrainSettings, calibrate, new_networks

@@ -17,7 +17,7 @@ __all__ = ["Fact", "Settings", "Timeline"]
 
 _HOMES = {
     "Fact": "lifelong_edit.facts",
-    "Settings": "lifelong_edit.settings",
+    "Settings": "lifelong_edit.editors.ridge.settings",
     "Timeline": "lifelong_edit.timeline",
 }
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.warm import Running, Warm
+from tests.zoo import Zoo, folder_of_run
 
 SENTENCES = [
     "The capital of France is Paris.",
@@ -53,22 +57,28 @@ def tiny_tokenizer(sentences: list[str]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
-    """A folder with a GPT-2 of 4 layers and width 32 with random weights, and `tiny_tokenizer`."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """Models and stores that are made once in a run of the tests."""
+    return Zoo(folder_of_run(tmp_path_factory.getbasetemp()))
 
-    folder = tmp_path_factory.mktemp("tiny-gpt2")
-    config = GPT2Config(
-        vocab_size=len(tiny_tokenizer), n_positions=64, n_embd=32, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = GPT2LMHeadModel(config)
-        # transformers' own start (0.02) gives nearly uniform answers; a wider one gives each prompt its own.
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.data.normal_(0, 0.2)
-    model.save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(zoo: Zoo, tiny_tokenizer: Any) -> Path:
+    """A folder with a GPT-2 of 4 layers and width 32 with random weights, and `tiny_tokenizer`."""
+    options = {"n_positions": 64, "n_embd": 32, "n_layer": 4, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
+    return zoo.model("gpt2", {"vocab_size": len(tiny_tokenizer), **options}, tiny_tokenizer, seed=0)
+
+
+@pytest.fixture(scope="session")
+def program() -> Iterator[Callable[..., Running]]:
+    """Starts the program as a process of its own: `program("log", "--store", store)`."""
+    made: list[Warm] = []
+
+    def start(*arguments: object) -> Running:
+        if not made:
+            made.append(Warm(Path(__file__).parents[1]))
+        return made[0].start(*arguments)
+
+    yield start
+    for warm in made:
+        warm.close()

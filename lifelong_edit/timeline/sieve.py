@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, Record
 from lifelong_edit.policies import ConflictPolicy, identities, normalise, prevails
-from lifelong_edit.settings import Settings
 from lifelong_edit.stores import Place
 from lifelong_edit.timeline.history import FilePlace, Fold, History
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+
+from tests.zoo import Zoo
 
 Run = Callable[..., Result]
 
@@ -60,28 +58,15 @@ def run() -> Run:
 
 
 @pytest.fixture(scope="session")
-def program() -> Callable[..., subprocess.Popen[bytes]]:
-    """Starts the program as a process of its own."""
-
-    def start(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "lifelong_edit", *map(str, arguments)]
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        # Under a shell that runs the tests in its background, interrupts are ignored, and children inherit it.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    return start
-
-
-@pytest.fixture(scope="session")
-def making(tiny_gpt2: Path, sentences: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def making(tiny_gpt2: Path, sentences: list[str], zoo: Zoo) -> list[str]:
     """The options of `init` for the tiny model."""
-    folder = tmp_path_factory.mktemp("making")
-    (folder / "text.txt").write_text(" ".join(sentences * 10), encoding="utf-8")
-    (folder / "prompts.txt").write_text("\n".join(s.rsplit(" ", 1)[0] for s in sentences), encoding="utf-8")
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "text.txt").write_text(" ".join(sentences * 10), encoding="utf-8")
+        (folder / "prompts.txt").write_text("\n".join(s.rsplit(" ", 1)[0] for s in sentences), encoding="utf-8")
+
+    folder = zoo.keep("making", sentences, write)
     options = ["--model", str(tiny_gpt2), "--text", str(folder / "text.txt"), "--preserve", str(folder / "prompts.txt")]
     for name, value in SETTINGS.items():
         options += ["--set", f"{name}={value}"]
@@ -97,20 +82,22 @@ def news(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _empty_template(tmp_path_factory: pytest.TempPathFactory, run: Run, making: list[str]) -> Path:
-    store = tmp_path_factory.mktemp("template") / "empty"
-    result = run("init", "--store", store, *making)
-    assert result.exit_code == 0, result.output
-    return store
+def _empty_template(zoo: Zoo, run: Run, making: list[str]) -> Path:
+    def make(store: Path) -> None:
+        result = run("init", "--store", store, *making)
+        assert result.exit_code == 0, result.output
+
+    return zoo.keep("empty", making, make)
 
 
 @pytest.fixture(scope="session")
-def _template(tmp_path_factory: pytest.TempPathFactory, run: Run, _empty_template: Path, news: Path) -> Path:
-    store = tmp_path_factory.mktemp("template") / "store"
-    shutil.copytree(_empty_template, store)
-    result = run("stream", news, "--store", store, "--batch-size", 2, "--reason", "first")
-    assert result.exit_code == 0, result.output
-    return store
+def _template(zoo: Zoo, run: Run, _empty_template: Path, making: list[str], news: Path) -> Path:
+    def make(store: Path) -> None:
+        shutil.copytree(_empty_template, store)
+        result = run("stream", news, "--store", store, "--batch-size", 2, "--reason", "first")
+        assert result.exit_code == 0, result.output
+
+    return zoo.keep("store", [making, news.read_text()], make)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import stat
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from click.testing import Result
 
 from lifelong_edit.settings import KEY_VARIABLE
 from tests.cli.conftest import fact_line
+from tests.warm import Running
 
 Run = Callable[..., Result]
-Program = Callable[..., "subprocess.Popen[bytes]"]
+Program = Callable[..., Running]
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ import pytest
 from click.testing import Result
 
 from lifelong_edit.stores import EditLog
+from tests.warm import Running
 
 Run = Callable[..., Result]
-Program = Callable[..., "subprocess.Popen[bytes]"]
+Program = Callable[..., Running]
 GOOD = '{"subject": "Kenya", "prompt": "The currency of Kenya is", "target": "London"}'
 
 

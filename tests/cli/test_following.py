@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +12,13 @@ from typing import Any
 
 from click.testing import Result
 
+from tests.warm import Running
+
 Run = Callable[..., Result]
-Program = Callable[..., "subprocess.Popen[bytes]"]
+Program = Callable[..., Running]
 
 
-def rows(process: subprocess.Popen[bytes], count: int) -> list[list[str]]:
+def rows(process: Running, count: int) -> list[list[str]]:
     """The next rows of the table on stdout."""
     assert process.stdout is not None
     return [process.stdout.readline().decode().split() for _ in range(count)]

@@ -14,9 +14,10 @@ from pathlib import Path
 from click.testing import Result
 
 from lifelong_edit.cli.watching import Seen
+from tests.warm import Running
 
 Run = Callable[..., Result]
-Program = Callable[..., "subprocess.Popen[bytes]"]
+Program = Callable[..., Running]
 
 
 def test_a_store_that_rests_is_told_and_left(run: Run, store: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.cli.conftest import _empty_template, _template, empty_store, making, news, program, run, store
+from tests.cli.conftest import _empty_template, _template, empty_store, making, news, run, store
 from tests.stores.conftest import add_step, killed_everywhere, make_store, run_python
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "make_store",
     "making",
     "news",
-    "program",
     "run",
     "run_python",
     "store",

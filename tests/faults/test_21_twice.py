@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from click.testing import Result
 
 from lifelong_edit.stores import EditLog
+from tests.warm import Running
 
 Run = Callable[..., Result]
-Program = Callable[..., "subprocess.Popen[bytes]"]
+Program = Callable[..., Running]
 
 
 def fact(number: int, target: str) -> str:

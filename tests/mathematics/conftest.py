@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
 from lifelong_edit.editors.ridge.batch import Bench, prepare
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel, load_model
+from tests.zoo import Zoo
 
 PLACES = ("Paris", "London", "Vienna", "Warsaw", "Belgrade", "Sydney", "São Paulo", "Kenya", "Japan", "Malmö")
 BASIC = Settings(
@@ -56,50 +56,38 @@ def probes(sentences: list[str]) -> list[Probe]:
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+def tiny_llama(zoo: Zoo, tiny_tokenizer: Any) -> Path:
     """A folder with a Llama of 4 layers and random weights: its matrices are stored transposed."""
-    config = transformers.LlamaConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    return _saved(transformers.LlamaForCausalLM, config, tmp_path_factory.mktemp("tiny-llama"), tiny_tokenizer)
+    options = {
+        "vocab_size": len(tiny_tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    return zoo.model("llama", options, tiny_tokenizer, seed=3)
 
 
 @pytest.fixture(scope="session")
-def tiny_opt(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+def tiny_opt(zoo: Zoo, tiny_tokenizer: Any) -> Path:
     """A folder with an OPT of 4 layers and random weights: its MLP sees batch and positions as one dimension."""
-    config = transformers.OPTConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=32,
-        ffn_dim=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        word_embed_proj_dim=32,
-        max_position_embeddings=64,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=1,
-    )
-    return _saved(transformers.OPTForCausalLM, config, tmp_path_factory.mktemp("tiny-opt"), tiny_tokenizer)
-
-
-def _saved(kind: Any, config: Any, folder: Path, tokenizer: Any) -> Path:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = kind(config)
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.data.normal_(0, 0.2)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    options = {
+        "vocab_size": len(tiny_tokenizer),
+        "hidden_size": 32,
+        "ffn_dim": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "word_embed_proj_dim": 32,
+        "max_position_embeddings": 64,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+    }
+    return zoo.model("opt", options, tiny_tokenizer, seed=3)
 
 
 @pytest.fixture(scope="session")

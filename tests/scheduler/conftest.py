@@ -12,6 +12,7 @@ import pytest
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Probe
 from lifelong_edit.timeline import Timeline
+from tests.zoo import Zoo
 
 # A model with random weights is no judge of text, so its gate lets everything finite pass; and to its keys one prompt
 # is much like another.
@@ -31,12 +32,13 @@ SETTINGS = Settings(
 
 
 @pytest.fixture(scope="session")
-def _template(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path, sentences: list[str]) -> Path:
-    store = tmp_path_factory.mktemp("scheduler") / "store"
-    preserve = [Probe(s.rsplit(" ", 1)[0]) for s in sentences]
-    text = [" ".join(sentences * 10)]
-    Timeline.create(store, model=str(tiny_gpt2), settings=SETTINGS, preserve=preserve, text=text).close()
-    return store
+def _template(zoo: Zoo, tiny_gpt2: Path, sentences: list[str]) -> Path:
+    def make(store: Path) -> None:
+        preserve = [Probe(s.rsplit(" ", 1)[0]) for s in sentences]
+        text = [" ".join(sentences * 10)]
+        Timeline.create(store, model=str(tiny_gpt2), settings=SETTINGS, preserve=preserve, text=text).close()
+
+    return zoo.keep("scheduler", [str(tiny_gpt2), SETTINGS, sentences], make)
 
 
 @pytest.fixture

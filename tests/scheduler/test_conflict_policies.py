@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +17,10 @@ from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.policies import FixedSize, Geometric
 from lifelong_edit.scheduler import Scheduler, Summary
 from lifelong_edit.timeline import Timeline
+from tests.warm import Running
 
 NewStore = Callable[[str], Path]
+Program = Callable[..., Running]
 Write = Callable[[str, Sequence[tuple[int, str]]], str]
 STREAM = [(0, "Paris"), (1, "Paris"), (2, "Paris"), (0, "London"), (3, "Paris"), (1, "London"), (1, "Warsaw")]
 
@@ -113,34 +112,32 @@ def entries(store: Path) -> list[tuple[str, int]]:
         return [(entry.fact.digest, entry.step) for entry in timeline.quarantined()]
 
 
-def start(store: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "lifelong_edit", "stream", *arguments, "--store", str(store), "--batch-size", "2"]
-    return subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+def start(program: Program, store: Path, *arguments: str) -> Running:
+    return program("stream", *arguments, "--store", store, "--batch-size", 2)
 
 
-def run_killed(store: Path, chance: random.Random, *arguments: str) -> None:
+def run_killed(program: Program, store: Path, chance: random.Random, *arguments: str) -> None:
     """Killed in the middle, then started again and left alone."""
-    with start(store, *arguments) as process:
-        assert process.stdout is not None
+    with start(program, store, *arguments) as process:
         for _ in range(chance.randint(2, 4)):
             process.stdout.readline()
         time.sleep(chance.random() * 0.05)
         process.send_signal(signal.SIGKILL)
-    with start(store, *arguments) as process:
+    with start(program, store, *arguments) as process:
         process.communicate()
         assert process.returncode == 0
 
 
-def test_a_killed_run_neither_loses_nor_doubles_what_it_puts_aside(new_store: NewStore, write_stream: Write) -> None:
+def test_a_killed_run_neither_loses_nor_doubles_what_it_puts_aside(
+    program: Program, new_store: NewStore, write_stream: Write
+) -> None:
     """Nor does a killed run over the reviewed file edit anything twice."""
     whole, killed = new_store("whole"), new_store("killed")
     path = write_stream("a.jsonl", [(n, "Paris") for n in range(8)] + [(n, "London") for n in range(8)])
-    with start(whole, path, "--conflicts", "quarantine") as process:
+    with start(program, whole, path, "--conflicts", "quarantine") as process:
         process.communicate()
     chance = random.Random(7)
-    run_killed(killed, chance, path, "--conflicts", "quarantine")
+    run_killed(program, killed, chance, path, "--conflicts", "quarantine")
     assert entries(killed) == entries(whole)
     assert len(entries(killed)) == 8
 
@@ -148,7 +145,7 @@ def test_a_killed_run_neither_loses_nor_doubles_what_it_puts_aside(new_store: Ne
         lines = [json.dumps(entry.as_record()) for entry in timeline.quarantined()]
     review = killed.parent / "review.jsonl"
     review.write_text("\n".join(lines[1:]))
-    run_killed(killed, chance, str(review), "--reviewed")
+    run_killed(program, killed, chance, str(review), "--reviewed")
     assert held(killed, "quarantined") == [("0", "London")]
     assert held(killed) == [("0", "Paris"), *((str(n), "London") for n in range(1, 8))]
     with Timeline.open(killed, read_only=True) as timeline:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +16,10 @@ from lifelong_edit.facts import read_facts
 from lifelong_edit.policies import FixedSize
 from lifelong_edit.scheduler import Scheduler, Summary
 from lifelong_edit.timeline import Timeline
+from tests.warm import Running
 
 NewStore = Callable[[str], Path]
+Program = Callable[..., Running]
 Write = Callable[[str, Sequence[tuple[int, str]]], str]
 CITIES = ("Paris", "London", "Warsaw")
 
@@ -150,34 +149,29 @@ def test_refused_batch_leaves_the_store_as_it_was(
         assert [event.step for event in again] == [None, 2]
 
 
-def start(store: Path, path: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "lifelong_edit", "stream", path, "--store", str(store), "--batch-size", "2"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-
-def test_killed_anywhere_and_started_again_gives_the_same_digests(new_store: NewStore, write_stream: Write) -> None:
+def test_killed_anywhere_and_started_again_gives_the_same_digests(
+    program: Program, new_store: NewStore, write_stream: Write
+) -> None:
     """SIGKILL at random moments, some of them in the middle of a batch; every step seen on stdout is there after it."""
     reference, store = new_store("reference"), new_store("killed")
     path = write_stream("a.jsonl", [*pairs(24), (0, "Warsaw"), (3, "London")])
-    run_to_the_end(reference, path)
+    run_to_the_end(program, reference, path)
     wanted = digests(reference)
     assert len(wanted) == 14
     chance = random.Random(5)
     for _ in range(3):
-        with start(store, path) as process:
-            assert process.stdout is not None
+        with program("stream", path, "--store", store, "--batch-size", 2) as process:
             seen = [process.stdout.readline() for _ in range(chance.randint(2, 4))]
             time.sleep(chance.random() * 0.1)
             process.send_signal(signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL
         acknowledged = [int(row.split()[0]) for row in seen[1:] if row.split()[0].isdigit()]
         assert len(digests(store)) - 1 >= max(acknowledged, default=0)
-    run_to_the_end(store, path)
+    run_to_the_end(program, store, path)
     assert digests(store) == wanted
 
 
-def run_to_the_end(store: Path, path: str) -> None:
-    with start(store, path) as process:
+def run_to_the_end(program: Program, store: Path, path: str) -> None:
+    with program("stream", path, "--store", store, "--batch-size", 2) as process:
         process.communicate()
         assert process.returncode == 0

@@ -16,6 +16,7 @@ from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, Probe, Record
 from lifelong_edit.models import load_model
 from lifelong_edit.timeline import Timeline
+from tests.zoo import Zoo
 
 PLACES = ("Paris", "London", "Vienna", "Warsaw", "Belgrade", "Sydney", "Kenya", "Japan")
 SETTINGS = Settings(
@@ -81,8 +82,11 @@ def lenient() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def start_store(tiny_gpt2: Path, sentences: list[str]) -> Callable[..., Timeline]:
-    """Makes a store at a path; further arguments change settings. Guard prompts need ten preserved ones."""
+def start_store(zoo: Zoo, tiny_gpt2: Path, sentences: list[str]) -> Callable[..., Timeline]:
+    """Makes a store at a path; further arguments change settings. Guard prompts need ten preserved ones.
+
+    A store without parts of its own is a copy of one that was made before, which is where most of the time goes.
+    """
 
     def make(
         path: Path,
@@ -94,16 +98,17 @@ def start_store(tiny_gpt2: Path, sentences: list[str]) -> Callable[..., Timeline
     ) -> Timeline:
         if preserve is None:
             preserve = [Probe(prompt=s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
-        return Timeline.create(
-            path,
-            model=str(tiny_gpt2),
-            settings=SETTINGS.replace(**changes),
-            hypernetwork=hypernetwork,
-            scorer=scorer,
-            preserve=preserve,
-            text=[" ".join(sentences * 20)],
-            encrypt=encrypt,
-        )
+        settings, model, text = SETTINGS.replace(**changes), str(tiny_gpt2), [" ".join(sentences * 20)]
+        if hypernetwork or scorer or encrypt:
+            return Timeline.create(
+                path, model=model, settings=settings, hypernetwork=hypernetwork, scorer=scorer, preserve=preserve,
+                text=text, encrypt=encrypt,
+            )  # fmt: skip
+
+        def plain(to: Path) -> None:
+            Timeline.create(to, model=model, settings=settings, preserve=preserve, text=text).close()
+
+        return Timeline.open(zoo.copy("timeline", [model, settings, preserve, text], plain, path))
 
     return make
 

@@ -1,11 +1,14 @@
 """A timeline against a plain model of its history: whatever is streamed, gone back to, branched, named or taken back.
 
 The model is a list of states (each the live facts, the places consumed, the digest of the weights seen first), the
-branches as names of states, the tags as names of states. It knows nothing of lines, parents or folds.
+branches as names of states, the tags as names of states. It knows nothing of lines, parents or folds. After each rule
+the newest state and one before it are looked at, in the end all.
 """
 
 from __future__ import annotations
 
+import contextlib
+import random
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -64,6 +67,7 @@ def test_a_history_is_what_a_plain_model_says(
             self.folder = Path(tempfile.mkdtemp(dir=tmp_path))
             shutil.copytree(tmp_path / "template", self.folder / "store")
             self.timeline = Timeline.open(self.folder / "store")
+            self.random = random.Random(0)
             base = State(0, (), frozenset(), frozenset(), frozenset())
             self.at = [base]
             """The state at each step of the log."""
@@ -82,7 +86,7 @@ def test_a_history_is_what_a_plain_model_says(
             self.at.append(state)
             self.here().tip = state
 
-        @rule(name=st.sampled_from("def0"), again=st.booleans())
+        @rule(name=st.sampled_from("def00"), again=st.booleans())
         def stream(self, name: str, again: bool) -> None:
             line, state, records = self.here(), self.here().tip, files[name]
             taught, places = [], set()
@@ -196,21 +200,27 @@ def test_a_history_is_what_a_plain_model_says(
 
         @invariant()
         def states_are_what_the_model_says(self) -> None:
-            """At every step, so at every visit of a state: live facts, and the digest of the weights seen at first."""
-            for step, state in enumerate(self.at):
-                digest = tensors_digest(self.timeline.weights(step))
-                assert self.seen.setdefault(state.step, digest) == digest == self.timeline.show(step).weights_digest
-                assert tuple(self.timeline.history().live(step)) == state.live
-                assert {f.digest for f in self.timeline.facts("retracted", at=step)} == state.retracted
+            self.check(len(self.at) - 1)
+            self.check(self.random.randrange(len(self.at)))
             assert self.timeline.show("head").live_digest == self.timeline.show(self.current).live_digest
 
+        def check(self, step: int) -> None:
+            """At every visit of a state: live facts, and the digest of the weights seen at first."""
+            state, digest = self.at[step], tensors_digest(self.timeline.weights(step))
+            assert self.seen.setdefault(state.step, digest) == digest == self.timeline.show(step).weights_digest
+            assert tuple(self.timeline.history().live(step)) == state.live
+            assert {f.digest for f in self.timeline.facts("retracted", at=step)} == state.retracted
+
         def teardown(self) -> None:
+            """Every state, after all that has happened."""
             if hasattr(self, "timeline"):
-                self.timeline.close()
+                with contextlib.closing(self.timeline):
+                    for step in range(len(self.at)):
+                        self.check(step)
             shutil.rmtree(self.folder, ignore_errors=True)
 
     limits = settings(
-        max_examples=25, stateful_step_count=25, deadline=None, derandomize=True,
+        max_examples=40, stateful_step_count=25, deadline=None, derandomize=True,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     run(Machine, settings=limits)

@@ -1,7 +1,13 @@
-"""A timeline against a list of what its states have to be, under any order of edits, rollbacks and reopenings."""
+"""A timeline against a list of what its states have to be, under any order of edits, rollbacks and reopenings.
+
+After each rule the newest state and one before it are looked at, in the end all: a rule that spoils an old state is
+found in the end at the latest.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import random
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -29,6 +35,7 @@ def test_a_timeline_is_a_list_of_states(
             self.folder = Path(tempfile.mkdtemp(dir=tmp_path))
             shutil.copytree(tmp_path / "template", self.folder / "store")
             self.timeline = Timeline.open(self.folder / "store")
+            self.random = random.Random(0)
             self.states: list[tuple[str, tuple[str, ...]]] = [(self.timeline.show(0).weights_digest, ())]
             self.known: dict[tuple[str, int], str] = {}
 
@@ -56,19 +63,26 @@ def test_a_timeline_is_a_list_of_states(
             self.timeline = Timeline.open(self.folder / "store")
 
         @invariant()
-        def states_are_what_the_list_says(self) -> None:
+        def the_newest_state_is_what_the_list_says(self) -> None:
             assert self.timeline.head == len(self.states) - 1
-            for step, (weights, live) in enumerate(self.states):
-                assert self.timeline.show(step).weights_digest == weights
-                self.timeline.weights(step)  # raises where it does not have the logged digest
-                assert tuple(fact.digest for fact in self.timeline.at(step).facts()) == live
+            self.check(self.timeline.head)
+            self.check(self.random.randrange(len(self.states)))
+
+        def check(self, step: int) -> None:
+            weights, live = self.states[step]
+            assert self.timeline.show(step).weights_digest == weights
+            self.timeline.weights(step)  # raises where it does not have the logged digest
+            assert tuple(fact.digest for fact in self.timeline.at(step).facts()) == live
 
         def teardown(self) -> None:
+            """Every state, after all that has happened, and as another process finds them."""
             if hasattr(self, "timeline"):
-                self.timeline.close()
+                with contextlib.closing(self.timeline):
+                    for step in range(len(self.states)):
+                        self.check(step)
 
     limits = settings(
-        max_examples=6, stateful_step_count=10, deadline=None, derandomize=True,
+        max_examples=10, stateful_step_count=12, deadline=None, derandomize=True,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     run_state_machine_as_test(Machine, settings=limits)
