@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lifelong_edit.facts import Fact, Record
 from lifelong_edit.stores import EditLog, StepRecord
 from lifelong_edit.timeline.commit import Draft, outline
+from lifelong_edit.timeline.config import Config
+from lifelong_edit.timeline.history import History
 from lifelong_edit.timeline.locking import Lock, locked
 from lifelong_edit.timeline.sieve import Handling, Sieved, sieve
 
 if TYPE_CHECKING:
+    from lifelong_edit.bench import Bench
+    from lifelong_edit.editors.contract import Editor
     from lifelong_edit.timeline.editing import Gate
-    from lifelong_edit.timeline.timeline import Timeline
+
+
+class Tried(Protocol):
+    """What a dry run is of: a timeline."""
+
+    lock: Lock
+    config: Config
+
+    def history(self) -> History:
+        """The log as read so far."""
+
+    def bench(self) -> Bench:
+        """The model on its bench."""
+
+    def editor(self) -> Editor:
+        """The store's rule at work on it."""
 
 
 class Trial:
@@ -23,7 +42,7 @@ class Trial:
     the timeline stay where they are. Usable as long as the timeline is open.
     """
 
-    def __init__(self, timeline: Timeline, log: EditLog) -> None:
+    def __init__(self, timeline: Tried, log: EditLog) -> None:
         self._timeline, self._log = timeline, log
         self._history = timeline.history().copy()
         self._facts: dict[str, Fact] = {}
@@ -38,7 +57,7 @@ class Trial:
     @locked
     def sieve_as(self, batch: Sequence[Fact] | Sequence[Record], handling: Handling) -> Sieved:
         """As of `Timeline.sieve_as`, at the state that the batches before would have led to."""
-        return sieve(batch, self._history, self._history.head, handling, self._timeline.settings)
+        return sieve(batch, self._history, self._history.head, handling, self._timeline.config.settings)
 
     @locked
     def apply(self, sieved: Sieved, gate: Gate | None = None) -> StepRecord | None:

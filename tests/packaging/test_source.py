@@ -3,73 +3,44 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import tomllib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDERS = {"lifelong_edit": "lifelong_edit", "stores": "lifelong_edit.stores"}
 FOLDERS |= {"policies": "lifelong_edit.policies", "eval": "lifelong_edit.eval"}
 
-# Rank of each module, from the bottom layer up; a module imports only from lower ranks, or from its own package.
-# A package named here stands for all that is in it, unless a longer name says otherwise.
-LAYERS: dict[str, int] = {
-    "lifelong_edit.errors": 0,
-    "lifelong_edit.atomic": 0,
-    "lifelong_edit.settings": 1,
-    "lifelong_edit.stores.digests": 1,  # a digest is what it is for every layer; it knows nothing but bytes
-    "lifelong_edit.facts": 2,
-    "lifelong_edit.models": 2,
-    "lifelong_edit.numerics.devices": 2,
-    "lifelong_edit.atlas": 2,  # data files, and where they lie
-    "lifelong_edit.eval": 3,  # the metrics; what reads timelines is named apart
-    "lifelong_edit.numerics.grams": 3,
-    "lifelong_edit.tracing.rows": 3,
-    "lifelong_edit.tracing.trace": 3,
-    "lifelong_edit.numerics.solver": 3,
-    "lifelong_edit.tracing.preservation": 3,
-    "lifelong_edit.tracing.derived": 3,
-    "lifelong_edit.numerics.textgram": 3,
-    "lifelong_edit.editors.malmen.network": 3,
-    "lifelong_edit.numerics.forecast": 0,  # numbers in, numbers out
-    "lifelong_edit.numerics.logistic": 0,
-    "lifelong_edit.cli.trackers": 3,  # figures in, trackers out
-    "lifelong_edit.export.whole": 3,  # models in, folders out
-    "lifelong_edit.editors": 4,
-    "lifelong_edit.editors.ridge.batch": 5,
-    "lifelong_edit.editors.ridge.conflictkeys": 5,
-    "lifelong_edit.judging.forgetting": 5,
-    "lifelong_edit.training.scorers": 5,
-    "lifelong_edit.judging.gate": 5,
-    "lifelong_edit.judging.guard": 5,
-    "lifelong_edit.editors.ridge.together": 5,
-    "lifelong_edit.judging.staleness": 5,
-    "lifelong_edit.judging.retracted": 5,
-    "lifelong_edit.training.choosing": 5,
-    "lifelong_edit.training.choosing_modules": 5,
-    "lifelong_edit.training.episodes": 5,
-    "lifelong_edit.training.run": 5,
-    "lifelong_edit.stores": 5,
-    "lifelong_edit.policies": 5,
-    "lifelong_edit.timeline": 6,  # and the modules that it is cut into, timeline_*
-    "lifelong_edit.scheduler": 7,
-    "lifelong_edit.eval.reports.questions": 8,
-    "lifelong_edit.eval.reports.evaluated": 8,
-    "lifelong_edit.eval.reports.evaluation": 8,
-    "lifelong_edit.eval.reports.sampling": 8,
-    "lifelong_edit.eval.reports.matrix": 8,
-    "lifelong_edit.eval.reports.survival": 8,
-    "lifelong_edit.eval.reports.data": 8,
-    "lifelong_edit.eval.reports.drawing": 8,
-    "lifelong_edit.eval.reports.figures": 8,
-    "lifelong_edit.eval.reports.page": 8,
-    "lifelong_edit.eval.reports.comparison": 8,
-    "lifelong_edit.cli": 9,
-    "lifelong_edit.__main__": 10,
-    "lifelong_edit": 10,  # the public surface: names from everywhere
-}
-# Within one rank these still know nothing of each other.
-STRANGERS = ("lifelong_edit.stores", "lifelong_edit.policies")
+# The rooms of the house, from the ground up. A module imports from its own room and from rooms below, never upwards;
+# and no two modules import each other, by whatever way round. docs/architecture.md says what each is for.
+ROOMS = (
+    "errors",
+    "atomic",
+    "settings",
+    "facts",
+    "stores",
+    "numerics",
+    "policies",
+    "atlas",
+    "models",
+    "tasks",
+    "eval.metrics",
+    "tracing",
+    "bench",
+    "editors",
+    "judging",
+    "training",
+    "timeline",
+    "export",
+    "scheduler",
+    "eval.reports",
+    "cli",
+    "__main__",
+)
+PACKAGE = "lifelong_edit"
+SURFACE = {PACKAGE, "lifelong_edit.eval"}  # names from everywhere, imported when they are asked for; and no code at all
 
 
 def sources() -> dict[str, Path]:
@@ -112,42 +83,66 @@ def imports(module: str, tree: ast.AST) -> Iterator[tuple[str, int]]:
                 yield (full if full in SOURCES else base), node.lineno
 
 
-def home(module: str) -> str:
-    """The longest name in LAYERS that the module is, or is in."""
-    name = "lifelong_edit.timeline" if module.startswith("lifelong_edit.timeline_") else module
-    while name not in LAYERS or (name == "lifelong_edit" and module != name):
-        name, dot, _ = name.rpartition(".")
-        if not dot:
-            raise AssertionError(f"{module} stands in no layer: add it to LAYERS (and think where it belongs)")
-    return name
+def room(module: str) -> str:
+    """The room that a module stands in. Raises AssertionError for one without a room."""
+    name = module.removeprefix(f"{PACKAGE}.")
+    found = [room for room in ROOMS if name == room or name.startswith(f"{room}.")]
+    assert found, f"{module} stands in no room: add it to ROOMS (and think where it belongs)"
+    return found[0]
 
 
-def offences(module: str) -> Iterator[str]:
-    """Imports of a module that its layer forbids."""
-    place = home(module)
-    for imported, line in imports(module, TREES[module]):
-        if imported.split(".")[0] != "lifelong_edit" or imported == "lifelong_edit":
-            continue
-        other = home(imported)
-        where = f"{SOURCES[module].relative_to(REPOSITORY)}:{line} imports {imported}"
-        if other != place and LAYERS[other] > LAYERS[place]:
-            yield f"{where}, which stands above it"
-        if {place, other} == set(STRANGERS):
-            yield f"{where}: these two know nothing of each other"
+def edges() -> dict[str, dict[str, int]]:
+    """Of each module the package's modules that it imports, with the line."""
+    return {
+        module: {name: line for name, line in imports(module, tree) if name in SOURCES and name != module}
+        for module, tree in TREES.items()
+    }
 
 
-def test_layers() -> None:
-    """cli → reports → scheduler → timeline → stores … → editors → solver … → models, facts, never leftwards."""
-    found = [offence for module in SOURCES for offence in offences(module)]
-    assert not found, "\n".join(found)
+def upwards(graph: dict[str, dict[str, int]]) -> Iterator[str]:
+    """Imports of a room above."""
+    for module, found in graph.items():
+        for imported, line in found.items():
+            if {module, imported} & SURFACE:
+                continue
+            if ROOMS.index(room(imported)) > ROOMS.index(room(module)):
+                yield f"{SOURCES[module].relative_to(REPOSITORY)}:{line} imports {imported}, which stands above it"
 
 
-def test_the_layer_rule_can_fail() -> None:
-    """A store that imports the timeline is caught, and so is one that does so inside a function."""
+def circles(graph: dict[str, dict[str, int]]) -> list[list[str]]:
+    """Modules that import each other, by whatever way round (strongly connected components of more than one)."""
+    try:
+        TopologicalSorter({module: set(found) for module, found in graph.items()}).prepare()
+    except CycleError as error:
+        return [list(error.args[1])]
+    return []
+
+
+def test_imports_lead_downwards() -> None:
+    """cli → reports → scheduler → timeline → … → editors → bench → tracing → tasks → models → stores, facts."""
+    assert not list(upwards(edges()))
+
+
+def test_no_two_modules_import_each_other() -> None:
+    assert not circles(edges())
+
+
+def test_the_rules_can_fail() -> None:
+    """A store that imports the timeline is caught, in a function too; so is a circle within a room."""
     tree = ast.parse("def f():\n    from lifelong_edit.timeline import Timeline\n")
-    ((imported, line),) = imports("lifelong_edit.stores", tree)
-    assert LAYERS[home(imported)] > LAYERS[home("lifelong_edit.stores")]
-    assert line == 2
+    assert list(imports("lifelong_edit.stores.log", tree)) == [("lifelong_edit.timeline", 2)]
+    assert list(upwards({"lifelong_edit.stores.log": {"lifelong_edit.timeline": 2}}))
+    names = {"lifelong_edit.stores.log": {"lifelong_edit.stores.tables": 1}, "lifelong_edit.stores.tables": {}}
+    assert not list(upwards(names)) and not circles(names)
+    names["lifelong_edit.stores.tables"] = {"lifelong_edit.stores.log": 1}
+    assert circles(names)
+
+
+def test_the_rules_see_what_is_installed() -> None:
+    """Three packages stand elsewhere than their names say: the files looked at are those that Python imports."""
+    for module, path in SOURCES.items():
+        spec = importlib.util.find_spec(module)
+        assert spec is not None and spec.origin is not None and Path(spec.origin).samefile(path), module
 
 
 def test_every_package_is_listed() -> None:
