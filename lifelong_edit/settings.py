@@ -117,9 +117,8 @@ def _wanted(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(repr(choice) for choice in get_args(hint))
     if get_origin(hint) is not Annotated:
-        return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(
-            hint, "none" if hint in (None, type(None)) else "a list of texts"
-        )
+        known: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", type(None): "none"}
+        return known.get(hint, "a list of texts")
     kind, meta = get_args(hint)
     bounds = [f"greater than {_number(meta.gt)}"] if meta.gt is not None else []
     bounds += [f"at least {_number(meta.ge)}"] if meta.ge is not None else []
@@ -128,4 +127,5 @@ def _wanted(hint: Any) -> str:
 
 
 def _number(bound: float) -> str:
-    return {0: "zero", 1: "one"}.get(bound, f"{bound:g}")
+    words: dict[float, str] = {0: "zero", 1: "one"}
+    return words.get(bound, f"{bound:g}")

@@ -50,7 +50,7 @@ def encode_entries(entries: Mapping[str, FactKeys]) -> bytes:
 
 def decode_entries(data: bytes, what: str) -> dict[str, FactKeys]:
     """The inverse of `encode_entries`. Raises StoreDamagedError, naming `what`, where parts do not fit each other."""
-    tensors = decode_tensors(data, what)
+    tensors: dict[str, npt.NDArray[Any]] = dict(decode_tensors(data, what))
     try:
         facts = _names(tensors)
         modules = [name.removeprefix(ROWS) for name in tensors if name.startswith(ROWS)]

@@ -12,6 +12,7 @@ import click
 from lifelong_edit.cli.common import counted, device_option, json_option, parse_settings, print_json, say, split_names
 from lifelong_edit.cli.setup import BUNDLED, read_text
 from lifelong_edit.cli.tracking import tracking, tracking_options
+from lifelong_edit.editors.registry import RULES, TRAINED, rule_of
 from lifelong_edit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ _MEASURES = (
 )
 @click.option(
     "--editor",
-    type=click.Choice(["malmen", "gradient"]),
-    default="malmen",
+    type=click.Choice([name for name in RULES if rule_of(name).trains]),
+    default=TRAINED,
     show_default=True,
     help="`gradient`, the rule without a network, has nothing to train: with --choose its settings are chosen.",
 )
@@ -164,7 +165,7 @@ def train(
         choice = Choice(loaded, facts, sample, out, solve, learn, choosing, say)
         solve = choice.go(choose)
         found |= {"trials": len(choice.record.trials), "settings": str(out / CHOSEN)}
-    if editor == "malmen":
+    if "network" in rule_of(editor).trains:
         with trackers:
             run = Run(loaded, facts, sample, out, solve, learn, say, start, trackers.log)
             run.go(minutes, steps)
@@ -173,7 +174,7 @@ def train(
 
 
 def _require_something_to_do(editor: str, choose: float | None) -> None:
-    if editor == "gradient" and choose is None:
+    if "network" not in rule_of(editor).trains and choose is None:
         raise UsageError("found --editor gradient without --choose, expected both: that rule has nothing to train")
 
 

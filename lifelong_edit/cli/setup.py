@@ -18,6 +18,7 @@ from lifelong_edit.cli.common import (
     store_option,
 )
 from lifelong_edit.cli.looking import print_status
+from lifelong_edit.editors.registry import PLAIN, RULES, TRAINED
 from lifelong_edit.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _MAKING = (
     click.option("--model", metavar="MODEL", help="`atlas` (bundled, the default), a local folder or a hub id."),
     click.option(
         "--editor",
-        type=click.Choice(["malmen", "gradient", "ultraedit"]),
+        type=click.Choice(RULES),
         help="The editing rule: MALMEN with a trained hypernetwork, or a rule that needs no training. "
         "Default: malmen where there is a hypernetwork, else gradient.",
     ),
@@ -146,7 +147,7 @@ def chosen_settings(device: str | None, options: dict[str, Any]) -> Settings:
     from lifelong_edit.timeline.defaults import default_hypernetwork, settings_from, solve_of
 
     known = options["hypernetwork"] or default_hypernetwork(options["model"] or BUNDLED)
-    editor = options["editor"] or ("gradient" if known is None else "malmen")
+    editor = options["editor"] or (PLAIN if known is None else TRAINED)
     named = {
         "editor": editor,
         "modules": split_names(options["modules"]) if options["modules"] else None,
@@ -154,7 +155,7 @@ def chosen_settings(device: str | None, options: dict[str, Any]) -> Settings:
         "seed": options["seed"],
         "device": device,
     }
-    given = solve_of(known) if editor == "malmen" else {}
+    given = solve_of(known) if editor == TRAINED else {}
     given |= settings_from(options.get("settings"))
     given |= {name: value for name, value in named.items() if value is not None}
     return parse_settings(Settings, "--set", options["pairs"], **given)

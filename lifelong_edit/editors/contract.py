@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Format = Literal["transformers"]
+Trained = Literal["network", "settings"]
 Need = Literal["network", "subject", "text"]
 """What a rule cannot do without: a trained network, facts that name their subject, statistics of ordinary text."""
 
@@ -168,6 +169,8 @@ class Rule:
     tasks: frozenset[Kind] = frozenset({"causal"})
     exports: frozenset[Format] = frozenset({"transformers"})
     needs: frozenset[Need] = frozenset()
+    trains: frozenset[Trained] = frozenset()
+    """What `train` makes for it."""
     relearns: str
     """How it solves again for all facts, in a sentence for users; empty where it cannot."""
 

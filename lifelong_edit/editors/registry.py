@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from lifelong_edit.editors.contract import Rule
 
 RULES = ("malmen", "gradient", "ultraedit")
+PLAIN, TRAINED = "gradient", "malmen"
+"""The rule of a new store unless it is told otherwise: without a trained network, and with one."""
 
 
 def require_rule(name: str) -> None:

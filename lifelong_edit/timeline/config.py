@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.editors.registry import PLAIN, rule_of
 from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.facts.checks import require_words
 from lifelong_edit.settings import AUTHOR_VARIABLE, SUBJECT, StoreSettings
@@ -54,7 +54,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @cached_property
     def settings(self) -> StoreSettings:
         """The settings, of the type that the store's rule has; those that the store is older than at their defaults."""
-        kind = rule_of(str(self.given.get("editor", "gradient"))).settings
+        kind = rule_of(str(self.given.get("editor", PLAIN))).settings
         return msgspec.convert(self.given, kind, strict=False)
 
     @cached_property

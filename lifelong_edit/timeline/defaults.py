@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 
 from lifelong_edit import atlas
+from lifelong_edit.editors.registry import PLAIN, TRAINED
 from lifelong_edit.editors.ridge.settings import CHOSEN, SOLVE, Settings
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Probe, read_prompts
 from lifelong_edit.numerics.forecast import Forecaster, Kind, read_forecasters
 from lifelong_edit.policies.scoring import CONFLICTS, Scorer, read_scorer
+from lifelong_edit.settings import StoreSettings
 
 BUNDLED_MODEL = "atlas"
 
@@ -45,14 +47,16 @@ def solve_of(hypernetwork: Path | None) -> dict[str, Any]:
     return chosen | solve | {"modules": config.entries}
 
 
-def start_of(model: str, settings: Settings | None, hypernetwork: str | Path | None) -> tuple[Settings, Path | None]:
+def start_of(
+    model: str, settings: StoreSettings | None, hypernetwork: str | Path | None
+) -> tuple[StoreSettings, Path | None]:
     """Settings and network of a new store: `malmen` in the solve of its network where there is one, else `gradient`."""
-    if hypernetwork is None and (settings is None or settings.editor == "malmen"):
+    if hypernetwork is None and (settings is None or settings.editor == TRAINED):
         hypernetwork = default_hypernetwork(model)
     network = None if hypernetwork is None else Path(hypernetwork)
     if settings is None:
-        return Settings(editor="gradient" if network is None else "malmen", **solve_of(network)), network
-    if settings.editor == "malmen" and network is not None and not settings.modules:
+        return Settings(editor=PLAIN if network is None else TRAINED, **solve_of(network)), network
+    if settings.editor == TRAINED and network is not None and not settings.modules:
         settings = settings.replace(modules=solve_of(network)["modules"])
     return settings, network
 

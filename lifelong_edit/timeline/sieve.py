@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, Record
 from lifelong_edit.policies import ConflictPolicy, identities, normalise, prevails
+from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Place
 from lifelong_edit.timeline.history import FilePlace, Fold, History
 
@@ -70,7 +70,7 @@ class Sieved:
     places: list[Place]
     handling: Handling
     """As it was sieved, and is to be handled further."""
-    batch: Sequence[Fact] | Sequence[Record]
+    batch: Sequence[Fact | Record]
     """What was sieved."""
     at: int
     """The head then."""
@@ -109,7 +109,7 @@ def sieve(
     history: History,
     step: int,
     handling: Handling,
-    settings: Settings,
+    settings: StoreSettings,
 ) -> Sieved:
     """Take out of a batch what the state at `step` has no use for.
 

@@ -164,7 +164,7 @@ def key_ages_at(log: EditLog, history: History, step: int) -> dict[str, int]:
     return {fact: edits - traced[fact] for fact in history.fold(step).live}
 
 
-def parts_at(log: EditLog, history: History, step: int, names: Iterable[str]) -> dict[str, dict[str, npt.NDArray[Any]]]:
+def parts_at(log: EditLog, history: History, step: int, names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
     """What an editing rule keeps beside weights and keys at the state of a step: the arrays of each part of `names`."""
     found = {name: replay(history.parts(step, name), log.blob) for name in names}
     return {name: part for name, part in found.items() if part}

@@ -23,6 +23,7 @@ from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.bench import Bench, Say, State, prepare
 from lifelong_edit.editors.contract import moved_by
 from lifelong_edit.editors.gradient.rule import make
+from lifelong_edit.editors.registry import PLAIN, TRAINED, rule_of
 from lifelong_edit.editors.ridge.gradient import SHARE
 from lifelong_edit.editors.ridge.settings import CHOSEN, SOLVE, Settings
 from lifelong_edit.errors import BadInputError, StepRefusedError, UsageError
@@ -178,7 +179,7 @@ class Choice:
         choosing: Choosing | None = None,
         say: Say = print,
     ) -> None:
-        if settings.ask == "published" or settings.editor == "ultraedit":
+        if settings.ask == "published" or "settings" not in rule_of(settings.editor).trains:
             raise UsageError(
                 f"settings are chosen for the joint solve with editor malmen or gradient; found editor "
                 f"{settings.editor} and ask {settings.ask}; leave --choose out"
@@ -195,7 +196,7 @@ class Choice:
         with loaded.at(BASE):
             self.base_perplexity = bench.task.health(loaded, self.windows)
         # A network learns its ridge; the setting would take it away from it.
-        pointless = {"log_ridge"} if settings.editor != "gradient" else set()
+        pointless = {"log_ridge"} if settings.editor == TRAINED else set()
         pointless |= set() if any(m.positions == "subject" for m in loaded.modules) else {"subject_c0"}
         names = [n for n in self.choosing.only or GRID if n not in pointless]
         self.grid = {name: GRID[name] for name in GRID if name in names and self.arms_of(name)}
@@ -239,7 +240,7 @@ class Choice:
         else:
             self.say(f"chosen: {_text(changes)}; on other facts {before:.3f} → {after:.3f}")
         self._write(changes)
-        if self.settings.editor == "gradient":  # with a network, the run that trains it leaves the scorer
+        if self.settings.editor == PLAIN:  # with a network, the run that trains it leaves the scorer
             leave_scorer(self.out, self.loaded, self.fixed.conflict_mean, self.own, self.settings, self.say)
         return self.settings.replace(**changes)
 
@@ -313,7 +314,7 @@ class Choice:
 
     def _bench(self, changes: Mapping[str, Number]) -> Bench:
         """The bench of a trial: the rule without a network, which a network begins with."""
-        return Bench(self.loaded, self.settings.replace(editor="gradient", **changes), self.fixed)
+        return Bench(self.loaded, self.settings.replace(editor=PLAIN, **changes), self.fixed)
 
     def _write(self, changes: Mapping[str, Number]) -> None:
         chosen = self.settings.replace(**changes)

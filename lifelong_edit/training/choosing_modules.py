@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lifelong_edit.editors.ridge.batch import Say
+from lifelong_edit.bench import Say
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel

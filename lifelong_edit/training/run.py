@@ -20,6 +20,7 @@ from lifelong_edit.bench import Bench, Say, State, prepare
 from lifelong_edit.editors.contract import Editor, Lesson, moved_by
 from lifelong_edit.editors.malmen.network import Form, NetworkSet, read_checkpoint
 from lifelong_edit.editors.malmen.rule import with_networks
+from lifelong_edit.editors.registry import TRAINED
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.metrics.verdicts import predict_answers
@@ -139,7 +140,7 @@ class Run:
         track: Track = _untracked,
     ) -> None:
         self.loaded, self.out, self.train, self.say, self.track = loaded, out, train, say, track
-        self.settings = settings.replace(editor="malmen")
+        self.settings = settings.replace(editor=TRAINED)
         self.facts, held = divided(facts, train)
         self.held = hold_out(held, train.validation_facts, train.seed)
         self.data_digest = digest_bytes(*(f.digest.encode() for f in facts))

@@ -13,5 +13,6 @@ RULE = Rule(
     home="lifelong_edit.editors.gradient.rule",
     parts={"weights": "sum", "keys": "upsert"},
     needs=frozenset({"text"}),
+    trains=frozenset({"settings"}),
     relearns="small asks, many passes, over all facts and the preserved prompts",
 )

@@ -13,5 +13,6 @@ RULE = Rule(
     home="lifelong_edit.editors.malmen.rule",
     parts={"weights": "sum", "keys": "upsert"},
     needs=frozenset({"text", "network"}),
+    trains=frozenset({"network", "settings"}),
     relearns="as gradient, which its network begins as: it is trained for a batch's few large asks, not for many small",
 )
