@@ -18,7 +18,6 @@ from lifelong_edit.stores.log import EditLog, require_place
 from lifelong_edit.stores.measurements import Measure, Measurement, Outcome
 from lifelong_edit.stores.parts import KEYS, MOMENTS, WEIGHTS, Content, Fold, Part, Read, advance, replay, upsert_digest
 from lifelong_edit.stores.records import (
-    STILL,
     Batch,
     Branch,
     Compact,
@@ -26,7 +25,6 @@ from lifelong_edit.stores.records import (
     Edit,
     Init,
     Naming,
-    Place,
     Purge,
     Reconsolidate,
     Refused,
@@ -34,13 +32,12 @@ from lifelong_edit.stores.records import (
     Restore,
     Retract,
     Rollback,
-    Step,
-    StepKind,
     StepRecord,
     Switch,
     Tag,
 )
 from lifelong_edit.stores.schema import SCHEMA_VERSION, StoreMarker
+from lifelong_edit.stores.steps import STILL, Place, Step, StepKind
 from lifelong_edit.stores.tables import Consumed, Head
 from lifelong_edit.stores.tensors import (
     Dense,

@@ -23,7 +23,8 @@ def decode_step(data: bytes) -> StepRecord:
     Raises msgspec.MsgspecError, or what else msgspec raises for bytes that are none, where they are no step record.
     """
     try:
-        return _STEPS.decode(data)
+        found: StepRecord = _STEPS.decode(data)
+        return found
     except msgspec.ValidationError as error:
         try:
             return decode_earlier(data)

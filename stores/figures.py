@@ -56,7 +56,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def told(self) -> dict[str, Any]:
         """As a mapping, as it was told: without what was not."""
         found: dict[str, Any] = as_plain(self)
-        return found | found.pop("further", {})
+        further: dict[str, Any] = found.pop("further", {})
+        return found | further
 
 
 class Met(Figures, frozen=True, kw_only=True):

@@ -13,7 +13,8 @@ import msgspec
 
 from lifelong_edit.stores.figures import AsBase, Forecast, Gate, Guard, Met, Staleness
 from lifelong_edit.stores.parts import KEYS, MOMENTS, WEIGHTS, Part, upsert_digest
-from lifelong_edit.stores.records import KINDS, STILL, Place, StepKind, StepRecord
+from lifelong_edit.stores.records import KINDS, StepRecord
+from lifelong_edit.stores.steps import STILL, Place, StepKind
 
 
 class _StepOfSchema4(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

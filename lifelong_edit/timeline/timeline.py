@@ -281,11 +281,7 @@ class Timeline(Branching, Measured, Reviewing):
         reviewed: bool = False,
         gate: Gate | None = None,
     ) -> StepRecord | None:
-        """The record of the step that `apply` would make, without making it; None where nothing is left to do.
-
-        With a forecast from the change itself; number, digests and parts are blank. Arguments and errors as of `apply`,
-        but a store that is open read-only will do.
-        """
+        """The same as a record, with a forecast from the change itself; number, digests and parts are blank."""
         sieved = self.sieve(facts, again=again, reviewed=reviewed)
         draft = self._solve().propose(sieved, gate, conflicts) if sieved.left else None
         if draft is None:
