@@ -41,19 +41,17 @@ from lifelong_edit.stores import (
     Retract,
     Staleness,
     StepRecord,
-    Weights,
     add_shifts,
-    digest_bytes,
     materialise,
 )
 from lifelong_edit.stores import Gate as GateFigures
 from lifelong_edit.timeline.commit import UNMADE, Draft
 from lifelong_edit.timeline.config import Config
 from lifelong_edit.timeline.defaults import default_forecasters, default_scorer
-from lifelong_edit.timeline.history import SOLVED, History
-from lifelong_edit.timeline.model import as_tensors
+from lifelong_edit.timeline.following import HeadState
+from lifelong_edit.timeline.history import History
 from lifelong_edit.timeline.sieve import Sieved
-from lifelong_edit.timeline.states import editor_state_at, key_ages_at, keys_at, weights_at
+from lifelong_edit.timeline.states import key_ages_at
 
 NEIGHBOURS = 8
 """How many live facts are looked at per new one, whatever they are about."""
@@ -73,57 +71,23 @@ class Solving:
 
     def __init__(self, log: EditLog, history: Callable[[], History], config: Config, bench: Bench) -> None:
         self._log, self._history, self._config, self._bench = log, history, config, bench
-        self._weights: Weights = {}
-        self._state: SolveState | None = None
-        self._at = -1
+        self._head = HeadState(log, history, config)
         self._index: KeyIndex | None = None
-        self._identities: LiveIdentities | None = None
 
     # -- the state
 
     def state(self) -> SolveState:
-        """The state at the head, read from the log unless it is at hand."""
-        history = self._history()
-        at = history.state_of(history.head)
-        if self._state is None or self._at != at:
-            self._weights = weights_at(self._log, history, at, self._config.model.modules)
-            live = history.live(at)
-            facts = self._log.facts(live)
-            self._state = SolveState(
-                shifts=as_tensors(self._weights),
-                live={digest: msgspec.json.decode(facts[digest], type=Fact) for digest in live},
-                keys=keys_at(self._log, history, at),
-                editor_state=editor_state_at(self._log, history, at),
-                digest=self._digest(history.record(at)),
-            )
-            self._at, self._identities = at, None
-        return self._state
+        """The state at the head."""
+        return self._head.state()
 
-    def _digest(self, record: StepRecord) -> str:
-        """The content digest of a state, of which every draw is a function: no step numbers in it."""
-        fixed = str(self._history().record(0).fixed)
-        parts = (record.weights_digest, record.live_digest, fixed, self._config.settings_digest)
-        return digest_bytes("\n".join((*parts, self._config.model.fingerprint)).encode())
+    def moved(self, record: StepRecord) -> None:
+        """A step was appended: go on by it, if it is quickly done; what was solved anew waits until it is needed."""
+        if record.kind in ("edit", "decide") and self._head.at_hand:
+            self.state()
 
-    def moved(self, record: StepRecord, draft: Draft) -> None:
-        """Follow a step that was committed."""
-        state = self._state
-        if record.kind in SOLVED:
-            self._state = None  # all keys are new ones: read from the log
-        if record.kind == "decide" and self._at == record.parent:
-            self._at = record.step  # the same weights and facts, and so the same digest
-        if record.kind != "edit" or state is None or draft.weights is None:
-            return
-        if self._identities is not None:
-            for digest in record.superseded:
-                self._identities.remove(digest, state.live[digest])
-            for fact in draft.facts:
-                self._identities.add(fact.digest, fact)
-        state.follow(draft.facts, draft.keys, draft.editor_state, record.superseded)
-        self._weights = draft.weights
-        state.shifts = as_tensors(draft.weights)
-        state.digest = self._digest(record)
-        self._at = record.step
+    @property
+    def _at(self) -> int:
+        return self._head.stored.record.step
 
     # -- a batch
 
@@ -148,7 +112,7 @@ class Solving:
         noted: dict[str, Any] = {"aside": aside, "device": str(self._bench.loaded.device)}
         if not sieved.facts:
             worth = bool(decision.turned_away or sieved.reviewed)
-            return Draft(record=Decide(**told), weights=self._weights, **noted) if worth else None
+            return Draft(record=Decide(**told), weights=self._head.stored.weights, **noted) if worth else None
         try:
             replaced = self._replaced(state, decision)
             proposal = edit_batch(
@@ -156,7 +120,7 @@ class Solving:
             )
             figures = _default_gate(gate)(self._bench, state, proposal, sieved.facts)
             change = {name: materialise(shift) for name, shift in proposal.shift.items()}
-            weights = add_shifts(self._weights, change)
+            weights = add_shifts(self._head.stored.weights, change)
         except BaseException:
             self._bench.loaded.set_shifts(state.shifts)
             raise
@@ -189,7 +153,7 @@ class Solving:
                 # What another fact of the batch would have replaced goes on to the one that replaces that.
                 old = {conflict.old: None} if conflict.old in state.live else took.get(conflict.old, {})
                 took.setdefault(conflict.new, {}).update(old)
-        history, named, retired = self._history(), self._identities, set(decision.retire)
+        history, named, retired = self._history(), self._head.identities, set(decision.retire)
         found: dict[str, list[Fact]] = {}
         for new, olds in took.items():
             earlier = [d for d in history.predecessors(self._at, olds) if d not in olds]
@@ -265,7 +229,7 @@ class Solving:
         device = str(self._bench.loaded.device)
         if against and guarded:
             self._bench.loaded.set_shifts(state.shifts)
-            return Draft(record=Refused(**told), weights=self._weights, target=record, device=device)
+            return Draft(record=Refused(**told), weights=self._head.stored.weights, target=record, device=device)
         weights = {name: shift.cpu().numpy() for name, shift in solved.shifts.items()}
         return Draft(record=Reconsolidate(**told), weights=weights, key_parts=solved.key_parts, device=device)
 
@@ -313,7 +277,7 @@ class Solving:
         settings, bench, facts = self._config.settings, self._bench, sieved.facts
         if not facts:
             return find_conflicts((), state.live), {}
-        known = self._identities = self._identities or LiveIdentities(state.live)
+        known = self._head.named()
         keys = conflict_of(bench, facts)
         decision = find_conflicts(
             facts,
@@ -370,7 +334,8 @@ class Solving:
     def save_index(self) -> None:
         """Keep the index beside the log, if there is one and the store may be written to."""
         history = self._history()
-        if self._index is not None and self._at == history.state_of(history.head) and not self._log.read_only:
+        at_head = self._head.at_hand and self._at == history.state_of(history.head)
+        if self._index is not None and at_head and not self._log.read_only:
             self.index().save(self._folder, self._log.head().chain, self._log.envelopes)
 
     @property

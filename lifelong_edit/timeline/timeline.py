@@ -370,7 +370,7 @@ class Timeline(Branching, Measured, Reviewing):
             self._solving = None  # committed or not: read it from the log when it is needed
             raise
         if self._solving is not None:
-            self._solving.moved(record, draft)
+            self._solving.moved(record)
         self.history()
         return record
 
