@@ -9,7 +9,7 @@ from lifelong_edit.stores.digests import digest_bytes, seal, unseal
 from lifelong_edit.stores.entries import FactKeys, conflict_entries, decode_entries, encode_entries, entry_names
 from lifelong_edit.stores.figures import AsBase, Drift, Figures, Forecast, Gate, Guard, Met, Risk, Staleness, Standing
 from lifelong_edit.stores.findings import Finding
-from lifelong_edit.stores.folding import Shapes, Weights, add_shifts, decode_whole, fold, zeros
+from lifelong_edit.stores.folding import Shapes, Weights, add_shifts, zeros
 from lifelong_edit.stores.fsck import Report, fsck, require_sound
 from lifelong_edit.stores.index import KeyIndex
 from lifelong_edit.stores.keys import write_key_file
@@ -118,14 +118,12 @@ __all__ = [
     "decode_shifts",
     "decode_step",
     "decode_tensors",
-    "decode_whole",
     "digest_bytes",
     "encode_entries",
     "encode_shifts",
     "encode_step",
     "encode_tensors",
     "entry_names",
-    "fold",
     "fsck",
     "holder",
     "materialise",

@@ -61,7 +61,7 @@ class Draft:
     further: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
     device: str | None = None
 
-    def say(self, **fields: Any) -> None:
+    def fill(self, **fields: Any) -> None:
         """Fill in fields of the record."""
         self.record = msgspec.structs.replace(self.record, **fields)
 
@@ -72,7 +72,7 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
     stored = None if draft.weights is None else encode_tensors(draft.weights)
     weights = head.weights if stored is None else digest_bytes(stored)
     blobs: dict[str, bytes | Callable[[], bytes]] = {} if stored is None else {digest_bytes(stored): stored}
-    draft.say(
+    draft.fill(
         step=head.step + 1,
         previous=head.chain,
         time=now(),
@@ -81,9 +81,9 @@ def write_step(log: EditLog, history: History, config: Config, draft: Draft) -> 
         provenance=_provenance(config, draft),
     )
     if draft.facts:
-        draft.say(added=tuple(fact.digest for fact in draft.facts))
+        draft.fill(added=tuple(fact.digest for fact in draft.facts))
     if draft.target is None:
-        draft.say(parts=_parts(draft, blobs, weights if _keep_whole(history, config, draft) else None))
+        draft.fill(parts=_parts(draft, blobs, weights if _keep_whole(history, config, draft) else None))
     facts = {fact.digest: msgspec.json.encode(fact) for fact in (*draft.facts, *draft.aside)}
     made = draft.key_parts
     traced = None if made is None else lambda: map(encode_entries, made())

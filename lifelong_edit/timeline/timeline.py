@@ -261,7 +261,7 @@ class Timeline(Branching, Measured, Reviewing):
         draft = self._solve().propose(sieved, gate, conflicts) if sieved.left else None
         if draft is None:
             return self._nothing(sieved)
-        draft.say(reason=reason, seconds=time.perf_counter() - started)
+        draft.fill(reason=reason, seconds=time.perf_counter() - started)
         return self._commit(draft)
 
     def preview(self, facts: Batch, **options: Any) -> dict[str, Any] | None:
@@ -286,7 +286,7 @@ class Timeline(Branching, Measured, Reviewing):
         draft = self._solve().propose(sieved, gate, conflicts) if sieved.left else None
         if draft is None:
             return None
-        draft.say(forecast=self._solve().forecast_of(draft))
+        draft.fill(forecast=self._solve().forecast_of(draft))
         found: StepRecord = draft.record
         return found
 
@@ -328,7 +328,7 @@ class Timeline(Branching, Measured, Reviewing):
             raise UsageError("the store has no live facts; expected at least one to reconsolidate; edit some first")
         began = time.perf_counter()
         draft = self._solve().reconsolidation(start, guard, say)
-        draft.say(reason=reason, seconds=time.perf_counter() - began)
+        draft.fill(reason=reason, seconds=time.perf_counter() - began)
         return self._commit(draft)
 
     def retract(
@@ -353,7 +353,7 @@ class Timeline(Branching, Measured, Reviewing):
         began, names = time.perf_counter(), (fact.digest if isinstance(fact, Fact) else fact for fact in facts)
         gone = list(dict.fromkeys(self.history().live_fact(self.head, name) for name in names))
         draft = self._solve().retraction(gone, self._revived(gone) if revive else (), say)
-        draft.say(reason=reason, seconds=time.perf_counter() - began)
+        draft.fill(reason=reason, seconds=time.perf_counter() - began)
         return self._commit(draft)
 
     def _revived(self, gone: Sequence[str]) -> list[Fact]:
@@ -363,7 +363,7 @@ class Timeline(Branching, Measured, Reviewing):
         return [fact for fact in back if taken.isdisjoint(identities(fact))]
 
     def _commit(self, draft: Draft) -> StepRecord:
-        draft.say(author=self.author)
+        draft.fill(author=self.author)
         try:
             record = write_step(self._log, self.history(), self.config, draft)
         except BaseException:
