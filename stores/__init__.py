@@ -9,7 +9,7 @@ from lifelong_edit.stores.digests import digest_bytes, seal, unseal
 from lifelong_edit.stores.entries import FactKeys, conflict_entries, decode_entries, encode_entries, entry_names
 from lifelong_edit.stores.figures import AsBase, Drift, Figures, Forecast, Gate, Guard, Met, Risk, Staleness, Standing
 from lifelong_edit.stores.findings import Finding
-from lifelong_edit.stores.folding import Shapes, Weights, add_shifts, decode_whole, fold, zeros
+from lifelong_edit.stores.folding import Shapes, Weights, add_shifts, zeros
 from lifelong_edit.stores.fsck import Report, fsck, require_sound
 from lifelong_edit.stores.index import KeyIndex
 from lifelong_edit.stores.keys import write_key_file
@@ -18,7 +18,6 @@ from lifelong_edit.stores.log import EditLog, require_place
 from lifelong_edit.stores.measurements import Measure, Measurement, Outcome
 from lifelong_edit.stores.parts import KEYS, MOMENTS, WEIGHTS, Content, Fold, Part, Read, advance, replay, upsert_digest
 from lifelong_edit.stores.records import (
-    STILL,
     Batch,
     Branch,
     Compact,
@@ -26,7 +25,6 @@ from lifelong_edit.stores.records import (
     Edit,
     Init,
     Naming,
-    Place,
     Purge,
     Reconsolidate,
     Refused,
@@ -34,13 +32,12 @@ from lifelong_edit.stores.records import (
     Restore,
     Retract,
     Rollback,
-    Step,
-    StepKind,
     StepRecord,
     Switch,
     Tag,
 )
 from lifelong_edit.stores.schema import SCHEMA_VERSION, StoreMarker
+from lifelong_edit.stores.steps import STILL, Place, Step, StepKind
 from lifelong_edit.stores.tables import Consumed, Head
 from lifelong_edit.stores.tensors import (
     Dense,
@@ -121,14 +118,12 @@ __all__ = [
     "decode_shifts",
     "decode_step",
     "decode_tensors",
-    "decode_whole",
     "digest_bytes",
     "encode_entries",
     "encode_shifts",
     "encode_step",
     "encode_tensors",
     "entry_names",
-    "fold",
     "fsck",
     "holder",
     "materialise",

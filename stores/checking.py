@@ -20,8 +20,9 @@ from lifelong_edit.stores.findings import Entry, Examination, count_references
 from lifelong_edit.stores.identity import HEAD_FILE, MARKER_FILE, decode_marker, read_acknowledged, read_marker
 from lifelong_edit.stores.index import KeyIndex
 from lifelong_edit.stores.pages import PageFile, Tree, Value
-from lifelong_edit.stores.records import Place, StepRecord
+from lifelong_edit.stores.records import StepRecord
 from lifelong_edit.stores.schema import Encryption
+from lifelong_edit.stores.steps import Place
 from lifelong_edit.stores.tables import (
     HEAD,
     MARKER,

@@ -54,7 +54,8 @@ def decode_entries(data: bytes, what: str) -> dict[str, FactKeys]:
     try:
         facts = _names(tensors)
         modules = [name.removeprefix(ROWS) for name in tensors if name.startswith(ROWS)]
-        split = {m: np.split(tensors[ROWS + m], np.cumsum(tensors[COUNTS + m])[:-1]) for m in modules}
+        ends = {module: np.cumsum(tensors[COUNTS + module])[:-1] for module in modules}
+        split: dict[str, list[Any]] = {module: np.split(tensors[ROWS + module], ends[module]) for module in modules}
         conflict = tensors[CONFLICT]
         if {len(conflict), *map(len, split.values())} != {len(facts)}:
             raise ValueError("one part has keys of more facts than another")

@@ -5,6 +5,8 @@ Each was a mapping in the free `report` of a step of schemas 1 to 4, and is show
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -38,9 +40,12 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """
         if not isinstance(told, Mapping):
             raise ValueError(f"found {type(told).__name__}, expected a mapping of figures")
+        types = _types(cls)
+        if told.keys() <= types.keys() and all(value is not None for value in told.values()):  # nearly always
+            with contextlib.suppress(msgspec.ValidationError):
+                return msgspec.convert(told, cls)
         known: dict[str, Any] = {}
         further: dict[str, Any] = {}
-        types = {field.name: field.type for field in msgspec.structs.fields(cls) if field.name != "further"}
         for name, value in as_plain(told).items():
             try:
                 if name not in types or value is None:
@@ -58,6 +63,12 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         found: dict[str, Any] = as_plain(self)
         further: dict[str, Any] = found.pop("further", {})
         return found | further
+
+
+@functools.cache
+def _types(figures: type[Figures]) -> dict[str, Any]:
+    """The types of those that have names."""
+    return {field.name: field.type for field in msgspec.structs.fields(figures) if field.name != "further"}
 
 
 class Met(Figures, frozen=True, kw_only=True):

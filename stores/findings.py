@@ -9,8 +9,9 @@ import msgspec
 
 from lifelong_edit.stores.envelopes import IN_THE_CLEAR, Envelopes
 from lifelong_edit.stores.identity import Acknowledged
-from lifelong_edit.stores.records import STILL, StepRecord
+from lifelong_edit.stores.records import StepRecord
 from lifelong_edit.stores.schema import StoreMarker
+from lifelong_edit.stores.steps import STILL
 from lifelong_edit.stores.tables import Head, step_key
 
 

@@ -1,12 +1,12 @@
-"""The fold of a state's ΔW from a state that is stored whole and the shifts of the steps since then."""
+"""ΔW: none of it, all of it, and a step more."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from lifelong_edit.stores.tensors import FloatArray, decode_shifts, decode_tensors, materialise
+from lifelong_edit.stores.tensors import FloatArray, decode_tensors
 
 Weights = dict[str, FloatArray]
 """ΔW by module, (d_in, d_out) float32."""
@@ -26,12 +26,3 @@ def add_shifts(weights: Mapping[str, FloatArray], shift: Mapping[str, FloatArray
 def decode_whole(data: bytes, what: str) -> Weights:
     """ΔW from a blob that holds it whole. Raises StoreDamagedError, naming `what`, where the bytes are none."""
     return {name: array.astype(np.float32) for name, array in decode_tensors(data, what).items()}
-
-
-def fold(start: Weights, shifts: Iterable[tuple[str, bytes]]) -> Weights:
-    """ΔW after the shifts, in their order; of each what it is called in an error, and its blob. One at a time."""
-    weights = start
-    for what, data in shifts:
-        decoded = decode_shifts(data, what)
-        weights = add_shifts(weights, {name: materialise(shift) for name, shift in decoded.items()})
-    return weights

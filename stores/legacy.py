@@ -13,7 +13,8 @@ import msgspec
 
 from lifelong_edit.stores.figures import AsBase, Forecast, Gate, Guard, Met, Staleness
 from lifelong_edit.stores.parts import KEYS, MOMENTS, WEIGHTS, Part, upsert_digest
-from lifelong_edit.stores.records import KINDS, STILL, Place, StepKind, StepRecord
+from lifelong_edit.stores.records import KINDS, StepRecord
+from lifelong_edit.stores.steps import STILL, Place, StepKind
 
 
 class _StepOfSchema4(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,6 +50,7 @@ class _StepOfSchema4(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 _STEPS = msgspec.msgpack.Decoder(_StepOfSchema4)
+_FIELDS = {name: frozenset(kind.__struct_fields__) for name, kind in KINDS.items()}
 _COMMON = (
     "step", "parent", "previous", "time", "reason", "author", "weights_digest", "live_digest", "provenance",
 )  # fmt: skip
@@ -72,7 +74,7 @@ def decode_earlier(data: bytes) -> StepRecord:
     """A step of schemas 1 to 4, as one of the present schema; raises msgspec.MsgspecError where the bytes are none."""
     old = _STEPS.decode(data)
     kind = KINDS[old.kind]
-    taken = set(kind.__struct_fields__)
+    taken = _FIELDS[old.kind]
     fields: dict[str, Any] = {name: getattr(old, name) for name in _COMMON}
     for name in _OWN:
         if name in taken:
@@ -103,7 +105,7 @@ def _parts(old: _StepOfSchema4) -> dict[str, Part]:
     return found
 
 
-def _told(report: Mapping[str, Any], taken: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _told(report: Mapping[str, Any], taken: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The entries of a report that have fields by now, and the others."""
     typed: dict[str, Any] = {}
     notes: dict[str, Any] = {}

@@ -30,8 +30,9 @@ from lifelong_edit.stores.keys import keys_at_hand, read_key_file
 from lifelong_edit.stores.lock import LOCK_FILE, WriterLock
 from lifelong_edit.stores.measurements import Measurement
 from lifelong_edit.stores.migrations import due, migrated, names
-from lifelong_edit.stores.records import Place, StepRecord
+from lifelong_edit.stores.records import StepRecord
 from lifelong_edit.stores.schema import StoreMarker
+from lifelong_edit.stores.steps import Place
 from lifelong_edit.stores.tables import MARKER, Consumed, Head, Tables
 
 

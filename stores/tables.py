@@ -19,7 +19,8 @@ from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.stores.envelopes import IN_THE_CLEAR, Envelopes
 from lifelong_edit.stores.environment import MEASUREMENTS, Environment
 from lifelong_edit.stores.measurements import Measurement, decode_measurement, encode_measurement, without_facts
-from lifelong_edit.stores.records import Place, StepRecord
+from lifelong_edit.stores.records import StepRecord
+from lifelong_edit.stores.steps import Place
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""What the parts that a timeline is made of have in common. No torch."""
+"""What the facets of a timeline have in common. No torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lifelong_edit.timeline.locking import Lock
 from lifelong_edit.timeline.names import StepName
 
 
-class Part(ABC):
-    """A part of a timeline: it reads the log and, through `_commit`, adds steps to it."""
+class Facet(ABC):
+    """A facet of a timeline: it reads the log and, through `_commit`, adds steps to it."""
 
     _log: EditLog
     lock: Lock

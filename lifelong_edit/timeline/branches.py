@@ -10,7 +10,7 @@ from typing import Literal
 
 from lifelong_edit.errors import UsageError
 from lifelong_edit.stores import Branch, Rollback, StepRecord, Switch, Tag
-from lifelong_edit.timeline.base import Part
+from lifelong_edit.timeline.base import Facet
 from lifelong_edit.timeline.commit import UNMADE, Draft
 from lifelong_edit.timeline.diff import Diff, compare
 from lifelong_edit.timeline.locking import locked
@@ -39,8 +39,8 @@ class TagAt:
     time: str
 
 
-class Branching(Part):
-    """The part of a timeline that makes no states. A step may be given by number, tag, branch or `head`."""
+class Branching(Facet):
+    """The facet of a timeline that makes no states. A step may be given by number, tag, branch or `head`."""
 
     # -- looking
 

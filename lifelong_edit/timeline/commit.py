@@ -56,7 +56,7 @@ class Draft:
     further: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
     device: str | None = None
 
-    def say(self, **fields: Any) -> None:
+    def fill(self, **fields: Any) -> None:
         """Fill in fields of the record."""
         self.record = msgspec.structs.replace(self.record, **fields)
 

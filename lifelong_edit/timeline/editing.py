@@ -97,7 +97,7 @@ class Editing(Reviewing):
         draft = self._solve().propose(sieved, gate) if sieved.left else None
         if draft is None:
             return self._nothing(sieved)
-        draft.say(reason=reason, seconds=time.perf_counter() - started)
+        draft.fill(reason=reason, seconds=time.perf_counter() - started)
         return self._commit(draft)
 
     @locked
@@ -119,7 +119,7 @@ class Editing(Reviewing):
         draft = self._solve().propose(sieved, gate) if sieved.left else None
         if draft is None:
             return None
-        draft.say(forecast=self._solve().forecast_of(draft))
+        draft.fill(forecast=self._solve().forecast_of(draft))
         found: dict[str, Any] = draft.record.report
         return found
 
@@ -163,7 +163,7 @@ class Editing(Reviewing):
             raise UsageError("the store has no live facts; expected at least one to reconsolidate; edit some first")
         began = time.perf_counter()
         draft = self._solve().reconsolidation(start, guard, say)
-        draft.say(reason=reason, seconds=time.perf_counter() - began)
+        draft.fill(reason=reason, seconds=time.perf_counter() - began)
         return self._commit(draft)
 
     @locked
@@ -188,7 +188,7 @@ class Editing(Reviewing):
         began, names = time.perf_counter(), as_digests(facts)
         gone = list(dict.fromkeys(self.history().live_fact(self.head, name) for name in names))
         draft = self._solve().retraction(gone, self._revived(gone) if revive else (), say)
-        draft.say(reason=reason, seconds=time.perf_counter() - began)
+        draft.fill(reason=reason, seconds=time.perf_counter() - began)
         return self._commit(draft)
 
     def _revived(self, gone: Sequence[str]) -> list[Fact]:

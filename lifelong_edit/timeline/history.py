@@ -264,6 +264,15 @@ class History:
                 return line[::-1]
             at = self.state_of(record.parent)
 
+    def after(self, state: int, step: StepName) -> list[StepRecord] | None:
+        """The steps on the line of `step` after the one that made a state; None where that is not on the line."""
+        found: list[StepRecord] = []
+        at = self.state_of(step)
+        while at > state and self.records[at].parent >= 0:
+            found.append(self.records[at])
+            at = self.state_of(self.records[at].parent)
+        return found[::-1] if at == state else None
+
     def fold(self, step: StepName) -> Fold:
         """Live facts and consumed places at the state of `step`. Kept for the next call: do not change it."""
         state = self.state_of(step)

@@ -7,13 +7,13 @@ import numpy.typing as npt
 
 from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.stores import Measurement, conflict_entries, decode_tensors
-from lifelong_edit.timeline.base import Part
+from lifelong_edit.timeline.base import Facet
 from lifelong_edit.timeline.locking import locked
 from lifelong_edit.timeline.names import StepName
 
 
-class Measured(Part):
-    """The part of a timeline that keeps what was measured of its states: the rows of its forgetting matrix."""
+class Measured(Facet):
+    """The facet of a timeline that keeps what was measured of its states: the rows of its forgetting matrix."""
 
     @locked
     def keep_measurement(self, measurement: Measurement) -> None:

@@ -18,7 +18,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.facts.given import Given, Item, as_digests
 from lifelong_edit.facts.shapes import QUARANTINED
 from lifelong_edit.stores import Decide, StepRecord
-from lifelong_edit.timeline.base import Part
+from lifelong_edit.timeline.base import Facet
 from lifelong_edit.timeline.commit import UNMADE, Draft
 from lifelong_edit.timeline.history import named
 from lifelong_edit.timeline.locking import locked
@@ -55,8 +55,8 @@ def purged_fact(digest: str) -> Fact:
     return fact
 
 
-class Reviewing(Part):
-    """The part of a timeline that tells what became of facts, and sees to the records in quarantine."""
+class Reviewing(Facet):
+    """The facet of a timeline that tells what became of facts, and sees to the records in quarantine."""
 
     @abstractmethod
     def facts_by_digest(self, digests: Sequence[str]) -> dict[str, Fact]:

@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Change, Editor, Lesson, moved_by
+from lifelong_edit.editors.contract import Change, Editor, Lesson
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Fact
-from lifelong_edit.facts.stored import decode_fact
 from lifelong_edit.judging.forgetting import forecast_by_keys, live_conflict_keys, proposed_changes
 from lifelong_edit.judging.guard import Figures, as_report, measure, objections
 from lifelong_edit.judging.retracted import compared
@@ -43,16 +42,16 @@ from lifelong_edit.stores import (
     Staleness,
     StepRecord,
     Weights,
-    digest_bytes,
 )
 from lifelong_edit.stores import Gate as GateFigures
 from lifelong_edit.timeline.commit import UNMADE, Draft
 from lifelong_edit.timeline.config import Config
 from lifelong_edit.timeline.defaults import default_forecasters, default_scorer
-from lifelong_edit.timeline.history import SOLVED, History
+from lifelong_edit.timeline.following import HeadState, Source
+from lifelong_edit.timeline.history import History
 from lifelong_edit.timeline.model import as_tensors
 from lifelong_edit.timeline.sieve import Sieved
-from lifelong_edit.timeline.states import key_ages_at, keys_at, parts_at, weights_at
+from lifelong_edit.timeline.states import key_ages_at
 
 NEIGHBOURS = 8
 """How many live facts are looked at per new one, whatever they are about."""
@@ -77,66 +76,32 @@ class Solving:
         config: Config,
         bench: Bench,
         editor: Editor,
-        tried: Mapping[str, Fact] | None = None,
+        source: Source | None = None,
     ) -> None:
-        """tried: facts that the history speaks of and the log does not have."""
+        """source: where blobs and facts of the history are, if not in the log."""
         self._log, self._history, self._config = log, history, config
         self._bench, self._editor, self._rule = bench, editor, rule_of(config.settings.editor)
-        self._tried: Mapping[str, Fact] = {} if tried is None else tried
-        self._weights: Weights = {}
-        self._state: State | None = None
-        self._at = -1
+        self._head = HeadState(log, source or log, history, config)
         self._index: KeyIndex | None = None
-        self._identities: LiveIdentities | None = None
 
     # -- the state
 
     def state(self) -> State:
-        """The state at the head, read from the log unless it is at hand."""
-        history = self._history()
-        at = history.state_of(history.head)
-        if self._state is None or self._at != at:
-            self._weights = weights_at(self._log, history, at, self._config.model.modules)
-            live = history.live(at)
-            self._state = State(
-                shifts=as_tensors(self._weights),
-                live=self._facts(live),
-                keys=keys_at(self._log, history, at),
-                parts=parts_at(self._log, history, at, self._rule.further_parts),
-                digest=self._digest(history.record(at)),
-            )
-            self._at, self._identities = at, None
-        return self._state
+        """The state at the head."""
+        return self._head.state()
 
-    def _facts(self, digests: Sequence[str]) -> dict[str, Fact]:
-        stored = self._log.facts([digest for digest in digests if digest not in self._tried])
-        found = {digest: decode_fact(data, digest) for digest, data in stored.items()}
-        return {digest: found.get(digest) or self._tried[digest] for digest in digests}
+    def moved(self, record: StepRecord) -> None:
+        """A step was appended: go on by it, if it is quickly done; what was solved anew waits until it is needed."""
+        if record.kind in ("edit", "decide") and self._head.at_hand:
+            self.state()
 
-    def _digest(self, record: StepRecord) -> str:
-        """The content digest of a state, of which every draw is a function: no step numbers in it."""
-        fixed = str(self._history().record(0).fixed)
-        further = [part.digest for part in self._history().last_parts(record.step, self._rule.further_parts).values()]
-        parts = (record.weights_digest, record.live_digest, *further, fixed, self._config.settings_digest)
-        return digest_bytes("\n".join((*parts, self._config.model.fingerprint)).encode())
+    @property
+    def _at(self) -> int:
+        return self._head.stored.record.step
 
-    def moved(self, record: StepRecord, draft: Draft) -> None:
-        """Follow a step that was committed."""
-        state = self._state
-        if record.kind in SOLVED:
-            self._state = None  # all keys are new ones: read from the log
-        if record.kind == "decide" and self._at == record.parent:
-            self._at = record.step  # the same weights and facts, and so the same digest
-        if record.kind != "edit" or state is None or draft.weights is None or draft.change is None:
-            return
-        if self._identities is not None:
-            for digest in record.superseded:
-                self._identities.remove(digest, state.live[digest])
-            for fact in draft.facts:
-                self._identities.add(fact.digest, fact)
-        self._state = moved_by(state, draft.change, draft.facts, record.superseded)
-        self._state.shifts, self._state.digest = as_tensors(draft.weights), self._digest(record)
-        self._weights, self._at = draft.weights, record.step
+    @property
+    def _weights(self) -> Weights:
+        return self._head.stored.weights
 
     # -- a batch
 
@@ -194,11 +159,13 @@ class Solving:
                 # What another fact of the batch would have replaced goes on to the one that replaces that.
                 old = {conflict.old: None} if conflict.old in state.live else took.get(conflict.old, {})
                 took.setdefault(conflict.new, {}).update(old)
-        history, named, retired = self._history(), self._identities, set(decision.retire)
+        history, named, retired = self._history(), self._head.identities, set(decision.retire)
         found: dict[str, list[Fact]] = {}
         for new, olds in took.items():
             earlier = [d for d in history.predecessors(self._at, olds) if d not in olds]
-            free = [fact for fact in self._facts(earlier).values() if named is None or set(named.same(fact)) <= retired]
+            free = [
+                fact for fact in self._head.facts(earlier).values() if named is None or set(named.same(fact)) <= retired
+            ]
             found[new] = [*(state.live[old] for old in olds), *free]
         return found
 
@@ -305,7 +272,7 @@ class Solving:
         settings, bench, facts = self._config.settings, self._bench, sieved.facts
         if not facts:
             return find_conflicts((), state.live), {}
-        known = self._identities = self._identities or LiveIdentities(state.live)
+        known = self._head.named()
         keys = bench.conflict_of(facts)
         decision = find_conflicts(
             facts,
@@ -362,7 +329,8 @@ class Solving:
     def save_index(self) -> None:
         """Keep the index beside the log, if there is one and the store may be written to."""
         history = self._history()
-        if self._index is not None and self._at == history.state_of(history.head) and not self._log.read_only:
+        at_head = self._head.at_hand and self._at == history.state_of(history.head)
+        if self._index is not None and at_head and not self._log.read_only:
             self.index().save(self._folder, self._log.head().chain, self._log.envelopes)
 
     @property

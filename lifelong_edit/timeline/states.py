@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -18,12 +19,15 @@ from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.stores import (
     KEYS,
     WEIGHTS,
+    Content,
     EditLog,
     FactKeys,
     Part,
+    Read,
     Shapes,
     StepRecord,
     Weights,
+    advance,
     digest_bytes,
     entry_names,
     replay,
@@ -138,17 +142,21 @@ def differences(logged: Mapping[str, Any], here: Mapping[str, str]) -> list[str]
     return [f"{key} {logged[key]} → {here[key]}" for key in here if key in logged and logged[key] != here[key]]
 
 
-# -- keys and the editor's state
+# -- the other parts
 
 
 def keys_at(log: EditLog, history: History, step: int) -> dict[str, FactKeys]:
     """The keys of the facts live at the state of a step, as traced last on its line."""
     live = history.fold(step).live
-    found = replay(history.parts(step, KEYS), log.blob, only=live)
-    missing = [fact for fact in live if fact not in found]
-    if missing:
-        raise StoreDamagedError(f"the store has no keys of the live fact {missing[0]}; restore it from a backup")
-    return {fact: found[fact] for fact in live}
+    return _of_all(live, replay(history.parts(step, KEYS), log.blob, only=live))
+
+
+def _of_all(live: Iterable[str], keys: Mapping[str, FactKeys]) -> dict[str, FactKeys]:
+    """Keys in the order of the live facts. Raises StoreDamagedError where a fact has none."""
+    missing = next((fact for fact in live if fact not in keys), None)
+    if missing is not None:
+        raise StoreDamagedError(f"the store has no keys of the live fact {missing}; restore it from a backup")
+    return {fact: keys[fact] for fact in live}
 
 
 def key_ages_at(log: EditLog, history: History, step: int) -> dict[str, int]:
@@ -164,7 +172,64 @@ def key_ages_at(log: EditLog, history: History, step: int) -> dict[str, int]:
     return {fact: edits - traced[fact] for fact in history.fold(step).live}
 
 
-def parts_at(log: EditLog, history: History, step: int, names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-    """What an editing rule keeps beside weights and keys at the state of a step: the arrays of each part of `names`."""
-    found = {name: replay(history.parts(step, name), log.blob) for name in names}
-    return {name: part for name, part in found.items() if part}
+@dataclass
+class StoredState:
+    """All parts of the state that a step made: made by `replay`, and moved by `advance` alone.
+
+    Whoever appended a step calls `follow`, as anybody does who reads the log: there is one way to what comes after it.
+    """
+
+    record: StepRecord
+    """The step that made it."""
+    live: dict[str, None]
+    """The live facts, in the order in which they came."""
+    parts: dict[str, Content]
+    brought: dict[str, Part]
+    """By part what the last step of the line brought that brought something."""
+    shapes: Shapes
+
+    @classmethod
+    def at(cls, log: EditLog, history: History, step: StepName, shapes: Shapes) -> StoredState:
+        """The state at a step. Raises as `weights_at` and `keys_at` do."""
+        at = history.state_of(step)
+        line, live = history.line(at), dict(history.fold(at).live)
+        brought = {name: part for record in line for name, part in record.parts.items()}
+        parts = {n: replay(history.parts(at, n), log.blob, only=live) for n in brought.keys() - {WEIGHTS, KEYS}}
+        parts |= {WEIGHTS: dict(weights_at(log, history, at, shapes)), KEYS: dict(keys_at(log, history, at))}
+        return cls(history.record(at), live, parts, brought, shapes)
+
+    def follow(self, record: StepRecord, read: Read) -> None:
+        """Go on by the next step of the line, whose parent's state this is.
+
+        Raises StoreDamagedError where a blob is damaged, or where the weights have not the digest that was logged.
+        """
+        for digest in record.superseded:
+            self.live.pop(digest, None)
+        self.live.update(dict.fromkeys(record.added))
+        for name, part in record.parts.items():
+            self.parts[name] = advance(self.parts.get(name, {}), part, read, only=self.live)
+        self.brought |= record.parts
+        for name in {name for name, part in self.brought.items() if part.fold == "upsert"} - record.parts.keys():
+            self.parts[name] = {fact: entry for fact, entry in self.parts[name].items() if fact in self.live}
+        _check(self.weights, record, self.shapes)
+        self.parts[KEYS] = dict(_of_all(self.live, self.keys))
+        self.record = record
+
+    @property
+    def weights(self) -> Weights:
+        """ΔW by module, (d_in, d_out) float32."""
+        return self.parts[WEIGHTS]
+
+    @property
+    def keys(self) -> dict[str, FactKeys]:
+        """The keys of the live facts."""
+        return self.parts[KEYS]
+
+    @property
+    def further(self) -> str:
+        """What the content digest of a state says of its parts beside weights and keys, which follow from weights.
+
+        Empty without such a part, and where the release that wrote the last one logged no digest of it.
+        """
+        others = {n: part.digest for n, part in self.brought.items() if n != WEIGHTS and part.fold != "upsert"}
+        return "".join(f"\n{name} {digest}" for name, digest in sorted(others.items()) if digest)

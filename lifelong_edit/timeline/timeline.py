@@ -279,14 +279,14 @@ class Timeline(Branching, Measured, Editing):
         return Trial(self, self._log)
 
     def _commit(self, draft: Draft) -> StepRecord:
-        draft.say(author=self.author)
+        draft.fill(author=self.author)
         try:
             record = write_step(self._log, self.history(), self.config, draft)
         except BaseException:
             self._solving = None  # committed or not: read it from the log when it is needed
             raise
         if self._solving is not None:
-            self._solving.moved(record, draft)
+            self._solving.moved(record)
         self.history()
         return record
 

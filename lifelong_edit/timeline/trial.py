@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lifelong_edit.facts import Fact, Record
+from lifelong_edit.facts.stored import encode_fact
 from lifelong_edit.stores import EditLog, StepRecord
 from lifelong_edit.timeline.commit import Draft, outline
 from lifelong_edit.timeline.config import Config
@@ -35,6 +36,29 @@ class Tried(Protocol):
         """The store's rule at work on it."""
 
 
+class Ahead:
+    """A log, and what the steps of a dry run would add to it."""
+
+    def __init__(self, log: EditLog) -> None:
+        self._log = log
+        self._facts: dict[str, bytes] = {}
+        self._blobs: dict[str, bytes] = {}
+
+    def add(self, facts: Mapping[str, bytes], blobs: Mapping[str, bytes | Callable[[], bytes]]) -> None:
+        """What one more step would write."""
+        self._facts.update(facts)
+        self._blobs.update((digest, blob() if callable(blob) else blob) for digest, blob in blobs.items())
+
+    def blob(self, digest: str) -> bytes:
+        """A blob of either."""
+        return self._blobs[digest] if digest in self._blobs else self._log.blob(digest)
+
+    def facts(self, digests: Sequence[str]) -> dict[str, bytes]:
+        """Facts of either."""
+        stored = self._log.facts([digest for digest in digests if digest not in self._facts])
+        return {digest: self._facts[digest] if digest in self._facts else stored[digest] for digest in digests}
+
+
 class Trial:
     """A dry run over several batches, made by `Timeline.trial`: each finds what those before it would have left.
 
@@ -45,8 +69,7 @@ class Trial:
     def __init__(self, timeline: Tried, log: EditLog) -> None:
         self._timeline, self._log = timeline, log
         self._history = timeline.history().copy()
-        self._facts: dict[str, Fact] = {}
-        """Those that the store does not have."""
+        self._ahead = Ahead(log)
         self._solving: Any = None
 
     @property
@@ -69,14 +92,14 @@ class Trial:
         if draft is None:
             self._history.consume(self._history.state_of(self._history.head), sieved.places)
             return None
-        draft.say(forecast=self._solve().forecast_of(draft))
+        draft.fill(forecast=self._solve().forecast_of(draft))
         return self._go_on(draft)
 
     def _go_on(self, draft: Draft) -> StepRecord:
-        record, _ = outline(self._timeline.config, self._history, draft, self._history.head + 1)
+        record, blobs = outline(self._timeline.config, self._history, draft, self._history.head + 1)
+        self._ahead.add({fact.digest: encode_fact(fact) for fact in (*draft.facts, *draft.aside)}, blobs)
         self._history.take(record)
-        self._facts.update((fact.digest, fact) for fact in (*draft.facts, *draft.aside))
-        self._solving.moved(record, draft)
+        self._solving.moved(record)
         return record
 
     def _solve(self) -> Any:
@@ -86,5 +109,5 @@ class Trial:
             timeline = self._timeline
             bench, editor = timeline.bench(), timeline.editor()
             history = lambda: self._history  # noqa: E731
-            self._solving = Solving(self._log, history, timeline.config, bench, editor, self._facts)
+            self._solving = Solving(self._log, history, timeline.config, bench, editor, self._ahead)
         return self._solving

@@ -123,3 +123,43 @@ def test_the_length_rule_can_fail() -> None:
     lines = "".join(f"    x{number} = 0\n" for number in range(MAX_FUNCTION_LINES))
     assert list(too_long("m", ast.parse("def f():\n" + lines)))
     assert not list(too_long("m", ast.parse("def f():\n" + lines.split("\n", 1)[1])))
+
+
+def derived_from_reports(module: str, tree: ast.Module) -> Iterator[str]:
+    """Where something is looked up in what a step found as it is made for people to read."""
+    if module.startswith("lifelong_edit.cli"):
+        return
+    for node in ast.walk(tree):
+        value = node.value if isinstance(node, ast.Subscript | ast.Attribute) else None
+        looked_up = isinstance(node, ast.Subscript) or getattr(node, "attr", "") in ("get", "items", "keys", "values")
+        if looked_up and isinstance(value, ast.Attribute) and value.attr == "report":
+            yield f"line {getattr(node, 'lineno', 0)}: {ast.unparse(node)}"
+
+
+def test_nothing_is_derived_from_reports() -> None:
+    """What is, has a field of its own in the step's record."""
+    assert not offenders(derived_from_reports)
+
+
+@pytest.mark.parametrize("text", ["step.report['gate']", "history.record(3).report.get('gate', {})"])
+def test_the_report_rule_can_fail(text: str) -> None:
+    assert list(derived_from_reports("lifelong_edit.timeline.history", ast.parse(text)))
+
+
+def moved_by_hand(module: str, tree: ast.Module) -> Iterator[str]:
+    """Edited weights written, or hooks registered, elsewhere than where a model is made to stand at a state."""
+    if module in ("lifelong_edit.models.loaded", "lifelong_edit.models.overlay"):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("set_shifts", "_stand_at", "_weight"):
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def test_a_model_changes_by_an_overlay_alone() -> None:
+    """`LoadedModel.at` is the only way, so that nobody has to remember to undo anything."""
+    assert not offenders(moved_by_hand)
+
+
+def test_the_rule_of_overlays_can_fail() -> None:
+    tree = ast.parse("loaded.set_shifts({})")
+    assert list(moved_by_hand("lifelong_edit.timeline.solving", tree))
