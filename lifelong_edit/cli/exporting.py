@@ -7,13 +7,17 @@ from pathlib import Path
 import click
 
 from lifelong_edit.cli.common import at_option, device_option, json_option, opened, print_json, say, store_option
+from lifelong_edit.editors.contract import Format
+from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.export.formats import FORMATS, require_format
+from lifelong_edit.export.formats import export as write
 
 
 @click.command()
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["transformers"]),
+    type=click.Choice(list(FORMATS)),
     default="transformers",
     show_default=True,
     help="`transformers`: a folder that `from_pretrained` loads.",
@@ -24,7 +28,9 @@ from lifelong_edit.cli.common import at_option, device_option, json_option, open
 @store_option
 @device_option
 @json_option
-def export(kind: str, out: Path, at: str | None, force: bool, store: Path, device: str | None, as_json: bool) -> None:
+def export(
+    kind: Format, out: Path, at: str | None, force: bool, store: Path, device: str | None, as_json: bool
+) -> None:
     """Write the edited model at the head, or as of a step.
 
     The folder holds weights (safetensors, in the dtype of the store's model), tokenizer and
@@ -36,6 +42,7 @@ def export(kind: str, out: Path, at: str | None, force: bool, store: Path, devic
       lifelong-edit export --out before --at 3 --force
     """
     with opened(store, read_only=True, device=device) as timeline:
+        require_format(kind, rule_of(timeline.settings.editor))
         step = timeline.head if at is None else timeline.show(at).step
         record = timeline.show(step)
         origin = {
@@ -45,11 +52,7 @@ def export(kind: str, out: Path, at: str | None, force: bool, store: Path, devic
             "live_facts": len(timeline.at(step).facts()),
         }
         say(f"loading {timeline.config.model.source}")
-        from lifelong_edit.export.whole import export_transformers
-        from lifelong_edit.timeline.model import as_tensors
-
-        loaded = timeline.bench().loaded
-        export_transformers(loaded, as_tensors(timeline.weights(step)), out, force=force, provenance=origin)
+        write(kind, timeline.bench().loaded, timeline.overlay(step), out, force=force, provenance=origin)
     if as_json:
         print_json({"out": str(out), "format": kind, **origin})
     else:

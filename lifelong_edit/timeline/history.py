@@ -220,14 +220,6 @@ class History:
         found = (self.part(record, name) for record in self.line(step))
         return [part for part in found if part is not None]
 
-    def last_parts(self, step: StepName, names: Iterable[str]) -> dict[str, Part]:
-        """What the line of a step brought last to each of some parts that change by being replaced."""
-        found: dict[str, Part] = {}
-        for name in names:
-            if parts := self.parts(step, name):
-                found[name] = parts[-1]
-        return found
-
     def dropped_by(self, step: StepName) -> StepRecord | None:
         """The step that put the state at a step out of reach, None where it is within."""
         return self._out_of_reach.get(self.state_of(step))
