@@ -20,7 +20,7 @@ from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys, Fold, Shift, Weights, 
 
 if TYPE_CHECKING:
     from lifelong_edit.bench import Bench, Say, State
-    from lifelong_edit.models import EditableModule, Overlay
+    from lifelong_edit.models import EditableModule, LoadedModel, Overlay
     from lifelong_edit.models.families import Kind
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -152,12 +152,20 @@ class Editor(Protocol):
         """How a state shows in the model."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a store is made with, beside its model. network: a trained one's arrays, empty without; text: ordinary."""
+
+    network: Arrays = field(default_factory=dict)
+    text: Sequence[str] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """The declaration of a rule: what can be known of it before anything is loaded.
 
-    home: `package.module:function`, which makes the editor from a bench and what the rule fixed at `init`, as
-    `Fix` and `Make` say.
+    home: the module with its functions: `make`, and where there is something to refuse or to fix, `require` and `fix`,
+    with the arguments of the methods of these names.
     """
 
     name: str
@@ -183,17 +191,24 @@ class Rule:
         """The change that leaves no fact: ΔW of the base, and nothing in any further part."""
         return Change({WEIGHTS: Whole(weights), **{name: Whole({}) for name in self.further_parts}}, {})
 
-    def make(self, bench: Bench, fixed: Arrays) -> Editor:
-        """The rule at work on a bench; fixed: the arrays that it fixed at `init`."""
-        found: Editor = getattr(self._module(), "make")(bench, fixed)  # noqa: B009
+    def require(self, settings: StoreSettings, given: Given, modules: Sequence[EditableModule] = ()) -> None:
+        """Refuse, before a model is loaded, what a store of the rule could not be made with.
+
+        modules: those that are to be edited, where they are known already. Raises UsageError where something that the
+        rule needs is missing, ModelMismatchError where it was made for other modules.
+        """
+        if (require := getattr(self._module(), "require", None)) is not None:
+            require(settings, given, modules)
+
+    def fix(self, loaded: LoadedModel, settings: StoreSettings, given: Given) -> Arrays:
+        """What the rule fixes at `init`, once, measured on the base model: by name, none for most rules."""
+        fix = getattr(self._module(), "fix", None)
+        found: Arrays = {} if fix is None else fix(loaded, settings, given)
         return found
 
-    def fix(self, settings: StoreSettings, modules: Sequence[EditableModule], given: Arrays) -> Arrays:
-        """What the rule fixes at `init`, from what it is given (a network's arrays); refuses what does not fit.
-
-        Raises UsageError where something that it needs is missing, ModelMismatchError for another model's network.
-        """
-        found: Arrays = getattr(self._module(), "fix")(settings, modules, given)  # noqa: B009
+    def make(self, bench: Bench) -> Editor:
+        """The rule at work on a bench, with what it fixed at `init`."""
+        found: Editor = self._module().make(bench)
         return found
 
     def _module(self) -> Any:

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lifelong_edit.editors.malmen.rule import unpack
-from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import encode, encode_prompt
 from lifelong_edit.models.loading import Outline, locate, outline_of
 from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
 from lifelong_edit.settings import StoreSettings
-from lifelong_edit.timeline.model import given_to
+from lifelong_edit.timeline.model import given_to, require_given
 
 
 def require_fitting(
@@ -36,16 +34,15 @@ def require_fitting(
     a model neither modules nor prompts are looked at here.
     """
     resolve_dtype(settings.dtype, resolve_device(settings.device))
-    rule, given = rule_of(settings.editor), given_to(hypernetwork)
-    rule.fix(settings, (), given)
+    given = given_to(hypernetwork, text)
+    require_given(settings, given)
     if not any(part.strip() for part in text):
         raise BadInputError("found a text without any word, expected ordinary prose to measure; give another one")
     path = locate(model)
     outline = None if trust_remote_code else outline_of(path, settings.modules, revision)
     if outline is None:
         return
-    if given:
-        unpack(given).check(outline.modules)
+    require_given(settings, given, outline.modules)
     for probe in preserve:
         _require_room(outline, probe)
 

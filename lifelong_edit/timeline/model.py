@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 
 from lifelong_edit.bench import Bench, Fixed, Say, prepare, silent
-from lifelong_edit.editors.contract import Arrays, Editor
+from lifelong_edit.editors.contract import Editor, Given
 from lifelong_edit.editors.malmen.network import read_checkpoint
-from lifelong_edit.editors.malmen.rule import pack
+from lifelong_edit.editors.malmen.rule import pack, unpack
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Probe
-from lifelong_edit.models import LoadedModel, load_model
+from lifelong_edit.models import EditableModule, LoadedModel, load_model
 from lifelong_edit.policies.scoring import Scorer
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
@@ -65,10 +65,11 @@ def begin(
         dtype=settings.dtype,
         trust_remote_code=trust_remote_code,
     )
-    rule, given = rule_of(settings.editor), given_to(hypernetwork)
+    rule, given = rule_of(settings.editor), given_to(hypernetwork, text)
+    require_given(settings, given, loaded.modules)
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
-    made = rule.fix(settings, loaded.modules, given)
-    measured = prepare(loaded, settings, text=text, preserve=preserve, scorer=scorer, rule={**given, **made}, say=say)
+    kept = {**given.network, **rule.fix(loaded, settings, given)}  # a network whatever the rule is
+    measured = prepare(loaded, settings, text=text, preserve=preserve, scorer=scorer, rule=kept, say=say)
     fixed = encode_tensors(measured.arrays())
     windows = torch.from_numpy(measured.text.guard.astype(np.int64))
     identity = ModelIdentity(
@@ -80,7 +81,7 @@ def begin(
         modules={m.name: (m.d_in, m.d_out) for m in loaded.modules},
         subject_modules=tuple(m.name for m in loaded.modules if m.positions == "subject"),
     )
-    network = digest_bytes(encode_tensors(given)) if given else None
+    network = digest_bytes(encode_tensors(given.network)) if given.network else None
     config = Config.made(identity, settings, network)
     weights = zeros(identity.modules)
     stored = encode_tensors(weights)
@@ -114,12 +115,16 @@ def _absolute(model: str) -> str:
     return str(path.resolve()) if path.is_dir() else model
 
 
-def given_to(hypernetwork: Path | None) -> Arrays:
-    """What a rule is given at `init`: the arrays of a trained network, where there is one.
+def given_to(hypernetwork: Path | None, text: Sequence[str]) -> Given:
+    """What a rule is given at `init`: the arrays of a trained network, where there is one, and the text."""
+    return Given(pack(None if hypernetwork is None else read_checkpoint(hypernetwork)), text)
 
-    A store keeps the network that it was made with whatever its rule is.
-    """
-    return pack(None if hypernetwork is None else read_checkpoint(hypernetwork))
+
+def require_given(settings: StoreSettings, given: Given, modules: Sequence[EditableModule] = ()) -> None:
+    """Refuse what the rule cannot do without, and a network that is for other modules, whatever the rule is."""
+    rule_of(settings.editor).require(settings, given, modules)
+    if given.network and modules:
+        unpack(given.network).check(modules)
 
 
 def make_bench(
@@ -145,7 +150,7 @@ def make_bench(
 
 def make_editor(bench: Bench) -> Editor:
     """The store's rule at work on its bench."""
-    return rule_of(bench.settings.editor).make(bench, bench.fixed.rule)
+    return rule_of(bench.settings.editor).make(bench)
 
 
 def as_tensors(weights: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, torch.Tensor]:

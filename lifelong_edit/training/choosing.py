@@ -303,7 +303,7 @@ class Choice:
 
     def _teach(self, bench: Bench, arm: Arm, held: Held) -> tuple[Scores, float]:
         """Scores and health of the model that an arm makes."""
-        editor = make(bench, {})
+        editor = make(bench)
         if arm == "stream":
             state = taught_state(editor, held, self.choosing.batch_size)
         else:

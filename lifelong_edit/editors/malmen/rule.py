@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench
-from lifelong_edit.editors.contract import Arrays
+from lifelong_edit.editors.contract import Arrays, Given
 from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet, restore_network
 from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.editors.ridge.gradient import output_metrics
@@ -53,9 +53,9 @@ class NetworkTargets:
         return self.networks.ridge(module)
 
 
-def make(bench: Bench, fixed: Arrays) -> RidgeEditor:
+def make(bench: Bench) -> RidgeEditor:
     """The rule with the network that `init` fixed. Raises StoreDamagedError where there is none, or none readable."""
-    networks = unpack(fixed)
+    networks = unpack(bench.fixed.rule)
     networks.check(bench.loaded.modules)
     return with_networks(bench, networks)
 
@@ -67,18 +67,17 @@ def with_networks(bench: Bench, networks: NetworkSet) -> RidgeEditor:
     return RidgeEditor(bench, NetworkTargets(networks.to(bench.loaded.device), options.kappa))
 
 
-def fix(settings: StoreSettings, modules: Sequence[EditableModule], given: Arrays) -> Arrays:
-    """The network's arrays. Raises UsageError without a network, and for one of another solve."""
-    if not given:
+def require(settings: StoreSettings, given: Given, modules: Sequence[EditableModule] = ()) -> None:
+    """Raise UsageError without a network, and for one of another solve; ModelMismatchError for other modules."""
+    if not given.network:
         raise UsageError(
             "editor malmen needs a trained hypernetwork and none was given; train one with `lifelong-edit train` and "
             "name its folder with --hypernetwork, or choose --editor gradient"
         )
-    networks = unpack(given)
+    networks = unpack(given.network)
     require_form(settings, networks)
     if modules:
         networks.check(modules)
-    return given
 
 
 def require_form(settings: StoreSettings, networks: NetworkSet) -> None:

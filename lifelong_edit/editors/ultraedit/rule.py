@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench
-from lifelong_edit.editors.contract import Arrays
 from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen
-from lifelong_edit.models import EditableModule
-from lifelong_edit.settings import StoreSettings
 
 
 class NormalisedTargets:
@@ -76,14 +73,9 @@ def _joined(state: Moments, name: str, rows: Tensor) -> tuple[Tensor, Tensor, Te
     return total, old_mean + change * share, old_squares + squares + change.square() * share * old_count
 
 
-def make(bench: Bench, fixed: Arrays) -> RidgeEditor:
+def make(bench: Bench) -> RidgeEditor:
     """The rule; with all facts together its ĝ is not centred, for preserved prompts are rows there."""
     options = RidgeEditor.options_of(bench)
     eta = STEP if options.eta is None else options.eta
     targets = NormalisedTargets(eta, centre=options.ask == "published")
     return RidgeEditor(bench, targets, for_all=NormalisedTargets(eta, centre=False))
-
-
-def fix(settings: StoreSettings, modules: Sequence[EditableModule], given: Arrays) -> Arrays:
-    """Nothing: the moments begin empty."""
-    return {}
