@@ -26,7 +26,7 @@ from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.editors.ridge.gradient import SHARE, linear_steps, output_metrics
 from lifelong_edit.editors.ridge.passes import RowSystem, fact_keys, one_pass
 from lifelong_edit.editors.ridge.rows import select_rows
-from lifelong_edit.editors.ridge.targets import Asker
+from lifelong_edit.editors.ridge.targets import Asker, Seen
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE, LoadedModel, by_length
@@ -232,7 +232,7 @@ class Trainer:
         held: Held
         if s.ask == "published":
             rows = fact_rows(bench.loaded.tokenizer, facts, s.phrasings)
-            asker, held = self.editor.targets.ready([], {}), dict.fromkeys(bench.names, (None, None))
+            asker, held = self.editor.targets.ready(Seen({}, {}), {}), dict.fromkeys(bench.names, (None, None))
         else:
             rows = select_rows(bench, s, state, work.lesson, sorted(state.live))
             asker, held = ready(work, rows), held_still(work, self.editor.preservation, rows, sorted(state.live), 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet, rest
 from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.editors.ridge.gradient import output_metrics
 from lifelong_edit.editors.ridge.settings import RidgeSettings
-from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen, together
+from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen
 from lifelong_edit.errors import StoreDamagedError, UsageError
 from lifelong_edit.models import EditableModule
 from lifelong_edit.settings import StoreSettings
@@ -27,16 +27,15 @@ class NetworkTargets:
     """d = h(k, ĝ) − h(k, 0) in this project's solve, h(k, g) in the published one."""
 
     recalls = True
-    sample: int | None = 256
 
     def __init__(self, networks: NetworkSet, kappa: float) -> None:
         self.networks, self.kappa = networks, kappa
 
-    def ready(self, seen: Iterable[Seen], moments: Moments) -> Asker:
+    def ready(self, seen: Seen, moments: Moments) -> Asker:
         """The network behind the output metric of these gradients (joint), or on raw gradients (published)."""
         if self.networks.config.form == "published":
             return Asker(self._ask)
-        metric = output_metrics(together(seen).gradients, self.kappa)
+        metric = output_metrics(seen.gradients, self.kappa)
 
         def ask(module: str, keys: Tensor, gradients: Tensor) -> Tensor:
             return self._ask(module, keys, gradients @ metric[module])

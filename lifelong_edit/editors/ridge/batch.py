@@ -145,7 +145,7 @@ def learn_as_published(work: Work) -> Change:
     with bench.loaded.at(work.shifts):
         traced = trace(bench.loaded, rows, bench.settings.micro_batch)
     work.clock.lap("trace")
-    asker = work.targets.ready([Seen(traced.keys, traced.gradients)], work.moments)
+    asker = work.targets.ready(Seen(traced.keys, traced.gradients), work.moments)
     system = RowSystem(dict.fromkeys(bench.names, (None, None)), work.ridges)
     one_pass(bench, asker, rows, system, 1.0, traced)
     work.took(rows, traced.losses, system)
@@ -161,7 +161,7 @@ def ready(work: Work, rows: Sequence[Row]) -> Asker:
     own = rows_to_be_ready_with(rows, work.targets.recalls)
     with work.bench.loaded.at(BASE):
         traced = trace(work.bench.loaded, own, work.settings.micro_batch)
-    return work.targets.ready([Seen(traced.keys, traced.gradients, float(traced.losses.sum()))], work.moments)
+    return work.targets.ready(Seen(traced.keys, traced.gradients, float(traced.losses.sum())), work.moments)
 
 
 def held_still(work: Work, preservation: Preservation, rows: Sequence[Row], live: Sequence[str], passes: int) -> Held:

@@ -22,14 +22,12 @@ from lifelong_edit.models import Shifts
 class RidgeEditor:
     """Targets in, one ridge regression per matrix, a weight shift out.
 
-    targets: how the rule asks in a batch. for_all: how it asks when all facts are solved for together; by default
-    little and many times, without a network (`reconsolidation_eta`).
+    targets: how the rule asks in a batch. When all facts are solved for together, it asks little and many times,
+    without a network: with the gradient in the output metric, and a step of its own (`reconsolidation_eta`).
     """
 
-    def __init__(self, bench: Bench, targets: Targets, for_all: Targets | None = None) -> None:
+    def __init__(self, bench: Bench, targets: Targets) -> None:
         self.bench, self.targets, self.settings = bench, targets, self.options_of(bench)
-        s = self.settings
-        self.for_all = for_all or GradientTargets(s.reconsolidation_eta, s.kappa, s.trust)
         self.preservation = Preservation(bench)
 
     @staticmethod
@@ -73,8 +71,9 @@ class RidgeEditor:
         say: Say = silent,
     ) -> Change:
         """What solving again for all facts would change, see `Editor.relearn`."""
-        together = Together(self.bench, self.settings, self.for_all, self.preservation, self.ridges())
-        return together.solve(facts, start, identity, say)
+        s = self.settings
+        targets = GradientTargets(s.reconsolidation_eta, s.kappa, s.trust)
+        return Together(self.bench, s, targets, self.preservation, self.ridges()).solve(facts, start, identity, say)
 
     def overlay(self, state: State) -> Shifts:
         """W₀ + ΔW."""

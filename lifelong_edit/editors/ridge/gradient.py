@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen, together
+from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen
 from lifelong_edit.numerics.devices import to_solve
 
 SHARE = 1.8
@@ -78,16 +78,14 @@ class GradientTargets:
     """d = −η ĝ within a trust radius: no training, works on any known model on the first day."""
 
     recalls = True
-    sample: int | None = 256
 
     def __init__(self, eta: float, kappa: float, trust: float) -> None:
         self.eta, self.kappa, self.trust = eta, kappa, trust
 
-    def ready(self, seen: Iterable[Seen], moments: Moments) -> Asker:
+    def ready(self, seen: Seen, moments: Moments) -> Asker:
         """The rule with the metric and the step of the gradients seen."""
-        found = together(seen)
-        metric = output_metrics(found.gradients, self.kappa)
-        step = linear_steps(self.eta, found.gradients, metric, found.loss)
+        metric = output_metrics(seen.gradients, self.kappa)
+        step = linear_steps(self.eta, seen.gradients, metric, seen.loss)
 
         def ask(module: str, keys: Tensor, gradients: Tensor) -> Tensor:
             return within(-step[module] * gradients @ metric[module], step[module] * self.trust)

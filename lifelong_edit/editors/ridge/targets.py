@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 Ask = Callable[[str, Tensor, Tensor], Tensor]
@@ -39,28 +38,13 @@ class Asker:
 class Targets(Protocol):
     """How a rule of the family asks.
 
-    recalls: whether it is made ready on rehearsed facts too, or on the new ones alone. sample: on how many facts it is
-    made ready for a solve over all of them; None: on each one.
+    recalls: whether it is made ready on rehearsed facts too, or on the new ones alone.
     """
 
     recalls: bool
-    sample: int | None
 
-    def ready(self, seen: Iterable[Seen], moments: Moments) -> Asker:
-        """The rule for one solve, from what the facts of the solve show at the base weights, part by part."""
+    def ready(self, seen: Seen, moments: Moments) -> Asker:
+        """The rule for one solve, from what the facts of the solve show at the base weights."""
 
     def ridge(self, module: str) -> float | None:
         """The rule's own λ, unscaled; None leaves it to the settings."""
-
-
-def together(seen: Iterable[Seen]) -> Seen:
-    """All parts as one. Their loss is the sum; unknown where that of a part is."""
-    parts = list(seen)
-    if len(parts) == 1:
-        return parts[0]
-    losses = [part.loss for part in parts]
-    return Seen(
-        {name: torch.cat([part.keys[name] for part in parts]) for name in parts[0].keys},
-        {name: torch.cat([part.gradients[name] for part in parts]) for name in parts[0].gradients},
-        None if any(loss is None for loss in losses) else sum(loss for loss in losses if loss is not None),
-    )

@@ -25,7 +25,7 @@ from lifelong_edit.editors.ridge.targets import Asker, Seen, Targets
 from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE
-from lifelong_edit.stores import KEYS, MOMENTS, WEIGHTS, FactKeys
+from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys
 from lifelong_edit.tracing.rows import Row, draw, drawn_rows, fact_rows, subjects_of
 from lifelong_edit.tracing.trace import trace
 
@@ -34,6 +34,8 @@ CHUNK = 64
 """Facts, or four times as many preserved prompts, that are traced and summed at a time: memory stays flat."""
 WINDOW = 4
 """Passes whose losses are looked at together."""
+SAMPLE = 256
+"""Facts whose gradients at the base weights make the output metric and the step."""
 NEAR = 1024
 """Facts, at the most, near which preserved prompts are looked for."""
 
@@ -93,9 +95,9 @@ class Together:
         report: dict[str, object] = {"passes": len(losses), "loss": losses, "rows": counts, "norm": norms_of(shifts)}
         brought: dict[str, Brought] = {
             WEIGHTS: Whole({name: shift.cpu().numpy() for name, shift in shifts.items()}),
-            KEYS: Entries(partial(self._keys, facts, shifts), whole=True),
+            KEYS: Entries(partial(traced_keys, bench, s, facts, shifts), whole=True),
         }
-        return Change(brought | ({MOMENTS: Whole(asker.moments)} if asker.moments else {}), report)
+        return Change(brought, report)
 
     def _pass(
         self, asker: Asker, shifts: Mapping[str, Tensor], fixed: Mapping[str, Tensor], parts: Sequence[Sequence[Row]]
@@ -110,19 +112,12 @@ class Together:
         return system, loss
 
     def _ready(self, facts: Sequence[Fact], drawn: tuple[object, ...]) -> Asker:
-        """The rule made ready at the base weights on a sample of the facts, or on all of them, CHUNK at a time."""
-        sample = self.targets.sample
-        if sample is not None:
-            chosen = [[facts[i] for i in draw(len(facts), sample, "metric", *drawn)]]
-        else:
-            chosen = [list(part) for part in slices(facts, CHUNK)]
+        """The rule made ready at the base weights on a sample of the facts."""
+        sample = [facts[i] for i in draw(len(facts), SAMPLE, "metric", *drawn)]
+        rows = fact_rows(self.bench.loaded.tokenizer, sample, self.settings.phrasings)
         with self.bench.loaded.at(BASE):
-            return self.targets.ready((self._seen(part) for part in chosen), {})
-
-    def _seen(self, facts: Sequence[Fact]) -> Seen:
-        rows = fact_rows(self.bench.loaded.tokenizer, facts, self.settings.phrasings)
-        traced = trace(self.bench.loaded, rows, self.settings.micro_batch)
-        return Seen(traced.keys, traced.gradients, float(traced.losses.sum()))
+            traced = trace(self.bench.loaded, rows, self.settings.micro_batch)
+        return self.targets.ready(Seen(traced.keys, traced.gradients, float(traced.losses.sum())), {})
 
     def _derived(self, facts: Sequence[Fact], drawn: tuple[object, ...]) -> list[Row]:
         """Preserved rows made from the facts, for a store that has none: as many as there are facts at the most."""
@@ -134,13 +129,16 @@ class Together:
         found = self.bench.conflict_keys([f.prompt for f in facts[:: -(-len(facts) // NEAR)]])
         return torch.from_numpy(found).to(self.bench.loaded.device)
 
-    def _keys(self, facts: Sequence[Fact], shifts: Mapping[str, Tensor]) -> Iterator[dict[str, FactKeys]]:
-        """The keys of all facts at the base weights plus `shifts`, CHUNK facts at a time."""
-        for part in slices(facts, CHUNK):
-            rows = fact_rows(self.bench.loaded.tokenizer, part, self.settings.phrasings)
-            with self.bench.loaded.at(shifts):
-                traced = trace(self.bench.loaded, rows, self.settings.micro_batch, gradients=False)
-            yield fact_keys(self.bench, traced, rows, self.bench.conflict_of(part))
+
+def traced_keys(
+    bench: Bench, s: RidgeSettings, facts: Sequence[Fact], shifts: Mapping[str, Tensor]
+) -> Iterator[dict[str, FactKeys]]:
+    """The keys of facts at the base weights plus `shifts`, CHUNK facts at a time."""
+    for part in slices(facts, CHUNK):
+        rows = fact_rows(bench.loaded.tokenizer, part, s.phrasings)
+        with bench.loaded.at(shifts):
+            traced = trace(bench.loaded, rows, s.micro_batch, gradients=False)
+        yield fact_keys(bench, traced, rows, bench.conflict_of(part))
 
 
 def settled(losses: Sequence[float], gain: float) -> bool:

@@ -13,5 +13,5 @@ RULE = Rule(
     home="lifelong_edit.editors.ultraedit.rule",
     parts={"weights": "sum", "keys": "upsert", "moments": "replace"},
     needs=frozenset({"text"}),
-    relearns="its own asks in many passes, with the moments of exactly these facts",
+    relearns="its batches again from the base, in the order of the facts' digests, with empty moments",
 )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lifelong_edit.bench import Bench
+from lifelong_edit.bench import Bench, Say, State, silent
+from lifelong_edit.editors.contract import Brought, Change, Entries, Lesson, Whole, moved_by
 from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen
+from lifelong_edit.editors.ridge.together import CHUNK, slices, traced_keys
+from lifelong_edit.errors import UsageError
+from lifelong_edit.facts import Fact
+from lifelong_edit.stores import KEYS, MOMENTS, WEIGHTS, digest_bytes
 
 
 class NormalisedTargets:
@@ -22,19 +27,14 @@ class NormalisedTargets:
 
     # Moments are taken over each edit once.
     recalls = False
-    sample: int | None = None
 
     def __init__(self, eta: float, centre: bool) -> None:
         self.eta, self.centre = eta, centre
 
-    def ready(self, seen: Iterable[Seen], moments: Moments) -> Asker:
+    def ready(self, seen: Seen, moments: Moments) -> Asker:
         """The rule with the moments of earlier edits and of the rows seen."""
-        found: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-        kept = dict(moments)
-        for part in seen:
-            rows = {name: torch.cat([part.keys[name], part.gradients[name]], -1) for name in part.keys}
-            found = {name: _joined(kept, name, own) for name, own in rows.items()}
-            kept = {f"{n}/{what}": t.numpy() for n, m in found.items() for what, t in zip(PARTS, m, strict=True)}
+        found = {n: _joined(moments, n, torch.cat([seen.keys[n], seen.gradients[n]], -1)) for n in seen.keys}
+        kept = {f"{n}/{what}": t.numpy() for n, m in found.items() for what, t in zip(PARTS, m, strict=True)}
 
         def ask(module: str, keys: Tensor, gradients: Tensor) -> Tensor:
             count, mean, squares = (m.to(keys) for m in found[module])
@@ -73,9 +73,51 @@ def _joined(state: Moments, name: str, rows: Tensor) -> tuple[Tensor, Tensor, Te
     return total, old_mean + change * share, old_squares + squares + change.square() * share * old_count
 
 
-def make(bench: Bench) -> RidgeEditor:
-    """The rule; with all facts together its ĝ is not centred, for preserved prompts are rows there."""
+class UltraEditor(RidgeEditor):
+    """The rule at work. Its asks depend on the order in which facts come, so it relearns them in an order of their own.
+
+    A solve over all facts together, as the other rules of the family make it, is none of UltraEdit's: with the moments
+    of all facts and its own step it asks for next to nothing.
+    """
+
+    def relearn(
+        self,
+        facts: Sequence[Fact],
+        *,
+        start: Mapping[str, Tensor] | None = None,
+        identity: str = "",
+        say: Say = silent,
+    ) -> Change:
+        """All facts again from the base, batch after batch in the order of their digests, with empty moments."""
+        if not facts:
+            raise UsageError("the store has no live facts; expected at least one to reconsolidate")
+        if start is not None:
+            raise UsageError(
+                "editor ultraedit relearns from the base alone, since its moments are those of the facts in their "
+                "order; found a warm start, expected none; leave --start out"
+            )
+        ordered = sorted(facts, key=lambda fact: fact.digest)
+        # Draws are a function of the facts alone, as the order is.
+        state = State(digest=digest_bytes(*(fact.digest.encode() for fact in ordered)))
+        batches = list(slices(ordered, CHUNK))
+        reports = []
+        for number, batch in enumerate(batches, start=1):
+            change = self.learn(state, Lesson(batch))
+            state = moved_by(state, change, batch)
+            reports.append(change.report)
+            say(f"batch {number} of {len(batches)}: {len(batch)} facts learned again")
+        weights = {name: shift.cpu().numpy() for name, shift in state.shifts.items()}
+        report: dict[str, object] = {"batches": len(batches), "loss": [part["loss"] for part in reports]}
+        parts: dict[str, Brought] = {
+            WEIGHTS: Whole(weights),
+            KEYS: Entries(lambda: traced_keys(self.bench, self.settings, ordered, state.shifts), whole=True),
+            MOMENTS: Whole(state.parts[MOMENTS]),
+        }
+        return Change(parts, report)
+
+
+def make(bench: Bench) -> UltraEditor:
+    """The rule with the store's step."""
     options = RidgeEditor.options_of(bench)
     eta = STEP if options.eta is None else options.eta
-    targets = NormalisedTargets(eta, centre=options.ask == "published")
-    return RidgeEditor(bench, targets, for_all=NormalisedTargets(eta, centre=False))
+    return UltraEditor(bench, NormalisedTargets(eta, centre=options.ask == "published"))
