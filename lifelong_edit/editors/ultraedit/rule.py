@@ -100,14 +100,15 @@ class UltraEditor(RidgeEditor):
         # Draws are a function of the facts alone, as the order is.
         state = State(digest=digest_bytes(*(fact.digest.encode() for fact in ordered)))
         batches = list(slices(ordered, CHUNK))
-        reports = []
+        lost: list[list[float]] = []
         for number, batch in enumerate(batches, start=1):
             change = self.learn(state, Lesson(batch))
             state = moved_by(state, change, batch)
-            reports.append(change.report)
+            lost.append(list(change.report["loss"]))  # type: ignore[call-overload]
             say(f"batch {number} of {len(batches)}: {len(batch)} facts learned again")
         weights = {name: shift.cpu().numpy() for name, shift in state.shifts.items()}
-        report: dict[str, object] = {"batches": len(batches), "loss": [part["loss"] for part in reports]}
+        passes = sum(len(losses) for losses in lost)
+        report: dict[str, object] = {"passes": passes, "batches": len(batches), "loss": lost}
         parts: dict[str, Brought] = {
             WEIGHTS: Whole(weights),
             KEYS: Entries(lambda: traced_keys(self.bench, self.settings, ordered, state.shifts), whole=True),
