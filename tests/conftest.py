@@ -74,10 +74,10 @@ def program() -> Iterator[Callable[..., Running]]:
     """Starts the program as a process of its own: `program("log", "--store", store)`."""
     made: list[Warm] = []
 
-    def start(*arguments: object) -> Running:
+    def start(*arguments: object, before: str = "") -> Running:
         if not made:
             made.append(Warm(Path(__file__).parents[1]))
-        return made[0].start(*arguments)
+        return made[0].start(*arguments, before=before)
 
     yield start
     for warm in made:
