@@ -57,9 +57,9 @@ def tiny_tokenizer(sentences: list[str]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+def zoo(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     """Models and stores that are made once in a run of the tests."""
-    return Zoo(folder_of_run(tmp_path_factory.getbasetemp()))
+    return Zoo(folder_of_run(pytestconfig, tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture(scope="session")
