@@ -57,9 +57,9 @@ def tiny_tokenizer(sentences: list[str]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+def zoo(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     """Models and stores that are made once in a run of the tests."""
-    return Zoo(folder_of_run(tmp_path_factory.getbasetemp()))
+    return Zoo(folder_of_run(pytestconfig, tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture(scope="session")
@@ -74,10 +74,10 @@ def program() -> Iterator[Callable[..., Running]]:
     """Starts the program as a process of its own: `program("log", "--store", store)`."""
     made: list[Warm] = []
 
-    def start(*arguments: object) -> Running:
+    def start(*arguments: object, before: str = "") -> Running:
         if not made:
             made.append(Warm(Path(__file__).parents[1]))
-        return made[0].start(*arguments)
+        return made[0].start(*arguments, before=before)
 
     yield start
     for warm in made:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,8 @@ def test_what_fails_is_not_kept(tmp_path: Path) -> None:
     assert (zoo.keep("thing", 1, make) / "thing").is_file()
 
 
-def test_processes_of_a_run_share_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw1")
-    shared = folder_of_run(Path("run/popen-gw1"))
-    assert shared == folder_of_run(Path("run/popen-gw0"))
-    monkeypatch.delenv("PYTEST_XDIST_WORKER")
-    assert folder_of_run(Path("run")) == shared
+def test_processes_of_a_run_share_a_folder(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    base = tmp_path_factory.getbasetemp()
+    assert folder_of_run(pytestconfig, base).parent.name == re.sub(r"^popen-gw\d+$", base.parent.name, base.name)

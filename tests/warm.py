@@ -16,7 +16,6 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,6 +59,7 @@ os.chdir(wanted["folder"])
 os.environ.clear()
 os.environ.update(wanted["environment"])
 sys.argv = wanted["arguments"]
+exec(wanted["before"], {})
 main()
 """
 
@@ -140,12 +140,16 @@ class Warm:
         )  # fmt: skip
         theirs.close()
 
-    def start(self, *arguments: object, environment: Mapping[str, str] | None = None) -> Running:
-        """`lifelong-edit` with these arguments, in the folder and the environment of this process."""
+    def start(self, *arguments: object, before: str = "") -> Running:
+        """`lifelong-edit` with these arguments, in the folder and the environment of this process.
+
+        before: code that runs first, as to have it killed at some point.
+        """
         wanted: dict[str, Any] = {
             "arguments": ["lifelong-edit", *map(str, arguments)],
             "folder": str(Path.cwd()),
-            "environment": {**os.environ, **self._environment, **(environment or {})},
+            "environment": {**os.environ, **self._environment},
+            "before": before,
         }
         pipes = [os.pipe() for _ in range(3)]
         nothing = os.open(os.devnull, os.O_RDONLY)

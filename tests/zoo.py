@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from lifelong_edit.stores import digest_bytes
 
@@ -69,9 +69,9 @@ class Zoo:
         return self.keep(kind, [options, tokenizer.get_vocab(), seed, spread], make)
 
 
-def folder_of_run(base: Path) -> Path:
+def folder_of_run(config: pytest.Config, base: Path) -> Path:
     """The folder that all processes of a run of the tests share. base: this process's own, of pytest."""
-    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "zoo"
+    return (base.parent if hasattr(config, "workerinput") else base) / "zoo"
 
 
 @contextlib.contextmanager

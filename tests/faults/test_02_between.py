@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,19 +11,17 @@ import pytest
 from click.testing import Result
 
 from lifelong_edit.stores import EditLog
-from tests.faults import running, small
+from tests.faults import small
+from tests.warm import Running
 
 MakeStore = Callable[..., EditLog]
 RunPython = Callable[..., str]
 Run = Callable[..., Result]
 
-AT = "LIFELONG_TEST_KILL_AT"
-"""Names the kill point: before or after a function, and where it is looked up."""
-PROGRAM = """
-import importlib, os, signal, sys
-from lifelong_edit.cli import cli
+KILLED = """
+import importlib, os, signal
 
-when, module, *path, name = os.environ["LIFELONG_TEST_KILL_AT"].split()
+when, module, *path, name = {point!r}.split()
 owner = importlib.import_module(module)
 for part in path:
     owner = getattr(owner, part)
@@ -35,8 +31,8 @@ def killed(*arguments, **options):
         function(*arguments, **options)
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(owner, name, killed)
-cli.main(sys.argv[1:])
 """
+"""The kill point: before or after a function, and where it is looked up."""
 POINTS = {
     "before lifelong_edit.stores.log write_acknowledged": 1,
     "after lifelong_edit.stores.log write_acknowledged": 1,
@@ -97,14 +93,12 @@ def test_at_any_call_while_the_index_is_kept(tmp_path: Path, run_python: RunPyth
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_stream_killed_at_a_named_point_goes_on(
-    run: Run, empty_store: Path, store: Path, news: Path, point: str
+    run: Run, program: Callable[..., Running], empty_store: Path, store: Path, news: Path, point: str
 ) -> None:
     """`store` is what the same stream made undisturbed."""
-    command = [sys.executable, "-c", PROGRAM, "stream", str(news), "--store", str(empty_store), "--batch-size", "2"]
-    killed = subprocess.run(
-        command, env=running.environment(**{AT: point}), cwd=running.ROOT, capture_output=True, text=True
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = program("stream", news, "--store", empty_store, "--batch-size", 2, before=KILLED.format(point=point))
+    _, said = killed.communicate(timeout=300)
+    assert killed.returncode == -signal.SIGKILL, said
     with EditLog.open(empty_store, read_only=True) as log:
         assert log.head().step == POINTS[point]
     again = run("stream", news, "--store", empty_store, "--batch-size", 2)

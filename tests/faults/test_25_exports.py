@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from click.testing import Result
 from lifelong_edit.atomic import remove_leftovers
 from tests.faults import running
 from tests.faults.kills import Count
+from tests.warm import Running
 
 Run = Callable[..., Result]
 RunPython = Callable[..., str]
@@ -104,29 +103,29 @@ def test_a_full_disk(tmp_path: Path, run_python: RunPython) -> None:
     assert run_python(code, tmp_path).split() == ["refused", "refused", "10", "10", "2"]
 
 
-EXPORT = """
-import os, signal, sys
+KILLED = """
+import os, signal
 import lifelong_edit.atomic as atomic
-from lifelong_edit.cli import cli
-function = getattr(atomic, sys.argv[1])
+function = atomic._move_into_place
 def killed(*arguments):
-    if sys.argv[2] == "after":
+    if {after}:
         function(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
-setattr(atomic, sys.argv[1], killed)
-cli.main(sys.argv[3:])
+atomic._move_into_place = killed
 """
 
 
-def test_the_command_killed_before_and_after_its_folder_moves_in(run: Run, store: Path, tmp_path: Path) -> None:
+def test_the_command_killed_before_and_after_its_folder_moves_in(
+    run: Run, program: Callable[..., Running], store: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "exports" / "out"
     assert run("export", "--out", out, "--at", 1, "--store", store).exit_code == 0
     before = json.loads((out / "lifelong_edit.json").read_bytes())["fingerprint"]
     arguments = ["export", "--out", str(out), "--force", "--store", str(store)]
     for when in ("before", "after"):
-        command = [sys.executable, "-c", EXPORT, "_move_into_place", when, *arguments]
-        ended = subprocess.run(command, cwd=running.ROOT, env=running.environment(), capture_output=True).returncode
-        assert ended == -signal.SIGKILL
+        killed = program(*arguments, before=KILLED.format(after=when == "after"))
+        _, said = killed.communicate(timeout=300)
+        assert killed.returncode == -signal.SIGKILL, said
         now = json.loads((out / "lifelong_edit.json").read_bytes())["fingerprint"]
         assert (now == before) == (when == "before")
         assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(names(out))
