@@ -103,7 +103,7 @@ def solve(editor: Editor, facts: Sequence[Fact], sizes: list[int]) -> Change:
     traced = solved.parts[KEYS]
     assert isinstance(traced, Entries)
     for part in traced.make():
-        sizes += [array.nbytes for keys in part.values() for array in (*keys.rows.values(), keys.conflict)]
+        sizes += [sum(a.nbytes for a in keys.rows.values()) + keys.conflict.nbytes for keys in part.values()]
     return solved
 
 
