@@ -9,19 +9,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lifelong_edit.editors.contract import Asker
-from lifelong_edit.editors.ridge.batch import Bench
-from lifelong_edit.editors.ridge.gradient import GradientEditor, linear_steps, output_metric, output_metrics, within
-from lifelong_edit.editors.ridge.together import CHUNK, SAMPLE, _asker, _directions, _slices, _Sums, for_all
+from lifelong_edit.editors.contract import Whole
+from lifelong_edit.editors.ridge.editor import RidgeEditor
+from lifelong_edit.editors.ridge.gradient import GradientTargets, linear_steps, output_metrics, within
+from lifelong_edit.editors.ridge.passes import SumSystem
+from lifelong_edit.editors.ridge.targets import Asker, Seen
+from lifelong_edit.editors.ridge.together import Together
 from lifelong_edit.facts import Fact
+from lifelong_edit.models import BASE
 from lifelong_edit.numerics.solver import solve_sums
-from lifelong_edit.tracing.rows import Row, draw, drawn_rows, fact_rows, subjects_of
-from lifelong_edit.tracing.trace import trace
+from lifelong_edit.stores import WEIGHTS
+from lifelong_edit.tracing.rows import Row, draw
 
 
 @dataclass(frozen=True)
 class Otherwise:
-    """What is done otherwise than in `reconsolidate`.
+    """What is done otherwise than in a canonical reconsolidation.
 
     refresh: in each pass the output metric is that of the sample's gradients at the present weights: `metric` alone, at
     the length that the first one would ask there, or the `step` with it. in_turn: every pass moves one module, the
@@ -36,36 +39,11 @@ class Otherwise:
     near: bool = True
 
 
-def solve_otherwise(bench: Bench, facts: Sequence[Fact], otherwise: Otherwise) -> dict[str, Tensor]:
-    """ΔW by module (d_in, d_out), from the base weights; that of `reconsolidate` where nothing is done otherwise.
-
-    Of the settings `reconsolidation_gain` is not looked at: all passes are made.
-    """
-    bench = for_all(bench)
-    s, facts = bench.settings, sorted(facts, key=lambda fact: fact.digest)
-    identity = (s.seed, "", tuple(f.digest for f in facts))
-    rule = _Refreshed(bench, facts, identity) if otherwise.refresh else None
-    asker, subjects = _asker(bench, facts, identity), subjects_of(facts)
-    fixed = {n: bench.preservation(n, {}, subjects) for n in bench.names}
-    spaces = {} if otherwise.free is None else {n: free_space(fixed[n], otherwise.free) for n in bench.names}
-    near = _directions(bench, facts) if otherwise.near else torch.zeros(0, 1)
-    shifts = {m.name: torch.zeros(m.d_in, m.d_out, device=bench.loaded.device) for m in bench.loaded.modules}
-    own = [fact_rows(bench.loaded.tokenizer, part, s.phrasings) for part in _slices(facts, CHUNK)]
-    for number in range(s.reconsolidation_passes):
-        moved = [bench.names[number % len(bench.names)]] if otherwise.in_turn else bench.names
-        if number:
-            shifts |= {n: (1 - s.reconsolidation_decay) * shifts[n] for n in moved}
-        bench.loaded.set_shifts(shifts)
-        if rule is not None and number:
-            asker = rule.at_present(bench, otherwise.refresh == "step")
-        kept = bench.preserved.rows(s.reconsolidation_preserved, near, s.preserved_weight, subjects, *identity, number)
-        sums = _Sums({n: fixed[n].clone() for n in moved}, bench)
-        for part in own:
-            sums.take(asker, drawn_rows(part, s.reconsolidation_phrasings, s.seed, "", number))
-        for part in _slices(kept, 4 * CHUNK):
-            sums.take(asker, part)
-        shifts |= {n: shifts[n] + _shift(sums, n, spaces).to(shifts[n]) for n in moved}
-    return shifts
+def solve_otherwise(editor: RidgeEditor, facts: Sequence[Fact], otherwise: Otherwise) -> dict[str, Tensor]:
+    """ΔW by module (d_in, d_out), from the base weights; that of `relearn` where nothing is done otherwise."""
+    whole = Ablated(editor, otherwise).solve(facts, None, "").parts[WEIGHTS]
+    assert isinstance(whole, Whole)
+    return {name: torch.from_numpy(array) for name, array in whole.arrays.items()}
 
 
 def free_space(preserved: Tensor, threshold: float) -> Tensor:
@@ -74,40 +52,101 @@ def free_space(preserved: Tensor, threshold: float) -> Tensor:
     return vectors[:, values < threshold * values.mean()]
 
 
-def _shift(sums: _Sums, name: str, spaces: Mapping[str, Tensor]) -> Tensor:
-    """S, the best within the module's free space where there is one: V(VᵀAV)⁻¹VᵀR."""
-    if name not in spaces:
-        return sums.shift(name)
-    space = spaces[name]
-    return space @ solve_sums(space.T @ sums.grams[name] @ space, space.T @ sums.rights[name])
+class Ablated(Together):
+    """One solve over all facts, done otherwise. The rule asks as the one without a network does."""
+
+    def __init__(self, editor: RidgeEditor, otherwise: Otherwise) -> None:
+        super().__init__(editor.bench, editor.settings, editor.for_all, editor.preservation, editor.ridges())
+        self.otherwise = otherwise
+        self.sample: list[Fact] = []
+        self.first: Refreshed | None = None
+        self.spaces: dict[str, Tensor] = {}
+
+    def ready(self, facts: Sequence[Fact], drawn: tuple[object, ...]) -> Asker:
+        """As without anything done otherwise; where the metric is refreshed, the sample and the first one are kept."""
+        if self.otherwise.refresh:
+            targets = self.targets
+            assert isinstance(targets, GradientTargets) and targets.sample is not None
+            self.sample = [facts[i] for i in draw(len(facts), targets.sample, "metric", *drawn)]
+            with self.bench.loaded.at(BASE):
+                self.first = Refreshed(targets, self.seen(self.sample))
+        return super().ready(facts, drawn)
+
+    def directions(self, facts: Sequence[Fact]) -> Tensor:
+        """Where preserved prompts are looked for: nowhere, if none are to be near."""
+        return super().directions(facts) if self.otherwise.near else torch.zeros(0, 1)
+
+    def once(
+        self,
+        number: int,
+        asker: Asker,
+        shifts: Mapping[str, Tensor],
+        fixed: Mapping[str, Tensor],
+        parts: Sequence[Sequence[Row]],
+    ) -> tuple[dict[str, Tensor], float]:
+        """ΔW after a pass that moves one module, or all, and the facts' summed loss before it."""
+        names, shifts = self.bench.names, dict(shifts)
+        moved = [names[number % len(names)]] if self.otherwise.in_turn else names
+        if number:
+            shifts |= {n: (1 - self.settings.reconsolidation_decay) * shifts[n] for n in moved}
+            asker = self.refreshed(asker, shifts)
+        system = Among({n: fixed[n].clone() for n in moved}, self.ridges, self.free(fixed))
+        loss = self.sum_up(system, asker, shifts, parts)
+        return shifts | {n: shifts[n] + system.shift(n).to(shifts[n]) for n in moved}, loss
+
+    def free(self, fixed: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The free space of each module, found once; none where shifts are looked for everywhere."""
+        threshold = self.otherwise.free
+        if threshold is not None and not self.spaces:
+            self.spaces = {name: free_space(gram, threshold) for name, gram in fixed.items()}
+        return self.spaces
+
+    def refreshed(self, asker: Asker, shifts: Mapping[str, Tensor]) -> Asker:
+        """The rule made ready anew at ΔW, where that is done otherwise."""
+        if self.first is None:
+            return asker
+        with self.bench.loaded.at(shifts):
+            present = self.seen(self.sample)
+        return self.targets.ready([present], {}) if self.otherwise.refresh == "step" else self.first.at(present)
 
 
-class _Refreshed:
-    """The rule of a sample of the facts, at the base weights and again at others."""
+class Among(SumSystem):
+    """The sums of those modules that a pass moves; a shift is looked for in the module's space, where there is one."""
 
-    def __init__(self, bench: Bench, facts: Sequence[Fact], identity: tuple[object, ...]) -> None:
-        s = bench.settings
-        sample = [facts[i] for i in draw(len(facts), SAMPLE, "metric", *identity)]
-        self.rows: list[Row] = fact_rows(bench.loaded.tokenizer, sample, s.phrasings)
-        bench.loaded.set_shifts({})
-        traced = trace(bench.loaded, self.rows, s.micro_batch)
-        self.metric, loss = output_metrics(traced.gradients, s.kappa), float(traced.losses.sum())
-        self.step = linear_steps(s.reconsolidation_eta, traced.gradients, self.metric, loss)
+    def __init__(self, grams: dict[str, Tensor], ridges: Mapping[str, float], spaces: Mapping[str, Tensor]) -> None:
+        super().__init__(grams, ridges)
+        self._spaces = spaces
 
-    def at_present(self, bench: Bench, step: bool) -> Asker:
-        """The rule with the metric, and with `step` the step too, of the gradients at the model's present weights."""
-        s = bench.settings
-        traced = trace(bench.loaded, self.rows, s.micro_batch)
-        if step:
-            editor = GradientEditor(s.reconsolidation_eta, s.kappa, s.trust)
-            return editor.ready(traced.keys, traced.gradients, {}, float(traced.losses.sum()))
+    def take(self, module: str, keys: Tensor, values: Tensor, weights: Tensor) -> None:
+        """Add the rows of a module, if it moves."""
+        if module in self._grams:
+            super().take(module, keys, values, weights)
+
+    def shift(self, module: str) -> Tensor:
+        """S, the best within the space: V(VᵀAV)⁻¹VᵀR."""
+        if module not in self._spaces:
+            return super().shift(module)
+        space = self._spaces[module]
+        return space @ solve_sums(space.T @ self._grams[module] @ space, space.T @ self._rights[module])
+
+
+class Refreshed:
+    """The rule's metric at other weights than the base, at the length that the one of the base weights would ask."""
+
+    def __init__(self, targets: GradientTargets, seen: Seen) -> None:
+        self.kappa, self.trust = targets.kappa, targets.trust
+        self.metric = output_metrics(seen.gradients, self.kappa)
+        self.step = linear_steps(targets.eta, seen.gradients, self.metric, seen.loss)
+
+    def at(self, seen: Seen) -> Asker:
+        """The rule with the metric of the gradients that the sample shows now."""
         # In its own metric the sample has root mean square 1: what is left is the length that the first one would ask.
         length = {
-            n: self.step[n] * float((g @ self.metric[n]).square().mean().sqrt()) for n, g in traced.gradients.items()
+            n: self.step[n] * float((g @ self.metric[n]).square().mean().sqrt()) for n, g in seen.gradients.items()
         }
-        metric = {n: output_metric(g, s.kappa) for n, g in traced.gradients.items()}
+        metric = output_metrics(seen.gradients, self.kappa)
 
         def ask(module: str, keys: Tensor, gradients: Tensor) -> Tensor:
-            return within(-length[module] * gradients @ metric[module], self.step[module] * s.trust)
+            return within(-length[module] * gradients @ metric[module], self.step[module] * self.trust)
 
         return Asker(ask)

@@ -21,12 +21,14 @@ from benchmarks import ablations_page, common
 from benchmarks.ablated import Otherwise, free_space, solve_otherwise
 from benchmarks.bench_streams import MODEL, TEXT, Stream, judge, line
 from benchmarks.validation import CHOSEN, validation
-from lifelong_edit.editors.ridge.batch import Bench, SolveState, prepare
-from lifelong_edit.editors.ridge.settings import Settings
-from lifelong_edit.editors.ridge.together import for_all, reconsolidate
+from lifelong_edit import Settings
+from lifelong_edit.bench import Bench, State, prepare
+from lifelong_edit.editors.gradient.rule import make
+from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.facts import Probe, read_facts
 from lifelong_edit.models import load_model
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
+from lifelong_edit.timeline.model import as_tensors
 from lifelong_edit.tracing.rows import subjects_of
 
 NAME = "ablations"
@@ -128,28 +130,30 @@ class Bed:
         first = {fact.prompt for fact in facts}
         self.prompts = [probe for probe in self.probes if probe.prompt in first]
         self.text, self.test = ((text / f"{part}.txt").read_text() for part in ("valid", "test"))
-        self._bench: tuple[object, Bench] | None = None
-        self._streamed: SolveState | None = None
+        self._editor: tuple[object, RidgeEditor] | None = None
+        self._streamed: State | None = None
         self._seconds = 0.0
         self._perplexity: float | None = None
 
-    def bench(self, variant: Variant) -> Bench:
-        """The variant's bench, with what its store would fix at `init`: made anew where the last one had other."""
-        if self._bench is None or self._bench[0] != variant.bench:
+    def editor(self, variant: Variant) -> RidgeEditor:
+        """The rule on the variant's bench, which is made anew where what a store would fix at `init` differs."""
+        if self._editor is None or self._editor[0] != variant.bench:
             loaded = load_model(str(self.folder), modules=variant.modules)
             preserve: Sequence[Probe] = {"all": self.probes, "prompts": self.prompts, "none": []}[variant.preserve]
             fixed = prepare(loaded, variant.full, text=[self.text], preserve=preserve)
-            self._bench = variant.bench, Bench(loaded, variant.full, fixed)
-        bench = self._bench[1]
-        bench.settings = variant.full  # none that a bench is made of: its grams of many prompts are kept
-        return bench
+            self._editor = variant.bench, make(Bench(loaded, variant.full, fixed), {})
+        before = self._editor[1]
+        before.bench.settings = variant.full  # none that a bench is made of
+        editor = make(before.bench, {})
+        editor.preservation = before.preservation  # its grams of many prompts are kept
+        return editor
 
-    def streamed(self, bench: Bench) -> dict[str, Tensor]:
+    def streamed(self, editor: RidgeEditor) -> dict[str, Tensor]:
         """ΔW after all facts came in batches of SIZE."""
         if self._streamed is None:
             stream = self.empty()
             for start in range(0, len(stream.facts), SIZE):
-                stream.apply(bench, stream.facts[start : start + SIZE])
+                stream.apply(editor, stream.facts[start : start + SIZE])
             self._streamed = stream.state
             self._seconds = stream.processor
         return dict(self._streamed.shifts)
@@ -161,45 +165,46 @@ class Bed:
 
     def measure(self, variant: Variant) -> dict[str, Any]:
         """The scores of one variant, the processor seconds of its solve, the base model's perplexity."""
-        bench, stream = self.bench(variant), self.empty()
+        editor, stream = self.editor(variant), self.empty()
+        loaded = editor.bench.loaded
         shifts: dict[str, Tensor] | None = None
         if variant.start is not None:
-            shifts = self.streamed(bench)
+            shifts = self.streamed(editor)
         if variant.start == STREAM:
             stream.processor = self._seconds
         else:
             began = time.process_time(), time.perf_counter()
-            shifts = solved(bench, stream, variant, shifts)
+            shifts = solved(editor, stream, variant, shifts)
             stream.processor, stream.seconds = time.process_time() - began[0], time.perf_counter() - began[1]
-        stream.state = SolveState(shifts or {}, {fact.digest: fact for fact in stream.facts}, {})
-        found = judge(bench.loaded, stream, self.test, generated=False)
+        stream.state = State(shifts or {}, {fact.digest: fact for fact in stream.facts})
+        found = judge(loaded, stream, self.test, generated=False)
         if self._perplexity is None:
-            bench.loaded.set_shifts({})
-            self._perplexity = perplexity_of(bench.loaded, text_windows(bench.loaded, self.test))
+            self._perplexity = perplexity_of(loaded, text_windows(loaded, self.test))
         found |= {"base perplexity": self._perplexity, "settings": dict(variant.settings)}
         if variant.otherwise is not None and variant.otherwise.free is not None:
-            found["free"] = free_dimensions(bench, stream, variant.otherwise.free)
+            found["free"] = free_dimensions(editor, stream, variant.otherwise.free)
         return found
 
 
-def free_dimensions(bench: Bench, stream: Stream, threshold: float) -> dict[str, int]:
+def free_dimensions(editor: RidgeEditor, stream: Stream, threshold: float) -> dict[str, int]:
     """How many dimensions each module's shift is looked for in."""
-    bench, subjects = for_all(bench), subjects_of(stream.facts)
-    return {n: free_space(bench.preservation(n, {}, subjects), threshold).shape[1] for n in bench.names}
+    s, subjects = editor.settings, subjects_of(stream.facts)
+    grams = {n: editor.preservation.gram(n, s, s.reconsolidation_keys, {}, subjects) for n in editor.bench.names}
+    return {n: free_space(gram, threshold).shape[1] for n, gram in grams.items()}
 
 
 def solved(
-    bench: Bench, stream: Stream, variant: Variant, streamed: Mapping[str, Tensor] | None
-) -> Mapping[str, Tensor]:
+    editor: RidgeEditor, stream: Stream, variant: Variant, streamed: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
     """ΔW of a variant."""
     if variant.otherwise is not None:
-        return solve_otherwise(bench, stream.facts, variant.otherwise)
+        return solve_otherwise(editor, stream.facts, variant.otherwise)
     if streamed is None:
-        return reconsolidate(bench, stream.facts).shifts
-    share = float(variant.start or 0)
-    return reconsolidate(
-        bench, stream.facts, start={n: share * shift for n, shift in streamed.items()}, state="stream"
-    ).shifts
+        change = editor.relearn(stream.facts)
+    else:
+        start = {n: float(variant.start or 0) * shift for n, shift in streamed.items()}
+        change = editor.relearn(stream.facts, start=start, identity="stream")
+    return as_tensors(change.weights({}))
 
 
 def measured() -> dict[str, Any]:

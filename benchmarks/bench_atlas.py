@@ -9,13 +9,14 @@ import torch
 
 from benchmarks import common
 from benchmarks.bench_streams import Stream, judge, line, make_stream
-from lifelong_edit import atlas
+from lifelong_edit import Settings, atlas
+from lifelong_edit.bench import Bench, prepare
 from lifelong_edit.editors.malmen.network import read_checkpoint, read_config
-from lifelong_edit.editors.ridge.batch import Bench, prepare
-from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit.editors.malmen.rule import pack
 from lifelong_edit.facts import read_facts
 from lifelong_edit.models import load_model
 from lifelong_edit.timeline.defaults import default_preserved, default_text
+from lifelong_edit.timeline.model import make_editor
 
 BATCH = 60
 
@@ -28,16 +29,16 @@ def main() -> None:
     facts = [r.fact for r in read_facts([str(atlas.edits_validation_path())])]
     # The last rephrase of each is one that the model was never trained on; it is asked apart, by tests of the model.
     facts = [msgspec.structs.replace(f, rephrases=f.rephrases[:-1]) for f in facts]
-    fixed = prepare(loaded, Settings(), text=default_text(), preserve=default_preserved("atlas"))
+    network = pack(None if folder is None else read_checkpoint(folder))
+    fixed = prepare(loaded, Settings(), text=default_text(), preserve=default_preserved("atlas"), rule=network)
     found: dict[str, Any] = {}
-    for editor in ("gradient", "malmen"):
-        network = read_checkpoint(folder) if editor == "malmen" and folder is not None else None
-        bench = Bench(loaded, Settings(editor=editor, more_passes=0), fixed, network)
+    for name in ("gradient", "malmen"):
+        editor = make_editor(Bench(loaded, Settings(editor=name, more_passes=0), fixed))
         stream: Stream = make_stream(facts, 3 * BATCH, seed=0)
         for start in range(0, len(stream.facts), BATCH):
-            stream.apply(bench, stream.facts[start : start + BATCH])
-        found[editor] = judge(loaded, stream, atlas.heldout_text_path().read_text(encoding="utf-8"))
-        print(editor, line(found[editor]), flush=True)
+            stream.apply(editor, stream.facts[start : start + BATCH])
+        found[name] = judge(loaded, stream, atlas.heldout_text_path().read_text(encoding="utf-8"))
+        print(name, line(found[name]), flush=True)
     common.write("atlas", found)
 
 

@@ -20,9 +20,10 @@ import torch
 
 from benchmarks import common, gpt2_shape
 from benchmarks.bare import Kind, bare_pass
-from lifelong_edit import Timeline
-from lifelong_edit.editors.ridge.batch import select_rows
-from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit import Settings, Timeline
+from lifelong_edit.editors.contract import Lesson
+from lifelong_edit.editors.ridge.editor import RidgeEditor
+from lifelong_edit.editors.ridge.rows import select_rows
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.judging.gate import base_perplexity
 from lifelong_edit.tracing.rows import Row
@@ -51,8 +52,8 @@ def cost(what: Callable[[], object]) -> Cost:
 
 def own_rows(timeline: Timeline, facts: list[Fact]) -> list[Row]:
     """The rows that `apply` will solve over for a batch at the head."""
-    state = timeline._solve().state()
-    return select_rows(timeline.bench(), state, facts, sorted(state.live))
+    state, bench = timeline._solve().state(), timeline.bench()
+    return select_rows(bench, RidgeEditor.options_of(bench), state, Lesson(facts), sorted(state.live))
 
 
 def measure_step(timeline: Timeline, folder: Path, facts: list[Fact], kinds: Sequence[Kind]) -> dict[str, Any]:

@@ -207,9 +207,9 @@ def run(timeline: Timeline, records: Sequence[Record], size: int, **how: Any) ->
 def judged(timeline: Timeline, planted: Planted, text: str, took: Mapping[str, Any]) -> dict[str, Any]:
     """The planted facts and the rest, at the head; took: what `run` gave."""
     loaded, rest = timeline.bench().loaded, planted.rest
+    with timeline.at(timeline.head).standing():
+        asked = answers(loaded, planted.plants)
     shifts = as_tensors(timeline.weights(timeline.head))
-    loaded.set_shifts(shifts)
-    asked = answers(loaded, planted.plants)
     rest.state.shifts, rest.seconds, rest.processor = shifts, took["seconds"], took["processor"]
     return {"planted": asked, "rest": judge(loaded, rest, text), "live facts": timeline.status()["live_facts"]}
 

@@ -19,13 +19,14 @@ from typing import Any
 import msgspec
 
 from benchmarks import common
-from lifelong_edit.editors.ridge.batch import Bench, prepare
-from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit import Settings
+from lifelong_edit.bench import Bench, prepare
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.judging.forgetting import Measured, measure_stream, merge
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.numerics.forecast import FEATURES, Forecaster, Kind, fit_forecaster, set_level
 from lifelong_edit.timeline.defaults import default_forecasters
+from lifelong_edit.timeline.model import make_editor
 
 MODEL, TEXT, BATCH = "models/trex-gpt2-mini", "data/wikitext2", 50
 KINDS: tuple[Kind, ...] = ("keys", "change")
@@ -37,7 +38,7 @@ def measure(loaded: LoadedModel, settings: Settings, facts: Sequence[Fact], text
     """What a stream of facts made forgotten, from the base."""
     started = time.perf_counter()
     bench = Bench(loaded, settings, prepare(loaded, settings, text=[text]))
-    found = measure_stream(bench, [facts[i : i + BATCH] for i in range(0, len(facts), BATCH)])
+    found = measure_stream(bench, make_editor(bench), [facts[i : i + BATCH] for i in range(0, len(facts), BATCH)])
     seconds = time.perf_counter() - started
     print(f"{len(found.forgotten)} rows, {found.forgotten.sum()} forgotten, {seconds:.0f} s", flush=True)
     return found

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -39,21 +39,25 @@ from benchmarks.bench_streams import (
 )
 from benchmarks.finetuning import FineTuner, Recipe
 from benchmarks.validation import CHOSEN, validation
+from lifelong_edit import Settings
+from lifelong_edit.bench import Bench, prepare
 from lifelong_edit.cli.common import parse_settings
 from lifelong_edit.editors.malmen.network import NetworkSet, read_checkpoint
-from lifelong_edit.editors.ridge.batch import Bench, prepare
-from lifelong_edit.editors.ridge.conflictkeys import conflict_keys
-from lifelong_edit.editors.ridge.settings import Settings
-from lifelong_edit.editors.ridge.together import reconsolidate
+from lifelong_edit.editors.malmen.rule import pack
+from lifelong_edit.editors.ridge.editor import RidgeEditor
+from lifelong_edit.editors.ridge.held import Preservation
+from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.eval.metrics.verdicts import ask_pairs, summarise
 from lifelong_edit.facts import Fact, Probe, preserved_prompts_of, read_facts
 from lifelong_edit.judging.forgetting import forecast_by_keys
-from lifelong_edit.judging.guard import measure, objections, retention
-from lifelong_edit.models import LoadedModel, load_model
+from lifelong_edit.judging.guard import Figures, measure, objections, retention
+from lifelong_edit.models import BASE, LoadedModel, load_model
 from lifelong_edit.policies import Never, ReconsolidationPolicy, Standing, reconsolidation_policy
+from lifelong_edit.stores import FactKeys
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.timeline.defaults import default_forecasters, solve_of
+from lifelong_edit.timeline.model import as_tensors, make_editor
 
 SPECIAL = ("published", "p0", "p0-rows", "finetune-batches", "finetune-once")
 CORE = ("published", "never", "every:5", "geometric", "retention:0.95", "p0", "p0-rows", *SPECIAL[3:])
@@ -78,19 +82,21 @@ class Plan:
     facts: Literal["train", "stream"] = "stream"
 
 
-class Unpreserved(Bench):
-    """A bench whose solves hold nothing still: P = 0, whatever the settings and the live facts are."""
+class Unpreserved(Preservation):
+    """What solves hold that hold nothing still: P = 0, whatever the settings and the live facts are."""
 
-    def preservation(self, module: str, live: Any, subjects: frozenset[str] = frozenset()) -> Tensor:
+    def gram(
+        self, module: str, s: RidgeSettings, keys: float, live: Mapping[str, FactKeys], subjects: frozenset[str]
+    ) -> Tensor:
         """Zeros, (d_in, d_in) float64."""
-        return torch.zeros_like(self.text_gram[module])
+        return torch.zeros_like(self.bench.text_gram[module])
 
 
 @dataclass
 class Life:
     """One stream in one arm: what it lives through, and the record of it."""
 
-    bench: Bench
+    editor: RidgeEditor
     stream: Stream
     plan: Plan
     text: str
@@ -102,6 +108,11 @@ class Life:
     checks: list[dict[str, Any]] = field(default_factory=list)
     base_wrapped: dict[str, Any] | None = None
 
+    @property
+    def bench(self) -> Bench:
+        """The model that it is lived in."""
+        return self.editor.bench
+
     def parts(self) -> Iterator[list[Fact]]:
         """The stream's batches."""
         for start in range(0, self.plan.batches * self.plan.size, self.plan.size):
@@ -112,7 +123,7 @@ class Life:
         for batch in self.parts():
             if policy.looks_ahead:
                 self.ask(policy, batch)
-            report = self.stream.apply(self.bench, batch).report
+            report = self.stream.apply(self.editor, batch).report
             self.since += 1
             self.check("batch", {key: report[key] for key in ("passes", "loss")})
             if not policy.looks_ahead:
@@ -140,28 +151,31 @@ class Life:
         """How many live facts a batch is expected to make forgotten, as a timeline forecasts it."""
         stream, old = self.stream, self.stream.replaced(coming)
         live = sorted(digest for digest in stream.state.live if digest not in set(old))
-        keys = conflict_keys(self.bench, [fact.prompt for fact in coming])
+        keys = self.bench.conflict_keys([fact.prompt for fact in coming])
         forecaster = default_forecasters()["keys"]
         return float(forecast_by_keys(self.bench, stream.state, live, keys, forecaster)["forgotten"])
 
     def _retention(self) -> float:
-        self.bench.loaded.set_shifts(self.stream.state.shifts)
-        return retention(self.bench, list(self.stream.state.live.values()), self.stream.state.digest)[0]
+        state = self.stream.state
+        with self.bench.loaded.at(state.shifts):
+            return retention(self.bench, self.editor.phrasings, list(state.live.values()), state.digest)[0]
 
     def reconsolidate(self, *, guarded: bool) -> dict[str, Any]:
         """Solve again over all live facts, with the guard's work; a report. Unguarded its objections change nothing."""
-        stream, bench = self.stream, self.bench
-        live, identity = list(stream.state.live.values()), stream.state.digest
-        bench.loaded.set_shifts(stream.state.shifts)
+        stream, live = self.stream, list(self.stream.state.live.values())
         with stream.timed():
-            was = measure(bench, live, identity)
-            found = reconsolidate(bench, live)
-            now = measure(bench, live, identity)
+            was = self._measured(stream.state.shifts, live)
+            found = self.editor.relearn(live)
+            now = self._measured(as_tensors(found.weights({})), live)
             against = objections(was, now)
         if not (guarded and against):
             stream.take(found)
         self.reached = was.retention if guarded and against else now.retention
         return {"passes": found.report["passes"], "loss": found.report["loss"], "objections": against}
+
+    def _measured(self, shifts: Mapping[str, Tensor], live: Sequence[Fact]) -> Figures:
+        with self.bench.loaded.at(shifts):
+            return measure(self.bench, self.editor.phrasings, live, self.stream.state.digest)
 
     def tune(self, tuner: FineTuner, budgets: Sequence[float]) -> None:
         """Fine-tune batch by batch, or once on everything where there is one budget."""
@@ -174,7 +188,7 @@ class Life:
             with stream.timed():
                 state.shifts = tuner.tune(state, batch, seconds)
             if len(budgets) > 1:
-                state.follow(batch, {}, {}, old)
+                state.live |= {fact.digest: fact for fact in batch}
                 stream.came(batch)
             else:
                 self._all_came()
@@ -183,7 +197,9 @@ class Life:
     def _all_came(self) -> None:
         """All batches at once; of facts that contradict each other the later one holds."""
         for batch in self.parts():
-            self.stream.state.follow(batch, {}, {}, self.stream.replaced(batch))
+            for digest in self.stream.replaced(batch):
+                del self.stream.state.live[digest]
+            self.stream.state.live |= {fact.digest: fact for fact in batch}
             self.stream.came(batch)
 
     def check(self, what: What, report: dict[str, Any]) -> None:
@@ -210,11 +226,12 @@ class Life:
         own = [(f.counterfact_rephrase, f.target) for f in live if f.counterfact_rephrase]
         if self.base_wrapped is None:
             true = [(f.counterfact_rephrase, f.target_true) for f in self.stream.facts if f.target_true]
-            with loaded.at_base():
+            with loaded.at(BASE):
                 asked = ask_pairs(loaded, [(prompt, answer) for prompt, answer in true if prompt and answer])
             self.base_wrapped = msgspec.to_builtins(summarise(asked))
-        loaded.set_shifts(self.stream.state.shifts)
-        return {"edited": msgspec.to_builtins(summarise(ask_pairs(loaded, own))), "base": self.base_wrapped}
+        with loaded.at(self.stream.state.shifts):
+            edited = msgspec.to_builtins(summarise(ask_pairs(loaded, own)))
+        return {"edited": edited, "base": self.base_wrapped}
 
 
 @dataclass
@@ -283,13 +300,13 @@ class Ground:
             probe for fact in self.train for probe in preserved_prompts_of(fact)
         ]
 
-    def arm(self, name: str) -> tuple[Settings, NetworkSet | None, type[Bench], ReconsolidationPolicy]:
-        """Settings, network, bench and policy of an arm. Raises UsageError for one that is none."""
+    def arm(self, name: str) -> tuple[Settings, NetworkSet | None, type[Preservation], ReconsolidationPolicy]:
+        """Settings, network, what is held still and policy of an arm. Raises UsageError for one that is none."""
         o = self.options
         if name == "published":
             arm: Arm = ARMS[name]
             network = trained(arm, self.published, self.train, self.text["valid"], o.networks, o.minutes)
-            return arm.settings, network, Bench, Never()
+            return arm.settings, network, Preservation, Never()
         network = None if o.network is None else read_checkpoint(o.network)
         named = CHOSEN if o.network is None else {"editor": "malmen", **solve_of(o.network)}
         settings = parse_settings(Settings, "--set", o.set, **named)
@@ -299,13 +316,13 @@ class Ground:
                 settings = settings.replace(preserved=0, reconsolidation_preserved=0)
             return settings, network, Unpreserved, reconsolidation_policy(o.policy)
         policy = Never() if name in SPECIAL else reconsolidation_policy(name)
-        return settings, network, Bench, policy
+        return settings, network, Preservation, policy
 
 
 def run_arm(ground: Ground, name: str, plan: Plan) -> None:
     """All seeds of one arm that its file does not have yet."""
     o, loaded = ground.options, ground.published if name == "published" else ground.loaded
-    settings, network, kind, policy = ground.arm(name)
+    settings, network, holding, policy = ground.arm(name)
     label = name if network is None or name == "published" else f"network-{name}"
     head: dict[str, Any] = {"arm": label, "facts": plan.facts, "settings": msgspec.to_builtins(settings)}
     head |= {"policy": str(policy)} if not name.startswith("finetune") else {"recipe": msgspec.to_builtins(o.recipe)}
@@ -316,20 +333,28 @@ def run_arm(ground: Ground, name: str, plan: Plan) -> None:
         if any(run["seed"] == seed for run in place.runs):
             continue
         stream, probes = ground.stream(plan, seed)
-        fixed = prepare(loaded, settings, text=[ground.text["valid"]], preserve=probes)
-        bench = kind(loaded, settings, fixed, network)
+        fixed = prepare(loaded, settings, text=[ground.text["valid"]], preserve=probes, rule=pack(network))
+        editor = ridge_editor(Bench(loaded, settings, fixed), holding)
         run: dict[str, Any] = {"seed": seed, "batches": plan.batches, "size": plan.size, "complete": False}
         run["base perplexity"] = perplexity_of(loaded, text_windows(loaded, ground.text["test"]))
         run["checks"] = []
         place.runs.append(run)
-        life = Life(bench, stream, plan, ground.text["test"], told(name, seed, run, place), checks=run["checks"])
+        life = Life(editor, stream, plan, ground.text["test"], told(name, seed, run, place), checks=run["checks"])
         if name.startswith("finetune"):
             shares = budgets(o, plan, seed)
-            life.tune(FineTuner(bench, o.recipe, seed), shares if name == "finetune-batches" else [sum(shares)])
+            life.tune(FineTuner(editor, o.recipe, seed), shares if name == "finetune-batches" else [sum(shares)])
         else:
             life.edit(policy)
         run["complete"] = True
         place.write()
+
+
+def ridge_editor(bench: Bench, holding: type[Preservation]) -> RidgeEditor:
+    """The rule that the settings name at work, with what it holds still."""
+    editor = make_editor(bench)
+    assert isinstance(editor, RidgeEditor)
+    editor.preservation = holding(bench)
+    return editor
 
 
 def told(name: str, seed: int, run: dict[str, Any], place: Place) -> Callable[[dict[str, Any]], None]:

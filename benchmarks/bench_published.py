@@ -1,10 +1,12 @@
 """A step of the published solve against what the published procedure does for it, on GPT-2-small's shape.
 
-64 facts, the upper six output matrices (3,072 × 768), random weights: for time only. `edit_batch` with `ask` published,
-by an untrained network of the published form and by the gradient rule, is measured against floors taken in the same
-run: bare forward and backward passes over its rows (`bare.py`), the six primal solves alone by a float64 Cholesky
-factor, and the published procedure (`published.py`) with its normal equations in float32 and in float64, whose shifts
-have to be those of the step. Times are processor seconds of one thread, medians of interleaved repetitions.
+64 facts, the upper six output matrices (3,072 × 768), random weights: for time only. `learn` with `ask` published, by
+an untrained network of the published form and by the gradient rule, is measured against floors taken in the same run:
+bare forward and backward passes over its rows (`bare.py`), the six primal solves alone by a float64 Cholesky factor,
+and the published procedure (`published.py`) with its normal equations in float32 and in float64, whose shifts have to
+be those of the step. The step is measured as a store takes it, with the conflict keys that its conflict check has found
+before, and once more with those to be found. Times are processor seconds of one thread, medians of interleaved
+repetitions.
 """
 
 from __future__ import annotations
@@ -25,11 +27,17 @@ from benchmarks import common, gpt2_shape
 from benchmarks.bare import Kind, bare_pass
 from benchmarks.bench_commit import BATCH, cost
 from benchmarks.published import Rule, gradient_rule, network_rule, published_step
-from lifelong_edit.editors.ridge.batch import Bench, Proposal, SolveState, edit_batch, prepare, select_rows
-from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit import Settings
+from lifelong_edit.bench import Bench, State, prepare
+from lifelong_edit.editors.contract import Change, Lesson
+from lifelong_edit.editors.gradient.rule import make
+from lifelong_edit.editors.malmen.rule import with_networks
+from lifelong_edit.editors.ridge.editor import RidgeEditor
+from lifelong_edit.editors.ridge.targets import Seen
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel, load_model
-from lifelong_edit.stores.tensors import materialise
+from lifelong_edit.stores import materialise
+from lifelong_edit.tracing.rows import Row, fact_rows
 from lifelong_edit.tracing.trace import trace
 from lifelong_edit.training.episodes import TrainSettings, calibrate, new_networks
 
@@ -39,73 +47,72 @@ GOAL = 0.4
 CLOSE = 1e-4
 
 
-def benches(loaded: LoadedModel, facts: list[Fact], text_tokens: int, text: list[str]) -> dict[str, tuple[Bench, Rule]]:
-    """For each rule a bench and the same rule in plain words; the network is calibrated on the facts, not trained."""
+STEP, FINDING = "step", "step, conflict keys found in it"
+
+
+def editors(
+    loaded: LoadedModel, facts: list[Fact], text_tokens: int, text: list[str]
+) -> dict[str, tuple[RidgeEditor, Rule]]:
+    """Each rule at work, and the same rule in plain words; the network is calibrated on the facts, not trained."""
     settings = SETTINGS.replace(text_tokens=text_tokens)
     fixed = prepare(loaded, settings, text=text)
     networks = new_networks(loaded, "published", TrainSettings())
-    malmen = Bench(loaded, settings.replace(editor="malmen"), fixed, networks)
-    calibrate(malmen, networks, facts)
+    bench = Bench(loaded, settings.replace(editor="malmen"), fixed)
+    calibrate(bench, networks, facts)
     networks.requires_grad_(False)
     rule = gradient_rule(1.0, settings.kappa, settings.trust)
     return {
-        "malmen": (malmen, network_rule(networks)),
-        "gradient": (Bench(loaded, settings.replace(eta=1.0), fixed), rule),
+        "malmen": (with_networks(bench, networks), network_rule(networks)),
+        "gradient": (make(Bench(loaded, settings.replace(eta=1.0), fixed), {}), rule),
     }
 
 
-def base(loaded: LoadedModel) -> None:
-    """Back to the base weights, before each measurement: that is no part of any of them."""
-    loaded.set_shifts({})
-
-
-def solves(bench: Bench, facts: list[Fact]) -> Callable[[], None]:
+def solves(editor: RidgeEditor, rows: list[Row]) -> Callable[[], None]:
     """The primal systems of the step, each solved from its keys and value differences by a float64 Cholesky factor."""
-    base(bench.loaded)
-    rows = select_rows(bench, SolveState({}, {}, {}), facts, [])
-    traced = trace(bench.loaded, rows, bench.settings.micro_batch)
-    asker = bench.editor.ready(traced.keys, traced.gradients, {})
-    asked = {n: asker.ask(n, traced.keys[n], traced.gradients[n]) for n in bench.names}
+    traced = trace(editor.bench.loaded, rows, editor.settings.micro_batch)
+    asker = editor.targets.ready([Seen(traced.keys, traced.gradients)], {})
+    asked = {n: asker.ask(n, traced.keys[n], traced.gradients[n]) for n in editor.bench.names}
 
     def run() -> None:
-        for name in bench.names:
+        for name in editor.bench.names:
             keys = traced.keys[name].double()
             system = keys.T @ keys
-            system.diagonal().add_(bench.ridge(name))
+            system.diagonal().add_(editor.ridge(name))
             torch.cholesky_solve(keys.T @ asked[name].double(), torch.linalg.cholesky(system))
 
     return run
 
 
-def apart(proposal: Proposal, wanted: Mapping[str, Tensor]) -> float:
+def apart(change: Change, wanted: Mapping[str, Tensor]) -> float:
     """The greatest relative difference of a module's shift."""
+    shift = change.shift or {}
     return max(
-        float(np.linalg.norm(materialise(proposal.shift[n]) - s.numpy()) / np.linalg.norm(s.numpy()))
-        for n, s in wanted.items()
+        float(np.linalg.norm(materialise(shift[n]) - s.numpy()) / np.linalg.norm(s.numpy())) for n, s in wanted.items()
     )
 
 
-def measure(bench: Bench, rule: Rule, facts: list[Fact], repeats: int) -> dict[str, Any]:
+def measure(editor: RidgeEditor, rule: Rule, facts: list[Fact], repeats: int) -> dict[str, Any]:
     """Processor seconds of a step and of its floors, their ratios, and how far the shifts are apart."""
-    loaded, s = bench.loaded, bench.settings
-    rows = select_rows(bench, SolveState({}, {}, {}), facts, [])
-    steps: list[Proposal] = []
+    loaded, s = editor.bench.loaded, editor.settings
+    rows = fact_rows(loaded.tokenizer, facts, s.phrasings)
+    checked = Lesson(facts, conflict=editor.bench.conflict_of(facts))
+    steps: list[Change] = []
     found: dict[str, dict[str, Tensor]] = {}
     todo: dict[str, Callable[[], object]] = {
-        "step": lambda: steps.append(edit_batch(bench, SolveState({}, {}, {}), facts)),
-        "primal solves": solves(bench, facts),
+        STEP: lambda: steps.append(editor.learn(State(), checked)),
+        FINDING: lambda: editor.learn(State(), Lesson(facts)),
+        "primal solves": solves(editor, rows),
         **{f"bare pass, {k}": partial(bare_pass, loaded, rows, s.micro_batch, k) for k in get_args(Kind)[:2]},
     }
 
     def procedure(name: str, dtype: torch.dtype) -> None:
-        found[name] = published_step(loaded, rows, rule, bench.ridge, dtype)
+        found[name] = published_step(loaded, rows, rule, editor.ridge, dtype)
 
     for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
         todo[f"published procedure, {name}"] = partial(procedure, f"published procedure, {name}", dtype)
     seconds: dict[str, list[float]] = {name: [] for name in todo}
     for _ in range(repeats):
         for name, what in todo.items():
-            base(loaded)
             seconds[name].append(cost(what).cpu)
     times = {name: common.median(each) for name, each in seconds.items()}
     phases = [cast(dict[str, float], step.report["seconds"]) for step in steps]
@@ -115,17 +122,23 @@ def measure(bench: Bench, rule: Rule, facts: list[Fact], repeats: int) -> dict[s
         "positions": sum(row.positions for row in rows),
         "cpu_seconds": times,
         "phase_wall_seconds": {name: common.median([each[name] for each in phases]) for name in phases[0]},
-        "step_relative_to": {name: times["step"] / other for name, other in times.items() if name != "step"},
+        "step_relative_to": relative(times, STEP),
+        "finding_conflict_keys_too_relative_to": relative(times, FINDING),
         "shift_differs_by": {name: apart(steps[-1], shift) for name, shift in found.items()},
     }
+
+
+def relative(times: Mapping[str, float], step: str) -> dict[str, float]:
+    """A step's time relative to each floor's."""
+    return {name: times[step] / other for name, other in times.items() if name not in (STEP, FINDING)}
 
 
 def run(facts: list[Fact], loaded: LoadedModel, text: list[str], text_tokens: int, repeats: int) -> dict[str, Any]:
     """Both rules. Raises SystemExit where a shift is not that of the published procedure."""
     started = time.monotonic()
     results = {}
-    for name, (bench, rule) in benches(loaded, facts, text_tokens, text).items():
-        results[name] = found = measure(bench, rule, facts, repeats)
+    for name, (editor, rule) in editors(loaded, facts, text_tokens, text).items():
+        results[name] = found = measure(editor, rule, facts, repeats)
         if found["shift_differs_by"]["published procedure, float64"] > CLOSE:
             raise SystemExit(f"the shifts of {name} differ by {found['shift_differs_by']}, expected {CLOSE} at most")
     return {"goal": GOAL, "repeats": repeats, "minutes": (time.monotonic() - started) / 60, **results}

@@ -24,13 +24,13 @@ import torch
 from benchmarks import common, gpt2_shape
 from benchmarks.bare import Kind, bare_pass
 from benchmarks.bench_commit import Cost, cost
-from lifelong_edit import Timeline
-from lifelong_edit.editors.ridge.batch import Bench
-from lifelong_edit.editors.ridge.conflictkeys import conflict_keys
-from lifelong_edit.editors.ridge.settings import Settings
-from lifelong_edit.editors.ridge.together import Resolved, reconsolidate
+from lifelong_edit import Settings, Timeline
+from lifelong_edit.bench import Bench, silent
+from lifelong_edit.editors.contract import Change, Editor, Entries
+from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.facts import Fact, Probe, read_facts
-from lifelong_edit.timeline.commit import Draft, write_step
+from lifelong_edit.stores import KEYS, Reconsolidate
+from lifelong_edit.timeline.commit import UNMADE, Draft, write_step
 from lifelong_edit.tracing.rows import Row, drawn_rows, fact_rows, subjects_of
 
 MODELS = ("trex-gpt2-mini", "gpt2-small-shape")
@@ -39,8 +39,8 @@ MIB = 2**20
 
 def own_rows(bench: Bench, facts: Sequence[Fact]) -> list[Row]:
     """Rows as one pass has them: all facts in phrasings drawn for it, and preserved prompts near some of them."""
-    s = bench.settings
-    near = torch.from_numpy(conflict_keys(bench, [fact.prompt for fact in facts[:100]])).to(bench.loaded.device)
+    s = RidgeEditor.options_of(bench)
+    near = torch.from_numpy(bench.conflict_keys([fact.prompt for fact in facts[:100]])).to(bench.loaded.device)
     subjects = subjects_of(facts)
     kept = bench.preserved.rows(s.reconsolidation_preserved, near, s.preserved_weight, subjects, s.seed)
     own = fact_rows(bench.loaded.tokenizer, facts, s.phrasings)
@@ -65,13 +65,13 @@ def forget_peak() -> None:
 
 def measure(timeline: Timeline, facts: Sequence[Fact], kinds: Sequence[Kind]) -> dict[str, Any]:
     """One reconsolidation of all facts between two bare passes of each kind over its rows, and its commit."""
-    bench, s = timeline.bench(), timeline.settings
+    bench, editor, s = timeline.bench(), timeline.editor(), timeline.settings
     rows = own_rows(bench, facts)
     before = {kind: cost(lambda k=kind: bare_pass(bench.loaded, rows, s.micro_batch, k)) for kind in kinds}
     forget_peak()
-    resident_before, done = resident(), list[Resolved]()
+    resident_before, done = resident(), list[Change]()
     sizes: list[int] = []
-    whole = cost(lambda: done.append(solve(bench, facts, sizes)))
+    whole = cost(lambda: done.append(solve(editor, facts, sizes)))
     memory = {"before": resident_before, "peak": resident("VmHWM"), "after": resident()}
     solved, report = done[0], done[0].report
     if report["rows"] != (counted := _count(rows)):
@@ -97,11 +97,13 @@ def measure(timeline: Timeline, facts: Sequence[Fact], kinds: Sequence[Kind]) ->
     }
 
 
-def solve(bench: Bench, facts: Sequence[Fact], sizes: list[int]) -> Resolved:
+def solve(editor: Editor, facts: Sequence[Fact], sizes: list[int]) -> Change:
     """A reconsolidation with its closing trace of keys, which are counted and dropped."""
-    solved = reconsolidate(bench, facts)
-    for part in solved.key_parts():
-        sizes += [array.nbytes for keys in part.values() for array in (*keys.rows.values(), keys.conflict)]
+    solved = editor.relearn(facts, say=silent)
+    traced = solved.parts[KEYS]
+    assert isinstance(traced, Entries)
+    for part in traced.make():
+        sizes += [sum(a.nbytes for a in keys.rows.values()) + keys.conflict.nbytes for keys in part.values()]
     return solved
 
 
@@ -110,10 +112,9 @@ def _count(rows: Sequence[Row]) -> dict[str, int]:
     return {"facts": len(rows) - preserved, "preserved": preserved}
 
 
-def write(timeline: Timeline, solved: Resolved) -> None:
+def write(timeline: Timeline, solved: Change) -> None:
     """Commit what a reconsolidation led to, as a timeline does."""
-    weights = {name: shift.cpu().numpy() for name, shift in solved.shifts.items()}
-    draft = Draft(kind="reconsolidate", parent=0, weights=weights, key_parts=solved.key_parts)
+    draft = Draft(record=Reconsolidate(**UNMADE | {"parent": 0}), weights=solved.weights({}), change=solved)
     write_step(timeline._log, timeline.history(), timeline.config, draft)
 
 

@@ -23,8 +23,7 @@ import msgspec
 from benchmarks import common
 from benchmarks.bench_streams import ARMS, MODEL, PUBLISHED_MODULES, TEXT, make_stream, trained
 from benchmarks.validation import CHOSEN
-from lifelong_edit import Timeline
-from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit import Settings, Timeline
 from lifelong_edit.eval.reports.sampling import Sampler
 from lifelong_edit.facts import Fact, preserved_prompts_of, read_facts
 from lifelong_edit.models import load_model

@@ -21,9 +21,8 @@ import numpy as np
 from benchmarks import common, gpt2_shape
 from benchmarks.bench_streams import MODEL, TEXT, make_stream
 from benchmarks.validation import CHOSEN
-from lifelong_edit import Timeline
+from lifelong_edit import Settings, Timeline
 from lifelong_edit.cli.common import parse_settings
-from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.models import encode, generate_greedy
 from lifelong_edit.tracing.rows import draw
@@ -76,12 +75,12 @@ def questions(facts: Sequence[Fact], retracted: Sequence[Fact], seed: int) -> Qu
 
 def answers(timeline: Timeline, step: int, asked: Questions) -> dict[str, list[list[int]]]:
     """The model's answers at a step, as token numbers."""
-    loaded = timeline.at(step).loaded()
     found = {}
-    for name, pairs in asked.items():
-        encoded = [encode(loaded.tokenizer, prompt, target) for prompt, target in pairs]
-        lengths = [len(e.answer) for e in encoded]
-        found[name] = generate_greedy(loaded, [prompt for prompt, _ in pairs], lengths)
+    with timeline.at(step).standing() as loaded:
+        for name, pairs in asked.items():
+            encoded = [encode(loaded.tokenizer, prompt, target) for prompt, target in pairs]
+            lengths = [len(e.answer) for e in encoded]
+            found[name] = generate_greedy(loaded, [prompt for prompt, _ in pairs], lengths)
     return found
 
 

@@ -20,10 +20,11 @@ from typing import Any
 import msgspec
 
 from benchmarks import common
+from lifelong_edit import Settings
+from lifelong_edit.bench import Bench, State, prepare, silent
+from lifelong_edit.editors.contract import Change, Editor, Lesson, moved_by
 from lifelong_edit.editors.malmen.network import NetworkSet, read_checkpoint
-from lifelong_edit.editors.ridge.batch import Bench, Proposal, SolveState, edit_batch, prepare
-from lifelong_edit.editors.ridge.settings import Settings
-from lifelong_edit.editors.ridge.together import Resolved, reconsolidate
+from lifelong_edit.editors.malmen.rule import pack
 from lifelong_edit.eval.metrics.verdicts import (
     Result,
     ask_pairs,
@@ -35,6 +36,7 @@ from lifelong_edit.eval.metrics.verdicts import (
 from lifelong_edit.facts import Fact, Probe, preserved_prompts_of, read_facts
 from lifelong_edit.models import Encoded, LoadedModel, encode, encode_prompt, load_model
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
+from lifelong_edit.timeline.model import make_editor
 from lifelong_edit.training.episodes import TrainSettings
 from lifelong_edit.training.run import Run
 
@@ -96,20 +98,20 @@ class Stream:
     facts: list[Fact]
     asked: dict[str, str]
     unedited: list[Fact]
-    state: SolveState = field(default_factory=lambda: SolveState({}, {}, {}))
+    state: State = field(default_factory=State)
     seconds: float = 0.0
     processor: float = 0.0
     batches: list[list[str]] = field(default_factory=list)
     base: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def apply(self, bench: Bench, batch: Sequence[Fact]) -> Proposal:
+    def apply(self, editor: Editor, batch: Sequence[Fact]) -> Change:
         """Edit one batch; a fact replaces an earlier one of the same subject and relation."""
         old = self.replaced(batch)
         with self.timed():
-            proposal = edit_batch(bench, self.state, batch, retire=old)
-        self.state.apply(proposal, batch, old)
+            change = editor.learn(self.state, Lesson(batch, old))
+        self.state = moved_by(self.state, change, batch, old)
         self.came(batch)
-        return proposal
+        return change
 
     def replaced(self, batch: Sequence[Fact]) -> list[str]:
         """Digests of the live facts that a batch replaces."""
@@ -121,15 +123,15 @@ class Stream:
         self.state.digest = f"{self.state.digest}|{batch[0].digest}"
         self.batches.append([fact.digest for fact in batch])
 
-    def reconsolidate(self, bench: Bench) -> None:
+    def reconsolidate(self, editor: Editor) -> None:
         """Solve again over all live facts, from the base weights."""
         with self.timed():
-            found = reconsolidate(bench, list(self.state.live.values()))
-        self.take(found)
+            change = editor.relearn(list(self.state.live.values()), say=silent)
+        self.take(change)
 
-    def take(self, found: Resolved) -> None:
+    def take(self, change: Change) -> None:
         """Move on to what a reconsolidation has found."""
-        self.state.shifts, self.state.keys = dict(found.shifts), dict(found.keys)
+        self.state = moved_by(self.state, change, ())
         self.state.digest += "|reconsolidated"
 
     @contextmanager
@@ -171,22 +173,23 @@ def judge(
     far = {f.prompt: (f.digest, f.target_true) for f in stream.unedited}
     unknown = [(p, t) for p, (_, t) in (near | far).items() if p not in stream.base]
     stream.base.update(zip([p for p, _ in unknown], base_answers(loaded, unknown), strict=True))
-    loaded.set_shifts(stream.state.shifts)
     asked = [f for f in live if f.digest in stream.asked]
-    found = {
-        "efficacy": _ask(loaded, [f.digest for f in live], [(f.prompt, f.target) for f in live], generated),
-        "generality": _ask(
-            loaded, [f.digest for f in asked], [(stream.asked[f.digest], f.target) for f in asked], generated
-        ),
-        "locality": _ask_unchanged(loaded, stream, near, generated),
-        "random facts": _ask_unchanged(loaded, stream, far, generated),
-    }
+    with loaded.at(stream.state.shifts):
+        found = {
+            "efficacy": _ask(loaded, [f.digest for f in live], [(f.prompt, f.target) for f in live], generated),
+            "generality": _ask(
+                loaded, [f.digest for f in asked], [(stream.asked[f.digest], f.target) for f in asked], generated
+            ),
+            "locality": _ask_unchanged(loaded, stream, near, generated),
+            "random facts": _ask_unchanged(loaded, stream, far, generated),
+        }
+        perplexity = perplexity_of(loaded, text_windows(loaded, text))
     scores: dict[str, Any] = {name: _score([r for _, r in pairs], generated) for name, pairs in found.items() if pairs}
     if cohorts:
         scores["cohorts"] = _by_batch(stream, found, generated)
     return {
         **scores,
-        "perplexity": perplexity_of(loaded, text_windows(loaded, text)),
+        "perplexity": perplexity,
         "seconds": stream.seconds,
         "processor": stream.processor,
     }
@@ -264,25 +267,24 @@ def run_arm(name: str, seeds: Sequence[int], networks: Path, minutes: float) -> 
     text = {s: (common.shared(TEXT) / f"{s}.txt").read_text() for s in ("valid", "test")}
     network = trained(arm, loaded, train, text["valid"], networks, minutes)
     preserve = [probe for f in train for probe in preserved_prompts_of(f)]
-    fixed = prepare(loaded, arm.settings, text=[text["valid"]], preserve=preserve)
+    fixed = prepare(loaded, arm.settings, text=[text["valid"]], preserve=preserve, rule=pack(network))
+    editor = make_editor(Bench(loaded, arm.settings, fixed))
     found: dict[str, Any] = {"settings": msgspec.to_builtins(arm.settings)}
     if network is not None:
         found["network"] = network.config.provenance
-    loaded.set_shifts({})
     found["base perplexity"] = perplexity_of(loaded, text_windows(loaded, text["test"]))
     for seed in seeds:
         for sizes, checks in (([256], {1}), ([50] * 20, {5, 10, 20})):
             stream = make_stream(stream_facts, sum(sizes), seed)
-            bench = Bench(loaded, arm.settings, fixed, network)
             for i, size in enumerate(sizes):
-                stream.apply(bench, stream.facts[sum(sizes[:i]) : sum(sizes[:i]) + size])
+                stream.apply(editor, stream.facts[sum(sizes[:i]) : sum(sizes[:i]) + size])
                 if i + 1 not in checks:
                     continue
                 label = f"{i + 1} x {size}, seed {seed}"
                 if size == 50 and i + 1 in arm.reconsolidated:
                     found[f"before: {label}"] = judge(loaded, stream, text["test"])
                     print(name, f"before: {label}", line(found[f"before: {label}"]), flush=True)
-                    stream.reconsolidate(bench)
+                    stream.reconsolidate(editor)
                 found[label] = judge(loaded, stream, text["test"])
                 print(name, label, line(found[label]), flush=True)
         common.write(f"streams-{name}", found)

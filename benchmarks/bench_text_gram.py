@@ -10,18 +10,22 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.common import shared, write
-from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, prepare
-from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit import Settings
+from lifelong_edit.bench import Bench, Fixed, State, prepare
+from lifelong_edit.editors.contract import Lesson
+from lifelong_edit.editors.gradient.rule import make
 from lifelong_edit.facts import Probe, read_facts
 from lifelong_edit.models import load_model
 from lifelong_edit.numerics.textgram import gram_sum
-from lifelong_edit.stores.tensors import materialise
+from lifelong_edit.stores import materialise
 from lifelong_edit.training.episodes import TrainSettings, divided
 from lifelong_edit.training.run import hold_out, validate
 
@@ -51,27 +55,25 @@ def on_a_model(count: int, tokens: int) -> list[dict[str, Any]]:
     probes = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in own]
     settings = Settings(editor="gradient", text_tokens=tokens, more_passes=0, gram_rank=0)
     fixed = prepare(loaded, settings, text=text, preserve=probes)
-    others = {n: t for n, t in fixed.items() if not n.startswith("gram")}
     width = loaded.modules[0].d_in
-    kinds: dict[str, dict[str, np.ndarray]] = {"whole, double": fixed}
-    kinds["whole, single"] = fixed | {n: t.astype(np.float32) for n, t in fixed.items() if n.startswith("gram")}
+    kinds = {"whole, double": fixed}
+    kinds["whole, single"] = of_grams(fixed, {n: gram.astype(np.float32) for n, gram in fixed.text.grams.items()})
     for share in SHARES:
         found = prepare(loaded, settings.replace(gram_rank=width // share), text=text)
-        kinds[f"rank {width // share} (d_in / {share})"] = others | {
-            n: t for n, t in found.items() if n.startswith("gram")
-        }
+        kinds[f"rank {width // share} (d_in / {share})"] = of_grams(fixed, found.text.grams)
     reference: dict[str, Any] = {}
     results = []
-    for kind, tensors in kinds.items():
-        bench = Bench(loaded, settings, tensors)
+    for kind, made in kinds.items():
+        bench = Bench(loaded, settings, made)
+        editor = make(bench, {})
         grams = {n: bench.text_gram[n] for n in bench.names}
-        proposal = edit_batch(bench, SolveState({}, {}, {}, {}, "bench"), held.taught[:50])
-        shifts = {n: torch.from_numpy(materialise(s)) for n, s in proposal.shift.items()}
+        change = editor.learn(State(digest="bench"), Lesson(held.taught[:50]))
+        shifts = {n: torch.from_numpy(materialise(s)) for n, s in (change.shift or {}).items()}
         reference = reference or {"gram": grams, "shift": shifts}
-        scores = validate(loaded, bench, held, 50)
+        scores = validate(loaded, editor, held, 50)
         result = {
             "gram": kind,
-            "bytes": sum(t.nbytes for n, t in tensors.items() if n.startswith("gram")),
+            "bytes": sum(gram.nbytes for gram in made.text.grams.values()),
             "gram_error": worst(grams, reference["gram"]),
             "shift_error": worst(shifts, reference["shift"]),
             "efficacy": scores.efficacy,
@@ -81,6 +83,11 @@ def on_a_model(count: int, tokens: int) -> list[dict[str, Any]]:
         print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()), flush=True)
         results.append(result)
     return results
+
+
+def of_grams(fixed: Fixed, grams: Mapping[str, np.ndarray]) -> Fixed:
+    """The same with other text grams."""
+    return replace(fixed, text=replace(fixed.text, grams=grams))
 
 
 def worst(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:

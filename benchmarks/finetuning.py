@@ -18,7 +18,8 @@ import msgspec
 import torch
 from torch import Tensor
 
-from lifelong_edit.editors.ridge.batch import Bench, SolveState
+from lifelong_edit.bench import State
+from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.errors import ModelMismatchError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel, by_length, pad
@@ -69,26 +70,27 @@ class Deck(Generic[T]):
 
 
 class FineTuner:
-    """Fine-tunes one model along a stream. Each fact's rows are encoded once."""
+    """Fine-tunes one model along a stream, on the rows of an editor. Each fact's rows are encoded once."""
 
-    def __init__(self, bench: Bench, recipe: Recipe, seed: int = 0) -> None:
-        self._bench, self.recipe = bench, recipe
+    def __init__(self, editor: RidgeEditor, recipe: Recipe, seed: int = 0) -> None:
+        self._bench, self._phrasings, self.recipe = editor.bench, editor.phrasings, recipe
         self._generator = random.Random(seed)
         self._rows: dict[str, list[Row]] = {}
         self.steps = 0
 
-    def tune(self, state: SolveState, facts: Sequence[Fact], seconds: float) -> dict[str, Tensor]:
+    def tune(self, state: State, facts: Sequence[Fact], seconds: float) -> dict[str, Tensor]:
         """Teach `facts`, replaying the live facts of `state`: ΔW (d_in, d_out) by module, `seconds` of processor later.
 
-        Live facts that `facts` replace must have left the state before. The model is left at the shifts returned.
+        Live facts that `facts` replace must have left the state before. The model is left as it was.
         """
         started, recipe, loaded = time.process_time(), self.recipe, self._bench.loaded
         earlier = list(state.live.values())
         new, old = (Deck(self._rows_of(part), self._generator) for part in (facts, earlier))
         replayed = round(recipe.replayed * recipe.rows) if earlier else 0
         kept = Deck(self._preserved([*facts, *earlier]), self._generator)
-        loaded.set_shifts(state.shifts)
-        with trainable(loaded) as weights:
+        # Of all modules, or those that have none would be left as they were trained.
+        before = {m.name: state.shifts.get(m.name, torch.zeros(m.d_in, m.d_out)) for m in loaded.modules}
+        with loaded.at(before), trainable(loaded) as weights:
             adam = torch.optim.Adam(list(weights.values()), lr=recipe.rate, betas=(0.9, recipe.memory))
             while (spent := (time.process_time() - started) / seconds) < 1:
                 rate = recipe.rate * schedule(spent, recipe.warmup)
@@ -101,14 +103,12 @@ class FineTuner:
                 if recipe.decay:
                     decay(loaded, weights, recipe.decay * rate)
                 self.steps += 1
-            shifts = {n: shift_of(loaded, n, weight) for n, weight in weights.items()}
-        loaded.set_shifts(shifts)
-        return shifts
+            return {n: shift_of(loaded, n, weight) for n, weight in weights.items()}
 
     def _rows_of(self, facts: Sequence[Fact]) -> list[Row]:
         """Prompt and phrasings, as they are rows of an edit."""
         unknown = [fact for fact in facts if fact.digest not in self._rows]
-        for row in fact_rows(self._bench.loaded.tokenizer, unknown, self._bench.settings.phrasings):
+        for row in fact_rows(self._bench.loaded.tokenizer, unknown, self._phrasings):
             self._rows.setdefault(str(row.fact), []).append(row)
         return [row for fact in facts for row in self._rows[fact.digest]]
 

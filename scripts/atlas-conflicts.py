@@ -7,10 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from lifelong_edit import atlas
+from lifelong_edit import Settings, atlas
 from lifelong_edit.atomic import write_bytes_atomic
-from lifelong_edit.editors.ridge.batch import prepare
-from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit.bench import prepare
 from lifelong_edit.facts import read_facts
 from lifelong_edit.models import load_model
 from lifelong_edit.timeline.defaults import BUNDLED_MODEL, default_preserved, solve_of
@@ -24,7 +23,7 @@ def main(out: Path) -> None:
     text = atlas.text_path().read_text(encoding="utf-8").splitlines()
     fixed = prepare(loaded, settings, text=text, preserve=default_preserved(BUNDLED_MODEL))
     facts = [record.fact for record in read_facts([str(atlas.edits_train_path())])]
-    found = scorer_for(loaded, fixed["conflict/mean"], facts, settings.micro_batch, settings.seed)
+    found = scorer_for(loaded, fixed.conflict_mean, facts, settings.micro_batch, settings.seed)
     assert found is not None, "atlas has relations and rephrases"
     told = msgspec.structs.replace(found, provenance={"model": BUNDLED_MODEL} | found.provenance)
     print(f"AUC {told.auc:.3f}, threshold {told.threshold:.3f}")

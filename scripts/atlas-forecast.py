@@ -15,15 +15,15 @@ from pathlib import Path
 
 import msgspec
 
-from lifelong_edit import atlas
+from lifelong_edit import Settings, atlas
 from lifelong_edit.atomic import write_bytes_atomic
-from lifelong_edit.editors.ridge.batch import Bench, prepare
-from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit.bench import Bench, prepare
 from lifelong_edit.facts import read_facts
 from lifelong_edit.judging.forgetting import Measured, measure_stream, merge
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.numerics.forecast import FEATURES, Forecaster, Kind, fit_forecaster, set_level
 from lifelong_edit.timeline.defaults import default_text
+from lifelong_edit.timeline.model import make_editor
 
 SIZE = 32
 HELD = Settings(more_passes=0, passes=2, phrasings=0, rehearse=0, preserved=0, preserved_keys=0, text_tokens=8000)
@@ -35,7 +35,7 @@ def measure(loaded: LoadedModel, settings: Settings, count: int, seed: int) -> M
     facts = [record.fact for record in read_facts([str(atlas.edits_train_path())])]
     random.Random(seed).shuffle(facts)
     bench = Bench(loaded, settings, prepare(loaded, settings, text=default_text()))
-    found = measure_stream(bench, [facts[i : i + SIZE] for i in range(0, count, SIZE)])
+    found = measure_stream(bench, make_editor(bench), [facts[i : i + SIZE] for i in range(0, count, SIZE)])
     print(f"{len(found.forgotten)} rows, {found.forgotten.sum()} forgotten", flush=True)
     return found
 

@@ -11,9 +11,10 @@ import torch
 from benchmarks import ablations_page
 from benchmarks.ablated import Otherwise, free_space, solve_otherwise
 from benchmarks.bench_ablations import VARIANTS, measured
-from lifelong_edit.editors.ridge.batch import Bench, prepare
-from lifelong_edit.editors.ridge.settings import Settings
-from lifelong_edit.editors.ridge.together import for_all, reconsolidate
+from lifelong_edit import Settings
+from lifelong_edit.bench import Bench, prepare
+from lifelong_edit.editors.gradient.rule import make
+from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import load_model
 
@@ -34,18 +35,19 @@ FACTS = [
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_gpt2: Path, sentences: list[str]) -> Bench:
+def editor(tiny_gpt2: Path, sentences: list[str]) -> RidgeEditor:
     probes = [Probe(s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
     settings = SMALL.replace(reconsolidation_preserved=len(probes) // 2)
     loaded = load_model(str(tiny_gpt2))
-    return Bench(loaded, settings, prepare(loaded, settings, text=[" ".join(sentences * 8)], preserve=probes))
+    fixed = prepare(loaded, settings, text=[" ".join(sentences * 8)], preserve=probes)
+    return make(Bench(loaded, settings, fixed), {})
 
 
-def test_nothing_done_otherwise_is_a_reconsolidation(bench: Bench) -> None:
+def test_nothing_done_otherwise_is_a_reconsolidation(editor: RidgeEditor) -> None:
     """To the bit; and each of the things done otherwise is something."""
-    expected = reconsolidate(bench, FACTS).shifts
-    plain = solve_otherwise(bench, FACTS, Otherwise())
-    assert all(torch.equal(plain[n], expected[n]) for n in bench.names)
+    expected = {name: torch.from_numpy(array) for name, array in editor.relearn(FACTS).weights({}).items()}
+    plain = solve_otherwise(editor, FACTS, Otherwise())
+    assert all(torch.equal(plain[n], expected[n]) for n in editor.bench.names)
     for changed in (
         Otherwise(refresh="metric"),
         Otherwise(refresh="step"),
@@ -53,14 +55,14 @@ def test_nothing_done_otherwise_is_a_reconsolidation(bench: Bench) -> None:
         Otherwise(free=0.2),
         Otherwise(near=False),
     ):
-        other = solve_otherwise(bench, FACTS, changed)
-        assert any(not torch.equal(other[n], expected[n]) for n in bench.names), changed
+        other = solve_otherwise(editor, FACTS, changed)
+        assert any(not torch.equal(other[n], expected[n]) for n in editor.bench.names), changed
 
 
-def test_one_module_moves_at_a_time(bench: Bench) -> None:
+def test_one_module_moves_at_a_time(editor: RidgeEditor) -> None:
     """After one pass the lowest module has moved as it does in one pass over all, and no other."""
-    once = Bench.__new__(Bench)
-    once.__dict__ |= bench.__dict__ | {"settings": bench.settings.replace(reconsolidation_passes=1)}
+    bench = editor.bench
+    once = make(Bench(bench.loaded, editor.settings.replace(reconsolidation_passes=1), bench.fixed), {})
     together, alone = (solve_otherwise(once, FACTS, Otherwise(in_turn=turn)) for turn in (False, True))
     first, *others = bench.names
     assert others
@@ -68,12 +70,25 @@ def test_one_module_moves_at_a_time(bench: Bench) -> None:
     assert not any(bool(alone[n].any()) for n in others)
 
 
-def test_a_shift_in_the_free_space_leaves_the_rest_as_it_is(bench: Bench) -> None:
+def test_a_module_that_does_not_move_lets_nothing_go(editor: RidgeEditor) -> None:
+    """In the second pass the second module moves; the lowest stays where the first pass had brought it."""
+    bench, passes = editor.bench, [editor.settings.replace(reconsolidation_passes=number) for number in (1, 2)]
+    one, two = (
+        solve_otherwise(make(Bench(bench.loaded, some, bench.fixed), {}), FACTS, Otherwise(in_turn=True))
+        for some in passes
+    )
+    lowest, next_one = bench.names[:2]
+    assert torch.equal(one[lowest], two[lowest]) and bool(one[lowest].any())
+    assert bool(two[next_one].any()) and not bool(one[next_one].any())
+
+
+def test_a_shift_in_the_free_space_leaves_the_rest_as_it_is(editor: RidgeEditor) -> None:
     """No change for keys along the great eigenvectors of what is preserved; in a plain solve they do change."""
-    free = solve_otherwise(bench, FACTS, Otherwise(free=0.2))
-    plain = solve_otherwise(bench, FACTS, Otherwise())
-    for name in bench.names:
-        preserved = for_all(bench).preservation(name, {}, frozenset(fact.subject.casefold() for fact in FACTS))
+    free = solve_otherwise(editor, FACTS, Otherwise(free=0.2))
+    plain = solve_otherwise(editor, FACTS, Otherwise())
+    s, subjects = editor.settings, frozenset(fact.subject.casefold() for fact in FACTS)
+    for name in editor.bench.names:
+        preserved = editor.preservation.gram(name, s, s.reconsolidation_keys, {}, subjects)
         values, vectors = torch.linalg.eigh(preserved)
         space, held = free_space(preserved, 0.2), vectors[:, values >= 0.2 * values.mean()]
         assert 0 < space.shape[1] < len(values)

@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.bench_lifelong import Life, Place, Plan, Unpreserved, over_seeds, shares_of
+from benchmarks.bench_lifelong import Life, Place, Plan, Unpreserved, over_seeds, ridge_editor, shares_of
 from benchmarks.bench_streams import Stream
 from benchmarks.finetuning import Deck, FineTuner, Recipe, accumulate, schedule, trainable
-from lifelong_edit.editors.ridge.batch import Bench, SolveState, prepare
-from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit import Settings
+from lifelong_edit.bench import Bench, State, prepare
+from lifelong_edit.editors.contract import Lesson, moved_by
+from lifelong_edit.editors.gradient.rule import make
+from lifelong_edit.editors.ridge.editor import RidgeEditor
+from lifelong_edit.editors.ridge.held import Preservation
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel, load_model
@@ -57,6 +61,11 @@ def bench(loaded: LoadedModel, sentences: list[str], text: str) -> Bench:
     return Bench(loaded, SMALL, prepare(loaded, SMALL, text=[text], preserve=[*probes, Probe("He saw", None, "Paris")]))
 
 
+@pytest.fixture
+def editor(bench: Bench) -> RidgeEditor:
+    return make(bench, {})
+
+
 def test_a_deck_deals_all_before_it_deals_one_twice() -> None:
     deck = Deck(range(10), random.Random(0))
     dealt = [deck.deal(4) for _ in range(5)]
@@ -76,14 +85,15 @@ def test_the_gradient_is_that_of_the_two_means(bench: Bench) -> None:
     """However rows are cut: against the trace's summed losses, whose gradient other tests hold against autograd."""
     loaded, recipe = bench.loaded, Recipe(preserved_weight=3.0, micro_batch=2)
     noise = torch.Generator().manual_seed(0)
-    loaded.set_shifts({m.name: 0.1 * torch.randn(m.d_in, m.d_out, generator=noise) for m in loaded.modules})
+    shifts = {m.name: 0.1 * torch.randn(m.d_in, m.d_out, generator=noise) for m in loaded.modules}
     facts = fact_rows(loaded.tokenizer, [fact(i) for i in range(3)], 1)
     kept = [bench.preserved.row(i, 3.0) for i in range(4)]
-    with trainable(loaded) as weights:
-        accumulate(loaded, [*facts, *kept], recipe)
-        found = {name: weight.grad.clone() for name, weight in weights.items() if weight.grad is not None}
-    assert all(weight.grad is None and not weight.requires_grad for weight in weights.values())
-    parts = [trace(loaded, rows, 64) for rows in (facts, kept)]
+    with loaded.at(shifts):
+        with trainable(loaded) as weights:
+            accumulate(loaded, [*facts, *kept], recipe)
+            found = {name: weight.grad.clone() for name, weight in weights.items() if weight.grad is not None}
+        assert all(weight.grad is None and not weight.requires_grad for weight in weights.values())
+        parts = [trace(loaded, rows, 64) for rows in (facts, kept)]
     # A trace sums kᵀg over answer positions alone, and is the whole gradient only where nothing above mixes positions.
     name = bench.names[-1]
     own, held = (p.keys[name].T @ p.gradients[name] for p in parts)
@@ -91,41 +101,58 @@ def test_the_gradient_is_that_of_the_two_means(bench: Bench) -> None:
     torch.testing.assert_close(found[name], own / len(facts) + 3 * held / len(kept), rtol=1e-4, atol=1e-6)
 
 
-def test_fine_tuning_teaches_and_keeps_to_its_time(bench: Bench) -> None:
-    tuner, state = FineTuner(bench, Recipe(rate=0.02, rows=8, preserved=4)), SolveState({}, {}, {})
+def test_fine_tuning_teaches_and_keeps_to_its_time(editor: RidgeEditor) -> None:
+    """And leaves the model as it was, whatever it was trained at."""
+    loaded = editor.bench.loaded
+    tuner, state = FineTuner(editor, Recipe(rate=0.02, rows=8, preserved=4)), State()
     facts = [fact(i) for i in range(4)]
-    rows = fact_rows(bench.loaded.tokenizer, facts, SMALL.phrasings)
-    bench.loaded.set_shifts({})
-    before = float(trace(bench.loaded, rows, 64, gradients=False).losses.sum())
+    rows = fact_rows(loaded.tokenizer, facts, SMALL.phrasings)
+    before = float(trace(loaded, rows, 64, gradients=False).losses.sum())
     shifts = tuner.tune(state, facts, 1.0)
-    bench.loaded.set_shifts(shifts)
-    after = float(trace(bench.loaded, rows, 64, gradients=False).losses.sum())
+    assert all(torch.equal(loaded.weight(m.name), loaded.base_weight(m.name)) for m in loaded.modules)
+    with loaded.at(shifts):
+        after = float(trace(loaded, rows, 64, gradients=False).losses.sum())
     assert tuner.steps > 5
     assert after < 0.5 * before
     assert {name: tuple(shift.shape) for name, shift in shifts.items()} == {
-        m.name: (m.d_in, m.d_out) for m in bench.loaded.modules
+        m.name: (m.d_in, m.d_out) for m in loaded.modules
     }
 
 
-def test_no_preserved_prompt_speaks_of_an_edited_subject(bench: Bench) -> None:
-    tuner = FineTuner(bench, Recipe())
+def test_no_preserved_prompt_speaks_of_an_edited_subject(editor: RidgeEditor) -> None:
+    tuner = FineTuner(editor, Recipe())
     everything, without = (len(tuner._preserved(facts)) for facts in ([fact(1)], [fact(0), fact(1)]))
     assert without == everything - 1
 
 
-def test_p0_holds_nothing(bench: Bench, loaded: LoadedModel, sentences: list[str], text: str) -> None:
-    bare = Unpreserved(loaded, SMALL, prepare(loaded, SMALL, text=[text]))
+def test_p0_holds_nothing(bench: Bench) -> None:
     name = bench.names[0]
-    assert float(bench.preservation(name, {}).abs().sum()) > 0
-    assert float(bare.preservation(name, {}).abs().sum()) == 0
+    held, nothing = (
+        kind(bench).gram(name, SMALL, SMALL.preserved_keys, {}, frozenset()) for kind in (Preservation, Unpreserved)
+    )
+    assert float(held.abs().sum()) > 0
+    assert float(nothing.abs().sum()) == 0
+    assert held.shape == nothing.shape
+
+
+@pytest.mark.parametrize("holding", [Preservation, Unpreserved])
+def test_an_arm_solves_with_what_it_holds(bench: Bench, holding: type[Preservation]) -> None:
+    """The editor of an arm holds in its solves what the arm says, and a batch comes out otherwise without it."""
+    lesson = Lesson([fact(0)])
+    found, usual = (
+        moved_by(State(), editor.learn(State(), lesson), lesson.facts).shifts
+        for editor in (ridge_editor(bench, holding), make(bench, {}))
+    )
+    same = all(torch.equal(found[name], usual[name]) for name in bench.names)
+    assert same == (holding is Preservation)
 
 
 @pytest.fixture
-def life(bench: Bench, text: str) -> Life:
+def life(editor: RidgeEditor, text: str) -> Life:
     facts = [*(fact(i) for i in range(5)), fact(0, "Japan")]
     asked = {f.digest: f.rephrases[1] for f in facts}
     said: list[dict[str, Any]] = []
-    return Life(bench, Stream(facts, asked, [fact(6)]), Plan(3, 2, frozenset({1})), text, said.append)
+    return Life(editor, Stream(facts, asked, [fact(6)]), Plan(3, 2, frozenset({1})), text, said.append)
 
 
 def test_a_life_is_judged_at_every_boundary_and_by_age(life: Life) -> None:
@@ -153,7 +180,7 @@ def test_budgets_mirror_the_time_of_an_arm(life: Life) -> None:
 
 
 def test_fine_tuning_once_knows_all_facts_but_the_replaced(life: Life) -> None:
-    life.tune(FineTuner(life.bench, Recipe(rows=8, preserved=4)), [0.2])
+    life.tune(FineTuner(life.editor, Recipe(rows=8, preserved=4)), [0.2])
     assert [c["after"] for c in life.checks] == [3]
     assert [f.target for f in life.stream.state.live.values() if f.subject == "Paris"] == ["Japan"]
 

@@ -151,7 +151,9 @@ def learn_as_published(work: Work) -> Change:
     work.took(rows, traced.losses, system)
     work.clock.lap("solve")
     shift = {n: total_shift(work.parts[n]) for n in bench.names}
-    keys, _ = keys_after(work, shift, rows)
+    # Keys as the pass saw them, and no trace after it: where P = 0 holds nothing, no later published solve reads them.
+    # What does read them, staleness and forecasts, measures their drift anyway.
+    keys = fact_keys(bench, traced, rows, work.conflict)
     work.clock.lap("keys")
     return work.change(rows, unsaid, shift, keys, asker)
 

@@ -118,7 +118,7 @@ def fact_keys(
     for name in bench.names:
         # A finite shift can still overflow a layer above it; on the grid that would become a silent zero.
         if not bool(torch.isfinite(traced.keys[name]).all()):
-            raise StepRefusedError(f"a key of {name} is not finite after the step; expected numbers; it was refused")
+            raise StepRefusedError(f"a key of {name} is not finite; expected numbers; the step was refused")
     units = {n: to_grid(traced.keys[n], bench.scale[n]) for n in bench.names}
     facts = dict.fromkeys(row.fact for row in rows if row.fact is not None)
     spans: dict[str, dict[str, list[int]]] = {n: {digest: [] for digest in facts} for n in bench.names}

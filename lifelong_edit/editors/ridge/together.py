@@ -18,7 +18,7 @@ from torch import Tensor
 from lifelong_edit.bench import Bench, Say, silent
 from lifelong_edit.editors.contract import Brought, Change, Entries, Whole
 from lifelong_edit.editors.ridge.held import Preservation
-from lifelong_edit.editors.ridge.passes import SumSystem, fact_keys, one_pass
+from lifelong_edit.editors.ridge.passes import SumSystem, System, fact_keys, one_pass
 from lifelong_edit.editors.ridge.rows import derived
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.ridge.targets import Asker, Seen, Targets
@@ -68,10 +68,10 @@ class Together:
             raise UsageError("the store has no live facts; expected at least one to reconsolidate")
         bench, s, facts = self.bench, self.settings, sorted(facts, key=lambda fact: fact.digest)
         drawn = (s.seed, identity, tuple(f.digest for f in facts))
-        asker = self._ready(facts, drawn)
+        asker = self.ready(facts, drawn)
         subjects = subjects_of(facts)
         fixed = {n: self.preservation.gram(n, s, s.reconsolidation_keys, {}, subjects) for n in bench.names}
-        near = self._directions(facts)
+        near = self.directions(facts)
         shifts = {m.name: torch.zeros(m.d_in, m.d_out, device=bench.loaded.device) for m in bench.loaded.modules}
         shifts = shifts if start is None else {n: start[n].to(shifts[n]) for n in shifts}
         made = [] if bench.preserved.probes else self._derived(facts, drawn)
@@ -80,15 +80,13 @@ class Together:
         losses: list[float] = []
         counts = {"facts": 0, "preserved": 0}
         while len(losses) < s.reconsolidation_passes:
-            shifts = {n: (1 - s.reconsolidation_decay) * shift for n, shift in shifts.items()} if losses else shifts
             kept = made or bench.preserved.rows(
                 s.reconsolidation_preserved, near, s.preserved_weight, subjects, *drawn, len(losses)
             )
             parts = [drawn_rows(p, s.reconsolidation_phrasings, s.seed, identity, len(losses)) for p in own]
-            system, loss = self._pass(asker, shifts, fixed, [*parts, *slices(kept, 4 * CHUNK)])
+            shifts, loss = self.once(len(losses), asker, shifts, fixed, [*parts, *slices(kept, 4 * CHUNK)])
             losses.append(loss / len(facts))
             counts = {"facts": sum(map(len, parts)), "preserved": len(kept)}
-            shifts = {n: shifts[n] + system.shift(n).to(shifts[n]) for n in shifts}
             say(f"pass {len(losses)} over {len(facts)} facts and {len(kept)} preserved prompts: loss {losses[-1]:.3f}")
             if settled(losses, s.reconsolidation_gain):
                 break
@@ -99,32 +97,53 @@ class Together:
         }
         return Change(brought, report)
 
-    def _pass(
-        self, asker: Asker, shifts: Mapping[str, Tensor], fixed: Mapping[str, Tensor], parts: Sequence[Sequence[Row]]
-    ) -> tuple[SumSystem, float]:
-        """One pass at ΔW over rows in parts; the facts' summed loss before it."""
+    def once(
+        self,
+        number: int,
+        asker: Asker,
+        shifts: Mapping[str, Tensor],
+        fixed: Mapping[str, Tensor],
+        parts: Sequence[Sequence[Row]],
+    ) -> tuple[dict[str, Tensor], float]:
+        """ΔW after pass `number`, counted from 0, over rows in parts, and the facts' summed loss before it.
+
+        Every pass but the first lets go of a share of ΔW before it traces. fixed: P by module.
+        """
+        kept = 1 - self.settings.reconsolidation_decay
+        shifts = {n: kept * shift for n, shift in shifts.items()} if number else shifts
         system = SumSystem({n: gram.clone() for n, gram in fixed.items()}, self.ridges)
+        loss = self.sum_up(system, asker, shifts, parts)
+        return {n: shift + system.shift(n).to(shift) for n, shift in shifts.items()}, loss
+
+    def sum_up(
+        self, system: System, asker: Asker, shifts: Mapping[str, Tensor], parts: Sequence[Sequence[Row]]
+    ) -> float:
+        """Hand all rows, traced at ΔW, to a system; the facts' summed loss there."""
         loss = 0.0
         with self.bench.loaded.at(shifts):
             for rows in parts:
                 traced = one_pass(self.bench, asker, rows, system, self.settings.preserved_step)
                 loss += sum(row.weight * float(traced.losses[i]) for i, row in enumerate(rows) if row.kind == "new")
-        return system, loss
+        return loss
 
-    def _ready(self, facts: Sequence[Fact], drawn: tuple[object, ...]) -> Asker:
+    def ready(self, facts: Sequence[Fact], drawn: tuple[object, ...]) -> Asker:
         """The rule made ready at the base weights on a sample of the facts."""
         sample = [facts[i] for i in draw(len(facts), SAMPLE, "metric", *drawn)]
-        rows = fact_rows(self.bench.loaded.tokenizer, sample, self.settings.phrasings)
         with self.bench.loaded.at(BASE):
-            traced = trace(self.bench.loaded, rows, self.settings.micro_batch)
-        return self.targets.ready(Seen(traced.keys, traced.gradients, float(traced.losses.sum())), {})
+            return self.targets.ready(self.seen(sample), {})
+
+    def seen(self, facts: Sequence[Fact]) -> Seen:
+        """What all rows of the facts show at the model as it stands."""
+        rows = fact_rows(self.bench.loaded.tokenizer, facts, self.settings.phrasings)
+        traced = trace(self.bench.loaded, rows, self.settings.micro_batch)
+        return Seen(traced.keys, traced.gradients, float(traced.losses.sum()))
 
     def _derived(self, facts: Sequence[Fact], drawn: tuple[object, ...]) -> list[Row]:
         """Preserved rows made from the facts, for a store that has none: as many as there are facts at the most."""
         count = min(len(facts), self.settings.reconsolidation_preserved)
         return derived(self.bench, self.settings, facts, count, *drawn)
 
-    def _directions(self, facts: Sequence[Fact]) -> Tensor:
+    def directions(self, facts: Sequence[Fact]) -> Tensor:
         """Directions of up to NEAR facts, near which preserved prompts are looked for, (n, d_in)."""
         found = self.bench.conflict_keys([f.prompt for f in facts[:: -(-len(facts) // NEAR)]])
         return torch.from_numpy(found).to(self.bench.loaded.device)
