@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from lifelong_edit.cli.common import at_option, device_option, json_option, opened, print_json, say, store_option
+from lifelong_edit.editors.registry import rule_of
 
 
 @click.command()
@@ -36,6 +37,7 @@ def export(kind: str, out: Path, at: str | None, force: bool, store: Path, devic
       lifelong-edit export --out before --at 3 --force
     """
     with opened(store, read_only=True, device=device) as timeline:
+        rule_of(timeline.settings.editor).require_export(kind)
         step = timeline.head if at is None else timeline.show(at).step
         record = timeline.show(step)
         origin = {

@@ -44,6 +44,7 @@ from lifelong_edit.stores import (
     StepRecord,
     Weights,
     digest_bytes,
+    tensors_digest,
 )
 from lifelong_edit.stores import Gate as GateFigures
 from lifelong_edit.timeline.commit import UNMADE, Draft
@@ -63,6 +64,7 @@ BESIDE = 64
 """How many live facts about its subject are looked at, the nearest by their keys."""
 AT_RISK = 5
 """How many live facts a forecast from a proposal names."""
+_NOTHING = tensors_digest({})
 
 Gate = Callable[[Bench, State, Change, Sequence[Fact]], Mapping[str, Any]]
 
@@ -116,7 +118,9 @@ class Solving:
     def _digest(self, record: StepRecord) -> str:
         """The content digest of a state, of which every draw is a function: no step numbers in it."""
         fixed = str(self._history().record(0).fixed)
-        further = [part.digest for part in self._history().last_parts(record.step, self._rule.further_parts).values()]
+        kept = self._history().last_parts(record.step, self._rule.further_parts).values()
+        # A part that was emptied is one that never was: what all facts were taken out of is a new store.
+        further = [part.digest for part in kept if part.digest != _NOTHING]
         parts = (record.weights_digest, record.live_digest, *further, fixed, self._config.settings_digest)
         return digest_bytes("\n".join((*parts, self._config.model.fingerprint)).encode())
 
