@@ -14,7 +14,7 @@ from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.editors.ridge.gradient import GradientTargets, linear_steps, output_metrics, within
 from lifelong_edit.editors.ridge.passes import SumSystem
 from lifelong_edit.editors.ridge.targets import Asker, Seen
-from lifelong_edit.editors.ridge.together import Together
+from lifelong_edit.editors.ridge.together import SAMPLE, Together
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE
 from lifelong_edit.numerics.solver import solve_sums
@@ -66,8 +66,8 @@ class Ablated(Together):
         """As without anything done otherwise; where the metric is refreshed, the sample and the first one are kept."""
         if self.otherwise.refresh:
             targets = self.targets
-            assert isinstance(targets, GradientTargets) and targets.sample is not None
-            self.sample = [facts[i] for i in draw(len(facts), targets.sample, "metric", *drawn)]
+            assert isinstance(targets, GradientTargets)
+            self.sample = [facts[i] for i in draw(len(facts), SAMPLE, "metric", *drawn)]
             with self.bench.loaded.at(BASE):
                 self.first = Refreshed(targets, self.seen(self.sample))
         return super().ready(facts, drawn)
@@ -107,7 +107,7 @@ class Ablated(Together):
             return asker
         with self.bench.loaded.at(shifts):
             present = self.seen(self.sample)
-        return self.targets.ready([present], {}) if self.otherwise.refresh == "step" else self.first.at(present)
+        return self.targets.ready(present, {}) if self.otherwise.refresh == "step" else self.first.at(present)
 
 
 class Among(SumSystem):

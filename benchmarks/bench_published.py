@@ -70,7 +70,7 @@ def editors(
 def solves(editor: RidgeEditor, rows: list[Row]) -> Callable[[], None]:
     """The primal systems of the step, each solved from its keys and value differences by a float64 Cholesky factor."""
     traced = trace(editor.bench.loaded, rows, editor.settings.micro_batch)
-    asker = editor.targets.ready([Seen(traced.keys, traced.gradients)], {})
+    asker = editor.targets.ready(Seen(traced.keys, traced.gradients), {})
     asked = {n: asker.ask(n, traced.keys[n], traced.gradients[n]) for n in editor.bench.names}
 
     def run() -> None:

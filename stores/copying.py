@@ -28,6 +28,7 @@ from lifelong_edit.stores.identity import (
 )
 from lifelong_edit.stores.lock import LOCK_FILE, WriterLock
 from lifelong_edit.stores.log import EditLog
+from lifelong_edit.stores.pages import PageFile
 from lifelong_edit.stores.schema import StoreMarker
 from lifelong_edit.stores.tables import Head, Tables
 
@@ -93,14 +94,14 @@ def shrink(log: EditLog, *, overwrite: bool = False) -> None:
 
     `log` has to be closed afterwards, and so has every other handle: each says so when it is used. The store is at its
     path at every moment, the old one or the new one, and both hold the same. overwrite: fill what was replaced with
-    zeros, on the disk, before it is let go of. Raises StoreError where its folder cannot be
-    replaced, which leaves it as it was.
+    zeros, on the disk, before it is let go of, and in the copy what its records leave over. Raises StoreError where
+    its folder cannot be replaced, which leaves it as it was.
     """
     path = log.path
     try:
         with contextlib.ExitStack() as stack:
             former = [stack.enter_context(file.open("r+b")) for file in _data_files(path)] if overwrite else []
-            _shrink(path)
+            _shrink(path, overwrite)
             for file in former:
                 _fill_with_zeros(file)
     except OSError as error:
@@ -125,9 +126,21 @@ def _fill_with_zeros(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def _shrink(path: Path) -> None:
+def _blank(data: Path) -> None:
+    """Fill with zeros what the records of a database leave over: LMDB copies whole pages, with what was in them."""
+    with PageFile(data) as pages:
+        gaps = pages.gaps()
+    with data.open("r+b") as file:
+        for gap in gaps:
+            file.seek(gap.offset)
+            file.write(bytes(gap.size))
+
+
+def _shrink(path: Path, overwrite: bool) -> None:
     with contextlib.ExitStack() as stack, replace_dir_atomic(path) as building:
         copy_store(path, building)
+        if overwrite:
+            _blank(building / "data.mdb")
         require_sound(building, _NO_BACKUP, path)
         for entry in path.iterdir():
             if entry.name not in _OWN:

@@ -76,6 +76,7 @@ class PageFile:
         self.problems: list[Problem] = []
         self.free = 0
         """Bytes of pages that hold nothing; known after `account`."""
+        self._gaps: list[Value] | None = None
         self._fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self.size = os.fstat(self._fd).st_size
@@ -136,6 +137,27 @@ class PageFile:
             for page in pages[1 : pages[0] + 1]:
                 self.free += self.meta.page_size * self._use("free pages", page)
 
+    def gaps(self) -> list[Value]:
+        """Where bytes lie that belong to no record: what pages in use have left over, and free pages.
+
+        LMDB writes pages from memory that it uses again, and copies them as they are: there may be anything in there,
+        parts of records among it that are gone. Walks all tables, so nothing else may have walked them before.
+        """
+        self._gaps = []
+        for tree in self.tables().values():
+            for _ in self.entries(tree):
+                pass
+        for _ in self._walk(self.meta.free, ordered=False):
+            pass
+        size = self.meta.page_size
+        free = (Value(page * size, size) for page in range(2, self.meta.last_page + 1) if not self._used[page])
+        return [gap for gap in (*self._gaps, *free) if gap.size]
+
+    def _leave(self, start: int, end: int) -> None:
+        """Note that what lies between is of no record, where somebody wants to know."""
+        if self._gaps is not None:
+            self._gaps.append(Value(start, end - start))
+
     def _walk(self, tree: Tree, *, trees: bool = False, ordered: bool = True) -> Iterator[tuple[bytes, Value]]:
         if tree.root == _NOTHING or not self._used:
             return
@@ -172,6 +194,7 @@ class PageFile:
         if not _HEADER.size <= lower <= upper <= len(data) or lower % 2:
             self.problems.append(Problem(tree, page, "its table of entries does not fit it"))
             return None
+        self._leave(page * self.meta.page_size + lower, page * self.meta.page_size + upper)
         return data
 
     def _use(self, tree: str, page: int, count: int = 1) -> bool:
@@ -226,7 +249,9 @@ class PageFile:
         if number != page or flags & 0x0F != _OVERFLOW or low | high << 16 < count:
             self.problems.append(Problem(tree, page, "it is not the first page of a large value"))
             return False
-        self._used[page + count : page + (low | high << 16)] = b"\1" * ((low | high << 16) - count)
+        kept, start = low | high << 16, page * self.meta.page_size
+        self._used[page + count : page + kept] = b"\1" * (kept - count)
+        self._leave(start + _HEADER.size + size, start + kept * self.meta.page_size)
         return True
 
     # -- where to begin

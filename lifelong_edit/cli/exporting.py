@@ -9,7 +9,7 @@ import click
 from lifelong_edit.cli.common import at_option, device_option, json_option, opened, print_json, say, store_option
 from lifelong_edit.editors.contract import Format
 from lifelong_edit.editors.registry import rule_of
-from lifelong_edit.export.formats import FORMATS, require_format
+from lifelong_edit.export.formats import FORMATS
 from lifelong_edit.export.formats import export as write
 
 
@@ -42,7 +42,7 @@ def export(
       lifelong-edit export --out before --at 3 --force
     """
     with opened(store, read_only=True, device=device) as timeline:
-        require_format(kind, rule_of(timeline.settings.editor))
+        rule_of(timeline.settings.editor).require_export(kind)
         step = timeline.head if at is None else timeline.show(at).step
         record = timeline.show(step)
         origin = {

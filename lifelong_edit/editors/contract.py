@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys, Fold, Shift, Weights, add_shifts, materialise
@@ -210,6 +211,22 @@ class Rule:
         """The rule at work on a bench, with what it fixed at `init`."""
         found: Editor = self._module().make(bench)
         return found
+
+    def require_relearning(self) -> None:
+        """Raise UsageError where the rule cannot solve again for all facts."""
+        if not self.relearns:
+            raise UsageError(
+                f"the editing rule {self.name} cannot solve again for all facts, as reconsolidating and retracting do; "
+                "go back with `rollback`, or make a store with another rule"
+            )
+
+    def require_export(self, form: str) -> None:
+        """Raise UsageError where a state of the rule cannot be written in a format."""
+        if form not in self.exports:
+            known = ", ".join(sorted(self.exports)) or "none"
+            raise UsageError(
+                f"a store of the editing rule {self.name} cannot be exported as {form}; formats that it has: {known}"
+            )
 
     def _module(self) -> Any:
         return import_module(self.home)

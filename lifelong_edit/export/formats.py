@@ -7,8 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifelong_edit.editors.contract import Format, Rule
-from lifelong_edit.errors import UsageError
+from lifelong_edit.editors.contract import Format
 
 if TYPE_CHECKING:
     from lifelong_edit.models import LoadedModel, Overlay
@@ -17,15 +16,6 @@ Write = Callable[..., None]
 """Writes a state: the loaded model, the state's overlay, the folder; `force` and `provenance` by name."""
 FORMATS: dict[Format, str] = {"transformers": "lifelong_edit.export.whole:export_transformers"}
 """What writes each format, as `module:function`, imported when it is asked for."""
-
-
-def require_format(kind: Format, rule: Rule) -> None:
-    """Raise UsageError, before anything is loaded, where what a rule makes cannot leave its store in a format."""
-    if kind not in rule.exports:
-        raise UsageError(
-            f"what the editor {rule.name} makes cannot be exported as {kind}; expected one of "
-            f"{', '.join(sorted(rule.exports)) or 'none: it lives in the store alone'}"
-        )
 
 
 def export(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.facts.given import Given, Item, as_batch, as_digests
@@ -153,10 +154,11 @@ class Editing(Reviewing):
 
         start: 0 is canonical, from the base weights, whatever the history was; a number up to 1 is warm, from so much
         of the present ΔW. guard: commit nothing that loses what the state before had; the step's kind is then
-        `refused`, its state that before. say: told about each pass. Raises UsageError where there is no live fact, and
-        StepRefusedError where a number is not finite.
+        `refused`, its state that before. say: told about each pass. Raises UsageError where there is no live fact, or
+        where the rule cannot do this, and StepRefusedError where a number is not finite.
         """
         self._refuse_read_only(reason)
+        rule_of(self.settings.editor).require_relearning()
         if not 0 <= start <= 1:
             raise UsageError(f"found start {start:g}; expected 0 (canonical) to 1 (from the present weights)")
         if not self.history().live(self.head):
@@ -181,10 +183,11 @@ class Editing(Reviewing):
         what they had superseded, unless another live fact now answers that. The weights are those of a store that only
         ever had the remaining facts, to the last bit; without any they are the base model's. The report has the share
         of retracted facts that are answered as by the base model, beside that of unedited facts (`as_base`). say: told
-        about each pass. Raises UsageError for a name of no live fact or of several, StepRefusedError where a number is
-        not finite.
+        about each pass. Raises UsageError for a name of no live fact or of several, and where the rule cannot do this,
+        StepRefusedError where a number is not finite.
         """
         self._refuse_read_only(reason)
+        rule_of(self.settings.editor).require_relearning()
         began, names = time.perf_counter(), as_digests(facts)
         gone = list(dict.fromkeys(self.history().live_fact(self.head, name) for name in names))
         draft = self._solve().retraction(gone, self._revived(gone) if revive else (), say)

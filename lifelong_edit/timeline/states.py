@@ -44,6 +44,8 @@ PROJECTIONS = 8
 TOLERANCE = 1e-6
 """Relative to ‖ΔW‖: how far weights rebuilt in another environment may be from those that were logged."""
 
+_NOTHING = tensors_digest({})
+"""The digest of a part without anything in it."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -229,7 +231,8 @@ class StoredState:
     def further(self) -> str:
         """What the content digest of a state says of its parts beside weights and keys, which follow from weights.
 
-        Empty without such a part, and where the release that wrote the last one logged no digest of it.
+        Empty without such a part, and where the release that wrote the last one logged no digest of it. A part that was
+        emptied is one that never was: what all facts were taken out of is a new store.
         """
         others = {n: part.digest for n, part in self.brought.items() if n != WEIGHTS and part.fold != "upsert"}
-        return "".join(f"\n{name} {digest}" for name, digest in sorted(others.items()) if digest)
+        return "".join(f"\n{name} {digest}" for name, digest in sorted(others.items()) if digest not in ("", _NOTHING))

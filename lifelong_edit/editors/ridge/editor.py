@@ -37,6 +37,12 @@ class RidgeEditor:
         return bench.settings
 
     @property
+    def for_all(self) -> GradientTargets:
+        """How the rule asks when all facts are solved for together."""
+        s = self.settings
+        return GradientTargets(s.reconsolidation_eta, s.kappa, s.trust)
+
+    @property
     def phrasings(self) -> int:
         """How many of a fact's rephrases are rows beside its prompt."""
         return self.settings.phrasings
@@ -71,9 +77,9 @@ class RidgeEditor:
         say: Say = silent,
     ) -> Change:
         """What solving again for all facts would change, see `Editor.relearn`."""
-        s = self.settings
-        targets = GradientTargets(s.reconsolidation_eta, s.kappa, s.trust)
-        return Together(self.bench, s, targets, self.preservation, self.ridges()).solve(facts, start, identity, say)
+        return Together(self.bench, self.settings, self.for_all, self.preservation, self.ridges()).solve(
+            facts, start, identity, say
+        )
 
     def overlay(self, state: State) -> Shifts:
         """W₀ + ΔW."""

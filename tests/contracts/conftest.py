@@ -1,0 +1,171 @@
+"""Stores of every editing rule on a tiny GPT-2, each made once and copied."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
+from lifelong_edit.facts import Probe
+from lifelong_edit.models import load_model
+from lifelong_edit.timeline import Timeline
+from tests.contracts.editing import MODULES, ROWS, Row, lenient, placed
+from tests.zoo import Zoo
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """A model this small gains nothing from threads, and on a busy machine they wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def network(zoo: Zoo, tiny_gpt2: Path) -> Callable[[str], Path]:
+    """`network(form)`: the folder of an untrained hypernetwork for the tiny GPT-2."""
+
+    def make(folder: Path, form: str) -> None:
+        modules = load_model(str(tiny_gpt2), modules=list(MODULES)).modules
+        config = NetworkConfig(
+            form="published" if form == "published" else "joint", rank=4, blocks=1,
+            modules=tuple(m.name for m in modules), shapes=tuple((m.d_in, m.d_out) for m in modules),
+            positions=tuple(m.positions for m in modules),
+        )  # fmt: skip
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            tensors = NetworkSet(config).tensors()
+        folder.mkdir()
+        save_file(tensors, folder / "network.safetensors")
+        (folder / "config.json").write_bytes(msgspec.json.encode(config))
+
+    return lambda form: zoo.keep("network", [str(tiny_gpt2), form, MODULES], lambda folder: make(folder, form))
+
+
+@pytest.fixture(scope="session", params=ROWS, ids=str)
+def row(request: pytest.FixtureRequest) -> Row:
+    """A rule, in one of its solves."""
+    found: Row = request.param
+    return found
+
+
+Options = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def options(tiny_gpt2: Path, sentences: list[str], network: Callable[[str], Path]) -> Callable[[Row], Options]:
+    """What `Timeline.create` takes for a store of a row, settings included."""
+    preserve = [Probe(prompt=s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
+    common = {"model": str(tiny_gpt2), "preserve": preserve, "text": [" ".join(sentences * 20)]}
+
+    def of(row: Row) -> Options:
+        given = {"hypernetwork": str(network(row.form))} if "network" in row.rule.needs else {}
+        return {**common, **given, "settings": row.settings()}
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def _fresh(zoo: Zoo, options: Callable[[Row], Options]) -> Callable[[Row], Path]:
+    def of(row: Row) -> Path:
+        given = options(row)
+        return zoo.keep(f"fresh-{row}", given, lambda to: Timeline.create(to, **given).close())
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def _lived(zoo: Zoo, options: Callable[[Row], Options], _fresh: Callable[[Row], Path]) -> Callable[[Row], Path]:
+    def of(row: Row) -> Path:
+        def make(to: Path) -> None:
+            with Timeline.open(zoo.copy(f"fresh-{row}", options(row), lambda _: None, to)) as timeline:
+                for number in (0, 1):
+                    timeline.apply(placed(number), gate=lenient)
+
+        _fresh(row)
+        return zoo.keep(f"lived-{row}", options(row), make)
+
+    return of
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Iterator[Callable[[Path, str], Timeline]]:
+    """Opens a copy of a store under a name; all are closed at the end."""
+    import shutil
+
+    with ExitStack() as closing:
+        yield lambda store, name: closing.enter_context(Timeline.open(shutil.copytree(store, tmp_path / name)))
+
+
+@pytest.fixture
+def fresh(row: Row, _fresh: Callable[[Row], Path], copied: Callable[[Path, str], Timeline]) -> Callable[..., Timeline]:
+    """`fresh(name)`: a store of the row at step 0."""
+    return lambda name="fresh": copied(_fresh(row), name)
+
+
+@pytest.fixture
+def lived(row: Row, _lived: Callable[[Row], Path], copied: Callable[[Path, str], Timeline]) -> Callable[..., Timeline]:
+    """`lived(name)`: a store of the row into which `placed(0)` and `placed(1)` were edited."""
+    return lambda name="lived": copied(_lived(row), name)
+
+
+KILLED = """
+import json, os, signal, sys
+import torch, transformers.models.gpt2.modeling_gpt2, lifelong_edit.timeline.solving, lifelong_edit.stores.index
+from lifelong_edit.timeline import Timeline
+from tests.contracts.editing import placed
+
+torch.set_num_threads(1)
+
+def run(store, batches, last):
+    judged = 0
+    def gate(*_):
+        nonlocal judged
+        judged += 1
+        if judged == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"judge": "none"}
+    with Timeline.open(store) as timeline:
+        for number in batches:
+            timeline.apply(placed(number), gate=gate)
+
+for line in sys.stdin:  # each line is a run in a process of its own, without importing torch anew
+    if not (child := os.fork()):
+        run(*json.loads(line))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def streamed() -> Iterator[Callable[..., int]]:
+    """`streamed(store, batches, kill=n)`: edits batches in a process of its own; how it ended.
+
+    kill: SIGKILL ends it while the n-th batch is judged, solved and not yet committed.
+    """
+    made: list[subprocess.Popen[str]] = []
+
+    def run(store: Path, batches: list[int], kill: int | None = None) -> int:
+        if not made:
+            command = [sys.executable, "-c", KILLED]
+            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            made.append(subprocess.Popen(command, text=True, cwd=Path(__file__).parents[2], **pipes))
+        process = made[0]
+        assert process.stdin is not None and process.stdout is not None
+        print(json.dumps([str(store), batches, kill]), file=process.stdin, flush=True)
+        return int(process.stdout.readline())
+
+    yield run
+    for process in made:
+        process.communicate()

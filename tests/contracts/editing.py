@@ -1,0 +1,96 @@
+"""What the grid of editing rules runs on: a row for each rule and way of asking, and the stores made for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.registry import RULES, rule_of
+from lifelong_edit.facts import Fact, Record
+from lifelong_edit.settings import StoreSettings
+
+PLACES = ("Paris", "London", "Vienna", "Warsaw", "Belgrade", "Sydney", "Kenya", "Japan")
+MODULES = ("0-1@subject", "2-3")
+SMALL: dict[str, Any] = {
+    "modules": MODULES,
+    "more_passes": 0,
+    "passes": 2,
+    "rehearse": 4,
+    "preserved": 4,
+    "c0": 50.0,
+    "text_tokens": 2000,
+    "phrasings": 1,
+    "snapshot_every": 3,
+    "micro_batch": 8,
+    "reconsolidation_passes": 2,
+}
+"""Settings for a model of four layers and width 32; a rule that has not all of them takes those that it has."""
+OPTIONS: dict[str, dict[str, Any]] = {"ultraedit": {"eta": 1e-3}}
+"""Settings that a rule needs beside them: UltraEdit's own step, 1e-6, would hardly move a model this small."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A rule, and the solve in which it asks where it has several; empty where it has one."""
+
+    name: str
+    ask: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.ask}" if self.ask else self.name
+
+    @property
+    def rule(self) -> Rule:
+        """The declaration."""
+        return rule_of(self.name)
+
+    @property
+    def form(self) -> str:
+        """The form of the network that the rule asks with, where it needs one."""
+        return self.ask or "joint"
+
+    def settings(self, **changes: Any) -> StoreSettings:
+        """Small settings of the rule, some of them changed."""
+        kind = self.rule.settings
+        told = {"ask": self.ask} if self.ask else {}
+        small = {name: value for name, value in SMALL.items() if name in kind.__struct_fields__}
+        return kind(editor=self.name, **(small | OPTIONS.get(self.name, {}) | told | changes))
+
+
+def _rows() -> list[Row]:
+    found = []
+    for name in RULES:
+        several = "ask" in rule_of(name).settings.__struct_fields__
+        found += [Row(name, ask) for ask in ("joint", "published")] if several else [Row(name)]
+    return found
+
+
+ROWS = _rows()
+
+
+def fact(number: int, target: str | None = None) -> Fact:
+    """One of a series of facts about different subjects, whose prompts differ in length."""
+    name = PLACES[number % 8] + " the Great" * (number % 3) + f" {number}"
+    return Fact(
+        subject=name,
+        prompt=f"The capital of {name} is",
+        target=target or PLACES[(number + 3) % 8] + " on the river" * (number % 2),
+        relation="capital",
+        rephrases=(f"{name} has the capital",),
+    )
+
+
+def batch(number: int, size: int = 3) -> list[Fact]:
+    """Facts of the series; batches of different numbers have none in common."""
+    return [fact(number * size + i) for i in range(size)]
+
+
+def placed(number: int) -> list[Record]:
+    """The same as records of a file."""
+    return [Record(f, "a.jsonl", 3 * number + i, "a" * 32, 3 * number + i) for i, f in enumerate(batch(number))]
+
+
+def lenient(*_: object) -> dict[str, Any]:
+    """A gate that lets everything pass: a model with random weights is no judge of text."""
+    return {"judge": "none"}

@@ -1,0 +1,369 @@
+"""What every editing rule promises, whatever it asks for: each behaviour for each rule of the registry.
+
+On a GPT-2 with random weights: shapes and exactness. That a rule teaches is asked of the bundled model. A rule is in
+this grid by its name in `RULES`; `tests.contracts.editing.OPTIONS` has the settings that it needs for a tiny model.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lifelong_edit import atlas
+from lifelong_edit.bench import Bench, Fixed, State, prepare
+from lifelong_edit.cli import PROGRAM, cli
+from lifelong_edit.editors.contract import Change, Editor, Lesson, Whole, moved_by
+from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.errors import BadInputError, UsageError
+from lifelong_edit.facts import Fact, read_facts, read_prompts
+from lifelong_edit.models import LoadedModel, fingerprint_of, load_model
+from lifelong_edit.stores import Part, StepRecord, fsck
+from lifelong_edit.tasks import task_of
+from lifelong_edit.timeline import Timeline
+from lifelong_edit.timeline.defaults import default_hypernetwork, solve_of
+from lifelong_edit.timeline.model import given_to
+from lifelong_edit.timeline.purging import purge
+from lifelong_edit.timeline.states import keys_at, parts_at
+from tests.contracts.editing import Row, batch, fact, lenient, placed
+
+Make = Callable[..., Timeline]
+TOLERANCE = 1e-4
+"""Relative, Frobenius. Padding changes the shapes of float32 products, hence their rounding (6e-8 a sum), through four
+layers forward and back, and solves; 2e-6 is found."""
+QUESTIONS = ["The capital of France is", "Ada Lovelace was born", "Kenya's currency is", *(f.prompt for f in batch(1))]
+
+
+# -- what is compared
+
+
+def state_of(timeline: Timeline) -> dict[str, Any]:
+    """All that the state at the head is made of, as read from the log, to the bit."""
+    log, history, at = timeline._log, timeline.history(), timeline.head
+    parts = parts_at(log, history, at, rule_of(timeline.settings.editor).further_parts)
+    return {
+        "weights": _bytes(timeline.weights(at)),
+        "live": timeline.show(at).live_digest,
+        "parts": {name: _bytes(arrays) for name, arrays in parts.items()},
+        "keys": {
+            digest: (_bytes(keys.rows), keys.conflict.tobytes())
+            for digest, keys in sorted(keys_at(log, history, at).items())
+        },
+    }
+
+
+def _bytes(arrays: Mapping[str, Any]) -> dict[str, bytes]:
+    return {name: np.asarray(arrays[name]).tobytes() for name in sorted(arrays)}
+
+
+def digests(record: StepRecord) -> tuple[str, str, dict[str, str]]:
+    """Of weights, of live facts, and of every part."""
+    return record.weights_digest, record.live_digest, {name: part.digest for name, part in record.parts.items()}
+
+
+def content(change: Change) -> dict[str, Any]:
+    """All that a change brings whole, to the bit."""
+    wholes = {name: _bytes(part.arrays) for name, part in change.parts.items() if isinstance(part, Whole)}
+    keys = {digest: (_bytes(found.rows), found.conflict.tobytes()) for digest, found in sorted(change.keys().items())}
+    return {"parts": wholes, "keys": keys}
+
+
+def rebuilt(timeline: Timeline, **changes: Any) -> Editor:
+    """The store's rule on a bench of its own, with some settings changed."""
+    bench = timeline.bench()
+    made = Bench(bench.loaded, timeline.settings.replace(**changes), Fixed.of(timeline.fixed()))
+    return rule_of(timeline.settings.editor).make(made, made.fixed.rule)
+
+
+# -- a model that knows something
+
+
+@pytest.fixture(scope="module")
+def taught() -> list[Fact]:
+    """News for the bundled model, whose targets are not what it says by itself."""
+    return [record.fact for record in read_facts([str(atlas.edits_validation_path())])][:6]
+
+
+@pytest.fixture(scope="module")
+def known() -> tuple[LoadedModel, Fixed]:
+    """The bundled model with what `init` measures on it, edited where its network was trained to edit."""
+    modules = solve_of(default_hypernetwork("atlas"))["modules"]
+    loaded = load_model("atlas", modules=list(modules))
+    settings = Row("gradient").settings(modules=modules, text_tokens=3000, preserved_tokens=3, micro_batch=64)
+    preserve = list(read_prompts([str(atlas.preserved_prompts_path())]))[:60]
+    text = atlas.text_path().read_text(encoding="utf-8").splitlines()[:60]
+    return loaded, prepare(loaded, settings, text=text, preserve=preserve)
+
+
+class EditorContract:
+    """What holds of any rule. Fixtures: `row`, `fresh`, `lived`."""
+
+    # -- the same again
+
+    def test_the_same_batch_at_the_same_state_gives_the_same_digests(self, fresh: Make, lived: Make) -> None:
+        """Also where one timeline went all the way, and the other read its state from the log."""
+        through, read = fresh(), lived()
+        for number in (0, 1):
+            through.apply(placed(number), gate=lenient)
+        assert digests(through.show(2)) == digests(read.show(2))
+        assert digests(through.apply(placed(2), gate=lenient)) == digests(read.apply(placed(2), gate=lenient))
+        assert state_of(through) == state_of(read)
+
+    def test_a_rollback_goes_back_to_the_bit(self, lived: Make) -> None:
+        timeline = lived()
+        before, known = state_of(timeline), digests(timeline.show(2))
+        once = timeline.apply(placed(2), gate=lenient)
+        assert state_of(timeline) != before
+        back = timeline.rollback(2)
+        assert (back.weights_digest, back.live_digest) == known[:2]
+        assert state_of(timeline) == before
+        assert digests(timeline.apply(batch(2), again=True, gate=lenient)) == digests(once)
+
+    def test_any_micro_batch_gives_the_same_change(self, row: Row, lived: Make) -> None:
+        timeline = lived()
+        state = timeline._solve().state()
+
+        def shifts(size: int) -> dict[str, Any]:
+            change = rebuilt(timeline, micro_batch=size).learn(state, Lesson(batch(2, 4)))
+            before = {name: shift.numpy() for name, shift in state.shifts.items()}
+            moved = change.weights(before)
+            assert any(np.abs(moved[name] - before[name]).max() > 1e-5 for name in moved), "nothing was learned"
+            return {name: moved[name] - before[name] for name in moved} | _arrays(change)
+
+        whole = shifts(64)
+        for size in (1, 7):
+            found = shifts(size)
+            apart = {n: np.linalg.norm(found[n] - whole[n]) / max(np.linalg.norm(whole[n]), 1e-30) for n in whole}
+            assert max(apart.values()) < TOLERANCE, apart
+        assert row.settings(micro_batch=1).micro_batch == 1
+
+    # -- taken back
+
+    def test_what_is_retracted_was_never_there(self, row: Row, fresh: Make, lived: Make) -> None:
+        """Neither in weights nor in any part, nor in what a next batch comes to."""
+        if not row.rule.relearns:
+            pytest.skip("the rule does not relearn")
+        gone, (long, short) = [batch(0)[1], batch(2)[0]], (lived(), fresh())
+        long.apply(placed(2), gate=lenient)
+        retracted = long.retract(gone)
+        for one in [f for number in (2, 0, 1) for f in batch(number) if f not in gone]:
+            short.apply([one], gate=lenient)
+        solved = short.reconsolidate(guard=False)
+        assert digests(retracted) == digests(solved)
+        assert state_of(long) == state_of(short)
+        assert digests(long.apply(batch(3), gate=lenient)) == digests(short.apply(batch(3), gate=lenient))
+        assert state_of(long) == state_of(short)
+
+    def test_a_store_without_a_fact_left_is_a_new_one(self, row: Row, fresh: Make, lived: Make) -> None:
+        if not row.rule.relearns:
+            pytest.skip("the rule does not relearn")
+        emptied, new = lived(), fresh()
+        emptied.retract([*batch(0), *batch(1)])
+        assert state_of(emptied) == state_of(new)
+        assert digests(emptied.apply(batch(2), gate=lenient)) == digests(new.apply(batch(2), gate=lenient))
+
+    def test_relearning_knows_neither_history_nor_order(self, row: Row, lived: Make) -> None:
+        if not row.rule.relearns:
+            pytest.skip("the rule does not relearn")
+        timeline = lived()
+        facts, used, new = [*batch(0), *batch(1)], timeline.editor(), rebuilt(timeline)
+        used.learn(timeline._solve().state(), Lesson(batch(2)))
+        used.relearn(batch(3), say=lambda _: None)
+        assert content(used.relearn(facts[::-1], say=lambda _: None)) == content(new.relearn(facts, say=lambda _: None))
+
+    # -- a model that is only lent
+
+    def test_the_model_is_the_base_again_after_everything(self, lived: Make) -> None:
+        timeline = lived()
+        loaded, editor, state = timeline.bench().loaded, timeline.editor(), timeline._solve().state()
+        base = loaded.fingerprint
+
+        def stands_at_the_base() -> bool:
+            return fingerprint_of(loaded.model) == base and not _hooks(loaded.model)
+
+        assert stands_at_the_base()
+        with loaded.at(editor.overlay(state)):
+            assert not stands_at_the_base()
+        assert stands_at_the_base()
+        with pytest.raises(RuntimeError, match="in between"), loaded.at(editor.overlay(state)):
+            raise RuntimeError("in between")
+        assert stands_at_the_base()
+        with pytest.raises(BadInputError, match="tokens, but the model takes at most"):
+            editor.learn(state, Lesson([*batch(2), fact(50, "a very long answer " * 40)]))
+        assert stands_at_the_base()
+        timeline.apply(placed(2), gate=lenient)
+        assert stands_at_the_base()
+        timeline.at(2).ask("The capital of France is", max_new_tokens=2)
+        assert stands_at_the_base()
+
+    def test_asking_many_is_asking_each(self, lived: Make) -> None:
+        timeline = lived()
+        task = timeline.bench().task
+        with timeline.at("head").standing() as loaded:
+            together = task.answer(loaded, QUESTIONS, 6)
+            assert together == [task.answer(loaded, [question], 6)[0] for question in QUESTIONS]
+        assert together != task.answer(timeline.bench().loaded, QUESTIONS, 6), "the state says nothing of its own"
+
+    def test_an_export_answers_the_same(self, row: Row, lived: Make, tmp_path: Path) -> None:
+        timeline, out = lived(), tmp_path / "out"
+        said = [timeline.at("head").ask(question, max_new_tokens=6) for question in QUESTIONS]
+        base = [timeline.at(0).ask(question, max_new_tokens=6) for question in QUESTIONS]
+        timeline.close()
+        arguments = ["export", "--out", str(out), "--store", str(timeline.path)]
+        result = CliRunner().invoke(cli, arguments, prog_name=PROGRAM)
+        if "transformers" not in row.rule.exports:
+            assert result.exit_code != 0 and not out.exists()
+            pytest.skip("the rule does not export")
+        assert result.exit_code == 0, result.output
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+        assert [_continued(model, tokenizer, question) for question in QUESTIONS] == said != base
+
+    # -- what is written
+
+    def test_a_killed_stream_goes_on_to_the_same_digests(
+        self, fresh: Make, lived: Make, streamed: Callable[..., int]
+    ) -> None:
+        new, calm = fresh(), lived()
+        new.close()
+        store = new.path
+        assert streamed(store, [0, 1], kill=2) == -signal.SIGKILL
+        with Timeline.open(store, read_only=True) as half:
+            assert half.head == 1
+        assert streamed(store, [0, 1]) == 0
+        with Timeline.open(store, read_only=True) as killed:
+            assert [digests(step) for step in killed.log()] == [digests(step) for step in calm.log()]
+            assert [step.places for step in killed.log()] == [step.places for step in calm.log()]
+
+    def test_records_hold_the_declared_parts_and_no_other(self, row: Row, lived: Make) -> None:
+        timeline = lived()
+        steps = [timeline.show(1), timeline.apply(placed(2), gate=lenient)]
+        if row.rule.relearns:
+            steps += [timeline.reconsolidate(guard=False), timeline.retract([batch(0)[0]])]
+        for step in steps:
+            assert {name: part.fold for name, part in step.parts.items()} == dict(row.rule.parts), step.kind
+            assert all(part.blobs or name == "weights" for name, part in step.parts.items())
+
+    def test_purging_leaves_no_payload_of_any_part(self, row: Row, lived: Make) -> None:
+        if not row.rule.relearns:
+            pytest.skip("the rule does not relearn")
+        timeline, secret = lived(), fact(60, "Zanzibar")
+        steps = [timeline.apply([secret], gate=lenient), timeline.apply(placed(2), gate=lenient)]
+        kept = [timeline.show(1), timeline.show(2), timeline.retract([secret])]
+        timeline.close()
+        assert purge(timeline.path, [secret]).out_of_reach == [step.step for step in steps]
+        assert fsck(timeline.path).sound
+        with Timeline.open(timeline.path, read_only=True) as purged:
+            log = purged._log
+            assert row.rule.parts.keys() == steps[0].parts.keys()
+            assert [name for step in steps for name, part in step.parts.items() if _held(log, part)] == []
+            assert all(_held(log, part) for step in kept for part in step.parts.values() if part.blobs)
+            assert b"Zanzibar" not in (timeline.path / "data.mdb").read_bytes()
+
+    # -- what it cannot
+
+    def test_what_it_needs_is_asked_for_before_anything_is_made(
+        self, row: Row, options: Callable[[Row], dict[str, Any]], tmp_path: Path, tiny_gpt2: Path
+    ) -> None:
+        """Told without the model's weights, which are not there to be loaded."""
+        bare = tmp_path / "model"
+        bare.mkdir()
+        for file in tiny_gpt2.iterdir():
+            if file.suffix != ".safetensors":
+                (bare / file.name).write_bytes(file.read_bytes())
+        lacking = {"network": {"hypernetwork": None}, "text": {"text": ["  "]}}
+        assert row.rule.needs <= {*lacking, "subject"}
+        for need in sorted(row.rule.needs & lacking.keys()):
+            with pytest.raises((UsageError, BadInputError)) as refused:
+                Timeline.create(tmp_path / "store", **{**options(row), "model": str(bare), **lacking[need]})
+            assert need in str(refused.value) and "\n" not in str(refused.value)
+            assert not (tmp_path / "store").exists()
+
+    def test_a_rule_that_cannot_relearn_or_export_says_so_at_once(
+        self, row: Row, lived: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """The same rule, declared to be able to do less: nothing is loaded, and nothing is written."""
+        timeline = lived()
+        poorer = replace(row.rule, relearns="", exports=frozenset())
+        monkeypatch.setattr(sys.modules[f"lifelong_edit.editors.{row.name}"], "RULE", poorer)
+        for attempt in (lambda: timeline.reconsolidate(guard=False), lambda: timeline.retract([batch(0)[0]])):
+            with pytest.raises(UsageError, match=f"the editing rule {row.name} cannot solve again for all facts"):
+                attempt()
+        assert timeline.head == 2 and timeline._bench is None
+        timeline.close()
+        arguments = ["export", "--out", str(tmp_path / "out"), "--store", str(timeline.path)]
+        result = CliRunner().invoke(cli, arguments, prog_name=PROGRAM)
+        assert result.exit_code == 2 and "cannot be exported as transformers" in result.output
+        assert "loading" not in result.output and not (tmp_path / "out").exists()
+
+    # -- that it teaches at all
+
+    def test_it_takes(self, row: Row, known: tuple[LoadedModel, Fixed], taught: list[Fact]) -> None:
+        """Facts that the bundled model does not answer are answered, each by itself, by generation."""
+        loaded, fixed = known
+        editor = row.rule.make(*_for_atlas(row, loaded, fixed))
+        state = State()
+        state = moved_by(state, editor.learn(state, Lesson(taught)), taught)
+        assert _answered(loaded, taught) == 0
+        with loaded.at(editor.overlay(state)):
+            assert _answered(loaded, taught) >= len(taught) - 1
+        assert _answered(loaded, taught) == 0
+
+
+class TestEveryRule(EditorContract):
+    """The rules of the registry."""
+
+
+def _arrays(change: Change) -> dict[str, Any]:
+    """What a change brings whole of parts beside weights and keys."""
+    return {
+        f"{name}/{array}": np.asarray(part.arrays[array])
+        for name, part in change.parts.items()
+        if isinstance(part, Whole) and name != "weights"
+        for array in part.arrays
+    }
+
+
+def _hooks(model: torch.nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def _continued(model: Any, tokenizer: Any, question: str) -> str:
+    ids = tokenizer(question, return_tensors="pt")
+    new = model.generate(**ids, max_new_tokens=6, do_sample=False)[0, ids["input_ids"].shape[1] :].tolist()
+    text: str = tokenizer.decode([token for token in new if token != tokenizer.eos_token_id])
+    return text
+
+
+def _held(log: Any, part: Part) -> bool:
+    return any(log.has_blob(blob) for blob in part.blobs)
+
+
+# -- the bundled model
+
+TAKES: dict[str, dict[str, Any]] = {}
+"""Settings with which a row teaches the bundled model; all others are the rule's defaults."""
+
+
+def _for_atlas(row: Row, loaded: LoadedModel, fixed: Fixed) -> tuple[Bench, Any]:
+    """A bench for the bundled model, and what the rule would have fixed at `init`."""
+    network = default_hypernetwork("atlas")
+    told = {"ask": row.ask} if row.ask else {}
+    chosen = {n: v for n, v in solve_of(network).items() if n in row.rule.settings.__struct_fields__}
+    settings = row.rule.settings(editor=row.name, **(chosen | told | TAKES.get(str(row), {})))
+    given = given_to(network) if "network" in row.rule.needs else {}
+    return Bench(loaded, settings, fixed), row.rule.fix(settings, loaded.modules, given)
+
+
+def _answered(loaded: LoadedModel, facts: list[Fact]) -> int:
+    task = task_of(loaded)
+    said = [task.answer(loaded, [f.prompt], 12)[0] for f in facts]
+    return sum(task.judge(loaded, f.prompt, f.target, one).right for f, one in zip(facts, said, strict=True))
