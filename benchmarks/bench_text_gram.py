@@ -65,7 +65,7 @@ def on_a_model(count: int, tokens: int) -> list[dict[str, Any]]:
     results = []
     for kind, made in kinds.items():
         bench = Bench(loaded, settings, made)
-        editor = make(bench, {})
+        editor = make(bench)
         grams = {n: bench.text_gram[n] for n in bench.names}
         change = editor.learn(State(digest="bench"), Lesson(held.taught[:50]))
         shifts = {n: torch.from_numpy(materialise(s)) for n, s in (change.shift or {}).items()}

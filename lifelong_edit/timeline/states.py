@@ -174,6 +174,13 @@ def key_ages_at(log: EditLog, history: History, step: int) -> dict[str, int]:
     return {fact: edits - traced[fact] for fact in history.fold(step).live}
 
 
+def parts_at(log: EditLog, history: History, step: int) -> dict[str, Content]:
+    """What an editing rule keeps beside weights and keys at the state of a step: the content of each such part."""
+    live, names = history.fold(step).live, {name for record in history.line(step) for name in record.parts}
+    found = {n: replay(history.parts(step, n), log.blob, only=live) for n in sorted(names - {WEIGHTS, KEYS})}
+    return {name: content for name, content in found.items() if content}
+
+
 @dataclass
 class StoredState:
     """All parts of the state that a step made: made by `replay`, and moved by `advance` alone.
@@ -194,10 +201,12 @@ class StoredState:
     def at(cls, log: EditLog, history: History, step: StepName, shapes: Shapes) -> StoredState:
         """The state at a step. Raises as `weights_at` and `keys_at` do."""
         at = history.state_of(step)
-        line, live = history.line(at), dict(history.fold(at).live)
-        brought = {name: part for record in line for name, part in record.parts.items()}
-        parts = {n: replay(history.parts(at, n), log.blob, only=live) for n in brought.keys() - {WEIGHTS, KEYS}}
-        parts |= {WEIGHTS: dict(weights_at(log, history, at, shapes)), KEYS: dict(keys_at(log, history, at))}
+        live = dict(history.fold(at).live)
+        brought = {name: part for record in history.line(at) for name, part in record.parts.items()}
+        parts = parts_at(log, history, at) | {
+            WEIGHTS: dict(weights_at(log, history, at, shapes)),
+            KEYS: dict(keys_at(log, history, at)),
+        }
         return cls(history.record(at), live, parts, brought, shapes)
 
     def follow(self, record: StepRecord, read: Read) -> None:

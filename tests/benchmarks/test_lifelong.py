@@ -63,7 +63,7 @@ def bench(loaded: LoadedModel, sentences: list[str], text: str) -> Bench:
 
 @pytest.fixture
 def editor(bench: Bench) -> RidgeEditor:
-    return make(bench, {})
+    return make(bench)
 
 
 def test_a_deck_deals_all_before_it_deals_one_twice() -> None:
@@ -141,7 +141,7 @@ def test_an_arm_solves_with_what_it_holds(bench: Bench, holding: type[Preservati
     lesson = Lesson([fact(0)])
     found, usual = (
         moved_by(State(), editor.learn(State(), lesson), lesson.facts).shifts
-        for editor in (ridge_editor(bench, holding), make(bench, {}))
+        for editor in (ridge_editor(bench, holding), make(bench))
     )
     same = all(torch.equal(found[name], usual[name]) for name in bench.names)
     assert same == (holding is Preservation)

@@ -49,7 +49,7 @@ QUESTIONS = ["The capital of France is", "Ada Lovelace was born", "Kenya's curre
 def state_of(timeline: Timeline) -> dict[str, Any]:
     """All that the state at the head is made of, as read from the log, to the bit."""
     log, history, at = timeline._log, timeline.history(), timeline.head
-    parts = parts_at(log, history, at, rule_of(timeline.settings.editor).further_parts)
+    parts = parts_at(log, history, at)
     return {
         "weights": _bytes(timeline.weights(at)),
         "live": timeline.show(at).live_digest,
@@ -81,7 +81,7 @@ def rebuilt(timeline: Timeline, **changes: Any) -> Editor:
     """The store's rule on a bench of its own, with some settings changed."""
     bench = timeline.bench()
     made = Bench(bench.loaded, timeline.settings.replace(**changes), Fixed.of(timeline.fixed()))
-    return rule_of(timeline.settings.editor).make(made, made.fixed.rule)
+    return rule_of(timeline.settings.editor).make(made)
 
 
 # -- a model that knows something
@@ -309,7 +309,7 @@ class EditorContract:
     def test_it_takes(self, row: Row, known: tuple[LoadedModel, Fixed], taught: list[Fact]) -> None:
         """Facts that the bundled model does not answer are answered, each by itself, by generation."""
         loaded, fixed = known
-        editor = row.rule.make(*_for_atlas(row, loaded, fixed))
+        editor = row.rule.make(_for_atlas(row, loaded, fixed))
         state = State()
         state = moved_by(state, editor.learn(state, Lesson(taught)), taught)
         assert _answered(loaded, taught) == 0
@@ -353,14 +353,15 @@ TAKES: dict[str, dict[str, Any]] = {}
 """Settings with which a row teaches the bundled model; all others are the rule's defaults."""
 
 
-def _for_atlas(row: Row, loaded: LoadedModel, fixed: Fixed) -> tuple[Bench, Any]:
-    """A bench for the bundled model, and what the rule would have fixed at `init`."""
+def _for_atlas(row: Row, loaded: LoadedModel, fixed: Fixed) -> Bench:
+    """A bench for the bundled model, with what the rule would have fixed at `init`."""
     network = default_hypernetwork("atlas")
     told = {"ask": row.ask} if row.ask else {}
     chosen = {n: v for n, v in solve_of(network).items() if n in row.rule.settings.__struct_fields__}
     settings = row.rule.settings(editor=row.name, **(chosen | told | TAKES.get(str(row), {})))
-    given = given_to(network) if "network" in row.rule.needs else {}
-    return Bench(loaded, settings, fixed), row.rule.fix(settings, loaded.modules, given)
+    given = given_to(network if "network" in row.rule.needs else None, ())
+    row.rule.require(settings, given, loaded.modules)
+    return Bench(loaded, settings, replace(fixed, rule={**given.network, **row.rule.fix(loaded, settings, given)}))
 
 
 def _answered(loaded: LoadedModel, facts: list[Fact]) -> int:

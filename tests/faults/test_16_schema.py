@@ -21,13 +21,13 @@ import pytest
 
 from lifelong_edit.cli.looking import describe_step
 from lifelong_edit.errors import StoreError
-from lifelong_edit.stores import SCHEMA_VERSION, EditLog, backup, fsck, identity, migrations, tensors_digest
+from lifelong_edit.stores import MOMENTS, SCHEMA_VERSION, EditLog, backup, fsck, identity, migrations, tensors_digest
 from lifelong_edit.stores.environment import MEASUREMENTS
 from lifelong_edit.stores.migrations import names
 from lifelong_edit.stores.tables import MARKER, Tables
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.keeping import compact, restore
-from lifelong_edit.timeline.states import editor_state_at, keys_at
+from lifelong_edit.timeline.states import keys_at, parts_at
 from tests.faults import small
 from tests.stores.archives import said_of_schema_4, schema_1, schema_2, schema_3, schema_4
 
@@ -185,7 +185,7 @@ def test_a_store_of_schema_4_says_what_it_said_before(last: Path) -> None:
                 if history.state_of(step) >= 11:  # those before were made without keys
                     assert list(keys_at(timeline._log, history, step)) == history.live(step)
         assert {fact: sorted(history.holding([fact])) for fact in said["holding"]} == said["holding"]
-        assert {name: float(a.flat[0]) for name, a in editor_state_at(timeline._log, history, 16).items()} == {
+        assert {name: float(a.flat[0]) for name, a in parts_at(timeline._log, history, 16)[MOMENTS].items()} == {
             "m/count": 3, "m/mean": 0.5, "m/squares": 0.75,
         }  # fmt: skip
         assert len(timeline._log.measurements()) == 1

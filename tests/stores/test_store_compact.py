@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from lifelong_edit.errors import StoreDamagedError, StoreError, UsageError
-from lifelong_edit.stores import EditLog, fsck
+from lifelong_edit.stores import MOMENTS, EditLog, fsck
 from lifelong_edit.stores.lock import WriterLock
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.history import History
 from lifelong_edit.timeline.keeping import compact
-from lifelong_edit.timeline.states import editor_state_at, key_ages_at, keys_at, weights_at
+from lifelong_edit.timeline.states import key_ages_at, keys_at, parts_at, weights_at
 from tests.stores.conftest import BOTH
 
 KEPT = {2: ["old"], 8: ["head", "main"], 11: ["trial"]}
@@ -39,7 +39,7 @@ def state(store: Path, step: int) -> dict[str, Any]:
             "live": history.live(step),
             "keys": {fact: (found.rows["m"].tobytes(), found.conflict.tobytes()) for fact, found in keys.items()},
             "ages": key_ages_at(log, history, step),
-            "editor": {name: array.tobytes() for name, array in editor_state_at(log, history, step).items()},
+            "editor": {name: array.tobytes() for name, array in parts_at(log, history, step).get(MOMENTS, {}).items()},
             "facts": log.facts([digest for record in history.records for digest in record.added]),
         }
 

@@ -11,12 +11,12 @@ import pytest
 from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.stores import MOMENTS, EditLog, Part, tensors_digest
 from lifelong_edit.timeline.history import History
-from lifelong_edit.timeline.states import State, editor_state_at, keys_at, weights_at
+from lifelong_edit.timeline.states import StoredState, keys_at, parts_at, weights_at
 from tests.stores.archives import schema_4
 from tests.stores.conftest import SHAPE
 
 
-def content(state: State) -> dict[str, object]:
+def content(state: StoredState) -> dict[str, object]:
     """All that there is to a state."""
     return {
         "step": state.record.step,
@@ -47,11 +47,11 @@ def test_going_on_leads_to_where_reading_leads(store: tuple[Path, int, dict[str,
                 if coming is None:
                     assert history.state_of(start) not in {record.step for record in history.line(end)}
                     continue
-                state = State.at(log, history, start, shapes)
+                state = StoredState.at(log, history, start, shapes)
                 for record in coming:
                     state.follow(record, log.blob)
                     followed += 1
-                assert content(state) == content(State.at(log, history, end, shapes)), (start, end)
+                assert content(state) == content(StoredState.at(log, history, end, shapes)), (start, end)
     assert followed > 5
 
 
@@ -59,20 +59,20 @@ def test_a_state_has_what_its_views_have(lived: Path) -> None:
     with EditLog.open(lived, read_only=True) as log:
         history = History(log.steps(), log.idle())
         for step in range(1, history.head + 1):
-            state = State.at(log, history, step, {"m": SHAPE})
+            state = StoredState.at(log, history, step, {"m": SHAPE})
             assert tensors_digest(state.weights) == tensors_digest(weights_at(log, history, step, {"m": SHAPE}))
             assert list(state.keys) == list(keys_at(log, history, step)) == history.live(step)
-            assert tensors_digest(state.parts[MOMENTS]) == tensors_digest(editor_state_at(log, history, step))
+            assert tensors_digest(state.parts[MOMENTS]) == tensors_digest(parts_at(log, history, step).get(MOMENTS, {}))
 
 
 def test_going_on_checks_what_it_comes_to(lived: Path) -> None:
     with EditLog.open(lived, read_only=True) as log:
         history = History(log.steps(), log.idle())
-        state = State.at(log, history, 1, {"m": SHAPE})
+        state = StoredState.at(log, history, 1, {"m": SHAPE})
         wrong = msgspec.structs.replace(history.record(2), weights_digest="0" * 32)
         with pytest.raises(StoreDamagedError, match="step 2 were rebuilt with digest"):
             state.follow(wrong, log.blob)
-        state = State.at(log, history, 1, {"m": SHAPE})
+        state = StoredState.at(log, history, 1, {"m": SHAPE})
         keyless = {name: part for name, part in history.record(2).parts.items() if name != "keys"}
         with pytest.raises(StoreDamagedError, match="no keys of the live fact"):
             state.follow(msgspec.structs.replace(history.record(2), parts=keyless), log.blob)
@@ -82,7 +82,7 @@ def test_moments_are_part_of_what_a_state_is(lived: Path, tmp_path: Path) -> Non
     """Two states of the same weights and facts and of other moments are not the same to any draw."""
     with EditLog.open(lived, read_only=True) as log:
         history = History(log.steps(), log.idle())
-        one = State.at(log, history, 2, {"m": SHAPE})
+        one = StoredState.at(log, history, 2, {"m": SHAPE})
         assert one.further == f"\nmoments {history.record(2).parts[MOMENTS].digest}" != "\nmoments "
         parts = history.record(3).parts
         other = msgspec.structs.replace(history.record(3), parts=parts | {MOMENTS: _with_digest(parts[MOMENTS], "x")})
@@ -91,7 +91,7 @@ def test_moments_are_part_of_what_a_state_is(lived: Path, tmp_path: Path) -> Non
     old = schema_4(tmp_path / "old")
     with EditLog.open(old, read_only=True) as log:
         history = History(log.steps(), log.idle())
-        state = State.at(log, history, 12, {"m": (4, 3)})
+        state = StoredState.at(log, history, 12, {"m": (4, 3)})
         assert state.parts[MOMENTS].keys() == {"m/count", "m/mean", "m/squares"}
         assert np.all(state.parts[MOMENTS]["m/squares"] == 0.75)
         assert state.further == "", "its draws are those of the release that made it"
