@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,14 @@ from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
 from lifelong_edit.editors.malmen.rule import with_networks
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.editors.ridge.editor import RidgeEditor
+from lifelong_edit.editors.ridge.passes import RowSystem, one_pass
 from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit.editors.ridge.targets import Asker
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel, load_model
-from lifelong_edit.stores import MOMENTS, WEIGHTS, Shift
+from lifelong_edit.numerics.solver import Held
+from lifelong_edit.stores import MOMENTS, WEIGHTS, FactKeys, Shift
+from lifelong_edit.tracing.rows import Row
 from tests.zoo import Zoo
 
 PLACES = ("Paris", "London", "Vienna", "Warsaw", "Belgrade", "Sydney", "São Paulo", "Kenya", "Japan", "Malmö")
@@ -40,6 +44,28 @@ def editor_of(bench: Bench, networks: NetworkSet | None = None) -> RidgeEditor:
     made: Editor = rule_of(bench.settings.editor).make(bench, bench.fixed.rule)
     assert isinstance(made, RidgeEditor)
     return made
+
+
+def gram_of(
+    editor: RidgeEditor,
+    module: str,
+    live: Mapping[str, FactKeys] | None = None,
+    subjects: frozenset[str] = frozenset(),
+) -> Tensor:
+    """P of a module as a batch has it, (d_in, d_in) float64."""
+    return editor.preservation.gram(module, editor.settings, editor.settings.preserved_keys, live or {}, subjects)
+
+
+def held_of(editor: RidgeEditor, rows: Sequence[Row], passes: int) -> Held:
+    """P of every module where nothing is live, for so many passes over rows."""
+    return editor.preservation.held(editor.settings, editor.ridges(), {}, rows, passes, frozenset())
+
+
+def passed(editor: RidgeEditor, asker: Asker, rows: Sequence[Row], held: Held) -> RowSystem:
+    """One pass over rows at the model's present weights."""
+    system = RowSystem(held, editor.ridges())
+    one_pass(editor.bench, asker, rows, system, editor.settings.preserved_step)
+    return system
 
 
 def shift_of(change: Change) -> Mapping[str, Shift]:

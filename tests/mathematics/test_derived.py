@@ -104,9 +104,7 @@ def test_a_function_of_the_set_of_facts_and_of_the_identity(facts: list[Fact]) -
     assert any(derived_prompts(facts, 8, 1, state) != usual for state in "abcd")
 
 
-def test_answers_are_the_base_models_wherever_the_model_stands(
-    loaded: LoadedModel, facts: list[Fact]
-) -> None:
+def test_answers_are_the_base_models_wherever_the_model_stands(loaded: LoadedModel, facts: list[Fact]) -> None:
     s = BASIC
     options: dict[str, Any] = {"tokens": s.preserved_tokens, "weight": s.preserved_weight, "micro_batch": s.micro_batch}
     rows = derived_rows(loaded, facts, 8, 0, **options)
@@ -160,9 +158,7 @@ def test_a_batch_without_preserved_prompts_holds_derived_ones(unowned: MakeEdito
     assert kept(unowned(preserved=5).learn(State(), Lesson(full)).report) == 0
 
 
-def test_a_reconsolidation_without_preserved_prompts_holds_derived_ones(
-    unowned: MakeEditor, facts: list[Fact]
-) -> None:
+def test_a_reconsolidation_without_preserved_prompts_holds_derived_ones(unowned: MakeEditor, facts: list[Fact]) -> None:
     editor = unowned(reconsolidation_passes=2)
     held = editor.relearn(facts)
     assert kept(held.report) == len(facts)

@@ -13,9 +13,9 @@ from lifelong_edit.editors.contract import Lesson, moved_by
 from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.facts import Fact
 from lifelong_edit.stores.tensors import materialise
-from lifelong_edit.tracing.rows import Row
 from lifelong_edit.tasks.causal import task as causal
 from lifelong_edit.tracing import trace as tracing
+from lifelong_edit.tracing.rows import Row
 from lifelong_edit.tracing.trace import Trace
 
 from .conftest import MakeEditor, shift_of

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lifelong_edit.editors.ultraedit.rule import UltraEditor
+from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen
+from lifelong_edit.editors.ultraedit.rule import NormalisedTargets
 from lifelong_edit.stores.tensors import decode_tensors, encode_tensors
 
 Rows = tuple[Tensor, Tensor]
@@ -21,11 +22,17 @@ def rows(seed: int, n: int, d_in: int = 5, d_out: int = 3) -> Rows:
     return torch.randn(n, d_in, generator=g) + 30, torch.randn(n, d_out, generator=g) * 1e-3
 
 
+def ready(eta: float, batch: Rows, state: Moments, centre: bool = False) -> Asker:
+    """The rule made ready on a batch of one module."""
+    keys, gradients = batch
+    return NormalisedTargets(eta, centre).ready([Seen({"m": keys}, {"m": gradients})], state)
+
+
 def moments(batches: list[Rows]) -> dict[str, np.ndarray]:
     """The state after the editor has seen the batches one after the other, stored and read in between."""
     state: dict[str, np.ndarray] = {}
-    for keys, gradients in batches:
-        kept = UltraEditor(1e-6, centre=False).ready({"m": keys}, {"m": gradients}, state).state
+    for batch in batches:
+        kept = ready(1e-6, batch, state).moments
         state = {n: np.array(a) for n, a in decode_tensors(encode_tensors(kept)).items()}
         assert {n: a.tobytes() for n, a in state.items()} == {n: a.tobytes() for n, a in kept.items()}
         assert all(a.shape == kept[n].shape and a.dtype == np.float64 for n, a in state.items())
@@ -58,7 +65,7 @@ def test_the_rule_is_the_formula(centre: bool) -> None:
     """d = −η ‖ĥ‖² ĝ with the moments of earlier batches and this one, in NumPy."""
     earlier, (keys, gradients) = rows(3, 9), rows(4, 7)
     state = moments([earlier])
-    asker = UltraEditor(0.01, centre=centre).ready({"m": keys}, {"m": gradients}, state)
+    asker = ready(0.01, (keys, gradients), state, centre)
     whole = np.concatenate([torch.cat(b, -1).double().numpy() for b in (earlier, (keys, gradients))])
     mean, deviation = whole.mean(0), whole.std(0, ddof=1)
     key = (keys.double().numpy() - mean[:5]) / deviation[:5]
@@ -75,7 +82,7 @@ def test_the_state_given_is_not_changed() -> None:
     keys, gradients = rows(6, 4)
     for array in state.values():
         array.flags.writeable = True
-    asker = UltraEditor(1e-6, centre=False).ready({"m": keys}, {"m": gradients}, state)
+    asker = ready(1e-6, (keys, gradients), state)
     asker.ask("m", keys, gradients)
     assert all(np.array_equal(a, before[n]) for n, a in state.items())
 
@@ -85,4 +92,4 @@ def test_a_state_that_cannot_be_written_to_is_read_all_the_same() -> None:
     for array in state.values():
         array.flags.writeable = False
     keys, gradients = rows(8, 4)
-    assert float(UltraEditor(1e-6, centre=False).ready({"m": keys}, {"m": gradients}, state).state["m/count"]) == 8
+    assert float(ready(1e-6, (keys, gradients), state).moments["m/count"]) == 8
