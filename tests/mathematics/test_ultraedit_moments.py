@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lifelong_edit.bench import State
+from lifelong_edit.editors.contract import Change, Lesson, moved_by
+from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen
+from lifelong_edit.editors.ridge.together import CHUNK
 from lifelong_edit.editors.ultraedit.rule import NormalisedTargets
-from lifelong_edit.stores.tensors import decode_tensors, encode_tensors
+from lifelong_edit.facts import Fact
+from lifelong_edit.stores.tensors import decode_tensors, encode_tensors, materialise
+from lifelong_edit.tracing.rows import fact_rows
+from lifelong_edit.tracing.trace import trace
+
+from .conftest import MakeEditor, make_fact, moments_of, shift_of, whole_of
 
 Rows = tuple[Tensor, Tensor]
 
@@ -93,3 +105,77 @@ def test_a_state_that_cannot_be_written_to_is_read_all_the_same() -> None:
         array.flags.writeable = False
     keys, gradients = rows(8, 4)
     assert float(ready(1e-6, (keys, gradients), state).moments["m/count"]) == 8
+
+
+@pytest.fixture
+def editor(make_editor: MakeEditor) -> RidgeEditor:
+    """UltraEdit on the tiny GPT-2."""
+    return make_editor(editor="ultraedit", eta=1e-3, reconsolidation_passes=3)
+
+
+def same_weights(one: Change, other: Change) -> bool:
+    """Whether two changes give the same weights, bit for bit."""
+    found, wanted = whole_of(one), whole_of(other)
+    return found.keys() == wanted.keys() and all(torch.equal(found[n], wanted[n]) for n in found)
+
+
+def same_moments(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    """Whether two states of the moments are the same, bit for bit."""
+    return one.keys() == other.keys() and all(one[n].tobytes() == other[n].tobytes() for n in one)
+
+
+def test_solving_again_gives_the_same_in_whatever_order_the_facts_come(editor: RidgeEditor, news: list[Fact]) -> None:
+    """Also of more facts than are looked at together, in as many parts."""
+    facts = [make_fact(number) for number in range(CHUNK + 6)]
+    usual = editor.relearn(facts)
+    order = torch.randperm(len(facts), generator=torch.Generator().manual_seed(3)).tolist()
+    for other in (facts[::-1], [facts[i] for i in order]):
+        assert [f.digest for f in other] != [f.digest for f in facts]
+        again = editor.relearn(other)
+        assert same_weights(usual, again)
+        assert same_moments(moments_of(usual), moments_of(again))
+    assert any(bool(weights.any()) for weights in whole_of(usual).values())
+    # Of other facts both are others: the check can fail.
+    fewer = editor.relearn(facts[1:])
+    assert not same_weights(usual, fewer)
+    assert not same_moments(moments_of(usual), moments_of(fewer))
+
+
+def test_moments_of_facts_solved_for_again_are_those_of_exactly_these_facts(
+    editor: RidgeEditor, news: list[Fact]
+) -> None:
+    """In NumPy: count, mean and spread of their rows at the base weights, each once."""
+    found = moments_of(editor.relearn(news))
+    loaded = editor.bench.loaded
+    traced = trace(loaded, fact_rows(loaded.tokenizer, news, editor.phrasings), 8)
+    for name in editor.bench.names:
+        seen = torch.cat([traced.keys[name], traced.gradients[name]], -1).double().numpy()
+        assert float(found[f"{name}/count"]) == len(seen) > 0
+        # float32 traces, which other batches of rows round differently.
+        np.testing.assert_allclose(found[f"{name}/mean"], seen.mean(0), rtol=1e-4, atol=1e-6)
+        spread = ((seen - seen.mean(0)) ** 2).sum(0)
+        np.testing.assert_allclose(found[f"{name}/squares"], spread, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("facts", [slice(0, 4), slice(4, 8), slice(0, 8)], ids=["first batch", "second batch", "both"])
+def test_no_history_is_left_in_what_is_solved_again(editor: RidgeEditor, news: list[Fact], facts: slice) -> None:
+    """Learn, learn, solve again for a part: moments and weights of a state that never learned anything else."""
+    state = State(digest="begun")
+    for batch in (news[:4], news[4:8]):
+        state = moved_by(state, editor.learn(state, Lesson(batch)), batch)
+    remembered = dict(state.parts["moments"])
+    again = editor.relearn(news[facts])
+    fresh_editor = RidgeEditor(editor.bench, editor.targets, editor.for_all)
+    fresh = moved_by(State(digest="fresh"), fresh_editor.relearn(news[facts]), news[facts])
+    state = moved_by(state, again, news[facts], [fact.digest for fact in news[:8]])
+    assert same_moments(state.parts["moments"], fresh.parts["moments"])
+    if facts != slice(0, 8):  # the check can fail: what was remembered was of both batches
+        assert not same_moments(state.parts["moments"], remembered)
+    assert state.shifts.keys() == fresh.shifts.keys()
+    assert all(torch.equal(state.shifts[n], fresh.shifts[n]) for n in fresh.shifts)
+    assert state.live == fresh.live == {fact.digest: fact for fact in news[facts]}
+    # What is learned next is the same too, whichever way the state was come by.
+    one, other = (editor.learn(replace(s, digest="same"), Lesson(news[8:10])) for s in (state, fresh))
+    for name in editor.bench.names:
+        assert materialise(shift_of(one)[name]).tobytes() == materialise(shift_of(other)[name]).tobytes()
+    assert same_moments(moments_of(one), moments_of(other))
