@@ -15,7 +15,7 @@ from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import BASE, LoadedModel
 from lifelong_edit.numerics.devices import solve_device
-from lifelong_edit.numerics.textgram import TextGrams, is_gram
+from lifelong_edit.numerics.textgram import TextGrams, is_gram, module_of, require_gram
 from lifelong_edit.policies.scoring import Scorer, as_scorer, scorer_array
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import FactKeys
@@ -75,9 +75,21 @@ class Fixed:
             prompts = {n.removeprefix(_PRESERVED): own.pop(n) for n in list(own) if n.startswith(_PRESERVED)}
             preserved = PreservedArrays.of(prompts) if prompts else None
             scorer = as_scorer(own.pop(_SCORER)) if _SCORER in own else None
+            _require_alike(text, preserved)
             return cls(text, own.pop(_MEAN), preserved, scorer, own)
         except KeyError as error:
             raise StoreDamagedError(f"what init fixed lacks {error}; restore the store from a backup") from error
+
+
+def _require_alike(text: TextArrays, preserved: PreservedArrays | None) -> None:
+    """Raise KeyError, naming the array, where a module lacks one that its other arrays would be used with."""
+    units = {} if preserved is None else preserved.units
+    for name in {**text.scale, **units, **dict.fromkeys(map(module_of, text.grams))}:
+        require_gram(text.grams, name)
+        if name not in text.scale:
+            raise KeyError(_SCALE + name)
+        if preserved is not None and name not in units:
+            raise KeyError(f"{_PRESERVED}units/{name}")
 
 
 @dataclass

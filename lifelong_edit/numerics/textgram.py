@@ -32,6 +32,19 @@ def is_gram(name: str) -> bool:
     return name.startswith((_DENSE, _FACTOR, _REST))
 
 
+def module_of(name: str) -> str:
+    """The module whose gram an array is, or is a part of, by its name."""
+    return name.partition("/")[2]
+
+
+def require_gram(fixed: Mapping[str, np.ndarray], module: str) -> None:
+    """Raise KeyError, naming the array, unless a module's gram is there: whole, or a factor and what is beside it."""
+    whole, parts = _DENSE + module, [_FACTOR + module, _REST + module]
+    for name in parts if any(part in fixed for part in parts) and whole not in fixed else [whole]:
+        if name not in fixed:
+            raise KeyError(name)
+
+
 def rank_for(d_in: int, gram_rank: int | None) -> int:
     """Rank of the factor for a module, 0 for the whole gram: as set, by d_in where nothing is.
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from lifelong_edit.bench import Bench, Fixed, prepare
+from lifelong_edit.editors.contract import Change, Editor, Whole
 from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
-from lifelong_edit.editors.ridge.batch import Bench, prepare
+from lifelong_edit.editors.malmen.rule import with_networks
+from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.editors.ridge.editor import RidgeEditor
+from lifelong_edit.editors.ridge.passes import RowSystem, one_pass
 from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit.editors.ridge.targets import Asker
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel, load_model
+from lifelong_edit.numerics.solver import Held
+from lifelong_edit.stores import MOMENTS, WEIGHTS, FactKeys, Shift
+from lifelong_edit.tracing.rows import Row
 from tests.zoo import Zoo
 
 PLACES = ("Paris", "London", "Vienna", "Warsaw", "Belgrade", "Sydney", "São Paulo", "Kenya", "Japan", "Malmö")
@@ -22,6 +33,59 @@ BASIC = Settings(
     more_passes=0, passes=2, rehearse=3, preserved=6, c0=50.0, text_tokens=3000, phrasings=2, micro_batch=8, eta=2.0
 )
 MakeBench = Callable[..., Bench]
+MakeEditor = Callable[..., RidgeEditor]
+Stand = Callable[[LoadedModel, Mapping[str, Tensor]], LoadedModel]
+
+
+def editor_of(bench: Bench, networks: NetworkSet | None = None) -> RidgeEditor:
+    """The rule that the settings of a bench name, at work on it."""
+    if networks is not None:
+        return with_networks(bench, networks)
+    made: Editor = rule_of(bench.settings.editor).make(bench, bench.fixed.rule)
+    assert isinstance(made, RidgeEditor)
+    return made
+
+
+def gram_of(
+    editor: RidgeEditor,
+    module: str,
+    live: Mapping[str, FactKeys] | None = None,
+    subjects: frozenset[str] = frozenset(),
+) -> Tensor:
+    """P of a module as a batch has it, (d_in, d_in) float64."""
+    return editor.preservation.gram(module, editor.settings, editor.settings.preserved_keys, live or {}, subjects)
+
+
+def held_of(editor: RidgeEditor, rows: Sequence[Row], passes: int) -> Held:
+    """P of every module where nothing is live, for so many passes over rows."""
+    return editor.preservation.held(editor.settings, editor.ridges(), {}, rows, passes, frozenset())
+
+
+def passed(editor: RidgeEditor, asker: Asker, rows: Sequence[Row], held: Held) -> RowSystem:
+    """One pass over rows at the model's present weights."""
+    system = RowSystem(held, editor.ridges())
+    one_pass(editor.bench, asker, rows, system, editor.settings.preserved_step)
+    return system
+
+
+def shift_of(change: Change) -> Mapping[str, Shift]:
+    """What a batch's change adds to the weights, by module."""
+    assert change.shift is not None
+    return change.shift
+
+
+def whole_of(change: Change) -> dict[str, Tensor]:
+    """The weights that a change gives whole, by module (d_in, d_out) float32."""
+    weights = change.parts[WEIGHTS]
+    assert isinstance(weights, Whole)
+    return {name: torch.from_numpy(array) for name, array in weights.arrays.items()}
+
+
+def moments_of(change: Change) -> Mapping[str, np.ndarray]:
+    """What the rule remembers after a change; empty for most."""
+    moments = change.parts.get(MOMENTS, Whole({}))
+    assert isinstance(moments, Whole)
+    return moments.arrays
 
 
 def make_fact(number: int) -> Fact:
@@ -98,25 +162,43 @@ def gpt2(tiny_gpt2: Path) -> LoadedModel:
 
 @pytest.fixture
 def loaded(gpt2: LoadedModel) -> Iterator[LoadedModel]:
-    """The tiny GPT-2 at its base weights, before and after."""
-    gpt2.set_shifts({})
+    """The tiny GPT-2 at its base weights: whoever moves it takes it back."""
     yield gpt2
-    gpt2.set_shifts({})
+    for module in gpt2.modules:
+        assert torch.equal(gpt2.weight(module.name), gpt2.base_weight(module.name)), "a test left the model edited"
+
+
+@pytest.fixture
+def stand(request: pytest.FixtureRequest) -> Iterator[Stand]:
+    """Moves a model to ΔW, in the place of all before, until the test is over."""
+    if "loaded" in request.fixturenames:
+        request.getfixturevalue("loaded")  # first, so that it looks when all are back
+    with ExitStack() as stack:
+        yield lambda model, shifts: stack.enter_context(model.at(shifts))
 
 
 @pytest.fixture(scope="session")
-def fixed(gpt2: LoadedModel, sentences: list[str], probes: list[Probe]) -> dict[str, np.ndarray]:
+def fixed(gpt2: LoadedModel, sentences: list[str], probes: list[Probe]) -> Fixed:
     """What `init` fixes for the tiny GPT-2."""
-    gpt2.set_shifts({})
     return prepare(gpt2, BASIC, text=[" ".join(sentences * 20)], preserve=probes)
 
 
 @pytest.fixture
-def make_bench(loaded: LoadedModel, fixed: dict[str, np.ndarray]) -> MakeBench:
-    """Makes a bench with some settings changed and, it may be, a hypernetwork."""
+def make_bench(loaded: LoadedModel, fixed: Fixed) -> MakeBench:
+    """Makes a bench with some settings changed."""
 
-    def make(networks: NetworkSet | None = None, **changes: Any) -> Bench:
-        return Bench(loaded, BASIC.replace(**changes), fixed, networks)
+    def make(**changes: Any) -> Bench:
+        return Bench(loaded, BASIC.replace(**changes), fixed)
+
+    return make
+
+
+@pytest.fixture
+def make_editor(make_bench: MakeBench) -> MakeEditor:
+    """Makes an editor on a bench of its own with some settings changed and, it may be, a hypernetwork."""
+
+    def make(networks: NetworkSet | None = None, **changes: Any) -> RidgeEditor:
+        return editor_of(make_bench(**changes), networks)
 
     return make
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,13 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, prepare
-from lifelong_edit.editors.ridge.together import reconsolidate
+from lifelong_edit.bench import Bench, State, prepare
+from lifelong_edit.editors.contract import Lesson, moved_by
+from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel
+from lifelong_edit.tracing import derived
 from lifelong_edit.tracing.derived import derived_prompts, derived_rows
 from lifelong_edit.tracing.preservation import answer_of, base_answers
-from lifelong_edit.tracing.trace import derived, trace
+from lifelong_edit.tracing.trace import trace
+
+from .conftest import BASIC, MakeBench, MakeEditor, editor_of, whole_of
 
 NAMES = ("Paris", "London", "Vienna", "Kenya", "Japan", "Malmö")
 RELATIONS = {
@@ -100,39 +104,38 @@ def test_a_function_of_the_set_of_facts_and_of_the_identity(facts: list[Fact]) -
     assert any(derived_prompts(facts, 8, 1, state) != usual for state in "abcd")
 
 
-def test_answers_are_the_base_models_wherever_the_model_stands(
-    loaded: LoadedModel, facts: list[Fact], make_bench: Callable[..., Bench]
-) -> None:
-    s = make_bench().settings
-    rows = derived_rows(loaded, s, facts, 8, 0)
+def test_answers_are_the_base_models_wherever_the_model_stands(loaded: LoadedModel, facts: list[Fact]) -> None:
+    s = BASIC
+    options: dict[str, Any] = {"tokens": s.preserved_tokens, "weight": s.preserved_weight, "micro_batch": s.micro_batch}
+    rows = derived_rows(loaded, facts, 8, 0, **options)
     encoded = answer_of(loaded, derived_prompts(facts, 8, 0), s.preserved_tokens)
     assert [row.encoded for row in rows] == encoded
     assert all((row.kind, row.weight, row.fact) == ("preserved", s.preserved_weight, None) for row in rows)
     assert all(end > start for start, end in (row.encoded.subject for row in rows))
     g = torch.Generator().manual_seed(1)
     moved = {m.name: torch.randn(m.d_in, m.d_out, generator=g) * 0.1 for m in loaded.modules}
-    loaded.set_shifts(moved)
-    weights = {n: loaded.model.get_submodule(n).weight.clone() for n in moved}
-    again = derived_rows(loaded, s, facts, 8, 0)
-    assert all(torch.equal(loaded.model.get_submodule(n).weight, w) for n, w in weights.items())
+    with loaded.at(moved):
+        weights = {n: loaded.model.get_submodule(n).weight.clone() for n in moved}
+        again = derived_rows(loaded, facts, 8, 0, **options)
+        assert all(torch.equal(loaded.model.get_submodule(n).weight, w) for n, w in weights.items())
+        edited = base_answers(loaded, encoded, s.micro_batch)
     for one, other in zip(rows, again, strict=True):
         assert one.encoded == other.encoded
         assert one.base is not None and other.base is not None
         assert one.base.top_logp.tobytes() == other.base.top_logp.tobytes()
-    edited = base_answers(loaded, encoded, s.micro_batch)  # the check can fail: as it stands it says something else
+    # The check can fail: as it stands it says something else.
     assert any(a.top_logp.tobytes() != r.base.top_logp.tobytes() for a, r in zip(edited, rows, strict=True) if r.base)
-    loaded.set_shifts({})
     assert float(trace(loaded, rows, 8).losses.abs().max()) < 1e-5
 
 
 @pytest.fixture
-def unowned(loaded: LoadedModel, sentences: list[str], make_bench: Callable[..., Bench]) -> Callable[..., Bench]:
-    """Makes a bench of a store whose owner gave no preserved prompts."""
+def unowned(loaded: LoadedModel, sentences: list[str], make_bench: MakeBench) -> MakeEditor:
+    """Makes an editor of a store whose owner gave no preserved prompts."""
     base = make_bench().settings
     fixed = prepare(loaded, base, text=[" ".join(sentences * 20)])
 
-    def make(**changes: object) -> Bench:
-        return Bench(loaded, base.replace(**changes), fixed)
+    def make(**changes: object) -> RidgeEditor:
+        return editor_of(Bench(loaded, base.replace(**changes), fixed))
 
     return make
 
@@ -143,29 +146,27 @@ def kept(report: dict[str, object]) -> object:
     return rows["preserved"]
 
 
-def test_a_batch_without_preserved_prompts_holds_derived_ones(unowned: Callable[..., Bench], facts: list[Fact]) -> None:
-    state = SolveState({}, {}, {})
-    first = edit_batch(unowned(preserved=5), state, facts)
+def test_a_batch_without_preserved_prompts_holds_derived_ones(unowned: MakeEditor, facts: list[Fact]) -> None:
+    state = State()
+    first = unowned(preserved=5).learn(state, Lesson(facts))
     assert kept(first.report) == 5
-    assert kept(edit_batch(unowned(preserved=0), state, facts).report) == 0
-    state.apply(first, facts)
+    assert kept(unowned(preserved=0).learn(state, Lesson(facts)).report) == 0
+    state = moved_by(state, first, facts)
     # Subjects of live facts as well, and none of them of what is live: here one relation is taught of all.
-    assert kept(edit_batch(unowned(preserved=99), state, [about("Belgrade", "river")]).report) not in (0, 99)
+    assert kept(unowned(preserved=99).learn(state, Lesson([about("Belgrade", "river")])).report) not in (0, 99)
     full = [about(name, "ruler") for name in NAMES]
-    assert kept(edit_batch(unowned(preserved=5), SolveState({}, {}, {}), full).report) == 0
+    assert kept(unowned(preserved=5).learn(State(), Lesson(full)).report) == 0
 
 
-def test_a_reconsolidation_without_preserved_prompts_holds_derived_ones(
-    unowned: Callable[..., Bench], facts: list[Fact]
-) -> None:
-    bench = unowned(reconsolidation_passes=2)
-    held = reconsolidate(bench, facts)
+def test_a_reconsolidation_without_preserved_prompts_holds_derived_ones(unowned: MakeEditor, facts: list[Fact]) -> None:
+    editor = unowned(reconsolidation_passes=2)
+    held = editor.relearn(facts)
     assert kept(held.report) == len(facts)
-    other = reconsolidate(bench, facts[::-1])
-    bare = reconsolidate(unowned(reconsolidation_passes=2, reconsolidation_preserved=0), facts)
+    other = whole_of(editor.relearn(facts[::-1]))
+    bare = unowned(reconsolidation_passes=2, reconsolidation_preserved=0).relearn(facts)
     assert kept(bare.report) == 0
-    for name, shift in held.shifts.items():
-        assert torch.equal(shift, other.shifts[name])
-        assert not torch.equal(shift, bare.shifts[name])
-    few = reconsolidate(unowned(reconsolidation_passes=1, reconsolidation_preserved=2), facts)
+    for name, shift in whole_of(held).items():
+        assert torch.equal(shift, other[name])
+        assert not torch.equal(shift, whole_of(bare)[name])
+    few = unowned(reconsolidation_passes=1, reconsolidation_preserved=2).relearn(facts)
     assert kept(few.report) == 2

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, prepare
+from lifelong_edit.bench import Bench, State, prepare
+from lifelong_edit.editors.contract import Lesson, moved_by
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.judging.forgetting import both_features, measure_stream, merge
@@ -27,7 +27,7 @@ from lifelong_edit.numerics.forecast import (
 from lifelong_edit.stores.tensors import materialise
 from lifelong_edit.timeline.defaults import default_forecasters
 
-MakeBench = Callable[..., Bench]
+from .conftest import BASIC, MakeEditor, editor_of, shift_of
 
 
 def unit(seed: int, count: int, width: int = 12) -> np.ndarray:
@@ -128,31 +128,30 @@ def test_outlook_names_those_most_at_risk() -> None:
     assert outlook("keys", (), np.zeros(0)) == {"by": "keys", "live": 0, "forgotten": 0.0, "share": 0.0}
 
 
-def test_features_of_a_proposal(make_bench: MakeBench, news: list[Fact]) -> None:
+def test_features_of_a_proposal(make_editor: MakeEditor, news: list[Fact]) -> None:
     """Against the modules themselves, asked at a fact's stored keys before and after the proposal."""
-    bench, state = make_bench(), SolveState({}, {}, {})
-    state.apply(edit_batch(bench, state, news[:4]), news[:4])
-    bench.loaded.set_shifts(state.shifts)
-    proposal = edit_batch(bench, state, news[4:8])
+    editor = make_editor()
+    bench, state = editor.bench, moved_by(State(), editor.learn(State(), Lesson(news[:4])), news[:4])
+    proposal = editor.learn(state, Lesson(news[4:8]))
     live = [fact.digest for fact in news[:4]]
     found = both_features(bench, state, live, news[4:8], proposal)
     assert found["change"][:, :1] == pytest.approx(found["keys"])
     inputs = {n: state.keys[live[2]].rows[n] * bench.scale[n].numpy() for n in bench.names}
     weights = {n: (bench.loaded.base_weight(n) + state.shifts[n]).numpy().astype(np.float64) for n in bench.names}
-    shift = {n: materialise(proposal.shift[n]).astype(np.float64) for n in bench.names}
+    shift = {n: materialise(shift_of(proposal)[n]).astype(np.float64) for n in bench.names}
     assert found["change"][2, 1] == pytest.approx(by_hand(inputs, weights, shift), rel=1e-3)
 
 
-def test_measured_forgetting(make_bench: MakeBench, tiny_gpt2: Path, sentences: list[str], news: list[Fact]) -> None:
+def test_measured_forgetting(tiny_gpt2: Path, sentences: list[str], news: list[Fact]) -> None:
     """Rows are facts that were right before a batch; a fact that is replaced is none.
 
     Edited at the answer alone, which is where a model with random weights learns within four passes.
     """
-    settings = make_bench(rehearse=0, preserved=0, passes=4, c0=1.0, eta=1.8).settings
+    settings = BASIC.replace(rehearse=0, preserved=0, passes=4, c0=1.0, eta=1.8)
     loaded = load_model(str(tiny_gpt2), modules=["2-3"])
     bench = Bench(loaded, settings, prepare(loaded, settings, text=[" ".join(sentences * 20)]))
     again = msgspec.structs.replace(news[0], target="Nowhere")
-    found = measure_stream(bench, [news[:4], news[4:8], [again, *news[8:10]]])
+    found = measure_stream(bench, editor_of(bench), [news[:4], news[4:8], [again, *news[8:10]]])
     assert set(found.batch.tolist()) == {0, 1}
     counts = np.bincount(found.batch)
     assert counts[0] <= 4

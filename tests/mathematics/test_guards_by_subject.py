@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong_edit.editors.ridge.batch import Bench, prepare
+from lifelong_edit.bench import prepare
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import LoadedModel
-from lifelong_edit.tracing.preservation import PreservedPrompts, load_preserved
-from lifelong_edit.tracing.trace import preservation
+from lifelong_edit.tracing import preservation
+from lifelong_edit.tracing.preservation import PreservedPrompts
+
+from .conftest import BASIC
 
 MakePreserved = Callable[..., PreservedPrompts]
 SUBJECTS = [f"Vienna {i}" for i in range(24)]
@@ -31,14 +33,12 @@ def asked() -> list[Probe]:
 
 
 @pytest.fixture
-def make_preserved(
-    loaded: LoadedModel, asked: list[Probe], sentences: list[str], make_bench: Callable[..., Bench]
-) -> MakePreserved:
+def make_preserved(loaded: LoadedModel, asked: list[Probe], sentences: list[str]) -> MakePreserved:
     """Loads the prompts with a seed."""
-    fixed = prepare(loaded, make_bench().settings, text=[" ".join(sentences * 20)], preserve=asked)
+    fixed = prepare(loaded, BASIC, text=[" ".join(sentences * 20)], preserve=asked)
 
     def make(seed: int) -> PreservedPrompts:
-        return load_preserved(fixed, loaded.modules, torch.from_numpy(fixed["conflict/mean"]), seed)
+        return PreservedPrompts.load(fixed.preserved, loaded.modules, torch.from_numpy(fixed.conflict_mean), seed)
 
     return make
 

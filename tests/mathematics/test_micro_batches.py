@@ -8,30 +8,33 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch
+from lifelong_edit.bench import State
+from lifelong_edit.editors.contract import Lesson, moved_by
+from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.facts import Fact
 from lifelong_edit.stores.tensors import materialise
+from lifelong_edit.tasks.causal import task as causal
+from lifelong_edit.tracing import trace as tracing
 from lifelong_edit.tracing.rows import Row
 from lifelong_edit.tracing.trace import Trace
-from lifelong_edit.tracing.trace import trace as tracing
 
-MakeBench = Callable[..., Bench]
+from .conftest import MakeEditor, shift_of
+
 TOLERANCE = 1e-4
 """Relative, Frobenius. Padding changes the shapes of float32 products, hence their rounding (6e-8 a sum), through
 four layers forward and back and one solve: 1.1e-6 to 1.5e-6 is found for each editor; other kernels may round more."""
 
 
 @pytest.fixture
-def state(make_bench: MakeBench, news: list[Fact]) -> SolveState:
+def state(make_editor: MakeEditor, news: list[Fact]) -> State:
     """After a first batch, so that P holds live keys and rehearsal rows are drawn."""
-    first = edit_batch(make_bench(passes=1), SolveState({}, {}, {}), news[:5])
-    moved = {n: torch.from_numpy(materialise(s).copy()) for n, s in first.shift.items()}
-    return SolveState(moved, {f.digest: f for f in news[:5]}, first.keys, {}, "one")
+    first = make_editor(passes=1).learn(State(), Lesson(news[:5]))
+    return moved_by(State(digest="one"), first, news[:5])
 
 
-def shifts(bench: Bench, state: SolveState, news: Sequence[Fact]) -> dict[str, np.ndarray]:
+def shifts(editor: RidgeEditor, state: State, news: Sequence[Fact]) -> dict[str, np.ndarray]:
     """What the second batch changes."""
-    return {n: materialise(s) for n, s in edit_batch(bench, state, news[5:12]).shift.items()}
+    return {n: materialise(s) for n, s in shift_of(editor.learn(state, Lesson(news[5:12]))).items()}
 
 
 def apart(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
@@ -43,9 +46,9 @@ def apart(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
     ("editor", "ask"), [("gradient", "joint"), ("malmen", "joint"), ("malmen", "published"), ("ultraedit", "joint")]
 )
 def test_one_seven_and_sixty_four_give_the_same_shift(
-    make_bench: MakeBench,
+    make_editor: MakeEditor,
     random_network: Callable[..., object],
-    state: SolveState,
+    state: State,
     news: list[Fact],
     editor: str,
     ask: str,
@@ -53,7 +56,7 @@ def test_one_seven_and_sixty_four_give_the_same_shift(
     def run(size: int) -> dict[str, np.ndarray]:
         networks = random_network(ask, size=0.05) if editor == "malmen" else None
         eta = 1e-3 if editor == "ultraedit" else 2.0
-        return shifts(make_bench(networks, editor=editor, ask=ask, micro_batch=size, eta=eta), state, news)
+        return shifts(make_editor(networks, editor=editor, ask=ask, micro_batch=size, eta=eta), state, news)
 
     whole = run(64)
     assert all(np.abs(s).max() > 1e-4 for s in whole.values())
@@ -62,40 +65,40 @@ def test_one_seven_and_sixty_four_give_the_same_shift(
 
 
 def test_a_mean_over_the_micro_batch_is_noticed(
-    make_bench: MakeBench, state: SolveState, news: list[Fact], monkeypatch: pytest.MonkeyPatch
+    make_editor: MakeEditor, state: State, news: list[Fact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The published code's habit: the loss averaged over the micro-batch, so that gradients depend on its size."""
-    whole = tracing.position_losses
+    whole = causal.position_losses
 
     def mean(logits: torch.Tensor, batch: object, part: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
         losses, row = whole(logits, batch, part)  # type: ignore[arg-type]
         return losses / len(part), row
 
-    monkeypatch.setattr(tracing, "position_losses", mean)
+    monkeypatch.setattr(causal, "position_losses", mean)
     assert (
-        apart(shifts(make_bench(micro_batch=7), state, news), shifts(make_bench(micro_batch=64), state, news))
+        apart(shifts(make_editor(micro_batch=7), state, news), shifts(make_editor(micro_batch=64), state, news))
         > 100 * TOLERANCE
     )
 
 
 def test_the_order_of_micro_batches_does_not_matter(
-    make_bench: MakeBench, state: SolveState, news: list[Fact], monkeypatch: pytest.MonkeyPatch
+    make_editor: MakeEditor, state: State, news: list[Fact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = shifts(make_bench(micro_batch=7), state, news)
+    usual = shifts(make_editor(micro_batch=7), state, news)
     cut = tracing.by_length
 
     def backwards(lengths: Sequence[int], size: int) -> list[list[int]]:
         return [part[::-1] for part in cut(lengths, size)][::-1]
 
     monkeypatch.setattr(tracing, "by_length", backwards)
-    assert apart(shifts(make_bench(micro_batch=7), state, news), usual) < TOLERANCE
+    assert apart(shifts(make_editor(micro_batch=7), state, news), usual) < TOLERANCE
 
 
 def test_rows_that_lose_their_facts_are_noticed(
-    make_bench: MakeBench, state: SolveState, news: list[Fact], monkeypatch: pytest.MonkeyPatch
+    make_editor: MakeEditor, state: State, news: list[Fact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys and gradients sorted apart, as where edit and rephrase rows are each sorted by length."""
-    usual = shifts(make_bench(), state, news)
+    usual = shifts(make_editor(), state, news)
     right = tracing._in_row_order
 
     def torn(keys: dict[str, list[torch.Tensor]], grads: dict[str, list[torch.Tensor]], *rest: torch.Tensor) -> Trace:
@@ -104,9 +107,9 @@ def test_rows_that_lose_their_facts_are_noticed(
         return whole
 
     monkeypatch.setattr(tracing, "_in_row_order", torn)
-    assert apart(shifts(make_bench(), state, news), usual) > 100 * TOLERANCE
+    assert apart(shifts(make_editor(), state, news), usual) > 100 * TOLERANCE
 
 
-def test_the_same_batch_again_gives_the_same_bytes(make_bench: MakeBench, state: SolveState, news: list[Fact]) -> None:
-    one, other = shifts(make_bench(), state, news), shifts(make_bench(), state, news)
+def test_the_same_batch_again_gives_the_same_bytes(make_editor: MakeEditor, state: State, news: list[Fact]) -> None:
+    one, other = shifts(make_editor(), state, news), shifts(make_editor(), state, news)
     assert all(one[n].tobytes() == other[n].tobytes() for n in one)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from lifelong_edit.atlas import edits_validation_path, hypernetwork_dir
+from lifelong_edit.bench import Bench, State, prepare
+from lifelong_edit.editors.contract import Lesson, moved_by
 from lifelong_edit.editors.malmen.network import read_checkpoint, read_config
-from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, prepare
+from lifelong_edit.editors.malmen.rule import with_networks
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.eval.metrics.verdicts import ask_pairs, summarise
 from lifelong_edit.facts import Fact, read_facts
@@ -35,12 +37,13 @@ def test_single_facts_take(loaded: LoadedModel, facts: list[Fact]) -> None:
     fixed = prepare(loaded, settings, text=default_text(), preserve=preserve)
     share, passes = {}, {}
     for more in (0, 4):
-        bench = Bench(loaded, settings.replace(more_passes=more), fixed, read_checkpoint(folder))
+        editor = with_networks(Bench(loaded, settings.replace(more_passes=more), fixed), read_checkpoint(folder))
         taken, used = [], []
         for fact in facts:
-            proposal = edit_batch(bench, SolveState({}, {}, {}), [fact])
-            taken += ask_pairs(loaded, [(fact.prompt, fact.target)])
-            used.append(proposal.report["passes"])
+            change = editor.learn(State(), Lesson([fact]))
+            with loaded.at(editor.overlay(moved_by(State(), change, [fact]))):
+                taken += ask_pairs(loaded, [(fact.prompt, fact.target)])
+            used.append(change.report["passes"])
         share[more], passes[more] = summarise(taken).teacher_forced, used
     assert set(passes[0]) == {settings.passes}
     assert share[4] >= 0.8

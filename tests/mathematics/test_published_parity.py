@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 import torch
 
+from lifelong_edit.bench import State
+from lifelong_edit.editors.contract import Lesson, moved_by
 from lifelong_edit.editors.malmen.network import NetworkSet
-from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch
+from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel, encode
 from lifelong_edit.stores.tensors import materialise
 
-MakeBench = Callable[..., Bench]
+from .conftest import MakeEditor, shift_of
+
 Pairs = dict[str, list[tuple[np.ndarray, np.ndarray]]]
 
 
@@ -77,52 +80,52 @@ def published(networks: NetworkSet, module: str, layer: int, keys: np.ndarray, g
     return answer
 
 
-def errors(bench: Bench, networks: NetworkSet, facts: list[Fact]) -> list[float]:
+def errors(editor: RidgeEditor, networks: NetworkSet, facts: list[Fact]) -> list[float]:
     """Relative error of each module's shift."""
-    found = edit_batch(bench, SolveState({}, {}, {}), facts)
-    bench.loaded.set_shifts({})
-    pairs = traced(bench.loaded, facts)
+    found = shift_of(editor.learn(State(), Lesson(facts)))
+    pairs = traced(editor.bench.loaded, facts)
     result = []
     for layer, (name, parts) in enumerate(pairs.items()):
         keys, grads = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
         wanted = published(networks, name, layer, keys, grads)
-        result.append(float(np.linalg.norm(materialise(found.shift[name]) - wanted) / np.linalg.norm(wanted)))
+        result.append(float(np.linalg.norm(materialise(found[name]) - wanted) / np.linalg.norm(wanted)))
     return result
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_deltas_equal_the_published_equations(
-    make_bench: MakeBench, random_network: Callable[..., NetworkSet], news: list[Fact], seed: int
+    make_editor: MakeEditor, random_network: Callable[..., NetworkSet], news: list[Fact], seed: int
 ) -> None:
     networks = random_network("published", seed=seed)
-    bench = make_bench(networks, editor="malmen", ask="published", phrasings=0, eta=None)
+    editor = make_editor(networks, editor="malmen", ask="published", phrasings=0, eta=None)
     # float32 trace and network on our side, float64 in the judge: 1e-6 to 3e-6 is found.
-    assert max(errors(bench, networks, news)) < 1e-4
+    assert max(errors(editor, networks, news)) < 1e-4
 
 
 @pytest.mark.parametrize("broken", ["scale", "shift", "bias", "log_step", "log_ridge", "mean"])
 def test_every_parameter_of_the_network_matters_to_the_judge(
-    make_bench: MakeBench, random_network: Callable[..., NetworkSet], news: list[Fact], broken: str
+    make_editor: MakeEditor, random_network: Callable[..., NetworkSet], news: list[Fact], broken: str
 ) -> None:
     networks, wrong = random_network("published"), random_network("published")
     for name, tensor in wrong.state_dict().items():
         if name.endswith(broken):
             tensor.add_(0.3)
-    bench = make_bench(wrong, editor="malmen", ask="published", phrasings=0, eta=None)
-    assert max(errors(bench, networks, news)) > 5e-3
+    editor = make_editor(wrong, editor="malmen", ask="published", phrasings=0, eta=None)
+    assert max(errors(editor, networks, news)) > 5e-3
 
 
 def test_published_is_one_pass_without_preservation(
-    make_bench: MakeBench, random_network: Callable[..., NetworkSet], news: list[Fact]
+    make_editor: MakeEditor, random_network: Callable[..., NetworkSet], news: list[Fact]
 ) -> None:
     """Whatever the settings say of passes, text, earlier facts and preserved prompts."""
     networks = random_network("published")
-    bench = make_bench(networks, editor="malmen", ask="published", phrasings=0, eta=None, passes=4, c0=1e4)
-    first = edit_batch(bench, SolveState({}, {}, {}), news[:4])
-    state = SolveState({}, {f.digest: f for f in news[:4]}, first.keys)
-    again = edit_batch(bench, state, news[4:8])
-    alone = edit_batch(bench, SolveState({}, {}, {}), news[4:8])
+    editor = make_editor(networks, editor="malmen", ask="published", phrasings=0, eta=None, passes=4, c0=1e4)
+    state = moved_by(State(), editor.learn(State(), Lesson(news[:4])), news[:4])
+    state.shifts = {}  # at other weights it would ask for something else
+    again = editor.learn(state, Lesson(news[4:8]))
+    alone = editor.learn(State(), Lesson(news[4:8]))
+    assert state.live and state.keys
     assert again.report["passes"] == 1
     assert again.report["rows"] == {"new": 4, "rehearsal": 0, "preserved": 0}
-    for name in bench.names:
-        assert materialise(again.shift[name]).tobytes() == materialise(alone.shift[name]).tobytes()
+    for name in editor.bench.names:
+        assert materialise(shift_of(again)[name]).tobytes() == materialise(shift_of(alone)[name]).tobytes()

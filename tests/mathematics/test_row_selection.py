@@ -3,81 +3,97 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 import pytest
 import torch
 
-from lifelong_edit.editors.ridge import batch as batchstep
-from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, fact_keys, select_rows
-from lifelong_edit.editors.ridge.conflictkeys import conflict_of
+from lifelong_edit.bench import Bench, State
+from lifelong_edit.editors.contract import Change, Lesson, moved_by
+from lifelong_edit.editors.ridge.editor import RidgeEditor
+from lifelong_edit.editors.ridge.held import Preservation
+from lifelong_edit.editors.ridge.passes import fact_keys
+from lifelong_edit.editors.ridge.rows import rows_to_be_ready_with, select_rows
+from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
-from lifelong_edit.numerics.grams import FactKeys
-from lifelong_edit.stores.tensors import materialise
+from lifelong_edit.stores import FactKeys, materialise
 from lifelong_edit.tracing.rows import Row, draw, drawn_rows, fact_rows, phrasings_of
 from lifelong_edit.tracing.trace import trace
 
-MakeBench = Callable[..., Bench]
+from .conftest import MakeBench, MakeEditor, shift_of
 
 
 @pytest.fixture
-def state(make_bench: MakeBench, news: list[Fact]) -> SolveState:
+def state(make_editor: MakeEditor, news: list[Fact]) -> State:
     """Eight live facts with their keys."""
-    first = edit_batch(make_bench(passes=1, phrasings=1), SolveState({}, {}, {}), news[:8])
-    shifts = {n: torch.from_numpy(materialise(s).copy()) for n, s in first.shift.items()}
-    return SolveState(shifts, {f.digest: f for f in news[:8]}, first.keys, {}, "eight")
+    first = make_editor(passes=1, phrasings=1).learn(State(), Lesson(news[:8]))
+    return moved_by(State(digest="eight"), first, news[:8])
 
 
-def rehearsed(bench: Bench, state: SolveState, facts: list[Fact]) -> set[str | None]:
+def selected(
+    bench: Bench, state: State, facts: Sequence[Fact], live: Sequence[str] = (), hidden: frozenset[str] = frozenset()
+) -> list[Row]:
+    """The rows of a batch, with the settings of the bench."""
+    assert isinstance(bench.settings, RidgeSettings)
+    return select_rows(bench, bench.settings, state, Lesson(facts, hidden=hidden), live)
+
+
+def rehearsed(bench: Bench, state: State, facts: list[Fact]) -> set[str | None]:
     """Digests of the facts among the rehearsal rows."""
-    return {r.fact for r in select_rows(bench, state, facts, sorted(state.live)) if r.kind == "rehearsal"}
+    return {r.fact for r in selected(bench, state, facts, sorted(state.live)) if r.kind == "rehearsal"}
 
 
 def watched(
-    monkeypatch: pytest.MonkeyPatch, bench: Bench, state: SolveState, facts: list[Fact], retire: list[str]
-) -> tuple[set[str], set[str | None], batchstep.Proposal]:
-    """Digests in P and among the rows of a batch, and its proposal."""
+    monkeypatch: pytest.MonkeyPatch, editor: RidgeEditor, state: State, facts: list[Fact], retire: list[str]
+) -> tuple[set[str], set[str | None], Change]:
+    """Digests in P and among the rows of a batch, and what it changes."""
     in_p: list[set[str]] = []
-    usual = Bench.preservation
+    usual = Preservation.gram
 
-    def preservation(
-        self: Bench, module: str, live: dict[str, FactKeys], subjects: frozenset[str] = frozenset()
+    def gram(
+        self: Preservation,
+        module: str,
+        s: RidgeSettings,
+        keys: float,
+        live: Mapping[str, FactKeys],
+        subjects: frozenset[str],
     ) -> torch.Tensor:
         in_p.append(set(live))
-        return usual(self, module, live, subjects)
+        return usual(self, module, s, keys, live, subjects)
 
-    monkeypatch.setattr(Bench, "preservation", preservation)
-    proposal = edit_batch(bench, state, facts, retire=retire)
-    monkeypatch.setattr(Bench, "preservation", usual)
+    with monkeypatch.context() as watching:
+        watching.setattr(Preservation, "gram", gram)
+        change = editor.learn(state, Lesson(facts, retire))
+    assert len(in_p) == len(editor.bench.names)
     assert all(p == in_p[0] for p in in_p)
-    return in_p[0], set(proposal.keys), proposal
+    return in_p[0], set(change.keys()), change
 
 
 def test_a_retired_fact_is_neither_in_p_nor_rehearsed(
-    make_bench: MakeBench, state: SolveState, news: list[Fact], monkeypatch: pytest.MonkeyPatch
+    make_editor: MakeEditor, state: State, news: list[Fact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = [news[2].digest, news[5].digest]
-    bench = make_bench(rehearse=3)
-    preserved, rows, proposal = watched(monkeypatch, bench, state, news[8:10], gone)
+    editor = make_editor(rehearse=3)
+    preserved, rows, change = watched(monkeypatch, editor, state, news[8:10], gone)
     assert not preserved & set(gone)
     assert not rows & set(gone)
     assert len(preserved) == 8 - 2 - 3
     assert preserved.isdisjoint(rows)
     # Rehearse all that may be: still not the retired ones.
-    assert watched(monkeypatch, make_bench(rehearse=99), state, news[8:10], gone)[0] == set()
-    assert rehearsed(bench, state, news[8:10]) <= set(state.live)
+    assert watched(monkeypatch, make_editor(rehearse=99), state, news[8:10], gone)[0] == set()
+    assert rehearsed(editor.bench, state, news[8:10]) <= set(state.live)
     # The check can fail: not retired, they are in P or among the rows, and the step is another one.
-    kept, kept_rows, other = watched(monkeypatch, bench, state, news[8:10], [])
+    kept, kept_rows, other = watched(monkeypatch, editor, state, news[8:10], [])
     assert set(gone) <= kept | {r for r in kept_rows if r}
-    name = bench.names[0]
-    assert not np.array_equal(materialise(proposal.shift[name]), materialise(other.shift[name]))
+    name = editor.bench.names[0]
+    assert not np.array_equal(materialise(shift_of(change)[name]), materialise(shift_of(other)[name]))
 
 
 def test_rehearsal_depends_on_seed_state_and_batch_and_on_nothing_else(
-    make_bench: MakeBench, state: SolveState, news: list[Fact]
+    make_bench: MakeBench, state: State, news: list[Fact]
 ) -> None:
     bench = make_bench()
     first = rehearsed(bench, state, news[8:10])
@@ -120,20 +136,20 @@ def preserved_subjects(bench: Bench, rows: list[Row]) -> set[str]:
 
 
 def test_preserved_prompts_about_an_edited_subject_are_left_out(
-    make_bench: MakeBench, state: SolveState, news: list[Fact]
+    make_bench: MakeBench, state: State, news: list[Fact]
 ) -> None:
     """Subjects of the batch and of all live facts, whatever their case; others stay."""
     bench = make_bench(preserved=99)
-    nothing = SolveState({}, {}, {})
-    assert preserved_subjects(bench, select_rows(bench, nothing, news[8:10], [])) >= {"paris", "london the great"}
-    found = preserved_subjects(bench, select_rows(bench, nothing, [news[0]], []))
+    nothing = State()
+    assert preserved_subjects(bench, selected(bench, nothing, news[8:10])) >= {"paris", "london the great"}
+    found = preserved_subjects(bench, selected(bench, nothing, [news[0]]))
     assert "paris" not in found
     assert "london the great" in found
-    live = preserved_subjects(bench, select_rows(bench, state, news[8:10], []))
+    live = preserved_subjects(bench, selected(bench, state, news[8:10]))
     guards = {bench.preserved.probes[i].subject for i in bench.preserved.guards(frozenset())}
     assert len(guards) == 1
     assert live == {f"none {i}" for i in range(8)} - guards
-    hidden = select_rows(bench, nothing, news[8:10], [], frozenset({"none 3"}))
+    hidden = selected(bench, nothing, news[8:10], hidden=frozenset({"none 3"}))
     assert "none 3" not in preserved_subjects(bench, hidden)
 
 
@@ -156,13 +172,25 @@ def test_preserved_rows_are_the_nearest_and_a_draw(make_bench: MakeBench, news: 
 
 def test_keys_that_are_no_numbers_are_refused_and_not_stored_as_zeros(make_bench: MakeBench, news: list[Fact]) -> None:
     bench = make_bench()
-    rows = select_rows(bench, SolveState({}, {}, {}), news[:2], [])
+    rows = selected(bench, State(), news[:2])
     traced = trace(bench.loaded, rows, 8)
-    conflict = conflict_of(bench, news[:2])
+    conflict = bench.conflict_of(news[:2])
     assert set(fact_keys(bench, traced, rows, conflict)) == {f.digest for f in news[:2]}
     traced.keys[bench.names[-1]][0, 0] = float("nan")
     with pytest.raises(StepRefusedError, match="not finite"):
         fact_keys(bench, traced, rows, conflict)
+
+
+def test_a_rule_is_made_ready_with_new_facts_and_the_prompt_of_each_recalled_one(
+    make_bench: MakeBench, state: State, news: list[Fact]
+) -> None:
+    rows = selected(make_bench(rehearse=3), state, news[8:10], sorted(state.live))
+    new = [row for row in rows if row.kind == "new"]
+    recalled = [row for row in rows if row.kind == "rehearsal"]
+    assert len(new) == 2 * 3
+    assert len(recalled) == 3 * 3
+    assert rows_to_be_ready_with(rows, recalls=True) == [*new, *recalled[::3]]
+    assert rows_to_be_ready_with(rows, recalls=False) == new
 
 
 def test_phrasings_are_drawn_afresh_with_the_weight_of_all(make_bench: MakeBench, news: list[Fact]) -> None:

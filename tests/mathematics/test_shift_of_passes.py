@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -12,12 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, total_shift
+from lifelong_edit.bench import State
+from lifelong_edit.editors.contract import Lesson
+from lifelong_edit.editors.ridge.passes import total_shift
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact
+from lifelong_edit.numerics.grams import to_grid
 from lifelong_edit.numerics.solver import Solution, factorise, solve
 from lifelong_edit.stores.tensors import Dense, Factors, materialise
+from lifelong_edit.tracing.rows import fact_rows
+from lifelong_edit.tracing.trace import trace
+
+from .conftest import MakeEditor, shift_of
 
 
 def solved(rows: int, passes: int, woodbury: bool) -> list[tuple[Tensor, Solution]]:
@@ -56,26 +62,32 @@ def test_a_shift_beyond_float32_is_refused() -> None:
 
 
 def test_one_short_fact_is_stored_as_factors_and_leaves_the_same_keys(
-    make_bench: Callable[..., Bench], news: list[Fact]
+    make_editor: MakeEditor, news: list[Fact]
 ) -> None:
-    bench = make_bench(phrasings=0, preserved=0, passes=1)
-    found = edit_batch(bench, SolveState({}, {}, {}), news[:1])
-    assert all(isinstance(s, Factors) for s in found.shift.values())
-    # The model is left at the proposal.
-    for m in bench.loaded.modules:
-        weight = bench.loaded.model.get_submodule(m.name).weight
-        shift = torch.from_numpy(materialise(found.shift[m.name]))
-        assert torch.equal(weight, bench.loaded.base_weight(m.name) + shift)
-    assert float(np.mean([np.abs(materialise(s)).max() for s in found.shift.values()])) > 1e-4
+    editor = make_editor(phrasings=0, preserved=0, passes=1)
+    loaded = editor.bench.loaded
+    found = editor.learn(State(), Lesson(news[:1]))
+    shifts = {name: torch.from_numpy(materialise(shift)) for name, shift in shift_of(found).items()}
+    assert all(isinstance(s, Factors) for s in shift_of(found).values())
+    assert float(np.mean([float(shift.abs().max()) for shift in shifts.values()])) > 1e-4
+    # The model is left as it was; the keys are those at what the stored factors come to, bit for bit.
+    for m in loaded.modules:
+        assert torch.equal(loaded.weight(m.name), loaded.base_weight(m.name))
+    rows = fact_rows(loaded.tokenizer, news[:1], 0)
+    with loaded.at(shifts):
+        traced = trace(loaded, rows, editor.settings.micro_batch, gradients=False)
+    for m in loaded.modules:
+        units = to_grid(traced.keys[m.name], editor.bench.scale[m.name])
+        np.testing.assert_array_equal(found.keys()[news[0].digest].rows[m.name], units)
 
 
-def test_a_value_that_is_no_number_is_refused_by_the_batch(make_bench: Callable[..., Bench], news: list[Fact]) -> None:
-    bench = make_bench()
-    module = bench.loaded.modules[-1]
+def test_a_value_that_is_no_number_is_refused_by_the_batch(make_editor: MakeEditor, news: list[Fact]) -> None:
+    editor = make_editor()
+    module = editor.bench.loaded.modules[-1]
     broken = torch.zeros(module.d_in, module.d_out)
     broken[0, 0] = float("nan")
     with pytest.raises(StepRefusedError):
-        edit_batch(bench, SolveState({module.name: broken}, {}, {}), news[:2])
+        editor.learn(State({module.name: broken}), Lesson(news[:2]))
 
 
 @pytest.mark.parametrize("name", ["eta", "kappa", "trust", "c0", "log_ridge", "preserved_weight", "gate_perplexity"])

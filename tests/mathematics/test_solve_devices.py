@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.editors.ridge.gradient import output_metric
-from lifelong_edit.editors.ultraedit.rule import UltraEditor
+from lifelong_edit.editors.ridge.targets import Seen
+from lifelong_edit.editors.ultraedit.rule import NormalisedTargets
 from lifelong_edit.numerics.devices import solve_device, to_solve
 from lifelong_edit.numerics.grams import grid_scale, to_grid
 from lifelong_edit.numerics.solver import factorise, solve, solve_backward
@@ -102,10 +103,11 @@ def test_grids_grams_and_metrics() -> None:
         wanted.add(plain(keys))
         for name, array in wanted.arrays("m", 7).items():
             np.testing.assert_array_equal(found.arrays("m", 7)[name], array)
-    moments = UltraEditor(1.0, centre=True).ready({"m": keys}, {"m": gradients}, {}).state
-    for name, array in (
-        UltraEditor(1.0, centre=True).ready({"m": plain(keys)}, {"m": plain(gradients)}, {}).state.items()
-    ):
+    targets = NormalisedTargets(1.0, centre=True)
+    moments = targets.ready([Seen({"m": keys}, {"m": gradients})], {}).moments
+    wanted_moments = targets.ready([Seen({"m": plain(keys)}, {"m": plain(gradients)})], {}).moments
+    assert moments.keys() == wanted_moments.keys()
+    for name, array in wanted_moments.items():
         np.testing.assert_array_equal(moments[name], array)
 
 

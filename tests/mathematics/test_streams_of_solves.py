@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong_edit.editors.ridge.batch import Bench
 from lifelong_edit.numerics.grams import ExactGram, FactKeys, grid_scale, to_grid
 from lifelong_edit.numerics.solver import factorise, solve
 from lifelong_edit.tracing.trace import trace
+
+from .conftest import MakeEditor, gram_of
 
 D_IN, D_OUT, RIDGE, C0 = 30, 7, 0.4, 12.0
 
@@ -90,10 +91,10 @@ def test_it_holds_with_the_grams_of_stored_keys() -> None:
 
 
 @pytest.mark.parametrize(("number", "c0"), [(0, 70.0), (1, 70.0), (2, 50.0), (3, 50.0)])
-def test_the_bench_preserves_text_and_live_keys(make_bench: object, number: int, c0: float) -> None:
+def test_the_bench_preserves_text_and_live_keys(make_editor: MakeEditor, number: int, c0: float) -> None:
     """P = c₀C₀ + Σ kᵀk, against NumPy on what is stored; at the subject with a c₀ of its own."""
-    assert callable(make_bench)
-    bench: Bench = make_bench(c0=50.0, subject_c0=70.0, preserved_keys=0.0)
+    editor = make_editor(c0=50.0, subject_c0=70.0, preserved_keys=0.0)
+    bench = editor.bench
     name = bench.names[number]
     g = np.random.default_rng(1)
     live = {
@@ -102,31 +103,30 @@ def test_the_bench_preserves_text_and_live_keys(make_bench: object, number: int,
     }
     keys = np.concatenate([k.rows[name] for k in live.values()]) * bench.scale[name].numpy()
     wanted = c0 * bench.text_gram[name].numpy() + keys.T @ keys
-    np.testing.assert_allclose(bench.preservation(name, live).numpy(), wanted, rtol=1e-12, atol=1e-12)
-    assert not np.allclose(bench.preservation(name, {}).numpy(), wanted)
+    np.testing.assert_allclose(gram_of(editor, name, live).numpy(), wanted, rtol=1e-12, atol=1e-12)
+    assert not np.allclose(gram_of(editor, name).numpy(), wanted)
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_the_bench_preserves_the_keys_of_preserved_prompts(make_bench: object, number: int) -> None:
+def test_the_bench_preserves_the_keys_of_preserved_prompts(make_editor: MakeEditor, number: int) -> None:
     """P gains c₁ Σ kᵀk over the prompts' keys in the base model, but for those about subjects that were edited.
 
     In modules that are edited at the subject and in those at the answer.
     """
-    assert callable(make_bench)
-    bench: Bench = make_bench(preserved_keys=3.0)
+    editor = make_editor(preserved_keys=3.0)
+    bench = editor.bench
     name, prompts = bench.names[number], bench.preserved
     edited = frozenset([(prompts.probes[0].subject or "").casefold()])
     assert edited != {""}
     own = [i for i in range(len(prompts.probes)) if i not in prompts.guard]
     kept = [i for i in own if (prompts.probes[i].subject or "").casefold() not in edited]
     assert 0 < len(kept) < len(own) < len(prompts.probes)
-    bench.loaded.set_shifts({})
     traced = trace(bench.loaded, [prompts.row(i, 1.0) for i in kept], 64)
     keys = traced.keys[name].double().numpy()
-    plain = make_bench(preserved_keys=0.0).preservation(name, {}).numpy()
-    found = bench.preservation(name, {}, edited).numpy() - plain
+    plain = gram_of(make_editor(preserved_keys=0.0), name).numpy()
+    found = gram_of(editor, name, subjects=edited).numpy() - plain
     # The keys are those traced, rounded to the grid.
     assert np.linalg.norm(found - 3.0 * keys.T @ keys) < 1e-3 * np.linalg.norm(found)
-    everything = bench.preservation(name, {}).numpy() - plain
+    everything = gram_of(editor, name).numpy() - plain
     assert np.trace(everything) > 1.001 * np.trace(found)
-    np.testing.assert_array_equal(bench.preservation(name, {}, edited).numpy() - plain, found)
+    np.testing.assert_array_equal(gram_of(editor, name, subjects=edited).numpy() - plain, found)

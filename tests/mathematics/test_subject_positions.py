@@ -10,20 +10,19 @@ import numpy as np
 import pytest
 import torch
 
+from lifelong_edit.bench import Bench, Fixed, State, prepare
+from lifelong_edit.editors.contract import Lesson, moved_by
 from lifelong_edit.editors.malmen.network import NetworkSet
-from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, prepare
-from lifelong_edit.editors.ridge.conflictkeys import conflict_of
-from lifelong_edit.editors.ridge.together import reconsolidate
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel, TokenBatch, encode_prompt, load_model
 from lifelong_edit.stores import decode_entries, encode_entries
 from lifelong_edit.stores.tensors import materialise
+from lifelong_edit.tasks.causal import task as causal
 from lifelong_edit.tracing.preservation import _last_keys
 from lifelong_edit.tracing.rows import fact_rows
 from lifelong_edit.tracing.trace import trace
-from lifelong_edit.tracing.trace import trace as tracing
 
-MakeBench = Callable[..., Bench]
+from .conftest import BASIC, MakeBench, MakeEditor, editor_of, moments_of, shift_of
 
 
 @pytest.fixture
@@ -41,13 +40,13 @@ def test_a_span_one_token_further_is_another_trace(
     loaded: LoadedModel, news: list[Fact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mutation: as many positions, each one further; only modules at the subject may see it."""
-    rows, right = fact_rows(loaded.tokenizer, news, 2), tracing.subject_mask
+    rows, right = fact_rows(loaded.tokenizer, news, 2), causal.subject_mask
 
     def further(batch: TokenBatch) -> torch.Tensor:
         return right(batch).roll(1, 1)
 
     one = trace(loaded, rows, 8)
-    monkeypatch.setattr(tracing, "subject_mask", further)
+    monkeypatch.setattr(causal, "subject_mask", further)
     other = trace(loaded, rows, 8)
     for module in loaded.modules:
         same = torch.equal(one.keys[module.name], other.keys[module.name])
@@ -57,100 +56,106 @@ def test_a_span_one_token_further_is_another_trace(
 
 
 def test_conflict_keys_stay_the_same_bytes_though_lower_layers_are_edited(
-    make_bench: MakeBench, news: list[Fact]
+    make_editor: MakeEditor, news: list[Fact]
 ) -> None:
-    bench, state = make_bench(rehearse=3), SolveState({}, {}, {})
-    loaded = bench.loaded
+    editor, state = make_editor(rehearse=3), State()
+    bench, loaded = editor.bench, editor.bench.loaded
     assert loaded.modules[0] != loaded.conflict_module
-    before = {d: key.tobytes() for d, key in conflict_of(bench, news).items()}
+    before = {d: key.tobytes() for d, key in bench.conflict_of(news).items()}
     prompts = [encode_prompt(loaded.tokenizer, fact.prompt) for fact in news]
     unedited = _last_keys(loaded, prompts, 8)
     stored: dict[str, bytes] = {}
     for start in (0, 4, 8):
         batch = news[start : start + 4]
-        state.apply(edit_batch(bench, state, batch), batch)
-        loaded.set_shifts(state.shifts)
-        weights = {m.name: loaded.model.get_submodule(m.name).weight.clone() for m in loaded.modules}
-        assert {d: key.tobytes() for d, key in conflict_of(bench, news).items()} == before
-        for name, weight in weights.items():  # and the model stands where it stood
-            assert torch.equal(loaded.model.get_submodule(name).weight, weight)
+        state = moved_by(state, editor.learn(state, Lesson(batch)), batch)
+        with loaded.at(state.shifts):
+            weights = {m.name: loaded.model.get_submodule(m.name).weight.clone() for m in loaded.modules}
+            assert {d: key.tobytes() for d, key in bench.conflict_of(news).items()} == before
+            for name, weight in weights.items():  # and the model stands where it stood
+                assert torch.equal(loaded.model.get_submodule(name).weight, weight)
         stored |= {d: k.conflict.tobytes() for d, k in state.keys.items() if d not in stored}
         # Those of earlier facts, rehearsed in between, are what they were.
         assert {d: k.conflict.tobytes() for d, k in state.keys.items()} == stored
     # The check can fail: at the edited weights the same keys are others.
-    moved = _last_keys(loaded, prompts, 8)
+    with loaded.at(state.shifts):
+        moved = _last_keys(loaded, prompts, 8)
     assert float((moved - unedited).norm() / unedited.norm()) > 1e-3
 
 
 @pytest.mark.parametrize("editor", ["gradient", "ultraedit", "malmen"])
 def test_facts_that_do_not_mention_their_subject_are_edited_at_the_answer(
-    make_bench: MakeBench, random_network: Callable[..., NetworkSet], news: list[Fact], mute: list[Fact], editor: str
+    make_editor: MakeEditor, random_network: Callable[..., NetworkSet], news: list[Fact], mute: list[Fact], editor: str
 ) -> None:
     networks = random_network("joint", size=0.05) if editor == "malmen" else None
     eta = {"gradient": 0.4, "ultraedit": 1e-5, "malmen": None}[editor]
-    bench = make_bench(networks, editor=editor, eta=eta, passes=4, preserved=0)
-    state = SolveState({}, {}, {})
-    first = edit_batch(bench, state, mute[:4])
+    made = make_editor(networks, editor=editor, eta=eta, passes=4, preserved=0)
+    first = made.learn(State(), Lesson(mute[:4]))
+    first_keys = first.keys()
     losses = first.report["loss"]
     assert isinstance(losses, list)
     assert losses[-1] < losses[0]
-    for module in bench.loaded.modules:
-        moved = np.abs(materialise(first.shift[module.name])).max()
+    for module in made.bench.loaded.modules:
+        moved = np.abs(materialise(shift_of(first)[module.name])).max()
         assert (moved > 0) == (module.positions == "answer")
-        for keys in first.keys.values():
+        for keys in first_keys.values():
             assert (len(keys.rows[module.name]) > 0) == (module.positions == "answer")
-    assert all(np.isfinite(array).all() for array in first.editor_state.values())
+    assert all(np.isfinite(array).all() for array in moments_of(first).values())
     # What is stored of them comes back, and what follows finds its way: facts that mention theirs, beside such ones.
-    back = decode_entries(encode_entries(first.keys), "keys")
-    for digest, keys in first.keys.items():
+    back = decode_entries(encode_entries(first_keys), "keys")
+    for digest, keys in first_keys.items():
         assert all(np.array_equal(back[digest].rows[n], rows) for n, rows in keys.rows.items())
-    state.apply(first, mute[:4])
-    second = edit_batch(bench, state, [*news[:3], *mute[4:6]])
-    assert all(np.abs(materialise(shift)).max() > 0 for shift in second.shift.values())
-    assert all(np.isfinite(array).all() for array in second.editor_state.values())
+    state = moved_by(State(), first, mute[:4])
+    second = made.learn(state, Lesson([*news[:3], *mute[4:6]]))
+    assert bool(moments_of(first)) == bool(moments_of(second)) == (editor == "ultraedit")
+    assert all(np.abs(materialise(shift)).max() > 0 for shift in shift_of(second).values())
+    assert all(np.isfinite(array).all() for array in moments_of(second).values())
 
 
-def test_preserved_rows_alone_ask_for_nothing_where_no_fact_is_edited(make_bench: MakeBench, mute: list[Fact]) -> None:
+def test_preserved_rows_alone_ask_for_nothing_where_no_fact_is_edited(
+    make_editor: MakeEditor, mute: list[Fact]
+) -> None:
     """Preserved prompts that mention their subjects, facts that do not: the solve at the subject stays finite."""
     for editor, eta in (("gradient", 0.4), ("ultraedit", 1e-5)):
-        found = edit_batch(make_bench(editor=editor, eta=eta, preserved=99), SolveState({}, {}, {}), mute[:3])
+        made = make_editor(editor=editor, eta=eta, preserved=99)
+        found = made.learn(State(), Lesson(mute[:3]))
         norms = found.report["norm"]
         assert isinstance(norms, dict)
-        answers = [norms[m.name] for m in make_bench().loaded.modules if m.positions == "answer"]
+        answers = [norms[m.name] for m in made.bench.loaded.modules if m.positions == "answer"]
         assert all(np.isfinite(norm) for norm in norms.values())
         assert max(norms.values()) < 10 * max(answers)
 
 
-def test_facts_that_do_not_mention_their_subject_are_solved_for_again(make_bench: MakeBench, mute: list[Fact]) -> None:
-    solved = reconsolidate(make_bench(reconsolidation_passes=3, reconsolidation_eta=0.1), mute[:4])
+def test_facts_that_do_not_mention_their_subject_are_solved_for_again(
+    make_editor: MakeEditor, mute: list[Fact]
+) -> None:
+    solved = make_editor(reconsolidation_passes=3, reconsolidation_eta=0.1).relearn(mute[:4])
     losses = solved.report["loss"]
     assert isinstance(losses, list)
     assert losses[-1] < losses[0]
-    assert set(solved.keys) == {fact.digest for fact in mute[:4]}
+    assert set(solved.keys()) == {fact.digest for fact in mute[:4]}
 
 
 def test_arrays_of_a_store_that_knew_no_subjects(
-    make_bench: MakeBench, tiny_gpt2: Path, sentences: list[str], probes: list[Probe], news: list[Fact]
+    tiny_gpt2: Path, sentences: list[str], probes: list[Probe], news: list[Fact]
 ) -> None:
     """What `init` fixed before there were `preserved/subjects`: all else as it is, and the same step."""
-    loaded, settings = load_model(str(tiny_gpt2), modules=["2-3"]), make_bench().settings
+    loaded, settings = load_model(str(tiny_gpt2), modules=["2-3"]), BASIC
     fixed = prepare(loaded, settings, text=[" ".join(sentences * 20)], preserve=probes)
-    old = {name: array for name, array in fixed.items() if name != "preserved/subjects"}
-    assert len(old) == len(fixed) - 1
-    one, other = Bench(loaded, settings, fixed), Bench(loaded, settings, old)
+    old = {name: array for name, array in fixed.arrays().items() if name != "preserved/subjects"}
+    assert len(old) == len(fixed.arrays()) - 1
+    one, other = Bench(loaded, settings, fixed), Bench(loaded, settings, Fixed.of(old))
     assert other.preserved.subjects == [(0, 0)] * len(probes)
     assert other.preserved.guard == one.preserved.guard
     for a, b in zip(one.preserved.keys, other.preserved.keys, strict=True):
         assert all(np.array_equal(a.rows[n], b.rows[n]) for n in one.names)
-    steps = [edit_batch(bench, SolveState({}, {}, {}), news[:4]) for bench in (one, other)]
+    steps = [shift_of(editor_of(bench).learn(State(), Lesson(news[:4]))) for bench in (one, other)]
     for name in one.names:
-        assert materialise(steps[0].shift[name]).tobytes() == materialise(steps[1].shift[name]).tobytes()
+        assert materialise(steps[0][name]).tobytes() == materialise(steps[1][name]).tobytes()
 
 
 def test_keys_of_preserved_prompts_are_those_at_their_positions(make_bench: MakeBench) -> None:
     """Cut apart by the number of positions that each has in a module: of subject tokens here, of the answer there."""
     bench = make_bench()
-    bench.loaded.set_shifts({})
     prompts = bench.preserved
     counts = {
         m.name: [prompts.row(i, 1.0).positions_in(m) for i in range(len(prompts.probes))] for m in bench.loaded.modules

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, prepare
+from lifelong_edit.bench import Bench, Fixed, State, prepare
+from lifelong_edit.editors.contract import Lesson
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact, Probe
@@ -18,7 +18,7 @@ from lifelong_edit.numerics.textgram import DENSE_UP_TO, RANK, TextGrams, gram_s
 from lifelong_edit.stores.tensors import materialise
 from lifelong_edit.tracing.preservation import text_statistics
 
-from .conftest import BASIC
+from .conftest import BASIC, MakeEditor, editor_of, shift_of
 
 WIDTH = 60
 CPU = torch.device("cpu")
@@ -118,19 +118,18 @@ def test_a_store_with_factors_edits_nearly_the_same(
 ) -> None:
     """The whole way, `init` to a batch: the greater the rank, the nearer the shift to that with the whole gram."""
 
-    def shift(**changes: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def shift(**changes: Any) -> tuple[Fixed, np.ndarray]:
         settings = BASIC.replace(c0=500.0, **changes)
         fixed = prepare(loaded, settings, text=[" ".join(sentences * 20)], preserve=probes)
         bench = Bench(loaded, settings, fixed)
-        found = edit_batch(bench, SolveState({}, {}, {}), news[:6])
-        loaded.set_shifts({})
-        return fixed, materialise(found.shift[bench.names[-1]])
+        found = editor_of(bench).learn(State(), Lesson(news[:6]))
+        return fixed, materialise(shift_of(found)[bench.names[-1]])
 
     whole, wanted = shift()
     factors, near = shift(gram_rank=60)
     _, far = shift(gram_rank=2)
-    assert {n.split("/")[0] for n in whole if n.startswith("gram")} == {"gram"}
-    assert {n.split("/")[0] for n in factors if n.startswith("gram")} == {"gram_factor", "gram_rest"}
+    assert {n.split("/")[0] for n in whole.text.grams} == {"gram"}
+    assert {n.split("/")[0] for n in factors.text.grams} == {"gram_factor", "gram_rest"}
     assert off(near, wanted) < 0.7 * off(far, wanted)
 
 
@@ -144,7 +143,8 @@ def test_a_long_measurement_says_how_far_it_is(loaded: LoadedModel, monkeypatch:
     assert said == ["measuring the text: 3 of 4 windows", "measuring the text: 4 of 4 windows"]
 
 
-def test_the_ridge_in_units_of_the_gram(make_bench: Callable[..., Bench]) -> None:
-    bench = make_bench(log_ridge=-2.0)
+def test_the_ridge_in_units_of_the_gram(make_editor: MakeEditor) -> None:
+    editor = make_editor(log_ridge=-2.0)
+    bench = editor.bench
     gram = bench.text_gram[bench.names[0]]
-    assert bench.ridge(bench.names[0]) == pytest.approx(np.exp(-2) * float(gram.trace()) / len(gram))
+    assert editor.ridge(bench.names[0]) == pytest.approx(np.exp(-2) * float(gram.trace()) / len(gram))

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import LoadedModel, encode, load_model, pad
+from lifelong_edit.models import BASE, LoadedModel, encode, load_model, pad
+from lifelong_edit.tasks.causal import task as causal
 from lifelong_edit.tasks.causal.scoring import editing_mask
+from lifelong_edit.tracing import trace as tracing
 from lifelong_edit.tracing.preservation import base_answers, lowest_keys, text_statistics
 from lifelong_edit.tracing.rows import Row, fact_rows
 from lifelong_edit.tracing.trace import trace
-from lifelong_edit.tracing.trace import trace as tracing
+
+from .conftest import Stand
 
 
 @pytest.fixture(params=["gpt2", "llama", "opt"])
@@ -26,14 +29,14 @@ def model(request: pytest.FixtureRequest, tiny_gpt2: Path, tiny_llama: Path, tin
     return load_model(str(folder), modules=["0-1@subject", "2-3"])
 
 
-def rows_of(model: LoadedModel, news: list[Fact]) -> list[Row]:
+def rows_of(model: LoadedModel, news: list[Fact], stand: Stand) -> list[Row]:
     """Facts in two phrasings and preserved prompts, mixed, of many lengths; then the model is edited."""
     rows = fact_rows(model.tokenizer, news[:5], 1)
     encoded = [encode(model.tokenizer, f"{f.subject} speaks", f.target, f.subject) for f in news[5:9]]
     bases = base_answers(model, encoded, 4)
     kept = [Row(e, "preserved", 1.5, None, b) for e, b in zip(encoded, bases, strict=True)]
     g = torch.Generator().manual_seed(4)
-    model.set_shifts({m.name: torch.randn(m.d_in, m.d_out, generator=g) * 0.05 for m in model.modules})
+    stand(model, {m.name: torch.randn(m.d_in, m.d_out, generator=g) * 0.05 for m in model.modules})
     return [*rows[:4], kept[0], *rows[4:8], *kept[1:], *rows[8:]]
 
 
@@ -92,28 +95,28 @@ def worst(model: LoadedModel, rows: list[Row], micro_batch: int) -> float:
     return max(errors)
 
 
-def test_equals_autograd_of_one_row_at_a_time(model: LoadedModel, news: list[Fact]) -> None:
+def test_equals_autograd_of_one_row_at_a_time(model: LoadedModel, news: list[Fact], stand: Stand) -> None:
     # float32 forward and backward through four layers: 1.5e-5 is found at worst; a wrong row or position gives 1.
-    assert worst(model, rows_of(model, news), 4) < 1e-4
+    assert worst(model, rows_of(model, news, stand), 4) < 1e-4
 
 
 def test_the_judge_notices_a_mean_over_the_micro_batch(
-    loaded: LoadedModel, news: list[Fact], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, news: list[Fact], stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, whole = rows_of(loaded, news), tracing.position_losses
+    rows, whole = rows_of(loaded, news, stand), causal.position_losses
 
     def mean(logits: Tensor, batch: object, part: list[Row]) -> tuple[Tensor, Tensor]:
         losses, row = whole(logits, batch, part)  # type: ignore[arg-type]
         return losses / len(part), row
 
-    monkeypatch.setattr(tracing, "position_losses", mean)
+    monkeypatch.setattr(causal, "position_losses", mean)
     assert worst(loaded, rows, 4) > 0.5
 
 
 def test_the_judge_notices_rows_left_in_order_of_length(
-    loaded: LoadedModel, news: list[Fact], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, news: list[Fact], stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = rows_of(loaded, news)
+    rows = rows_of(loaded, news, stand)
     monkeypatch.setattr(
         tracing, "by_length", lambda lengths, size: [sorted(range(len(lengths)), key=lengths.__getitem__)]
     )
@@ -126,8 +129,8 @@ def test_the_judge_notices_rows_left_in_order_of_length(
     assert not torch.allclose(shuffled.keys[name], right.keys[name], atol=1e-3)
 
 
-def test_the_order_of_rows_changes_nothing_but_the_order(loaded: LoadedModel, news: list[Fact]) -> None:
-    rows = rows_of(loaded, news)
+def test_the_order_of_rows_changes_nothing_but_the_order(loaded: LoadedModel, news: list[Fact], stand: Stand) -> None:
+    rows = rows_of(loaded, news, stand)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
     one, other = trace(loaded, rows, 3), trace(loaded, [rows[i] for i in order], 3)
     for place, i in enumerate(order):
@@ -137,8 +140,10 @@ def test_the_order_of_rows_changes_nothing_but_the_order(loaded: LoadedModel, ne
                 torch.testing.assert_close(b[name][at], a[name][wanted], rtol=1e-4, atol=1e-6)
 
 
-def test_editing_positions_are_those_whose_next_token_is_an_answer_token(loaded: LoadedModel, news: list[Fact]) -> None:
-    encoded = [row.encoded for row in rows_of(loaded, news)]
+def test_editing_positions_are_those_whose_next_token_is_an_answer_token(
+    loaded: LoadedModel, news: list[Fact], stand: Stand
+) -> None:
+    encoded = [row.encoded for row in rows_of(loaded, news, stand)]
     batch = pad(encoded, loaded.pad_id, "cpu")
     for e, mask in zip(encoded, editing_mask(batch), strict=True):
         positions = [i for i, on in enumerate(mask.tolist()) if on]
@@ -146,8 +151,8 @@ def test_editing_positions_are_those_whose_next_token_is_an_answer_token(loaded:
         assert positions == list(range(e.answer_start - 1, len(e.ids) - 1))
 
 
-def test_weights_and_kinds_belong_to_positions(loaded: LoadedModel, news: list[Fact]) -> None:
-    rows = [dataclasses.replace(r, weight=i + 0.5) for i, r in enumerate(rows_of(loaded, news))]
+def test_weights_and_kinds_belong_to_positions(loaded: LoadedModel, news: list[Fact], stand: Stand) -> None:
+    rows = [dataclasses.replace(r, weight=i + 0.5) for i, r in enumerate(rows_of(loaded, news, stand))]
     found = trace(loaded, rows, 4, gradients=False)
     assert found.gradients == {}
     for module in loaded.modules:
@@ -158,27 +163,32 @@ def test_weights_and_kinds_belong_to_positions(loaded: LoadedModel, news: list[F
         assert kept == [r.kind == "preserved" for r, count in zip(rows, counts, strict=True) for _ in range(count)]
 
 
-def test_preserved_rows_ask_for_nothing_at_the_base_weights(loaded: LoadedModel, news: list[Fact]) -> None:
+def test_preserved_rows_ask_for_nothing_at_the_base_weights(
+    loaded: LoadedModel, news: list[Fact], stand: Stand
+) -> None:
     """KL to itself: zero, and its gradient is the rounding of softmax(z) − p; edited weights give a real one."""
-    rows = [r for r in rows_of(loaded, news) if r.kind == "preserved"]
+    rows = [r for r in rows_of(loaded, news, stand) if r.kind == "preserved"]
     moved = trace(loaded, rows, 8)
-    loaded.set_shifts({})
-    still = trace(loaded, rows, 8)
+    with loaded.at(BASE):
+        still = trace(loaded, rows, 8)
     # float32: probabilities to 6e-8 each, times the head's and the layers' weights.
     assert float(still.losses.abs().max()) < 1e-6 * float(moved.losses.min())
     for name in still.gradients:
         assert float(still.gradients[name].norm()) < 1e-4 * float(moved.gradients[name].norm())
 
 
-def test_a_base_answer_without_the_rest_bucket_would_pull_at_the_base(loaded: LoadedModel, news: list[Fact]) -> None:
+def test_a_base_answer_without_the_rest_bucket_would_pull_at_the_base(
+    loaded: LoadedModel, news: list[Fact], stand: Stand
+) -> None:
     """The mutation: the mass of all other tokens understated, as if only the kept ones counted."""
-    rows = [r for r in rows_of(loaded, news) if r.base is not None]
-    loaded.set_shifts({})
-    right = {name: float(g.norm()) for name, g in trace(loaded, rows, 8).gradients.items()}
+    rows = [r for r in rows_of(loaded, news, stand) if r.base is not None]
     cut = [
         dataclasses.replace(r, base=dataclasses.replace(r.base, rest_logp=r.base.rest_logp - 3)) for r in rows if r.base
     ]
-    for name, gradients in trace(loaded, cut, 8).gradients.items():
+    with loaded.at(BASE):
+        right = {name: float(g.norm()) for name, g in trace(loaded, rows, 8).gradients.items()}
+        wrong = trace(loaded, cut, 8).gradients
+    for name, gradients in wrong.items():
         assert float(gradients.norm()) > 100 * right[name]
 
 
@@ -202,9 +212,9 @@ def test_conflict_keys_and_text_statistics_see_the_same_keys(model: LoadedModel,
     np.testing.assert_allclose(statistics.largest[name].numpy(), np.abs(flat).max(0), rtol=1e-4, atol=1e-6)
 
 
-def test_worst_is_the_greatest_loss_at_one_position(model: LoadedModel, news: list[Fact]) -> None:
+def test_worst_is_the_greatest_loss_at_one_position(model: LoadedModel, news: list[Fact], stand: Stand) -> None:
     """Of facts −log p of their least probable token, against logits made everywhere; the mean would hide it."""
-    rows = rows_of(model, news)
+    rows = rows_of(model, news, stand)
     found = trace(model, rows, 3, gradients=False)
     hidden = 0
     for i, row in enumerate(rows):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import msgspec
@@ -11,12 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lifelong_edit.editors.ridge.batch import Bench, SolveState, select_rows
+from lifelong_edit.bench import State
+from lifelong_edit.editors.contract import Lesson
+from lifelong_edit.editors.ridge.editor import RidgeEditor
+from lifelong_edit.editors.ridge.rows import select_rows
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.tasks import BaseAnswer
 from lifelong_edit.tracing.preservation import PreservedPrompts
+from lifelong_edit.tracing.rows import Row
 from lifelong_edit.training.episodes import TrainSettings, make_episode, split_by_subject, taught
-from lifelong_edit.training.episodes import episodes as training
+
+from .conftest import MakeBench, MakeEditor
 
 SUBJECTS = [f"Subject {i}" for i in range(40)]
 SMALL = TrainSettings(batch_size=4, batches=3, probes=6)
@@ -38,7 +42,7 @@ def facts_about(subjects: list[str]) -> list[Fact]:
 
 
 @pytest.fixture
-def preserved(make_bench: Callable[..., Bench]) -> PreservedPrompts:
+def preserved(make_bench: MakeBench) -> PreservedPrompts:
     """Prompts about all subjects, with the answers of one real prompt: only subjects are looked at here."""
     bench = make_bench()
     answer: BaseAnswer = bench.preserved.answers[0]
@@ -88,7 +92,7 @@ def test_the_phrasing_that_is_asked_is_no_row() -> None:
 
 @pytest.mark.parametrize("number", range(5))
 def test_probes_are_about_other_subjects_and_are_no_rows(
-    make_bench: Callable[..., Bench], preserved: PreservedPrompts, number: int
+    make_editor: MakeEditor, preserved: PreservedPrompts, number: int
 ) -> None:
     episode = make_episode(facts_about(SUBJECTS), preserved, SMALL, number)
     edited = {c.fact.subject.casefold() for batch in episode.batches for c in batch}
@@ -97,19 +101,19 @@ def test_probes_are_about_other_subjects_and_are_no_rows(
     assert len(episode.probes) == len(set(episode.probes)) > 3
     assert subjects.isdisjoint(edited)
     assert subjects == episode.hidden
-    bench = make_bench(preserved=99)
-    bench.preserved = preserved
+    editor = make_editor(preserved=99)
+    editor.bench.preserved = preserved
     batch = [c.fact for c in episode.batches[0]]
-    rows = {r.encoded.ids[: r.encoded.answer_start] for r in _kept(bench, batch, episode.hidden)}
+    rows = {r.encoded.ids[: r.encoded.answer_start] for r in _kept(editor, batch, episode.hidden)}
     asked = {tuple(preserved.prompts[i]) for i in episode.probes}
     assert rows.isdisjoint(asked)
     assert len(rows) == 40 - 4 - len(episode.hidden)
     # Without `hidden` the probes would be rows: the very thing that made a network worthless.
-    assert not {r.encoded.ids[: r.encoded.answer_start] for r in _kept(bench, batch, frozenset())}.isdisjoint(asked)
+    assert not {r.encoded.ids[: r.encoded.answer_start] for r in _kept(editor, batch, frozenset())}.isdisjoint(asked)
 
 
-def _kept(bench: Bench, batch: list[Fact], hidden: frozenset[str]) -> list[training.Row]:
-    found = select_rows(bench, SolveState({}, {}, {}), batch, [], hidden)
+def _kept(editor: RidgeEditor, batch: list[Fact], hidden: frozenset[str]) -> list[Row]:
+    found = select_rows(editor.bench, editor.settings, State(), Lesson(batch, hidden=hidden), [])
     return [r for r in found if r.kind == "preserved"]
 
 

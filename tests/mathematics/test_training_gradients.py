@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.editors.malmen.network import NetworkSet
-from lifelong_edit.editors.ridge.batch import Bench
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel, encode, load_model
 from lifelong_edit.numerics.solver import solve, solve_backward
@@ -22,15 +21,17 @@ from lifelong_edit.tracing.rows import Row, fact_rows
 from lifelong_edit.tracing.trace import trace
 from lifelong_edit.training.episodes import weight_gradients
 
+from .conftest import MakeEditor, Stand, gram_of
 
-def rows_of(model: LoadedModel, news: list[Fact]) -> list[Row]:
+
+def rows_of(model: LoadedModel, news: list[Fact], stand: Stand) -> list[Row]:
     """Weighted facts and preserved prompts; then the model is edited, so that the latter count."""
     rows = [dataclasses.replace(r, weight=0.3 + i) for i, r in enumerate(fact_rows(model.tokenizer, news[:4], 1))]
     encoded = [encode(model.tokenizer, f"{f.subject} speaks", f.target) for f in news[5:8]]
     kept = zip(encoded, base_answers(model, encoded, 4), strict=True)
     rows += [Row(e, "preserved", 1.5, None, b) for e, b in kept]
     g = torch.Generator().manual_seed(4)
-    model.set_shifts({m.name: torch.randn(m.d_in, m.d_out, generator=g) * 0.05 for m in model.modules})
+    stand(model, {m.name: torch.randn(m.d_in, m.d_out, generator=g) * 0.05 for m in model.modules})
     return rows
 
 
@@ -72,10 +73,10 @@ def off(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
 def test_weight_gradients_are_those_of_the_whole_model(
-    family: str, tiny_gpt2: Path, tiny_llama: Path, tiny_opt: Path, news: list[Fact]
+    family: str, tiny_gpt2: Path, tiny_llama: Path, tiny_opt: Path, news: list[Fact], stand: Stand
 ) -> None:
     model = load_model(str({"gpt2": tiny_gpt2, "llama": tiny_llama, "opt": tiny_opt}[family]))
-    rows = rows_of(model, news)
+    rows = rows_of(model, news, stand)
     loss, found = weight_gradients(model, rows, 3)
     wanted_loss, wanted = by_autograd(model, rows)
     # float32 sums over rows in another order.
@@ -87,8 +88,10 @@ def test_weight_gradients_are_those_of_the_whole_model(
     assert off(weight_gradients(model, heavier, 3)[1], wanted) > 1e-2
 
 
-def test_the_model_is_left_without_gradients_where_a_pass_fails(loaded: LoadedModel, news: list[Fact]) -> None:
-    rows = rows_of(loaded, news)
+def test_the_model_is_left_without_gradients_where_a_pass_fails(
+    loaded: LoadedModel, news: list[Fact], stand: Stand
+) -> None:
+    rows = rows_of(loaded, news, stand)
     beyond = dataclasses.replace(rows[0].encoded, ids=(10**6, *rows[0].encoded.ids[1:]))
     with pytest.raises(IndexError):
         weight_gradients(loaded, [dataclasses.replace(rows[0], encoded=beyond)], 3)
@@ -97,12 +100,13 @@ def test_the_model_is_left_without_gradients_where_a_pass_fails(loaded: LoadedMo
 
 @pytest.mark.parametrize("form", ["joint", "published"])
 def test_the_gradient_reaches_the_networks_parameters_through_the_solve(
-    make_bench: Callable[..., Bench], random_network: Callable[..., NetworkSet], news: list[Fact], form: str
+    make_editor: MakeEditor, random_network: Callable[..., NetworkSet], news: list[Fact], form: str
 ) -> None:
     """As one pass of training carries it by hand, against autograd through torch.linalg.solve and the network."""
-    bench = make_bench(random_network(form), editor="malmen", ask=form, eta=None)
+    editor = make_editor(random_network(form), editor="malmen", ask=form, eta=None)
+    bench = editor.bench
     rows, name = fact_rows(bench.loaded.tokenizer, news[:4], 1), bench.names[0]
-    traced, preserved = trace(bench.loaded, rows, 8), bench.preservation(bench.names[0], {})
+    traced, preserved = trace(bench.loaded, rows, 8), gram_of(editor, bench.names[0])
     keys, gradients, weights = traced.keys[name], traced.gradients[name], traced.weights(rows, name)
     slope = torch.randn(128, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 

@@ -105,7 +105,7 @@ def test_a_scorer_of_conflicts_is_kept_with_the_network(loaded: LoadedModel, fac
     """Fitted on the facts that it trains on and on no others, around the centre of this run."""
     run = make(loaded, facts, tmp_path)
     run.go(5, steps=1)
-    wanted = scorer_for(loaded, run.fixed["conflict/mean"], run.facts, SOLVE.micro_batch, SOLVE.seed)
+    wanted = scorer_for(loaded, run.fixed.conflict_mean, run.facts, SOLVE.micro_batch, SOLVE.seed)
     assert read_scorer(tmp_path / "conflicts.json") == wanted != default_scorer()
     assert scorer_of(tmp_path) == wanted
     assert wanted is not None

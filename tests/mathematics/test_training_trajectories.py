@@ -12,15 +12,18 @@ import pytest
 import torch
 
 from lifelong_edit.atlas import edits_train_path
-from lifelong_edit.editors.ridge.batch import Bench, SolveState
+from lifelong_edit.bench import Bench, State
+from lifelong_edit.editors.contract import Change
+from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.editors.ridge.settings import Settings
-from lifelong_edit.editors.ridge.together import reconsolidate
 from lifelong_edit.facts import Fact, read_facts
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.timeline.defaults import default_text
 from lifelong_edit.tracing.preservation import PreservedPrompts
 from lifelong_edit.training.episodes import Episode, Trainer, TrainSettings, make_episode
 from lifelong_edit.training.run import Run
+
+from .conftest import whole_of
 
 SOLVE = Settings(
     preserved=10,
@@ -49,10 +52,10 @@ def trainer_of(atlas: LoadedModel, facts: list[Fact], out: Path, **changes: obje
     return run.trainer, run.facts
 
 
-def lived(trainer: Trainer, facts: Sequence[Fact], batches: int) -> tuple[SolveState, Episode]:
+def lived(trainer: Trainer, facts: Sequence[Fact], batches: int) -> tuple[State, Episode]:
     """The state after some batches of the first episode."""
     episode = make_episode(facts, trainer.bench.preserved, trainer.train, 0)
-    state = SolveState({}, {}, {}, {}, "lived")
+    state = State(digest="lived")
     for batch in episode.batches[:batches]:
         trainer.run_batch(state, batch, [], episode)
     return state, episode
@@ -86,15 +89,16 @@ def test_a_trajectory_goes_on_from_what_reconsolidating_leads_to(
     trainer.reconsolidate(state, episode)
     live = list(state.live.values())
     assert len(live) == 6
-    direct = reconsolidate(without(trainer.bench, episode.hidden), live)
-    careless = reconsolidate(trainer.bench, live)
-    for name, shift in direct.shifts.items():
+    targets = trainer.editor.targets
+    direct = RidgeEditor(without(trainer.bench, episode.hidden), targets).relearn(live)
+    careless = whole_of(RidgeEditor(trainer.bench, targets).relearn(live))
+    for name, shift in whole_of(direct).items():
         assert torch.equal(state.shifts[name], shift)
         assert not torch.equal(state.shifts[name], before[name])
-        assert not torch.equal(state.shifts[name], careless.shifts[name])  # probes among the rows would be seen here
+        assert not torch.equal(state.shifts[name], careless[name])  # probes among the rows would be seen here
     assert set(state.keys) == set(state.live) == set(keys)
     last = trainer.bench.names[-1]
-    for digest, found in direct.keys.items():
+    for digest, found in direct.keys().items():
         np.testing.assert_array_equal(state.keys[digest].rows[last], found.rows[last])
         assert (found.rows[last] != keys[digest].rows[last]).any()
 
@@ -105,11 +109,13 @@ def test_episodes_of_twenty_batches(
     """Reconsolidated after every eighth: all facts so far, and every pass of a batch still moves the network."""
     seen: list[int] = []
 
-    def counted(bench: Bench, facts: Sequence[Fact]) -> object:
-        seen.append(len(facts))
-        return reconsolidate(bench, facts)
+    usual = RidgeEditor.relearn
 
-    monkeypatch.setattr("lifelong_edit.training.episodes.reconsolidate", counted)
+    def counted(self: RidgeEditor, facts: Sequence[Fact]) -> Change:
+        seen.append(len(facts))
+        return usual(self, facts)
+
+    monkeypatch.setattr(RidgeEditor, "relearn", counted)
     trainer, own = trainer_of(atlas, facts, tmp_path, batch_size=1, batches=20, reconsolidate_every=8)
     start = {n: t.clone() for n, t in trainer.networks.state_dict().items()}
     trainer.run_episode(own)

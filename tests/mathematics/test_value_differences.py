@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lifelong_edit.bench import State
+from lifelong_edit.editors.contract import Lesson
 from lifelong_edit.editors.malmen.network import HyperNetwork, NetworkSet
-from lifelong_edit.editors.malmen.rule import MalmenEditor
-from lifelong_edit.editors.ridge.batch import Bench, SolveState, edit_batch, hold, ready_editor, solve_pass
-from lifelong_edit.editors.ridge.gradient import GradientEditor, output_metric, within
-from lifelong_edit.editors.ultraedit.rule import UltraEditor
+from lifelong_edit.editors.malmen.rule import NetworkTargets
+from lifelong_edit.editors.ridge.batch import ready
+from lifelong_edit.editors.ridge.gradient import GradientTargets, output_metric, within
+from lifelong_edit.editors.ridge.targets import Ask, Seen, Targets
+from lifelong_edit.editors.ultraedit.rule import NormalisedTargets
 from lifelong_edit.facts import Fact
 from lifelong_edit.tracing.rows import fact_rows
-from lifelong_edit.tracing.trace import trace
 
-MakeBench = Callable[..., Bench]
+from .conftest import MakeBench, MakeEditor, held_of, passed
+
 MakeNetwork = Callable[..., NetworkSet]
 
 
@@ -64,20 +66,20 @@ def test_without_any_gradient_the_metric_is_zero() -> None:
 
 def test_the_gradient_rule_is_minus_eta_times_the_gradient_in_the_metric() -> None:
     keys, gradients = rows(["m"])
-    ask = GradientEditor(0.5, 0.3, 1e6).ready(keys, gradients, {}).ask
+    ask = GradientTargets(0.5, 0.3, 1e6).ready([Seen(keys, gradients)], {}).ask
     wanted = -0.5 * gradients["m"].double().numpy() @ numpy_metric(gradients["m"].double().numpy(), 0.3)
     np.testing.assert_allclose(ask("m", keys["m"], gradients["m"]).numpy(), wanted, rtol=1e-4, atol=1e-6)
 
 
-def askers(names: list[str], network: MakeNetwork) -> dict[str, Any]:
-    """Every editor of the joint solve, ready on the same rows."""
+def askers(names: list[str], network: MakeNetwork) -> dict[str, Ask]:
+    """Every rule of the joint solve, ready on the same rows."""
     keys, gradients = rows(names)
-    editors: dict[str, Any] = {
-        "gradient": GradientEditor(0.5, 0.3, 1.5),
-        "malmen": MalmenEditor(network("joint"), 0.3),
-        "ultraedit": UltraEditor(1e-3, centre=False),
+    rules: dict[str, Targets] = {
+        "gradient": GradientTargets(0.5, 0.3, 1.5),
+        "malmen": NetworkTargets(network("joint"), 0.3),
+        "ultraedit": NormalisedTargets(1e-3, centre=False),
     }
-    return {name: editor.ready(keys, gradients, {}).ask for name, editor in editors.items()}
+    return {name: targets.ready([Seen(keys, gradients)], {}).ask for name, targets in rules.items()}
 
 
 @pytest.mark.parametrize("editor", ["gradient", "malmen", "ultraedit"])
@@ -114,8 +116,8 @@ def test_at_b_zero_the_joint_network_is_the_rule(make_bench: MakeBench, random_n
     network, _ = networks.of(names[0])
     start = (keys[names[0]] - network.mean[:128]) / network.deviation[:128]
     assert float((keys[names[0]] * start).sum(1).min()) < 0.1
-    ours = MalmenEditor(networks, 0.3).ready(keys, gradients, {}).ask
-    rule = GradientEditor(0.5, 0.3, 1.5).ready(keys, gradients, {}).ask
+    ours = NetworkTargets(networks, 0.3).ready([Seen(keys, gradients)], {}).ask
+    rule = GradientTargets(0.5, 0.3, 1.5).ready([Seen(keys, gradients)], {}).ask
     for name in names:
         found, wanted = ours(name, keys[name], gradients[name]), rule(name, keys[name], gradients[name])
         # One multiplication by exp(log η) in another order.
@@ -144,7 +146,7 @@ def test_a_row_is_never_longer_than_the_trust_radius(
 
 def test_without_a_radius_later_gradients_would_ask_for_more() -> None:
     keys, gradients = rows(["m"])
-    ask = GradientEditor(0.5, 0.3, 1e9).ready(keys, gradients, {}).ask
+    ask = GradientTargets(0.5, 0.3, 1e9).ready([Seen(keys, gradients)], {}).ask
     assert float(ask("m", keys["m"], gradients["m"] * 1e2).norm(dim=1).max()) > 1.5 * 0.5 * math.sqrt(32)
 
 
@@ -156,14 +158,13 @@ def test_within_shortens_but_does_not_turn() -> None:
 
 
 def test_the_normaliser_does_not_move_at_edit_time(
-    make_bench: MakeBench, random_network: MakeNetwork, news: list[Fact]
+    make_editor: MakeEditor, random_network: MakeNetwork, news: list[Fact]
 ) -> None:
     for form in ("joint", "published"):
         networks = random_network(form, size=0.05)
         before = {n: b.clone() for n, b in networks.named_buffers()}
         parameters = {n: p.clone() for n, p in networks.named_parameters()}
-        bench = make_bench(networks, editor="malmen", ask=form, eta=None)
-        edit_batch(bench, SolveState({}, {}, {}), news[:4])
+        make_editor(networks, editor="malmen", ask=form, eta=None).learn(State(), Lesson(news[:4]))
         assert all(torch.equal(b, before[n]) for n, b in networks.named_buffers())
         assert all(torch.equal(p, parameters[n]) for n, p in networks.named_parameters())
         assert len(before) == 2
@@ -173,32 +174,31 @@ def test_the_normaliser_does_not_move_at_edit_time(
         assert not torch.equal(network.mean, before["networks.128x32.mean"])
 
 
-def test_ten_passes_over_preserved_prompts_alone_leave_the_weights(make_bench: MakeBench, news: list[Fact]) -> None:
+def test_ten_passes_over_preserved_prompts_alone_leave_the_weights(make_editor: MakeEditor, news: list[Fact]) -> None:
     """At the base weights, with the metric of real facts: only the rounding of softmax(z) − p can move anything.
 
     Bound: 1e-4 of what one pass over the facts moves; found 3e-7 after the first and 2e-5 after the tenth. It grows
     by 1.8 a pass, because at η = 0.5 a step overshoots where random weights curve sharply: rounding, amplified.
     """
-    bench = make_bench(passes=1)
-    facts, state = fact_rows(bench.loaded.tokenizer, news, 1), SolveState({}, {}, {})
-    asker = ready_editor(bench, state, facts)
+    editor = make_editor(passes=1)
+    bench = editor.bench
+    facts = fact_rows(bench.loaded.tokenizer, news, 1)
+    asker = ready(editor.work(State(), Lesson(news)), facts)
     kept = [bench.preserved.row(i, 1.5) for i in range(len(bench.preserved.probes))]
-    held = hold(bench, {}, kept, 10)
-    bench.loaded.set_shifts({})
-    real = solve_pass(bench, asker, trace(bench.loaded, facts, 8), facts, hold(bench, {}, facts, 1))
+    held = held_of(editor, kept, 10)
+    real = passed(editor, asker, facts, held_of(editor, facts, 1)).solutions
 
     def after(passes: int, start: dict[str, Tensor]) -> dict[str, Tensor]:
         shifts = dict(start)
         for _ in range(passes):
-            bench.loaded.set_shifts(shifts)
-            solved = solve_pass(bench, asker, trace(bench.loaded, kept, 8), kept, held)
-            shifts = {n: shifts[n] + solved[n][1].shift.float() for n in bench.names}
+            with bench.loaded.at(shifts):
+                shifts = passed(editor, asker, kept, held).moved(shifts)
         return shifts
 
     still = {m.name: torch.zeros(m.d_in, m.d_out) for m in bench.loaded.modules}
     for name, shift in after(10, still).items():
-        assert float(shift.norm()) < 1e-4 * float(real[name][1].shift.norm())
+        assert float(shift.norm()) < 1e-4 * float(real[name].shift.norm())
     # Not at the base the same prompts do pull: the weights move, and towards the base.
-    edited = {n: real[n][1].shift.float() for n in bench.names}
+    edited = {n: real[n].shift.float() for n in bench.names}
     moved = after(1, edited)
     assert max(float((moved[n] - edited[n]).norm() / edited[n].norm()) for n in bench.names) > 1e-2

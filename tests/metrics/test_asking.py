@@ -10,7 +10,7 @@ import torch
 
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.eval.metrics.verdicts import ask_pairs, ask_unchanged, base_answers, predict_answers, summarise
-from lifelong_edit.models import LoadedModel, encode, load_model
+from lifelong_edit.models import BASE, LoadedModel, encode, load_model
 from lifelong_edit.tasks.causal.verdicts import MARGIN
 
 PROMPTS = ["The capital of France is", "Ada", "In 1969 two people", "Kenya's currency is the", "The river Danube flows"]
@@ -81,8 +81,7 @@ def test_untouched_model_keeps_every_answer_and_an_edited_one_does_not(loaded: L
     assert (same.teacher_forced, same.generated) == (1.0, 1.0)
 
     generator = torch.Generator().manual_seed(3)
-    loaded.set_shifts({m.name: torch.randn(m.d_in, m.d_out, generator=generator) * 0.15 for m in loaded.modules})
-    try:
+    with loaded.at({m.name: torch.randn(m.d_in, m.d_out, generator=generator) * 0.15 for m in loaded.modules}):
         assert base_answers(loaded, probes) == answers
         results = ask_unchanged(loaded, PROMPTS, answers)
         for prompt, answer, result in zip(PROMPTS, answers, results, strict=True):
@@ -91,22 +90,19 @@ def test_untouched_model_keeps_every_answer_and_an_edited_one_does_not(loaded: L
             assert result.generated == (plain_greedy(loaded, front, len(answer)) == list(answer))
         assert not all(r.generated for r in results)
         assert [r.generated for r in results] == [r.teacher_forced for r in results]
-    finally:
-        loaded.set_shifts({})
 
 
 def test_asking_for_the_base_answers_leaves_the_edited_weights_bit_for_bit(loaded: LoadedModel) -> None:
     module = loaded.modules[0]
-    loaded.set_shifts({module.name: torch.full((module.d_in, module.d_out), 1e-3)})
     weight = loaded.model.get_submodule(module.name).weight
-    before = weight.clone()
-    try:
-        with pytest.raises(RuntimeError, match="on the way"), loaded.at_base():
+    with loaded.at({module.name: torch.full((module.d_in, module.d_out), 1e-3)}):
+        before = weight.clone()
+        assert base_answers(loaded, [(PROMPTS[0], None)])
+        assert torch.equal(weight, before)
+        with pytest.raises(RuntimeError, match="on the way"), loaded.at(BASE):
             assert torch.equal(weight, loaded.base_weight(module.name))
             raise RuntimeError("on the way")
         assert torch.equal(weight, before)
-    finally:
-        loaded.set_shifts({})
     assert torch.equal(weight, loaded.base_weight(module.name))
 
 

@@ -106,11 +106,8 @@ def test_norms_and_condition_of_a_diagonal_matrix() -> None:
 
 def test_changes_are_told_from_the_base(loaded: LoadedModel) -> None:
     module = loaded.modules[-1]
-    loaded.set_shifts({module.name: loaded.base_weight(module.name).clone()})
-    try:
+    with loaded.at({module.name: loaded.base_weight(module.name).clone()}):
         *others, last = matrix_changes(loaded)
-    finally:
-        loaded.set_shifts({})
     assert all(change.shift == 0 and change.now == change.base for change in others)
     assert last.shift == pytest.approx(1, rel=1e-6)
     assert last.now.frobenius == pytest.approx(2 * last.base.frobenius, rel=1e-6)

@@ -57,8 +57,8 @@ def test_too_short_a_text_is_refused(loaded: LoadedModel) -> None:
 def test_collapsed_model_has_no_finite_perplexity(tiny_gpt2: Path, sentences: list[str]) -> None:
     loaded = load_model(str(tiny_gpt2))
     module = loaded.modules[-1]
-    loaded.set_shifts({module.name: torch.full((module.d_in, module.d_out), math.inf)})
-    assert not math.isfinite(perplexity_of(loaded, text_windows(loaded, " ".join(sentences))))
+    with loaded.at({module.name: torch.full((module.d_in, module.d_out), math.inf)}):
+        assert not math.isfinite(perplexity_of(loaded, text_windows(loaded, " ".join(sentences))))
 
 
 def test_small_model_has_the_perplexity_that_its_readme_states(shared: Path) -> None:

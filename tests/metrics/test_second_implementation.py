@@ -244,11 +244,10 @@ def test_fluency(found: dict[str, Any], timeline: Timeline) -> None:
             total += (n - 1) / 3 * float(-(shares * np.log2(shares)).sum())
         return total
 
-    loaded = timeline.at(timeline.head).loaded()
     prompts = [f.prompt for f in FACTS]
     for step, name in ((timeline.head, "now"), (0, "base")):
-        loaded = timeline.at(step).loaded()
-        expected = interval([[entropy(text)] for text in continuations(loaded, prompts)])
+        with timeline.at(step).standing() as loaded:
+            expected = interval([[entropy(text)] for text in continuations(loaded, prompts)])
         got = found["fluency"][name]
         assert (got["value"], got["low"], got["high"]) == pytest.approx(expected, abs=TOLERANCE)
         assert got["value"] > 1

@@ -127,8 +127,7 @@ import torch
 from lifelong_edit.errors import LifelongEditError
 from lifelong_edit.eval.metrics.harness import Harness
 from lifelong_edit.timeline import Timeline
-with Timeline.open(sys.argv[1], read_only=True) as timeline:
-    loaded = timeline.at(1).loaded()
+with Timeline.open(sys.argv[1], read_only=True) as timeline, timeline.at(1).standing() as loaded:
     before = {name: p.clone() for name, p in loaded.model.named_parameters()}
     loaded.tokenizer.pad_token = None
     (figure,) = Harness(["capitals"], Path("."), 2).run(loaded)
@@ -139,8 +138,8 @@ with Timeline.open(sys.argv[1], read_only=True) as timeline:
     except LifelongEditError as error:
         print(json.dumps([figure.questions, figure.now, figure.base, str(error)]))
     assert all(torch.equal(p, before[name]) for name, p in loaded.model.named_parameters())
-    base = timeline.at(0).loaded()
-    assert any(not torch.equal(p, before[name]) for name, p in base.model.named_parameters())
+    with timeline.at(0).standing() as base:
+        assert any(not torch.equal(p, before[name]) for name, p in base.model.named_parameters())
 """
 
 

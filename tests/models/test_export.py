@@ -71,10 +71,11 @@ def test_from_pretrained_loads_it_and_answers_the_same(loaded: LoadedModel, tmp_
     assert fingerprint_of(loaded.model) == loaded.fingerprint
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    loaded.set_shifts(shifts)
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, loaded.model.get_parameter(name)), name
-    for prompt, expected in zip(PROMPTS, generate_greedy(loaded, PROMPTS, 6), strict=True):
+    with loaded.at(shifts):
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter, loaded.model.get_parameter(name)), name
+        answers = generate_greedy(loaded, PROMPTS, 6)
+    for prompt, expected in zip(PROMPTS, answers, strict=True):
         ids = tokenizer(prompt, return_tensors="pt")
         new = model.generate(**ids, max_new_tokens=6, do_sample=False)[0, ids["input_ids"].shape[1] :].tolist()
         assert [t for t in new if t != tokenizer.eos_token_id] == expected
@@ -86,8 +87,8 @@ def test_from_pretrained_loads_it_and_answers_the_same(loaded: LoadedModel, tmp_
 
 
 def test_no_shifts_is_the_base_model_whatever_stands_at_the_moment(loaded: LoadedModel, tmp_path: Path) -> None:
-    loaded.set_shifts(random_shifts(loaded))
-    export_transformers(loaded, {}, tmp_path / "out")
+    with loaded.at(random_shifts(loaded)):
+        export_transformers(loaded, {}, tmp_path / "out")
     assert load_model(str(tmp_path / "out")).fingerprint == loaded.fingerprint
 
 

@@ -135,8 +135,8 @@ def test_module_output_is_key_times_base_weight(loaded: LoadedModel) -> None:
 
 
 def test_zero_shift_changes_no_byte(loaded: LoadedModel) -> None:
-    loaded.set_shifts({m.name: torch.zeros(m.d_in, m.d_out) for m in loaded.modules})
-    assert fingerprint_of(loaded.model) == loaded.fingerprint
+    with loaded.at({m.name: torch.zeros(m.d_in, m.d_out) for m in loaded.modules}):
+        assert fingerprint_of(loaded.model) == loaded.fingerprint
 
 
 def test_shift_moves_the_output_by_key_times_shift_and_is_undone_exactly(loaded: LoadedModel) -> None:
@@ -152,16 +152,16 @@ def test_shift_moves_the_output_by_key_times_shift_and_is_undone_exactly(loaded:
     handle = loaded.model.get_submodule(last.name).register_forward_hook(record)
     logits(loaded)
     shift = torch.randn(last.d_in, last.d_out, generator=torch.Generator().manual_seed(2)) * 0.1
-    loaded.set_shifts({last.name: shift})
-    after = logits(loaded)
+    with loaded.at({last.name: shift}):
+        after = logits(loaded)
     handle.remove()
     torch.testing.assert_close(key[0], key[1])
     torch.testing.assert_close(output[1] - output[0], key[0] @ shift, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(before, after, atol=1e-3)
     assert torch.equal(loaded.base_weight(last.name) + shift, compose(loaded.base_weight(last.name), shift))
     first = loaded.modules[0]
-    loaded.set_shifts({first.name: torch.ones(first.d_in, first.d_out)})
-    loaded.set_shifts({})
+    with loaded.at({first.name: torch.ones(first.d_in, first.d_out)}):
+        assert fingerprint_of(loaded.model) != loaded.fingerprint
     assert fingerprint_of(loaded.model) == loaded.fingerprint
     assert torch.equal(logits(loaded), before)
 
@@ -192,11 +192,11 @@ def test_round_trip_through_bfloat16(folder: Path) -> None:
     name = loaded.modules[0].name
     assert loaded.base_weight(name).dtype == torch.float32
     shift = torch.full(loaded.base_weight(name).shape, 0.01)
-    loaded.set_shifts({name: shift})
-    weight = loaded.model.get_submodule(name).weight
-    stored = weight if loaded.modules[0].orientation == "conv1d" else weight.T
-    assert stored.dtype == torch.bfloat16
-    assert torch.equal(stored, (full.base_weight(name).bfloat16().float() + shift).bfloat16())
+    with loaded.at({name: shift}):
+        weight = loaded.model.get_submodule(name).weight
+        stored = weight if loaded.modules[0].orientation == "conv1d" else weight.T
+        assert stored.dtype == torch.bfloat16
+        assert torch.equal(stored, (full.base_weight(name).bfloat16().float() + shift).bfloat16())
 
 
 def test_edited_copy_shares_nothing(loaded: LoadedModel) -> None:
@@ -324,10 +324,16 @@ def test_shift_of_wrong_shape_or_name_is_refused_before_any_weight_changes(tiny_
     loaded = load_model(str(tiny_gpt2))
     first, second = loaded.modules[:2]
     good = torch.ones(first.d_in, first.d_out)
-    with pytest.raises(ModelMismatchError, match=r"\(32, 128\).*\(128, 32\)"):
-        loaded.set_shifts({first.name: good, second.name: good.T})
-    with pytest.raises(UnknownModelError, match=first.name):
-        loaded.set_shifts({first.name: good, "transformer.h.0.mlp.c_fc": good})
+    with (
+        pytest.raises(ModelMismatchError, match=r"\(32, 128\).*\(128, 32\)"),
+        loaded.at({first.name: good, second.name: good.T}),
+    ):
+        pytest.fail("a shift of another shape was taken")
+    with (
+        pytest.raises(UnknownModelError, match=first.name),
+        loaded.at({first.name: good, "transformer.h.0.mlp.c_fc": good}),
+    ):
+        pytest.fail("a shift of an unknown module was taken")
     assert fingerprint_of(loaded.model) == loaded.fingerprint
 
 

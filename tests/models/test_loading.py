@@ -204,9 +204,10 @@ def test_base_weights_survive_whatever_is_set(tiny_gpt2: Path) -> None:
     name = loaded.modules[0].name
     before = loaded.base_weight(name).clone()
     for size in (1e-8, 1e3, float("nan")):
-        loaded.set_shifts({name: torch.full(tuple(before.shape), size)})
+        with loaded.at({name: torch.full(tuple(before.shape), size)}):
+            assert torch.equal(loaded.base_weight(name), before)
+            assert fingerprint_of(loaded.model) != loaded.fingerprint
     assert torch.equal(loaded.base_weight(name), before)
-    loaded.set_shifts({})
     assert fingerprint_of(loaded.model) == loaded.fingerprint
 
 
@@ -244,8 +245,8 @@ def test_accelerator_answers_as_the_cpu_does(tiny_gpt2: Path) -> None:
     here, there = load_model(str(tiny_gpt2)), load_model(str(tiny_gpt2), device="cuda")
     assert there.fingerprint == here.fingerprint
     module = there.modules[0]
-    there.set_shifts({module.name: torch.full((module.d_in, module.d_out), 0.01)})
-    here.set_shifts({module.name: torch.full((module.d_in, module.d_out), 0.01)})
-    assert generate_greedy(here, ["The capital of"], 6) == generate_greedy(there, ["The capital of"], 6)
+    shift = {module.name: torch.full((module.d_in, module.d_out), 0.01)}
+    with here.at(shift), there.at(shift):
+        assert generate_greedy(here, ["The capital of"], 6) == generate_greedy(there, ["The capital of"], 6)
     with pytest.raises(UsageError, match="CUDA devices"):
         resolve_device("cuda:99")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lifelong_edit.atlas import edits_train_path
-from lifelong_edit.editors.ridge.batch import prepare
+from lifelong_edit.bench import prepare
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, mentions, read_facts
 from lifelong_edit.models import LoadedModel, load_model
@@ -47,10 +47,7 @@ def loaded() -> LoadedModel:
 @pytest.fixture(scope="module")
 def mean(loaded: LoadedModel) -> np.ndarray:
     settings = Settings(text_tokens=1000)
-    found: np.ndarray = prepare(loaded, settings, text=default_text(), preserve=default_preserved("atlas"))[
-        "conflict/mean"
-    ]
-    return found
+    return prepare(loaded, settings, text=default_text(), preserve=default_preserved("atlas")).conflict_mean
 
 
 @pytest.fixture(scope="module")
