@@ -104,8 +104,8 @@ def test_grids_grams_and_metrics() -> None:
         for name, array in wanted.arrays("m", 7).items():
             np.testing.assert_array_equal(found.arrays("m", 7)[name], array)
     targets = NormalisedTargets(1.0, centre=True)
-    moments = targets.ready([Seen({"m": keys}, {"m": gradients})], {}).moments
-    wanted_moments = targets.ready([Seen({"m": plain(keys)}, {"m": plain(gradients)})], {}).moments
+    moments = targets.ready(Seen({"m": keys}, {"m": gradients}), {}).moments
+    wanted_moments = targets.ready(Seen({"m": plain(keys)}, {"m": plain(gradients)}), {}).moments
     assert moments.keys() == wanted_moments.keys()
     for name, array in wanted_moments.items():
         np.testing.assert_array_equal(moments[name], array)

@@ -37,7 +37,7 @@ def rows(seed: int, n: int, d_in: int = 5, d_out: int = 3) -> Rows:
 def ready(eta: float, batch: Rows, state: Moments, centre: bool = False) -> Asker:
     """The rule made ready on a batch of one module."""
     keys, gradients = batch
-    return NormalisedTargets(eta, centre).ready([Seen({"m": keys}, {"m": gradients})], state)
+    return NormalisedTargets(eta, centre).ready(Seen({"m": keys}, {"m": gradients}), state)
 
 
 def moments(batches: list[Rows]) -> dict[str, np.ndarray]:

@@ -66,7 +66,7 @@ def test_without_any_gradient_the_metric_is_zero() -> None:
 
 def test_the_gradient_rule_is_minus_eta_times_the_gradient_in_the_metric() -> None:
     keys, gradients = rows(["m"])
-    ask = GradientTargets(0.5, 0.3, 1e6).ready([Seen(keys, gradients)], {}).ask
+    ask = GradientTargets(0.5, 0.3, 1e6).ready(Seen(keys, gradients), {}).ask
     wanted = -0.5 * gradients["m"].double().numpy() @ numpy_metric(gradients["m"].double().numpy(), 0.3)
     np.testing.assert_allclose(ask("m", keys["m"], gradients["m"]).numpy(), wanted, rtol=1e-4, atol=1e-6)
 
@@ -79,7 +79,7 @@ def askers(names: list[str], network: MakeNetwork) -> dict[str, Ask]:
         "malmen": NetworkTargets(network("joint"), 0.3),
         "ultraedit": NormalisedTargets(1e-3, centre=False),
     }
-    return {name: targets.ready([Seen(keys, gradients)], {}).ask for name, targets in rules.items()}
+    return {name: targets.ready(Seen(keys, gradients), {}).ask for name, targets in rules.items()}
 
 
 @pytest.mark.parametrize("editor", ["gradient", "malmen", "ultraedit"])
@@ -116,8 +116,8 @@ def test_at_b_zero_the_joint_network_is_the_rule(make_bench: MakeBench, random_n
     network, _ = networks.of(names[0])
     start = (keys[names[0]] - network.mean[:128]) / network.deviation[:128]
     assert float((keys[names[0]] * start).sum(1).min()) < 0.1
-    ours = NetworkTargets(networks, 0.3).ready([Seen(keys, gradients)], {}).ask
-    rule = GradientTargets(0.5, 0.3, 1.5).ready([Seen(keys, gradients)], {}).ask
+    ours = NetworkTargets(networks, 0.3).ready(Seen(keys, gradients), {}).ask
+    rule = GradientTargets(0.5, 0.3, 1.5).ready(Seen(keys, gradients), {}).ask
     for name in names:
         found, wanted = ours(name, keys[name], gradients[name]), rule(name, keys[name], gradients[name])
         # One multiplication by exp(log η) in another order.
@@ -146,7 +146,7 @@ def test_a_row_is_never_longer_than_the_trust_radius(
 
 def test_without_a_radius_later_gradients_would_ask_for_more() -> None:
     keys, gradients = rows(["m"])
-    ask = GradientTargets(0.5, 0.3, 1e9).ready([Seen(keys, gradients)], {}).ask
+    ask = GradientTargets(0.5, 0.3, 1e9).ready(Seen(keys, gradients), {}).ask
     assert float(ask("m", keys["m"], gradients["m"] * 1e2).norm(dim=1).max()) > 1.5 * 0.5 * math.sqrt(32)
 
 
