@@ -46,7 +46,7 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Fixed at `init`, stored with the store, and part of what decides each digest. A rule's settings extend these."""
 
     order: ClassVar[tuple[str, ...]] = ()
-    """The order in which the settings' digest takes the fields; empty: that of the struct."""
+    """The order in which the fields are shown, and their digest takes them; empty: that of the struct."""
 
     modules: tuple[str, ...] = ()
     """Names of the edited weight matrices. A name with `@subject` behind it is edited at the tokens of the subject, all
@@ -88,10 +88,14 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Values of `source`, by comma, the most trusted first, with `*` for any text. All other sources come after them. A
     fact never replaces one from a more trusted source."""
 
+    def told(self) -> dict[str, Any]:
+        """The settings as plain values by name, in their fixed order."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return {name: found[name] for name in self.order or found}
+
     def encoded(self) -> bytes:
-        """The settings as JSON, the fields in their fixed order: what their digest is taken over."""
-        found = msgspec.structs.asdict(self)
-        return msgspec.json.encode({name: found[name] for name in self.order or found})
+        """The same as JSON: what their digest is taken over."""
+        return msgspec.json.encode(self.told())
 
 
 @functools.cache

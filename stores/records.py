@@ -105,9 +105,9 @@ class Retract(Resolving, frozen=True, kw_only=True, tag="retract"):
     """Of retracted and of unedited facts: how many are answered as by the base model."""
 
     def _told(self) -> dict[str, Any]:
-        found = super()._told()
+        found: dict[str, Any] = {} if self.start is None else {"start": self.start}
         asked = {name: {"asked": one.asked, "same": one.same} for name, one in self.as_base.items()}
-        return found | ({"as_base": asked} if asked else {})
+        return found | ({"as_base": asked} if asked else {}) | super()._told()
 
 
 class Rollback(Step, frozen=True, kw_only=True, tag="rollback"):

@@ -49,7 +49,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @classmethod
     def made(cls, model: ModelIdentity, settings: StoreSettings, hypernetwork: str | None) -> Config:
         """The config of a new store."""
-        return cls(model=model, given=msgspec.to_builtins(settings), hypernetwork=hypernetwork)
+        return cls(model=model, given=settings.told(), hypernetwork=hypernetwork)
 
     @cached_property
     def settings(self) -> StoreSettings:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from lifelong_edit.stores import EditLog
 from lifelong_edit.timeline.config import Config
 from lifelong_edit.timeline.history import History
@@ -37,6 +35,6 @@ def status_of(log: EditLog, history: History, config: Config) -> dict[str, Any]:
         "base_perplexity": begun.get("perplexity"),
         "time": record.time,
         "bytes": log.size(),
-        "settings": msgspec.to_builtins(config.settings),
+        "settings": config.settings.told(),
         "staleness": history.staleness(history.head),
     }

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from click.testing import Result
 
-from lifelong_edit.policies.scoring import CONFLICTS, fixed_scorer, read_scorer
+from lifelong_edit.bench import Fixed
+from lifelong_edit.policies.scoring import CONFLICTS, read_scorer
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.defaults import default_scorer
 
@@ -54,7 +55,7 @@ def test_what_train_left_decides_in_the_store(
         made = run("init", "--store", store, *making, *any_cosine, *given)
         assert made.exit_code == 0, made.output
         with Timeline.open(store, read_only=True) as timeline:
-            scorer = fixed_scorer(timeline.fixed())
+            scorer = Fixed.of(timeline.fixed()).scorer
             assert scorer is not None
             assert scorer.intercept == 3.0
         ((found, action, probability),) = kinds(run, store, news, asked)
@@ -94,7 +95,7 @@ def test_train_leaves_one_for_the_model(run: Run, making: list[str], tmp_path: P
     made = run("init", "--store", tmp_path / "store", *making, "--settings", out, "--modules", "2-3")
     assert made.exit_code == 0, made.output
     with Timeline.open(tmp_path / "store", read_only=True) as timeline:
-        found = fixed_scorer(timeline.fixed())
+        found = Fixed.of(timeline.fixed()).scorer
         assert found == read_scorer(out / CONFLICTS) != default_scorer()
         assert found is not None
         assert found.provenance["fingerprint"] == timeline.config.model.fingerprint

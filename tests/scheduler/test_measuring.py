@@ -89,8 +89,7 @@ def test_it_is_what_the_metrics_say(new_store: NewStore, path: str) -> None:
     store = new_store("a")
     stream(store, path, 100)
     outcomes = kept(store)[-1].outcomes
-    with Timeline.open(store, read_only=True) as timeline:
-        loaded = timeline.at(4).loaded()
+    with Timeline.open(store, read_only=True) as timeline, timeline.at(4).standing() as loaded:
         for measure, pairs in (
             ("efficacy", [(fact.prompt, fact.target) for fact in facts(9)]),
             ("generality", [(text, fact.target) for fact in facts(9) for text in fact.rephrases]),

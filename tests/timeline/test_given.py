@@ -12,9 +12,9 @@ import pytest
 
 from lifelong_edit.errors import BadInputError, LifelongEditError, UsageError
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.stores import EditLog, fsck
+from lifelong_edit.stores import Decide, EditLog, fsck
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline.commit import Draft
+from lifelong_edit.timeline.commit import UNMADE, Draft
 from lifelong_edit.timeline.purging import purge
 from lifelong_edit.timeline.review import purged_fact
 
@@ -125,7 +125,7 @@ def test_nothing_is_written_that_is_read_back_as_another_fact(timeline: Timeline
     msgspec.structs.force_setattr(odd, "source", NAN)
     before = (timeline.path / "data.mdb").read_bytes()
     for one in (odd, purged_fact("1" * 32)):
-        draft = Draft(kind="decide", parent=0, weights=timeline.weights(0), aside=[one])
+        draft = Draft(record=Decide(**UNMADE | {"parent": 0}), weights=timeline.weights(0), aside=[one])
         with pytest.raises(BadInputError, match="cannot be kept"):
             timeline._commit(draft)
     assert timeline.head == 0 and (timeline.path / "data.mdb").read_bytes() == before

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lifelong_edit.editors.ridge import batch as batchstep
+from lifelong_edit.editors.ridge import passes
 from lifelong_edit.editors.ridge import together as reconsolidation
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.judging.guard import Figures, as_report, measure, objections
@@ -87,6 +88,7 @@ def test_guard_prompts_are_never_rows_nor_held_by_their_keys(
 
     monkeypatch.setattr(reconsolidation, "trace", spy)
     monkeypatch.setattr(batchstep, "trace", spy)
+    monkeypatch.setattr(passes, "trace", spy)
     with guarded as timeline:
         preserved = timeline.bench().preserved
         guard = sorted(preserved.guard)
@@ -105,15 +107,16 @@ def test_guard_prompts_are_never_rows_nor_held_by_their_keys(
 def test_measure(guarded: Timeline, batch: Callable[..., list[Fact]], lenient: Callable[..., Any]) -> None:
     """A function of model, facts and identity; each fact's own prompt, and one phrasing that is no row."""
     with guarded as timeline:
-        bench = timeline.bench()
-        base = measure(bench, batch(0), "x")
+        bench, phrasings = timeline.bench(), timeline.editor().phrasings
+        base = measure(bench, phrasings, batch(0), "x")
         assert (base.locality, base.asked, base.retention) == (1.0, 3, 0.0)
         timeline.apply(batch(0), gate=lenient)
-        edited = measure(bench, batch(0), "x")
-        assert measure(bench, batch(0)[::-1], "x") == edited
+        with timeline.at("head").standing():
+            edited = measure(bench, phrasings, batch(0), "x")
+            assert measure(bench, phrasings, batch(0)[::-1], "x") == edited
         assert edited.perplexity != base.perplexity
         extra = [msgspec.structs.replace(f, rephrases=(*f.rephrases, f"{f.subject} is ruled from")) for f in batch(0)]
-        assert measure(bench, extra, "x").asked == 6
+        assert measure(bench, phrasings, extra, "x").asked == 6
         assert torch.isfinite(torch.tensor([edited.perplexity, edited.locality])).all()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from lifelong_edit.bench import silent
 from lifelong_edit.editors.ridge import together as reconsolidation
 from lifelong_edit.editors.ridge.batch import fact_keys
 from lifelong_edit.editors.ridge.together import settled
@@ -42,9 +43,11 @@ def filled(start_store: Start, tmp_path: Path, batch: Batch, lenient: Gate) -> C
 
 
 def held(timeline: Timeline) -> dict[str, torch.Tensor]:
-    """The edited matrices of the timeline's own model, as they stand."""
+    """The edited matrices of the timeline's own model at the head, which it leaves as they are at the base."""
     loaded = timeline.bench().loaded
-    return {m.name: loaded.model.get_submodule(m.name).weight.detach().clone() for m in loaded.modules}
+    assert all(torch.equal(loaded.weight(m.name), loaded.base_weight(m.name)) for m in loaded.modules)
+    with timeline.at("head").standing():
+        return {m.name: loaded.weight(m.name).clone() for m in loaded.modules}
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -119,7 +122,7 @@ def test_the_step_stores_the_shift_whole_and_the_keys_of_all_live_facts(filled: 
         assert len(heard) == step.report["editor"]["passes"]
         assert step.report.keys() == {"start", "staleness", "guard", "objections", "editor", "seconds"}
         assert timeline.history().since_snapshot(3) == 0
-        # The model at hand is the one that the store describes.
+        # The model that is asked is the one that the store describes.
         base = {m.name: timeline.bench().loaded.base_weight(m.name).numpy() for m in timeline.bench().loaded.modules}
         for name, weight in held(timeline).items():
             np.testing.assert_array_equal(weight.numpy(), base[name] + snapshot[name])
@@ -152,9 +155,9 @@ def test_keys_are_written_as_they_are_traced(
         blobs = [decode_entries(timeline._log.blob(digest), "keys") for digest in step.key_blobs]
         assert [list(part) for part in blobs] == [facts[:2], facts[2:4], facts[4:]]
         read = keys_at(timeline._log, timeline.history(), again.step)
-        resolved = reconsolidation.reconsolidate(timeline.bench(), timeline.facts())
-        assert read.keys() == resolved.keys.keys() == set(facts)
-        for fact, keys in resolved.keys.items():
+        traced = timeline.editor().relearn(timeline.facts(), say=silent).keys()
+        assert read.keys() == traced.keys() == set(facts)
+        for fact, keys in traced.items():
             np.testing.assert_array_equal(read[fact].conflict, keys.conflict)
             for module, rows in keys.rows.items():
                 np.testing.assert_array_equal(read[fact].rows[module], rows)

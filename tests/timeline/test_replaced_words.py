@@ -75,9 +75,9 @@ def test_the_old_words_get_the_new_answer(
     for policy in ("supersede", "keep"):
         timeline.apply(placed([second], policy), gate=lenient, conflicts=policy)
         loaded = timeline.bench().loaded
-        loaded.set_shifts(as_tensors(timeline.weights(timeline.head)))
         asked = fact_rows(loaded.tokenizer, [msgspec.structs.replace(first, target="Vienna")], 0)
-        losses[policy] = float(trace(loaded, asked, 8, gradients=False).losses[0])
+        with loaded.at(as_tensors(timeline.weights(timeline.head))):
+            losses[policy] = float(trace(loaded, asked, 8, gradients=False).losses[0])
         timeline.rollback(1)
     assert losses["supersede"] < 0.5 * losses["keep"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from lifelong_edit.editors.ridge.conflictkeys import conflict_keys
+from lifelong_edit.bench import Fixed
 from lifelong_edit.facts import Fact
-from lifelong_edit.policies.scoring import CONFLICTS, fixed_scorer
+from lifelong_edit.policies.scoring import CONFLICTS
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.defaults import default_scorer
 from lifelong_edit.timeline.solving import NEIGHBOURS
@@ -44,10 +44,10 @@ def test_a_store_keeps_the_scorer_that_it_was_made_with(
     scored: Callable[..., Timeline], start_store: Start, tmp_path: Path
 ) -> None:
     with scored(10.0) as timeline, start_store(tmp_path / "plain") as plain:
-        found = fixed_scorer(timeline.fixed())
+        found = Fixed.of(timeline.fixed()).scorer
         assert found is not None
         assert (found.intercept, found.features) == (10.0, default_scorer().features)
-        assert fixed_scorer(plain.fixed()) == default_scorer()
+        assert Fixed.of(plain.fixed()).scorer == default_scorer()
         assert timeline.show(0).fixed != plain.show(0).fixed, "it is part of what decides each digest"
 
 
@@ -60,7 +60,7 @@ def test_a_contradiction_in_other_words_is_superseded(
             facts = batch(0, size=2 * NEIGHBOURS)
             timeline.apply(facts, gate=lenient)
             new = again(facts[3], "Rome")
-            index, keys = timeline._solve().index(), conflict_keys(timeline.bench(), [new.prompt])
+            index, keys = timeline._solve().index(), timeline.bench().conflict_keys([new.prompt])
             assert facts[3].digest not in dict(index.search(keys, NEIGHBOURS)[0]), "by its subject, not by its key"
             record = timeline.apply([new], gate=lenient)
             found = record.report["conflicts"]

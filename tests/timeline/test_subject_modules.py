@@ -11,10 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from lifelong_edit.editors.ridge.conflictkeys import conflict_keys
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.policies.scoring import FIXED
 from lifelong_edit.stores import EditLog, decode_tensors, digest_bytes, encode_tensors
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.defaults import default_scorer
@@ -72,7 +70,7 @@ def old_store(tiny_gpt2: Path, sentences: list[str], start_store: Start, tmp_pat
     beginning = begin(str(tiny_gpt2), settings, preserve=preserve, text=text, **options)
     record, blobs = beginning.record, dict(beginning.blobs)
     arrays = decode_tensors(blobs.pop(str(record.fixed)), "fixed")
-    newer = ("preserved/subjects", FIXED)
+    newer = ("preserved/subjects", "conflict/scorer")
     fixed = encode_tensors({name: array for name, array in arrays.items() if name not in newer})
     assert len(fixed) < sum(np.asarray(array).nbytes for array in arrays.values()) + 20_000
     provenance = msgspec.to_builtins(record.provenance)
@@ -103,7 +101,7 @@ def test_a_store_from_before_opens_and_goes_on(old_store: Path, batch: Batch, le
         )
         (found,) = again.apply([near], gate=lenient).report["conflicts"]
         assert found["old"] == batch(0)[0].digest
-        cosine = float(np.prod(conflict_keys(again.bench(), [near.prompt, batch(0)[0].prompt]), axis=0).sum())
+        cosine = float(np.prod(again.bench().conflict_keys([near.prompt, batch(0)[0].prompt]), axis=0).sum())
         assert found["probability"] == pytest.approx(default_scorer().probability(near, batch(0)[0], cosine), abs=1e-4)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact, Record
+from lifelong_edit.models import BASE
 from lifelong_edit.timeline import Timeline
 
 MakeFact = Callable[..., Fact]
@@ -118,8 +119,10 @@ def test_a_refused_step_leaves_model_and_store_alone(timeline: Timeline, batch: 
     answer, status = timeline.at(1).ask(batch(0)[0].prompt), timeline.status()
     with pytest.raises(StepRefusedError, match="no reason"):
         timeline.apply(batch(1), gate=refuse)
-    standing, expected = timeline.bench().loaded.model.state_dict(), timeline.model().state_dict()
-    assert all(torch.equal(standing[name], expected[name]) for name in expected)
+    for place, step in ((timeline.bench().loaded.at(BASE), 0), (timeline.at("head").standing(), 1)):
+        with place as loaded:
+            standing, fresh = loaded.model.state_dict(), timeline.at(step).model().state_dict()
+            assert all(torch.equal(standing[name], fresh[name]) for name in fresh)
     assert {**timeline.status(), "bytes": 0} == {**status, "bytes": 0}
     assert timeline.at(1).ask(batch(0)[0].prompt) == answer
     assert timeline.preview(batch(1), gate=lenient) is not None
