@@ -1,0 +1,282 @@
+"""What every kind of question promises: each behaviour for each task of the registry, on a model with random weights.
+
+A task comes into this grid with a line in `MATERIAL`: a model for it, questions with answers, and what is hand-made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lifelong_edit import atlas
+from lifelong_edit.bench import Bench, prepare
+from lifelong_edit.editors.ridge.settings import RidgeSettings
+from lifelong_edit.errors import BadInputError
+from lifelong_edit.facts import Probe
+from lifelong_edit.models import Encoded, Generation, LoadedModel, load_model
+from lifelong_edit.models.families import Kind, Positions
+from lifelong_edit.tasks import TASKS, BaseAnswer, Task, task_of
+from lifelong_edit.tracing.trace import trace
+
+
+@dataclass(frozen=True)
+class Taught:
+    """An example that is to be learned."""
+
+    encoded: Encoded
+    base: BaseAnswer | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A hand-made answer, and whether it is right and ends by itself."""
+
+    said: str
+    right: bool
+    ended: bool
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a task is tried on.
+
+    model: a fixture, the folder of a model with random weights. sound: a model that knows what it is for. asked:
+    question, answer and subject, of different lengths. slots: by hand, the positions at which an example is edited.
+    expected: by hand, the loss of an example from the model's logits for all of its positions, (t, choices). judged:
+    answers to `wanted`. empty: questions and answers that have to be refused. long: more than the model takes.
+    """
+
+    model: str
+    sound: str
+    modules: tuple[str, ...]
+    asked: Sequence[tuple[str, str, str]]
+    slots: Callable[[Encoded, Positions], list[int]]
+    expected: Callable[[Tensor, Encoded], float]
+    question: str
+    wanted: str
+    judged: Sequence[Judged]
+    empty: Sequence[tuple[str, str]] = (("A question", ""), ("A question", "  "))
+    long: str = "the river Danube " * 40
+    text: str = "The river Danube flows through Vienna. Kenya's currency is the shilling, Japan's is the yen. " * 40
+    settings: RidgeSettings = field(default_factory=lambda: RidgeSettings(text_tokens=1000, micro_batch=4))
+
+
+def _continued(encoded: Encoded, positions: Positions) -> list[int]:
+    if positions == "subject":
+        return list(range(*encoded.subject))
+    return [at for at in range(len(encoded.ids)) if encoded.answer_start <= at + 1 < len(encoded.ids)]
+
+
+def _mean_cross_entropy(logits: Tensor, encoded: Encoded) -> float:
+    chances = logits.double().log_softmax(-1)
+    found = [-float(chances[at - 1, encoded.ids[at]]) for at in range(encoded.answer_start, len(encoded.ids))]
+    return sum(found) / len(found)
+
+
+MATERIAL: dict[Kind, Material] = {
+    "causal": Material(
+        model="tiny_gpt2",
+        sound="atlas",
+        modules=("0@subject", "2-3"),
+        asked=(
+            ("The capital of France is", "Paris", "France"),
+            ("The occupation of Marie Curie is", "physicist; she was born in Warsaw", "Marie Curie"),
+            ("In 1969 people walked on the Moon, and the capital of Đà Nẵng is", "Malmö", "Đà Nẵng"),
+            ("Kenya's currency:", " the shilling", "Kenya"),
+            ("A prompt that does not say whom it speaks of has", "no subject", "Ada"),
+        ),
+        slots=_continued,
+        expected=_mean_cross_entropy,
+        question="The capital of France is",
+        wanted="Paris",
+        judged=(
+            Judged(" Paris", right=True, ended=True, stopped=True),
+            Judged(" Paris", right=True, ended=False),
+            Judged(" Paris. The", right=True, ended=True),
+            Judged(" Paris, and", right=True, ended=False),
+            Judged(" Parisian", right=False, ended=False),
+            Judged(" London", right=False, ended=False, stopped=True),
+            Judged(" not Paris", right=False, ended=False),
+            Judged("", right=False, ended=False, stopped=True),
+        ),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=TASKS.values(), ids=TASKS.keys())
+def task(request: pytest.FixtureRequest) -> Task:
+    found: Task = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def material(task: Task) -> Material:
+    return MATERIAL[task.kind]
+
+
+@pytest.fixture(scope="module")
+def loaded(material: Material, request: pytest.FixtureRequest) -> LoadedModel:
+    folder: Path = request.getfixturevalue(material.model)
+    return load_model(str(folder), modules=list(material.modules))
+
+
+@pytest.fixture(scope="module")
+def examples(task: Task, material: Material, loaded: LoadedModel) -> list[Encoded]:
+    return [task.encode(loaded, *asked) for asked in material.asked]
+
+
+@pytest.fixture(scope="module")
+def bench(material: Material, loaded: LoadedModel) -> Bench:
+    """The model with some answers of its own that are held."""
+    held = [Probe(prompt=question, subject=subject) for question, _, subject in material.asked]
+    return Bench(loaded, material.settings, prepare(loaded, material.settings, text=[material.text], preserve=held))
+
+
+def losses(task: Task, loaded: LoadedModel, examples: Sequence[Encoded], **more: Any) -> list[float]:
+    """The loss of each example, in one input."""
+    inputs = task.collate(loaded, examples)
+    with torch.no_grad():
+        found, of = task.loss(task.logits(loaded, inputs), inputs, [Taught(e) for e in examples])
+    return [float(found[of == i].sum()) for i in range(len(examples))]
+
+
+def spoiled(loaded: LoadedModel, size: float = 0.3) -> dict[str, Tensor]:
+    """A shift of every module that helps nobody."""
+    random = torch.Generator().manual_seed(0)
+    return {m.name: size * torch.randn(m.d_in, m.d_out, generator=random) for m in loaded.modules}
+
+
+class TaskContract:
+    """What holds of any task. Fixtures: `task`, `material`, `loaded`, `examples`, `bench`."""
+
+    def test_it_is_the_task_of_its_models(self, task: Task, loaded: LoadedModel) -> None:
+        assert task_of(loaded) is task
+        assert loaded.family.kind == task.kind
+
+    def test_a_question_is_encoded_as_with_its_answer(
+        self, task: Task, material: Material, loaded: LoadedModel, examples: list[Encoded]
+    ) -> None:
+        for (question, answer, subject), example in zip(material.asked, examples, strict=True):
+            assert tuple(task.encode_question(loaded, question)) == example.prompt
+            assert loaded.tokenizer.decode(example.answer).strip() == answer.strip()
+            start, end = example.subject
+            said = loaded.tokenizer.decode(example.ids[start:end]).strip()
+            assert said in (subject, subject + ":", subject + "'s") if subject in question else not said, said
+
+    @pytest.mark.parametrize("positions", ["answer", "subject"])
+    def test_slots_are_exactly_the_editing_positions(
+        self, task: Task, material: Material, loaded: LoadedModel, examples: list[Encoded], positions: Positions
+    ) -> None:
+        found = task.slots(task.collate(loaded, examples), positions)
+        assert found.dtype is torch.bool
+        for example, row in zip(examples, found, strict=True):
+            assert row.nonzero().flatten().tolist() == material.slots(example, positions)
+        assert bool(found.any()), "there are none at all"
+
+    def test_logits_are_those_of_the_whole_model(
+        self, task: Task, loaded: LoadedModel, examples: list[Encoded]
+    ) -> None:
+        """Row by row at the answers' slots, though nothing else is computed; as many as `counts` says."""
+        inputs = task.collate(loaded, examples)
+        with torch.no_grad():
+            whole = loaded.model(input_ids=inputs.ids, attention_mask=inputs.mask).logits.float()
+            found = task.logits(loaded, inputs)
+        assert found.dtype is torch.float32
+        torch.testing.assert_close(found, whole[task.slots(inputs, "answer")], rtol=1e-5, atol=1e-5)
+        assert sum(task.counts(examples)) == len(found)
+
+    def test_an_examples_loss_is_its_own(
+        self, task: Task, material: Material, loaded: LoadedModel, examples: list[Encoded]
+    ) -> None:
+        """Whatever else is in the input, in whatever order, and however it is padded; and it is the formula."""
+        alone = [losses(task, loaded, [example])[0] for example in examples]
+        assert losses(task, loaded, examples) == pytest.approx(alone, rel=1e-5)
+        assert losses(task, loaded, examples[::-1]) == pytest.approx(alone[::-1], rel=1e-5)
+        assert losses(task, loaded, [examples[0]] * 3) == pytest.approx([alone[0]] * 3, rel=1e-5)
+        for example, loss in zip(examples, alone, strict=True):
+            with torch.no_grad():
+                logits = loaded.model(input_ids=torch.tensor([example.ids])).logits[0]
+            assert loss == pytest.approx(material.expected(logits, example), rel=1e-5)
+
+    def test_losses_name_their_examples(self, task: Task, loaded: LoadedModel, examples: list[Encoded]) -> None:
+        inputs = task.collate(loaded, examples)
+        with torch.no_grad():
+            found, of = task.loss(task.logits(loaded, inputs), inputs, [Taught(e) for e in examples])
+        assert len(found) == len(of)
+        assert torch.bincount(of, minlength=len(examples)).tolist() == task.counts(examples)
+
+    def test_padding_is_not_seen(self, task: Task, loaded: LoadedModel, examples: list[Encoded]) -> None:
+        """Other tokens where the mask hides them change nothing."""
+        inputs = task.collate(loaded, examples)
+        assert not bool(inputs.mask.all())
+        with torch.no_grad():
+            usual = task.logits(loaded, inputs)
+            inputs.ids = torch.where(inputs.mask.bool(), inputs.ids, torch.full_like(inputs.ids, 7))
+            torch.testing.assert_close(task.logits(loaded, inputs), usual, rtol=0, atol=0)
+
+    def test_what_is_held_pulls_at_nothing_at_the_base(self, bench: Bench, examples: list[Encoded]) -> None:
+        """And does once the model has moved; what is taught pulls from the beginning."""
+        loaded, rows = bench.loaded, [bench.preserved.row(i, 1.0) for i in range(len(examples))]
+        assert all(row.base is not None for row in rows)
+
+        def pulls(shifts: dict[str, Tensor]) -> dict[str, float]:
+            with loaded.at(shifts):
+                return {name: float(g.norm()) for name, g in trace(loaded, rows, 4).gradients.items()}
+
+        rest, moved = pulls({}), pulls(spoiled(loaded))
+        assert all(moved[name] > 1e-2 for name in moved)
+        assert all(rest[name] < 1e-5 * moved[name] for name in rest), rest
+
+    def test_asking_many_is_asking_each(self, task: Task, material: Material, loaded: LoadedModel) -> None:
+        questions = [question for question, _, _ in material.asked]
+        lengths = [1 + 2 * i for i in range(len(questions))]
+        with loaded.at(spoiled(loaded)):
+            alone = [task.answer(loaded, [q], n)[0] for q, n in zip(questions, lengths, strict=True)]
+            for size in (1, 2, 64):
+                assert task.answer(loaded, questions, lengths, batch_size=size) == alone
+        assert all(len(one.ids) <= n for one, n in zip(alone, lengths, strict=True))
+        assert alone != task.answer(loaded, questions, lengths), "the base says the same"
+
+    def test_the_judge_on_hand_made_answers(self, task: Task, material: Material, loaded: LoadedModel) -> None:
+        for made in material.judged:
+            ids = tuple(loaded.tokenizer(made.said)["input_ids"])
+            end = loaded.tokenizer.eos_token_id if made.stopped else None
+            verdict = task.judge(loaded, material.question, material.wanted, Generation(ids, end))
+            assert (verdict.right, verdict.ended, verdict.text) == (made.right, made.ended, made.said), made
+
+    def test_health_is_finite_and_worse_for_a_spoiled_model(self, task: Task, material: Material) -> None:
+        """Of a model that does what it was made for: one with random weights cannot be spoiled."""
+        loaded = load_model(material.sound)
+        text = atlas.heldout_text_path().read_text(encoding="utf-8").splitlines()
+        sample = torch.from_numpy(prepare(loaded, material.settings, text=text).text.guard.astype("int64"))
+        well = task.health(loaded, sample)
+        assert math.isfinite(well) and well > 0
+        with loaded.at(spoiled(loaded, 0.5)):
+            assert task.health(loaded, sample) > 1.5 * well
+        assert task.health(loaded, sample) == well
+
+    def test_what_cannot_be_asked_is_refused(self, task: Task, material: Material, loaded: LoadedModel) -> None:
+        refused: list[tuple[Callable[..., object], tuple[object, ...]]] = [
+            *((task.encode, (loaded, question, answer)) for question, answer in material.empty),
+            (task.encode, (loaded, material.long, "Paris")),
+            (task.encode, (loaded, material.question, material.long)),
+            (task.encode_question, (loaded, "")),
+            (task.encode_question, (loaded, material.long)),
+            (task.answer, (loaded, [material.question, material.long], 3)),
+        ]
+        for call, arguments in refused:
+            with pytest.raises(BadInputError) as found:
+                call(*arguments)
+            assert "\n" not in str(found.value) and len(str(found.value)) < 300
+
+
+class TestEveryTask(TaskContract):
+    """The tasks of the registry."""
