@@ -35,7 +35,7 @@ from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.defaults import default_hypernetwork, solve_of
 from lifelong_edit.timeline.model import given_to
 from lifelong_edit.timeline.purging import purge
-from lifelong_edit.timeline.states import keys_at, parts_at
+from lifelong_edit.timeline.states import StoredState, keys_at, parts_at
 from tests.contracts.editing import Row, batch, fact, lenient, placed
 
 Make = Callable[..., Timeline]
@@ -154,15 +154,14 @@ class EditorContract:
         Keys follow from weights and facts, and have no say in it.
         """
         timeline = lived()
-        solving, record = timeline._solve(), timeline.show(2)
-        usual = solving.state().digest
-        for name, part in record.parts.items():
-            other = {**record.parts, name: msgspec.structs.replace(part, digest="f" * 32)}
-            changed = msgspec.structs.replace(record, parts=other)
-            if name == "weights":
-                changed = msgspec.structs.replace(changed, weights_digest="f" * 32)
-            timeline.history().records[2] = changed
-            assert (solving._digest(changed) == usual) is (name == "keys"), name
+        head = timeline._solve()._head
+        stored = StoredState.at(timeline._log, timeline.history(), 2, timeline.config.model.modules)
+        usual = head._digest(stored)
+        for name, part in stored.brought.items():
+            brought = {**stored.brought, name: msgspec.structs.replace(part, digest="f" * 32)}
+            told = {"weights_digest": "f" * 32} if name == "weights" else {}
+            changed = replace(stored, brought=brought, record=msgspec.structs.replace(stored.record, **told))
+            assert (head._digest(changed) == usual) is (name == "keys"), name
         timeline.history().records[2] = record
         assert record.parts.keys() == row.rule.parts.keys() and solving._digest(record) == usual
         assert solving._digest(msgspec.structs.replace(record, live_digest="f" * 32)) != usual
