@@ -19,8 +19,7 @@ from lifelong_edit.editors.ridge.rows import select_rows
 from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen
 from lifelong_edit.facts import Fact
 from lifelong_edit.training.episodes import Episode, TaughtFact, Trainer, TrainSettings
-
-from .conftest import MakeEditor
+from tests.mathematics.conftest import MakeEditor
 
 TRAIN = TrainSettings(batch_size=4, probes=2)
 HIDDEN = frozenset({"none 3"})

@@ -22,8 +22,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.stores.tensors import decode_tensors, encode_tensors, materialise
 from lifelong_edit.tracing.rows import fact_rows
 from lifelong_edit.tracing.trace import trace
-
-from .conftest import MakeEditor, make_fact, moments_of, shift_of, whole_of
+from tests.mathematics.conftest import MakeEditor, make_fact, moments_of, shift_of, whole_of
 
 Rows = tuple[Tensor, Tensor]
 
