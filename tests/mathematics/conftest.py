@@ -41,7 +41,7 @@ def editor_of(bench: Bench, networks: NetworkSet | None = None) -> RidgeEditor:
     """The rule that the settings of a bench name, at work on it."""
     if networks is not None:
         return with_networks(bench, networks)
-    made: Editor = rule_of(bench.settings.editor).make(bench, bench.fixed.rule)
+    made: Editor = rule_of(bench.settings.editor).make(bench)
     assert isinstance(made, RidgeEditor)
     return made
 

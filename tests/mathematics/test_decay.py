@@ -12,8 +12,7 @@ from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.facts import Fact
 from lifelong_edit.tracing.rows import fact_rows, subjects_of
 from lifelong_edit.tracing.trace import trace
-
-from .conftest import MakeBench, MakeEditor, whole_of
+from tests.mathematics.conftest import MakeBench, MakeEditor, whole_of
 
 PASSES = 5
 

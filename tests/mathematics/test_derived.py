@@ -19,8 +19,7 @@ from lifelong_edit.tracing import derived
 from lifelong_edit.tracing.derived import derived_prompts, derived_rows
 from lifelong_edit.tracing.preservation import answer_of, base_answers
 from lifelong_edit.tracing.trace import trace
-
-from .conftest import BASIC, MakeBench, MakeEditor, editor_of, whole_of
+from tests.mathematics.conftest import BASIC, MakeBench, MakeEditor, editor_of, whole_of
 
 NAMES = ("Paris", "London", "Vienna", "Kenya", "Japan", "Malmö")
 RELATIONS = {

@@ -16,8 +16,7 @@ from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import LoadedModel
 from lifelong_edit.timeline.defaults import default_scorer
-
-from .conftest import BASIC
+from tests.mathematics.conftest import BASIC
 
 OPTIONAL = ("preserved/subjects", "conflict/scorer")
 """What stores of earlier releases lack."""
@@ -99,3 +98,11 @@ def test_a_network_comes_back_with_it_and_is_missed_without_its_config(
         assert bool(asked.any())
     with pytest.raises(StoreDamagedError, match="config"):
         unpack({name: array for name, array in rule.items() if name != NETWORK_CONFIG})
+
+
+def test_a_scorer_that_a_store_has_is_read_and_is_damage_where_it_cannot_be(whole: Fixed) -> None:
+    arrays = whole.arrays()
+    assert Fixed.of(arrays).scorer == default_scorer()
+    assert Fixed.of({n: a for n, a in arrays.items() if n != "conflict/scorer"}).scorer is None
+    with pytest.raises(StoreDamagedError, match="scorer of conflicts cannot be read"):
+        Fixed.of({**arrays, "conflict/scorer": arrays["conflict/scorer"][1:]})

@@ -26,8 +26,7 @@ from lifelong_edit.numerics.forecast import (
 )
 from lifelong_edit.stores.tensors import materialise
 from lifelong_edit.timeline.defaults import default_forecasters
-
-from .conftest import BASIC, MakeEditor, editor_of, shift_of
+from tests.mathematics.conftest import BASIC, MakeEditor, editor_of, shift_of
 
 
 def unit(seed: int, count: int, width: int = 12) -> np.ndarray:

@@ -13,8 +13,7 @@ from lifelong_edit.facts import Probe
 from lifelong_edit.models import LoadedModel
 from lifelong_edit.tracing import preservation
 from lifelong_edit.tracing.preservation import PreservedPrompts
-
-from .conftest import BASIC
+from tests.mathematics.conftest import BASIC
 
 MakePreserved = Callable[..., PreservedPrompts]
 SUBJECTS = [f"Vienna {i}" for i in range(24)]

@@ -17,8 +17,7 @@ from lifelong_edit.tasks.causal import task as causal
 from lifelong_edit.tracing import trace as tracing
 from lifelong_edit.tracing.rows import Row
 from lifelong_edit.tracing.trace import Trace
-
-from .conftest import MakeEditor, shift_of
+from tests.mathematics.conftest import MakeEditor, shift_of
 
 TOLERANCE = 1e-4
 """Relative, Frobenius. Padding changes the shapes of float32 products, hence their rounding (6e-8 a sum), through

@@ -15,8 +15,7 @@ from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, Probe, read_facts
 from lifelong_edit.models import load_model
 from lifelong_edit.tracing.rows import fact_rows
-
-from .conftest import editor_of, held_of, passed
+from tests.mathematics.conftest import editor_of, held_of, passed
 
 
 def drift(editor: RidgeEditor, facts: list[Fact], passes: int) -> float:

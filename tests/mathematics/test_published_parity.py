@@ -20,8 +20,7 @@ from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel, encode
 from lifelong_edit.stores.tensors import materialise
-
-from .conftest import MakeEditor, shift_of
+from tests.mathematics.conftest import MakeEditor, shift_of
 
 Pairs = dict[str, list[tuple[np.ndarray, np.ndarray]]]
 

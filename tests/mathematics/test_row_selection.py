@@ -22,8 +22,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.stores import FactKeys, materialise
 from lifelong_edit.tracing.rows import Row, draw, drawn_rows, fact_rows, phrasings_of
 from lifelong_edit.tracing.trace import trace
-
-from .conftest import MakeBench, MakeEditor, shift_of
+from tests.mathematics.conftest import MakeBench, MakeEditor, shift_of
 
 
 @pytest.fixture

@@ -22,8 +22,7 @@ from lifelong_edit.numerics.solver import Solution, factorise, solve
 from lifelong_edit.stores.tensors import Dense, Factors, materialise
 from lifelong_edit.tracing.rows import fact_rows
 from lifelong_edit.tracing.trace import trace
-
-from .conftest import MakeEditor, shift_of
+from tests.mathematics.conftest import MakeEditor, shift_of
 
 
 def solved(rows: int, passes: int, woodbury: bool) -> list[tuple[Tensor, Solution]]:

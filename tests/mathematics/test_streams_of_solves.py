@@ -10,8 +10,7 @@ from torch import Tensor
 from lifelong_edit.numerics.grams import ExactGram, FactKeys, grid_scale, to_grid
 from lifelong_edit.numerics.solver import factorise, solve
 from lifelong_edit.tracing.trace import trace
-
-from .conftest import MakeEditor, gram_of
+from tests.mathematics.conftest import MakeEditor, gram_of
 
 D_IN, D_OUT, RIDGE, C0 = 30, 7, 0.4, 12.0
 

@@ -21,8 +21,7 @@ from lifelong_edit.tasks.causal import task as causal
 from lifelong_edit.tracing.preservation import _last_keys
 from lifelong_edit.tracing.rows import fact_rows
 from lifelong_edit.tracing.trace import trace
-
-from .conftest import BASIC, MakeBench, MakeEditor, editor_of, moments_of, shift_of
+from tests.mathematics.conftest import BASIC, MakeBench, MakeEditor, editor_of, moments_of, shift_of
 
 
 @pytest.fixture

@@ -17,8 +17,7 @@ from lifelong_edit.models import LoadedModel
 from lifelong_edit.numerics.textgram import DENSE_UP_TO, RANK, TextGrams, gram_sum, rank_for
 from lifelong_edit.stores.tensors import materialise
 from lifelong_edit.tracing.preservation import text_statistics
-
-from .conftest import BASIC, MakeEditor, editor_of, shift_of
+from tests.mathematics.conftest import BASIC, MakeEditor, editor_of, shift_of
 
 WIDTH = 60
 CPU = torch.device("cpu")

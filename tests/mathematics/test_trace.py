@@ -18,8 +18,7 @@ from lifelong_edit.tracing import trace as tracing
 from lifelong_edit.tracing.preservation import base_answers, lowest_keys, text_statistics
 from lifelong_edit.tracing.rows import Row, fact_rows
 from lifelong_edit.tracing.trace import trace
-
-from .conftest import Stand
+from tests.mathematics.conftest import Stand
 
 
 @pytest.fixture(params=["gpt2", "llama", "opt"])

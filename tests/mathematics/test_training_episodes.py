@@ -19,8 +19,7 @@ from lifelong_edit.tasks import BaseAnswer
 from lifelong_edit.tracing.preservation import PreservedPrompts
 from lifelong_edit.tracing.rows import Row
 from lifelong_edit.training.episodes import TrainSettings, make_episode, split_by_subject, taught
-
-from .conftest import MakeBench, MakeEditor
+from tests.mathematics.conftest import MakeBench, MakeEditor
 
 SUBJECTS = [f"Subject {i}" for i in range(40)]
 SMALL = TrainSettings(batch_size=4, batches=3, probes=6)

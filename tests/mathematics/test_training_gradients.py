@@ -20,8 +20,7 @@ from lifelong_edit.tracing.preservation import base_answers
 from lifelong_edit.tracing.rows import Row, fact_rows
 from lifelong_edit.tracing.trace import trace
 from lifelong_edit.training.episodes import weight_gradients
-
-from .conftest import MakeEditor, Stand, gram_of
+from tests.mathematics.conftest import MakeEditor, Stand, gram_of
 
 
 def rows_of(model: LoadedModel, news: list[Fact], stand: Stand) -> list[Row]:

@@ -22,8 +22,7 @@ from lifelong_edit.timeline.defaults import default_text
 from lifelong_edit.tracing.preservation import PreservedPrompts
 from lifelong_edit.training.episodes import Episode, Trainer, TrainSettings, make_episode
 from lifelong_edit.training.run import Run
-
-from .conftest import whole_of
+from tests.mathematics.conftest import whole_of
 
 SOLVE = Settings(
     preserved=10,

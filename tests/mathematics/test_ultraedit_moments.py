@@ -18,12 +18,12 @@ from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen
 from lifelong_edit.editors.ridge.together import CHUNK
 from lifelong_edit.editors.ultraedit.rule import NormalisedTargets
+from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.stores.tensors import decode_tensors, encode_tensors, materialise
 from lifelong_edit.tracing.rows import fact_rows
 from lifelong_edit.tracing.trace import trace
-
-from .conftest import MakeEditor, make_fact, moments_of, shift_of, whole_of
+from tests.mathematics.conftest import MakeEditor, editor_of, make_fact, moments_of, shift_of, whole_of
 
 Rows = tuple[Tensor, Tensor]
 
@@ -125,7 +125,7 @@ def same_moments(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray])
 
 
 def test_solving_again_gives_the_same_in_whatever_order_the_facts_come(editor: RidgeEditor, news: list[Fact]) -> None:
-    """Also of more facts than are looked at together, in as many parts."""
+    """Also of more facts than one batch of it has."""
     facts = [make_fact(number) for number in range(CHUNK + 6)]
     usual = editor.relearn(facts)
     order = torch.randperm(len(facts), generator=torch.Generator().manual_seed(3)).tolist()
@@ -165,8 +165,7 @@ def test_no_history_is_left_in_what_is_solved_again(editor: RidgeEditor, news: l
         state = moved_by(state, editor.learn(state, Lesson(batch)), batch)
     remembered = dict(state.parts["moments"])
     again = editor.relearn(news[facts])
-    fresh_editor = RidgeEditor(editor.bench, editor.targets, editor.for_all)
-    fresh = moved_by(State(digest="fresh"), fresh_editor.relearn(news[facts]), news[facts])
+    fresh = moved_by(State(digest="fresh"), editor_of(editor.bench).relearn(news[facts]), news[facts])
     state = moved_by(state, again, news[facts], [fact.digest for fact in news[:8]])
     assert same_moments(state.parts["moments"], fresh.parts["moments"])
     if facts != slice(0, 8):  # the check can fail: what was remembered was of both batches
@@ -179,3 +178,11 @@ def test_no_history_is_left_in_what_is_solved_again(editor: RidgeEditor, news: l
     for name in editor.bench.names:
         assert materialise(shift_of(one)[name]).tobytes() == materialise(shift_of(other)[name]).tobytes()
     assert same_moments(moments_of(one), moments_of(other))
+
+
+def test_it_relearns_from_the_base_alone_and_only_what_is_there(editor: RidgeEditor, news: list[Fact]) -> None:
+    warm = {name: torch.zeros(128, 32) for name in editor.bench.names}
+    with pytest.raises(UsageError, match="found a warm start, expected none"):
+        editor.relearn(news[:2], start=warm)
+    with pytest.raises(UsageError, match="no live facts"):
+        editor.relearn([])

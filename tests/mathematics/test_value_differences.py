@@ -20,8 +20,7 @@ from lifelong_edit.editors.ridge.targets import Ask, Seen, Targets
 from lifelong_edit.editors.ultraedit.rule import NormalisedTargets
 from lifelong_edit.facts import Fact
 from lifelong_edit.tracing.rows import fact_rows
-
-from .conftest import MakeBench, MakeEditor, held_of, passed
+from tests.mathematics.conftest import MakeBench, MakeEditor, held_of, passed
 
 MakeNetwork = Callable[..., NetworkSet]
 

@@ -14,12 +14,11 @@ from lifelong_edit.policies import Decision, LiveIdentities, Scorer, find_confli
 from lifelong_edit.policies.scoring import (
     CERTAIN,
     FEATURES,
-    FIXED,
-    as_array,
+    as_scorer,
     features_of,
-    fixed_scorer,
     read_scorer,
     same_subject,
+    scorer_array,
 )
 from lifelong_edit.timeline.defaults import default_scorer, scorer_of
 
@@ -154,15 +153,14 @@ def test_what_is_kept_as_json_and_what_is_refused(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text("{}")
     assert scorer_of(tmp_path / "settings.json") == SCORER, "beside the settings that train chose"
     assert scorer_of(None, tmp_path / "none") == default_scorer()
-    assert fixed_scorer({FIXED: as_array(SCORER)}) == SCORER
-    assert fixed_scorer({}) is None
+    assert as_scorer(scorer_array(SCORER)) == SCORER
     others = msgspec.structs.replace(SCORER, features=("nearness", "colour"))
     for content in (b"{", b"[]", b"\xff", msgspec.json.encode(others)):
         file.write_bytes(content)
         with pytest.raises(BadInputError, match="holds no scorer"):
             read_scorer(file)
         with pytest.raises(StoreDamagedError, match="cannot be read"):
-            fixed_scorer({FIXED: np.frombuffer(content, np.uint8)})
+            as_scorer(np.frombuffer(content, np.uint8))
 
 
 def test_facts_about_what_a_prompt_names_are_looked_at() -> None:
