@@ -18,6 +18,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "math_as_mathml",
+    "names_of_modules",
     "repository_pages",
 ]
 exclude_patterns = ["_build"]

@@ -1,6 +1,7 @@
 """Writes docs/settings.md from the classes of the settings: `python scripts/settings-docs.py docs/settings.md`.
 
-`SECTIONS` lists (heading, struct class). What a field is for is the string literal that stands behind it.
+`SECTIONS` lists (heading, struct class). What a field is for is the string literal that stands behind it, and its range
+is that of its type. What a class takes over from one that has a section of its own stands there alone.
 """
 
 from __future__ import annotations
@@ -9,14 +10,18 @@ import ast
 import inspect
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from lifelong_edit.editors.ridge.settings import Settings
-from lifelong_edit.errors import LifelongEditError
+from lifelong_edit.editors.ridge.settings import RidgeSettings
+from lifelong_edit.settings import StoreSettings
 
-SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [("Settings of a store", Settings)]
+Sections = Sequence[tuple[str, type[msgspec.Struct]]]
+Number = msgspec.inspect.IntType | msgspec.inspect.FloatType
+
+SECTIONS: Sections = (("Settings of every store", StoreSettings), ("Settings of the ridge rules", RidgeSettings))
 
 HEAD = """\
 # Settings
@@ -38,7 +43,6 @@ WORDS: list[tuple[type[msgspec.inspect.Type], str]] = [
     (msgspec.inspect.VarTupleType, "list of texts"),
     (msgspec.inspect.NoneType, "none"),
 ]
-NUMBERS = (msgspec.inspect.IntType, msgspec.inspect.FloatType)
 
 
 def docstrings(struct: type[msgspec.Struct]) -> dict[str, str]:
@@ -54,29 +58,14 @@ def docstrings(struct: type[msgspec.Struct]) -> dict[str, str]:
     return found
 
 
-def accepted(struct: type[msgspec.Struct], name: str, value: float) -> bool:
-    """Whether the class takes `value` for the field, all others at their defaults."""
-    try:
-        struct(**{name: value})
-    except LifelongEditError:
-        return False
-    return True
+def bounds(one: Number) -> list[str]:
+    """The range of a number, as its type says."""
+    words = {"ge": "{:g} or more", "gt": "more than {:g}", "le": "at most {:g}", "lt": "less than {:g}"}
+    found = ((text, getattr(one, name)) for name, text in words.items())
+    return [text.format(bound) for text, bound in found if bound is not None]
 
 
-def bounds(struct: type[msgspec.Struct], name: str, whole: bool) -> str:
-    """The range of a number, as the class itself answers when it is asked with -1, 0, something small, 1 and 2."""
-    small = 1 if whole else 0.5
-    if not accepted(struct, name, small):
-        return ""
-    words = []
-    if not accepted(struct, name, -1):
-        words.append("0 or more" if accepted(struct, name, 0) else "more than 0")
-    if not accepted(struct, name, 2):
-        words.append("at most 1" if accepted(struct, name, 1) else "less than 1")
-    return ", ".join(words)
-
-
-def kind(struct: type[msgspec.Struct], field: msgspec.inspect.Field) -> str:
+def kind(field: msgspec.inspect.Field) -> str:
     """What values a field takes, in words."""
     types = field.type.types if isinstance(field.type, msgspec.inspect.UnionType) else (field.type,)
     parts = []
@@ -85,9 +74,7 @@ def kind(struct: type[msgspec.Struct], field: msgspec.inspect.Field) -> str:
             parts.append(" or ".join(f"`{value}`" for value in sorted(map(str, one.values))))
             continue
         word = next((text for cls, text in WORDS if isinstance(one, cls)), type(one).__name__)
-        if isinstance(one, NUMBERS) and (limits := bounds(struct, field.name, isinstance(one, NUMBERS[0]))):
-            word += f", {limits}"
-        parts.append(word)
+        parts.append(", ".join([word, *bounds(one)]) if isinstance(one, Number) else word)
     return "; or ".join(parts)
 
 
@@ -107,25 +94,27 @@ def default(field: msgspec.inspect.Field) -> str:
     return f"`{value}`" if isinstance(value, str) else f"{value:.10g}"
 
 
-def table(struct: type[msgspec.Struct]) -> str:
-    """The table of a class. Raises ValueError where a field has no text behind it."""
+def table(struct: type[msgspec.Struct], told: frozenset[str] = frozenset()) -> str:
+    """The table of a class but for the fields of `told`. Raises ValueError where a field has no text behind it."""
     texts = docstrings(struct)
     info = msgspec.inspect.type_info(struct)
     assert isinstance(info, msgspec.inspect.StructType)
     rows = ["| setting | default | takes | what it is |", "| --- | --- | --- | --- |"]
-    for field in info.fields:
+    for field in (field for field in info.fields if field.name not in told):
         if field.name not in texts:
             raise ValueError(f"{struct.__name__}.{field.name} has no docstring; write one behind the field")
-        cells = (f"`{field.name}`", default(field), kind(struct, field), texts[field.name])
+        cells = (f"`{field.name}`", default(field), kind(field), texts[field.name])
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 
 
-def document(sections: list[tuple[str, type[msgspec.Struct]]] = SECTIONS) -> str:
+def document(sections: Sections = SECTIONS) -> str:
     """The whole page: each class with its heading, its docstring and its table."""
     parts = [HEAD]
     for heading, struct in sections:
-        parts.append(f"## {heading}\n\n{inspect.cleandoc(struct.__doc__ or '')}\n\n{table(struct)}\n")
+        bases = [base for _, base in sections if base is not struct and issubclass(struct, base)]
+        told = frozenset(name for base in bases for name in base.__struct_fields__)
+        parts.append(f"## {heading}\n\n{inspect.cleandoc(struct.__doc__ or '')}\n\n{table(struct, told)}\n")
     return "\n".join(parts)
 
 

@@ -6,13 +6,14 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
+from msgspec import Meta
 
-from lifelong_edit.editors.ridge.settings import Settings
-from lifelong_edit.errors import UsageError
+from lifelong_edit import Settings
+from lifelong_edit.settings import StoreSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "scripts" / "settings-docs.py"
@@ -22,7 +23,7 @@ PAGE = REPOSITORY / "docs" / "settings.md"
 class Base(msgspec.Struct, frozen=True, kw_only=True):
     """What a rule has in common with others."""
 
-    passes: int = 3
+    passes: Annotated[int, Meta(ge=1)] = 3
     """Rounds
     of a | b."""
 
@@ -30,12 +31,10 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
 class Rule(Base, frozen=True, kw_only=True):
     """A rule of its own."""
 
-    gain: float | None = None
+    gain: Annotated[float, Meta(ge=0, lt=1)] | None = None
     """Its gain."""
-
-    def __post_init__(self) -> None:
-        if self.passes < 1 or (self.gain is not None and not 0 <= self.gain < 1):
-            raise UsageError("out of range")
+    share: Annotated[float, Meta(gt=0, le=1.5)] = 0.5
+    """Its share."""
 
 
 class Silent(Base, frozen=True, kw_only=True):
@@ -58,16 +57,26 @@ def test_page_is_current(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", Settings.__struct_fields__)
 def test_setting_has_a_row(name: str) -> None:
-    assert f"\n| `{name}` | " in PAGE.read_text(encoding="utf-8"), f"`{name}` is not in docs/settings.md"
+    """In the part of the page that says whose it is: of every store, or of the rules."""
+    shared, own = PAGE.read_text(encoding="utf-8").split("\n## ")[1:]
+    page = shared if name in StoreSettings.__struct_fields__ else own
+    assert f"\n| `{name}` | " in page, f"`{name}` is not where it belongs in docs/settings.md"
 
 
 def test_several_classes_make_several_tables(script: dict[str, Any]) -> None:
-    """Fields of base classes are rows too, and ranges are those that the class itself enforces."""
+    """What a class takes over stands with the class that it is from; ranges are those of the types."""
     text = script["document"]([("One", Base), ("Two", Rule)])
-    assert text.index("## One") < text.index("What a rule has in common") < text.index("## Two")
-    assert text.count("| `passes` | 3 | whole number") == 2
-    assert "| `passes` | 3 | whole number, more than 0 | Rounds of a \\| b. |" in text
+    assert text.index("## One") < text.index("What a rule has in common") < text.index("| `passes`")
+    assert text.index("| `passes`") < text.index("## Two") < text.index("| `gain`")
+    assert text.count("| `passes` | 3 | whole number") == 1
+    assert "| `passes` | 3 | whole number, 1 or more | Rounds of a \\| b. |" in text
     assert "| `gain` | none | number, 0 or more, less than 1; or none | Its gain. |" in text
+    assert "| `share` | 0.5 | number, more than 0, at most 1.5 | Its share. |" in text
+
+
+def test_fields_of_a_class_without_a_section_are_rows(script: dict[str, Any]) -> None:
+    text = script["document"]([("Two", Rule)])
+    assert text.index("## Two") < text.index("| `passes` | 3 | whole number") < text.index("| `gain`")
 
 
 def test_a_field_without_words_is_refused(script: dict[str, Any]) -> None:
