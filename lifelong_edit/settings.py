@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import types
-from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +21,7 @@ KEY_VARIABLE = "LIFELONG_KEY_FILE"
 SUBJECT = "@subject"
 """Stands behind a module's name where it is edited at the tokens of the subject, not at the answer."""
 
+T = TypeVar("T", bound=msgspec.Struct)
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 BelowOne = Annotated[float, Meta(ge=0, lt=1)]
@@ -98,8 +101,29 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return msgspec.json.encode(self.told())
 
 
+def settings_of(kind: type[T], given: Mapping[str, object]) -> T:
+    """A struct of settings from values by name, which may be texts as a command line has them.
+
+    Raises UsageError, naming the setting, for a value that does not fit. The names are fields of `kind`.
+    """
+    hints, found = _hints(kind), dict[str, Any]()
+    for name, value in given.items():
+        try:
+            found[name] = msgspec.convert(value, hints[name], strict=False)
+        except msgspec.ValidationError:
+            raise UsageError(f"setting {name} is {_said(value)}; it must be {_wanted(hints[name])}") from None
+    return kind(**found)
+
+
+def _said(value: object) -> str:
+    """A value as a message has it: numbers are bare, be they typed or not."""
+    with contextlib.suppress(ValueError):
+        return f"{float(value):g}" if isinstance(value, str) else repr(value)
+    return repr(value)
+
+
 @functools.cache
-def _hints(kind: type[Ranged]) -> dict[str, Any]:
+def _hints(kind: type[msgspec.Struct]) -> dict[str, Any]:
     found = get_type_hints(kind, include_extras=True)
     return {name: found[name] for name in kind.__struct_fields__}
 

@@ -21,7 +21,7 @@ import msgspec
 
 from lifelong_edit.cli.stopping import Terminated, terminable
 from lifelong_edit.errors import LifelongEditError, UsageError
-from lifelong_edit.settings import AUTHOR_VARIABLE, KEY_VARIABLE
+from lifelong_edit.settings import AUTHOR_VARIABLE, KEY_VARIABLE, settings_of
 
 if TYPE_CHECKING:
     from lifelong_edit.timeline import Timeline
@@ -282,12 +282,7 @@ def parse_settings(kind: type[T], option: str, pairs: Sequence[str], **named: ob
         if not equals or name not in field_names(kind):
             raise UsageError(f"found {option} {pair!r}, expected NAME=VALUE with one of {', '.join(field_names(kind))}")
         given[name] = split_names(text) if name in ("modules", "only", "trusted_sources") else _value(text)
-    try:
-        return msgspec.convert(given, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise UsageError(
-            f"found a setting that does not fit: {error}; docs/settings.md and docs/training.md list them"
-        ) from None
+    return settings_of(kind, given)
 
 
 def field_names(kind: type[msgspec.Struct]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import pytest
 from lifelong_edit import Settings
 from lifelong_edit.editors.registry import RULES, rule_of
 from lifelong_edit.errors import UsageError
-from lifelong_edit.settings import StoreSettings
+from lifelong_edit.settings import StoreSettings, settings_of
 
 # As stores have had it from the first on. A change of one byte would change the digest of every store's settings.
 DEFAULTS = (
@@ -132,3 +132,21 @@ def test_every_setting_is_encoded_where_it_always_stood() -> None:
         "seed": 7,
     }
     assert msgspec.json.decode(changed.encoded(), type=Settings) == changed
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"kappa": "-1"}, "setting kappa is -1; it must be a number greater than zero"),
+        ({"passes": "1.5"}, "setting passes is 1.5; it must be a whole number at least one"),
+        ({"conflict_policy": "newest"}, "setting conflict_policy is 'newest'; it must be 'supersede' or"),
+        ({"gram_rank": "none", "text_tokens": "many"}, "setting text_tokens is 'many'; it must be a whole number"),
+    ],
+)
+def test_values_from_a_command_line_are_refused_in_a_sentence(given: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        settings_of(Settings, {name: None if value == "none" else value for name, value in given.items()})
+    assert str(caught.value).startswith(said)
+    assert settings_of(Settings, {"kappa": "3", "gram_rank": None, "modules": ["2"]}) == Settings(
+        kappa=3.0, gram_rank=None, modules=("2",)
+    )
