@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -89,11 +90,10 @@ def _fresh(zoo: Zoo, options: Callable[[Row], Options]) -> Callable[[Row], Path]
 def _lived(zoo: Zoo, options: Callable[[Row], Options], _fresh: Callable[[Row], Path]) -> Callable[[Row], Path]:
     def of(row: Row) -> Path:
         def make(to: Path) -> None:
-            with Timeline.open(zoo.copy(f"fresh-{row}", options(row), lambda _: None, to)) as timeline:
+            with Timeline.open(shutil.copytree(_fresh(row), to)) as timeline:
                 for number in (0, 1):
                     timeline.apply(placed(number), gate=lenient)
 
-        _fresh(row)
         return zoo.keep(f"lived-{row}", options(row), make)
 
     return of
@@ -102,8 +102,6 @@ def _lived(zoo: Zoo, options: Callable[[Row], Options], _fresh: Callable[[Row], 
 @pytest.fixture
 def copied(tmp_path: Path) -> Iterator[Callable[[Path, str], Timeline]]:
     """Opens a copy of a store under a name; all are closed at the end."""
-    import shutil
-
     with ExitStack() as closing:
         yield lambda store, name: closing.enter_context(Timeline.open(shutil.copytree(store, tmp_path / name)))
 

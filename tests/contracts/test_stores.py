@@ -191,7 +191,7 @@ def state(log: EditLog, history: History, step: int) -> dict[str, Any]:
         "weights": {name: array.tobytes() for name, array in weights_at(log, history, step, shapes).items()},
         "live": history.live(step),
         "keys": {fact: (found.rows["m"].tobytes(), found.conflict.tobytes()) for fact, found in keys.items()},
-        "moments": {n: a.tobytes() for n, a in parts_at(log, history, step, [MOMENTS]).get(MOMENTS, {}).items()},
+        "moments": {n: a.tobytes() for n, a in parts_at(log, history, step).get(MOMENTS, {}).items()},
     }
 
 

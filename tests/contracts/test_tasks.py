@@ -214,13 +214,15 @@ class TaskContract:
         assert torch.bincount(of, minlength=len(examples)).tolist() == task.counts(examples)
 
     def test_padding_is_not_seen(self, task: Task, loaded: LoadedModel, examples: list[Encoded]) -> None:
-        """Other tokens where the mask hides them change nothing."""
+        """Each example has the logits that it has alone, and what is written where the mask hides it changes none."""
         inputs = task.collate(loaded, examples)
         assert not bool(inputs.mask.all())
         with torch.no_grad():
-            usual = task.logits(loaded, inputs)
+            padded = task.logits(loaded, inputs)
+            alone = [task.logits(loaded, task.collate(loaded, [example])) for example in examples]
+            torch.testing.assert_close(padded, torch.cat(alone), rtol=1e-5, atol=1e-5)
             inputs.ids = torch.where(inputs.mask.bool(), inputs.ids, torch.full_like(inputs.ids, 7))
-            torch.testing.assert_close(task.logits(loaded, inputs), usual, rtol=0, atol=0)
+            torch.testing.assert_close(task.logits(loaded, inputs), padded, rtol=0, atol=0)
 
     def test_what_is_held_pulls_at_nothing_at_the_base(self, bench: Bench, examples: list[Encoded]) -> None:
         """And does once the model has moved; what is taught pulls from the beginning."""
