@@ -36,7 +36,7 @@ from lifelong_edit.timeline.defaults import default_hypernetwork, solve_of
 from lifelong_edit.timeline.following import HeadState
 from lifelong_edit.timeline.model import given_to
 from lifelong_edit.timeline.purging import purge
-from lifelong_edit.timeline.states import StoredState, keys_at, parts_at
+from lifelong_edit.timeline.states import keys_at, parts_at
 from tests.contracts.editing import Row, batch, fact, lenient, placed
 
 Make = Callable[..., Timeline]
