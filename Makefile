@@ -33,10 +33,11 @@ demo: export OMP_NUM_THREADS := 1
 demo: $(STAMP)  ## edit a stream of news into the bundled model, look at the log, go back
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
-# One thread for each of two processes; a file's tests stay together, since they share what is dear to make.
+# One thread for each of two processes. A file's tests stay together, since they share what is dear to make; files go in
+# their order, or the long ones that have few tests would come last, with one process waiting for the other.
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP)  ## the whole test suite; PYTEST="tests/docs -k readme" for a part, WORKERS=1 for one process
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 faults: export OMP_NUM_THREADS := 1
 faults: $(STAMP)  ## the long loops of tests/faults, with counts; FAULTS="kills --cycles 1000" for a part
