@@ -71,7 +71,8 @@ def test_a_scorer_that_cannot_be_read_is_refused(run: Run, making: list[str], ch
     assert "holds no scorer of conflicts" in line
     assert not (tmp_path / "s").exists()
     none = run("init", "--store", tmp_path / "s", *making, "--set", "conflict_probability=0")
-    assert (none.exit_code, "conflict_probability is 0; it must be a number greater than zero" in none.stderr) == (2, True)
+    assert none.exit_code == 2
+    assert "conflict_probability is 0; it must be a number greater than zero" in none.stderr
 
 
 def test_train_leaves_one_for_the_model(run: Run, making: list[str], tmp_path: Path) -> None:
