@@ -228,9 +228,14 @@ def _fact(found: Examination, pages: PageFile, key: bytes, value: Value) -> None
     payload = _unsealed(found, pages, "facts", key, value)
     if payload is None:
         return
-    if (problem := doubt(payload, key.decode("ascii", "backslashreplace"))) is not None:
-        found.find(record_name("facts", key), problem)  # the steps are added when they are known
+    name = record_name("facts", key)  # the steps of a finding are added when they are known
+    try:
+        problem = doubt(payload, key.decode("ascii", "backslashreplace"))
+    except StoreDamagedError as error:
+        found.find(name, error)
     else:
+        if problem is not None:
+            found.find(name, problem, intact=True)
         found.facts.add(key)
 
 
@@ -303,16 +308,16 @@ def _told(found: Examination, record: str) -> bool:
 
 
 def _judge_facts(found: Examination) -> None:
-    missing: dict[str, list[int]] = {}
+    told = {finding.record: finding for finding in found.findings}
+    named: dict[str, list[int]] = {}
     purged = {fact for entry in found.steps.values() for fact in entry.record.purged}
     for number, entry in sorted(found.steps.items()):
         for fact in (*entry.record.added, *entry.record.superseded, *entry.record.aside):
-            if fact.encode() not in found.facts and fact not in purged:
-                missing.setdefault(fact, []).append(number)
-    for fact, steps in missing.items():
-        told = next((finding for finding in found.findings if finding.record == f"facts/{fact}"), None)
-        if told is not None:
-            told.steps = steps
+            if (f"facts/{fact}" in told or fact.encode() not in found.facts) and fact not in purged:
+                named.setdefault(fact, []).append(number)
+    for fact, steps in named.items():
+        if (finding := told.get(f"facts/{fact}")) is not None:
+            finding.steps = steps
         else:
             found.find(f"facts/{fact}", "the record is missing", steps)
 

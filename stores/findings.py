@@ -23,6 +23,8 @@ class Finding(msgspec.Struct, kw_only=True):
     problem: str
     steps: list[int] = []
     """The steps that name it, or whose record it is."""
+    intact: bool = False
+    """Whether it stands as it was written, which then was not what it should have been: a copy loses nothing by it."""
 
 
 @dataclass
@@ -65,9 +67,10 @@ class Examination:
     readable: bool = True
     """Whether every page of the database can be followed."""
 
-    def find(self, record: str, problem: object, steps: list[int] | None = None) -> None:
+    def find(self, record: str, problem: object, steps: list[int] | None = None, *, intact: bool = False) -> None:
         """Note a finding; advice that errors end with is left out."""
-        self.findings.append(Finding(record=record, problem=str(problem).split("; ")[0], steps=steps or []))
+        told = str(problem).split("; ")[0]
+        self.findings.append(Finding(record=record, problem=told, steps=steps or [], intact=intact))
 
     @property
     def markers(self) -> list[StoreMarker]:

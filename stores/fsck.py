@@ -68,16 +68,17 @@ def fsck(path: str | Path, *, repair: bool = False, timeout: float = 5.0) -> Rep
 
 
 def require_sound(path: Path, advice: str, called: Path | None = None) -> None:
-    """Raise StoreDamagedError, naming the first damaged record, unless the store at `path` is sound.
+    """Raise StoreDamagedError, naming the first damaged record, where a record of the store at `path` was changed.
 
-    StoreKeyError where it is encrypted and its key is not at hand. advice: how the sentence ends. called: what the
-    store is called there, where it is a copy that has no name yet.
+    A record that stands as it was written does not count, wrong as it may have been: nothing is lost by a copy of it,
+    and to purge it must be possible. StoreKeyError where it is encrypted and its key is not at hand. advice: how the
+    sentence ends. called: what the store is called there, where it is a copy that has no name yet.
     """
     report = fsck(path)
     if report.locked is not None:
         raise StoreKeyError(report.locked)
-    if not report.sound:
-        first = report.findings[0]
+    first = next((finding for finding in report.findings if not finding.intact), None)
+    if first is not None:
         raise StoreDamagedError(f"{called or path} is damaged: {first.record}: {first.problem}; {advice}")
 
 

@@ -49,11 +49,11 @@ def decode_fact(data: bytes, digest: str) -> Fact:
 
 
 def doubt(data: bytes, digest: str) -> str | None:
-    """Why the bytes that a store keeps under a digest are not the fact that the log calls so; None where they are."""
-    try:
-        found = _decoded(data, digest).digest
-    except StoreDamagedError as error:
-        return str(error)
+    """Why the fact that a store keeps under a digest is not the one that the log calls so; None where it is.
+
+    Raises StoreDamagedError where the bytes are no fact at all.
+    """
+    found = _decoded(data, digest).digest
     return None if found == digest else f"what it holds is read as another fact, of digest {found}"
 
 

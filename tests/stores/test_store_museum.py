@@ -31,6 +31,7 @@ from lifelong_edit.stores import (
     KeyIndex,
     Place,
     Rollback,
+    backup,
     digest_bytes,
     encode_shifts,
     encode_tensors,
@@ -367,12 +368,23 @@ def test_a_fact_that_is_read_as_another_is_named_with_its_step(store: Path) -> N
     """As one of NaN, which no record holds, was once kept; without the key of an encrypted store nobody can tell."""
     fact_is(msgspec.json.encode(fact(4)))(store)
     (finding,) = fsck(store).findings
-    assert (finding.record, finding.steps) == (f"facts/{fact(3).digest}", [3])
+    assert (finding.record, finding.steps, finding.intact) == (f"facts/{fact(3).digest}", [3], True)
     assert finding.problem == f"what it holds is read as another fact, of digest {fact(4).digest}"
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(KEY_VARIABLE)
         report = fsck(store)
     assert bool(report.findings) == (not is_encrypted(read_marker(store))) and not report.sound
+
+
+def test_such_a_fact_keeps_no_store_from_being_backed_up(store: Path, tmp_path: Path) -> None:
+    """It stands as it was written: a copy loses nothing by it, and whoever is refused one is worse off."""
+    fact_is(msgspec.json.encode(fact(4)))(store)
+    before = fsck(store).findings
+    backup(store, tmp_path / "copy")
+    assert fsck(tmp_path / "copy").findings == before != []
+    fact_is(b"{")(store)
+    with pytest.raises(StoreDamagedError, match="is no fact"):
+        backup(store, tmp_path / "another")
 
 
 @pytest.mark.parametrize("exhibit", MUSEUM, ids=lambda exhibit: exhibit.name)
