@@ -37,7 +37,7 @@ from lifelong_edit.policies.scoring import same_subject
 from lifelong_edit.stores import KeyIndex
 from lifelong_edit.timeline.defaults import default_preserved, default_scorer
 from lifelong_edit.timeline.solving import NEAREST, NEIGHBOURS
-from lifelong_edit.tracing.preservation import centred, lowest_keys
+from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
 from lifelong_edit.training.scorers import Pair, as_known, asked_again, measure_pairs, scorer_for
 
 TREX = "models/trex-gpt2-mini"

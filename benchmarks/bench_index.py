@@ -90,7 +90,7 @@ def real_keys(path: Path) -> dict[str, Any]:
     import torch
 
     from lifelong_edit.models import encode_prompt, load_model
-    from lifelong_edit.tracing.preservation import lowest_keys
+    from lifelong_edit.tracing.conflict_keys import lowest_keys
 
     torch.set_num_threads(1)
     folder = common.shared("models", "trex-gpt2-mini")

@@ -20,16 +20,9 @@ from lifelong_edit.policies.scoring import Scorer, as_scorer, scorer_array
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import FactKeys
 from lifelong_edit.tasks import task_of
-from lifelong_edit.tracing.preservation import (
-    PreservedArrays,
-    PreservedPrompts,
-    TextArrays,
-    centred,
-    lowest_keys,
-    prepare_preserved,
-    prepare_text,
-    preserved_phase,
-)
+from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
+from lifelong_edit.tracing.preservation import PreservedArrays, PreservedPrompts, prepare_preserved, preserved_phase
+from lifelong_edit.tracing.text import TextArrays, prepare_text
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Say = Callable[[str], None]

@@ -17,7 +17,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.numerics.forecast import Forecaster, Kind, change_features, key_features, outlook
 from lifelong_edit.numerics.logistic import Array
 from lifelong_edit.stores.tensors import Shift, materialise
-from lifelong_edit.tracing.preservation import centred
+from lifelong_edit.tracing.conflict_keys import centred
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The judge of a reconsolidation: it must not lose what the state before it had (design.md, section 4)."""
+"""The judge of a reconsolidation: it must not lose what the state before it had."""
 
 from __future__ import annotations
 

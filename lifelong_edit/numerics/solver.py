@@ -1,4 +1,4 @@
-"""Ridge regression: value differences in, one weight shift per matrix out (design.md, section 4).
+"""Ridge regression: value differences in, one weight shift per matrix out.
 
 A = Σ w kᵀk + P + λI,  S = A⁻¹ Σ w kᵀd,  in float64. With P = 0 and w = 1 this is MALMEN's
 least-squares aggregation (arXiv 2311.04661, equation 5); with P = c₀C₀ and earlier keys it is MEMIT's

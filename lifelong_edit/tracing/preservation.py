@@ -1,9 +1,8 @@
-"""What a solve must not change: the gram of text keys, and prompts whose answers are the base model's."""
+"""Prompts that an edit must not change: with the answers that the base model gives and the keys it had there."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import msgspec
@@ -11,10 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import (
-    BASE,
     EditableModule,
     Encoded,
     LoadedModel,
@@ -22,107 +19,20 @@ from lifelong_edit.models import (
     encode,
     encode_prompt,
     generate_from_ids,
-    pad,
     subject_span,
 )
-from lifelong_edit.numerics.devices import to_solve
-from lifelong_edit.numerics.grams import FactKeys, grid_scale, to_grid
-from lifelong_edit.numerics.textgram import GramSum, gram_sum, rank_for
+from lifelong_edit.numerics.grams import FactKeys, to_grid
 from lifelong_edit.tasks import BaseAnswer, task_of
-from lifelong_edit.tasks.causal.perplexity import WIDTH, text_windows
+from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
 from lifelong_edit.tracing.rows import Row, draw
-from lifelong_edit.tracing.trace import recording, trace
+from lifelong_edit.tracing.trace import trace
 
 KEPT = 32
 """How many of the base model's most probable tokens are kept at each answer position."""
 
-PROGRESS_SECONDS = 10.0
-"""How often a long measurement says how far it is."""
-
 _UNITS = "units/"
 GUARDS = 200
 """The prompts of at most so many subjects stand guard."""
-
-
-@dataclass(frozen=True)
-class TextStatistics:
-    """Per module: the sum of kᵀk over text keys, and the greatest |k| (d_in,), float64; tokens seen."""
-
-    grams: dict[str, GramSum]
-    largest: dict[str, Tensor]
-    tokens: int
-
-
-def text_statistics(
-    loaded: LoadedModel,
-    windows: Tensor,
-    micro_batch: int,
-    gram_rank: int | None = None,
-    say: Callable[[str], None] | None = None,
-) -> TextStatistics:
-    """Gram and range of every position's keys over text windows (windows, length), streamed.
-
-    Memory does not grow with the text: a gram (d_in, d_in) per module, or a sketch of it (see `rank_for`). say: told
-    how far it is, every ten seconds.
-    """
-    grams = {m.name: gram_sum(m.d_in, rank_for(m.d_in, gram_rank), loaded.device) for m in loaded.modules}
-    largest: dict[str, Tensor] = {}
-    told = time.monotonic()
-    for start in range(0, len(windows), micro_batch):
-        ids = windows[start : start + micro_batch].to(loaded.device)
-        with torch.no_grad(), recording(loaded, gradients=False) as (inputs, _):
-            loaded.model(input_ids=ids, use_cache=False)
-        for name, keys in inputs.items():
-            flat = keys.flatten(0, -2).float()
-            grams[name].add(flat)
-            top = to_solve(flat.abs().amax(0))
-            largest[name] = torch.maximum(largest[name], top) if name in largest else top
-        if say is not None and time.monotonic() - told > PROGRESS_SECONDS:
-            told = time.monotonic()
-            say(f"measuring the text: {min(len(windows), start + micro_batch)} of {len(windows)} windows")
-    return TextStatistics(grams, largest, windows.numel())
-
-
-class _Reached(Exception):
-    """The module was reached: the layers above are not needed."""
-
-
-def lowest_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_batch: int) -> Tensor:
-    """Key of the conflict module at each prompt's last token and the base weights, (n, d_in) float32.
-
-    So it is the same at every state.
-    """
-    if loaded.modules[0] == loaded.conflict_module:
-        return _last_keys(loaded, prompts, micro_batch)  # nothing beneath it is edited
-    with loaded.at(BASE):
-        return _last_keys(loaded, prompts, micro_batch)
-
-
-def _last_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_batch: int) -> Tensor:
-    found: list[Tensor] = []
-    where: list[int] = []
-
-    def stop(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        found.append(arguments[0])
-        raise _Reached
-
-    handle = loaded.model.get_submodule(loaded.conflict_module.name).register_forward_pre_hook(stop)
-    keys: list[Tensor] = []
-    try:
-        for chosen in by_length([len(p) for p in prompts], micro_batch):
-            batch = pad([Encoded.of(prompts[i]) for i in chosen], loaded.pad_id, loaded.device)
-            with torch.no_grad():
-                try:
-                    loaded.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-                except _Reached:
-                    states = found.pop()
-            # OPT's MLP sees (b·t, d).
-            states = states.reshape(*batch.ids.shape, -1)
-            keys.append(states[torch.arange(len(chosen)), batch.lengths - 1].float())
-            where.extend(chosen)
-    finally:
-        handle.remove()
-    return torch.cat(keys)[torch.argsort(torch.tensor(where))]
 
 
 def answer_of(loaded: LoadedModel, probes: Sequence[Probe], tokens: int) -> list[Encoded]:
@@ -161,18 +71,6 @@ def base_answers(loaded: LoadedModel, encoded: Sequence[Encoded], micro_batch: i
         for i, kept, logp, others in parts:
             answers[i] = BaseAnswer(encoded[i].answer, kept.cpu().numpy(), logp.cpu().numpy(), others.cpu().numpy())
     return [answers[i] for i in range(len(encoded))]
-
-
-@dataclass(frozen=True)
-class TextArrays:
-    """What `init` fixes of ordinary text: mean grams by their names, (d_in,) grids by module, windows on guard (n, t).
-
-    The guard's windows are in no gram.
-    """
-
-    grams: Mapping[str, np.ndarray]
-    scale: Mapping[str, np.ndarray]
-    guard: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -327,11 +225,6 @@ def _speaks_of(probe: Probe, subjects: frozenset[str]) -> bool:
     return probe.subject is not None and probe.subject.casefold() in subjects
 
 
-def centred(keys: Tensor, mean: Tensor) -> Tensor:
-    """Keys (n, d_in) minus the mean fixed at `init`, each of length one."""
-    return torch.nn.functional.normalize(keys - mean, dim=-1)
-
-
 def prepare_preserved(
     loaded: LoadedModel, probes: Sequence[Probe], tokens: int, micro_batch: int, scale: Mapping[str, Tensor]
 ) -> PreservedArrays | None:
@@ -374,28 +267,3 @@ def _units(
 
 def _ragged(flat: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
     return [part.tolist() for part in np.split(flat, np.cumsum(lengths)[:-1])]
-
-
-def prepare_text(
-    loaded: LoadedModel,
-    text: Sequence[str],
-    tokens: int,
-    micro_batch: int,
-    gram_rank: int | None = None,
-    say: Callable[[str], None] | None = None,
-) -> TextArrays:
-    """Mean grams, key grids and guard windows to be fixed at `init`; the guard windows are in no gram."""
-    windows = text_windows(loaded, "\n".join(text), max(1, tokens // WIDTH)).cpu()
-    if windows.shape[1] < (least := min(WIDTH, loaded.context)):
-        raise BadInputError(
-            f"the preservation text has {windows.shape[1]} tokens; expected at least {least}; give a longer text"
-        )
-    guard = max(1, min(24, len(windows) // 8))
-    statistics = text_statistics(
-        loaded, windows[guard:] if len(windows) > guard else windows, micro_batch, gram_rank, say
-    )
-    grams: dict[str, np.ndarray] = {}
-    for name, gram in statistics.grams.items():
-        grams |= gram.arrays(name, statistics.tokens)
-    scale = {name: grid_scale(largest).cpu().numpy() for name, largest in statistics.largest.items()}
-    return TextArrays(grams, scale, windows[:guard].numpy().astype(np.int32))

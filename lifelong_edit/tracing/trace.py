@@ -70,7 +70,7 @@ def trace(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, gradients:
     """Keys (and gradients) of `rows` at the model's present weights.
 
     The loss is a sum over rows, so that no gradient depends on how rows are cut into micro-batches
-    (design.md, section 4; the original averages over the micro-batch).
+    (the original averages over the micro-batch).
     """
     names, task = [m.name for m in loaded.modules], task_of(loaded)
     keys: dict[str, list[Tensor]] = {n: [] for n in names}

@@ -1,4 +1,4 @@
-"""Training the hypernetwork in the solve that it will live in (design.md, section 4; after MALMEN, section 4.3).
+"""Training the hypernetwork in the solve that it will live in (after MALMEN, section 4.3).
 
 An episode is a short stream: batches follow each other, each in several passes over new facts, earlier
 ones and preserved prompts. After each pass the loss on phrasings that are no rows and on hard

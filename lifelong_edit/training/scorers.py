@@ -21,7 +21,7 @@ from lifelong_edit.models import LoadedModel, encode_prompt
 from lifelong_edit.numerics.logistic import Array, fit_logistic
 from lifelong_edit.policies import normalise
 from lifelong_edit.policies.scoring import CONFLICTS, FEATURES, Scorer, features_of
-from lifelong_edit.tracing.preservation import centred, lowest_keys
+from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
 from lifelong_edit.tracing.rows import draw
 
 MOST = 1000

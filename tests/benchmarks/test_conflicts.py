@@ -26,7 +26,7 @@ from lifelong_edit.models import encode_prompt, load_model
 from lifelong_edit.policies import Scorer
 from lifelong_edit.policies.scoring import FEATURES, same_subject
 from lifelong_edit.timeline.defaults import default_scorer
-from lifelong_edit.tracing.preservation import lowest_keys
+from lifelong_edit.tracing.conflict_keys import lowest_keys
 
 
 def fact(subject: str, relation: str, answer: str) -> Fact:

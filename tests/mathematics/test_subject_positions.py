@@ -18,7 +18,7 @@ from lifelong_edit.models import LoadedModel, TokenBatch, encode_prompt, load_mo
 from lifelong_edit.stores import decode_entries, encode_entries
 from lifelong_edit.stores.tensors import materialise
 from lifelong_edit.tasks.causal import task as causal
-from lifelong_edit.tracing.preservation import _last_keys
+from lifelong_edit.tracing.conflict_keys import _last_keys
 from lifelong_edit.tracing.rows import fact_rows
 from lifelong_edit.tracing.trace import trace
 from tests.mathematics.conftest import BASIC, MakeBench, MakeEditor, editor_of, moments_of, shift_of

@@ -16,7 +16,7 @@ from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel
 from lifelong_edit.numerics.textgram import DENSE_UP_TO, RANK, TextGrams, gram_sum, rank_for
 from lifelong_edit.stores.tensors import materialise
-from lifelong_edit.tracing.preservation import text_statistics
+from lifelong_edit.tracing.text import text_statistics
 from tests.mathematics.conftest import BASIC, MakeEditor, editor_of, shift_of
 
 WIDTH = 60
@@ -137,7 +137,7 @@ def test_a_long_measurement_says_how_far_it_is(loaded: LoadedModel, monkeypatch:
     windows = torch.arange(60).reshape(4, 15)
     text_statistics(loaded, windows, 2, say=said.append)
     assert not said
-    monkeypatch.setattr("lifelong_edit.tracing.preservation.PROGRESS_SECONDS", -1.0)
+    monkeypatch.setattr("lifelong_edit.tracing.text.PROGRESS_SECONDS", -1.0)
     text_statistics(loaded, windows, 3, say=said.append)
     assert said == ["measuring the text: 3 of 4 windows", "measuring the text: 4 of 4 windows"]
 

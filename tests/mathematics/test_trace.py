@@ -15,8 +15,10 @@ from lifelong_edit.models import BASE, LoadedModel, encode, load_model, pad
 from lifelong_edit.tasks.causal import task as causal
 from lifelong_edit.tasks.causal.scoring import editing_mask
 from lifelong_edit.tracing import trace as tracing
-from lifelong_edit.tracing.preservation import base_answers, lowest_keys, text_statistics
+from lifelong_edit.tracing.conflict_keys import lowest_keys
+from lifelong_edit.tracing.preservation import base_answers
 from lifelong_edit.tracing.rows import Row, fact_rows
+from lifelong_edit.tracing.text import text_statistics
 from lifelong_edit.tracing.trace import trace
 from tests.mathematics.conftest import Stand
 

@@ -1,4 +1,4 @@
-"""The rule without a network: the gradient in the metric of the module's outputs (design.md, section 4)."""
+"""The rule without a network: the gradient in the metric of the module's outputs."""
 
 from __future__ import annotations
 

@@ -1,0 +1,57 @@
+"""Keys by which facts are told apart and contradictions found: the lowest that no edit has moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lifelong_edit.models import BASE, Encoded, LoadedModel, by_length, pad
+
+
+class _Reached(Exception):
+    """The module was reached: the layers above are not needed."""
+
+
+def lowest_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_batch: int) -> Tensor:
+    """Key of the conflict module at each prompt's last token and the base weights, (n, d_in) float32.
+
+    So it is the same at every state.
+    """
+    if loaded.modules[0] == loaded.conflict_module:
+        return _last_keys(loaded, prompts, micro_batch)  # nothing beneath it is edited
+    with loaded.at(BASE):
+        return _last_keys(loaded, prompts, micro_batch)
+
+
+def _last_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_batch: int) -> Tensor:
+    found: list[Tensor] = []
+    where: list[int] = []
+
+    def stop(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        found.append(arguments[0])
+        raise _Reached
+
+    handle = loaded.model.get_submodule(loaded.conflict_module.name).register_forward_pre_hook(stop)
+    keys: list[Tensor] = []
+    try:
+        for chosen in by_length([len(p) for p in prompts], micro_batch):
+            batch = pad([Encoded.of(prompts[i]) for i in chosen], loaded.pad_id, loaded.device)
+            with torch.no_grad():
+                try:
+                    loaded.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+                except _Reached:
+                    states = found.pop()
+            # OPT's MLP sees (b·t, d).
+            states = states.reshape(*batch.ids.shape, -1)
+            keys.append(states[torch.arange(len(chosen)), batch.lengths - 1].float())
+            where.extend(chosen)
+    finally:
+        handle.remove()
+    return torch.cat(keys)[torch.argsort(torch.tensor(where))]
+
+
+def centred(keys: Tensor, mean: Tensor) -> Tensor:
+    """Keys (n, d_in) minus the mean fixed at `init`, each of length one."""
+    return torch.nn.functional.normalize(keys - mean, dim=-1)

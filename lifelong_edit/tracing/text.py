@@ -1,0 +1,98 @@
+"""Keys of ordinary text, which a solve must not change: their gram, their range, windows that stand guard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lifelong_edit.errors import BadInputError
+from lifelong_edit.models import LoadedModel
+from lifelong_edit.numerics.devices import to_solve
+from lifelong_edit.numerics.grams import grid_scale
+from lifelong_edit.numerics.textgram import GramSum, gram_sum, rank_for
+from lifelong_edit.tasks.causal.perplexity import WIDTH, text_windows
+from lifelong_edit.tracing.trace import recording
+
+PROGRESS_SECONDS = 10.0
+"""How often a long measurement says how far it is."""
+
+
+@dataclass(frozen=True)
+class TextStatistics:
+    """Per module: the sum of kᵀk over text keys, and the greatest |k| (d_in,), float64; tokens seen."""
+
+    grams: dict[str, GramSum]
+    largest: dict[str, Tensor]
+    tokens: int
+
+
+def text_statistics(
+    loaded: LoadedModel,
+    windows: Tensor,
+    micro_batch: int,
+    gram_rank: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> TextStatistics:
+    """Gram and range of every position's keys over text windows (windows, length), streamed.
+
+    Memory does not grow with the text: a gram (d_in, d_in) per module, or a sketch of it (see `rank_for`). say: told
+    how far it is, every ten seconds.
+    """
+    grams = {m.name: gram_sum(m.d_in, rank_for(m.d_in, gram_rank), loaded.device) for m in loaded.modules}
+    largest: dict[str, Tensor] = {}
+    told = time.monotonic()
+    for start in range(0, len(windows), micro_batch):
+        ids = windows[start : start + micro_batch].to(loaded.device)
+        with torch.no_grad(), recording(loaded, gradients=False) as (inputs, _):
+            loaded.model(input_ids=ids, use_cache=False)
+        for name, keys in inputs.items():
+            flat = keys.flatten(0, -2).float()
+            grams[name].add(flat)
+            top = to_solve(flat.abs().amax(0))
+            largest[name] = torch.maximum(largest[name], top) if name in largest else top
+        if say is not None and time.monotonic() - told > PROGRESS_SECONDS:
+            told = time.monotonic()
+            say(f"measuring the text: {min(len(windows), start + micro_batch)} of {len(windows)} windows")
+    return TextStatistics(grams, largest, windows.numel())
+
+
+@dataclass(frozen=True)
+class TextArrays:
+    """What `init` fixes of ordinary text: mean grams by their names, (d_in,) grids by module, windows on guard (n, t).
+
+    The guard's windows are in no gram.
+    """
+
+    grams: Mapping[str, np.ndarray]
+    scale: Mapping[str, np.ndarray]
+    guard: np.ndarray
+
+
+def prepare_text(
+    loaded: LoadedModel,
+    text: Sequence[str],
+    tokens: int,
+    micro_batch: int,
+    gram_rank: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> TextArrays:
+    """Mean grams, key grids and guard windows to be fixed at `init`; the guard windows are in no gram."""
+    windows = text_windows(loaded, "\n".join(text), max(1, tokens // WIDTH)).cpu()
+    if windows.shape[1] < (least := min(WIDTH, loaded.context)):
+        raise BadInputError(
+            f"the preservation text has {windows.shape[1]} tokens; expected at least {least}; give a longer text"
+        )
+    guard = max(1, min(24, len(windows) // 8))
+    statistics = text_statistics(
+        loaded, windows[guard:] if len(windows) > guard else windows, micro_batch, gram_rank, say
+    )
+    grams: dict[str, np.ndarray] = {}
+    for name, gram in statistics.grams.items():
+        grams |= gram.arrays(name, statistics.tokens)
+    scale = {name: grid_scale(largest).cpu().numpy() for name, largest in statistics.largest.items()}
+    return TextArrays(grams, scale, windows[:guard].numpy().astype(np.int32))
