@@ -146,7 +146,7 @@ def show(step: str, store: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    told = {"passes": report["editor"]["passes"], **guarded(report)} if "guard" in report else {}
+    told = {**passes_of(report), **guarded(report)} if "guard" in report else {}
     if objections := record.objections:
         told["refused" if record.kind == "refused" else "unguarded"] = "; ".join(objections)
     absent = {name for name in ("name", "named", "weights_dropped_by") if found[name] is None}
@@ -331,6 +331,11 @@ def _how(record: Any) -> str | None:
         return None
     start, against = record.start, record.kind == "reconsolidate" and record.objections
     return ("canonical" if start == 0 else f"warm from {start:g}") + (", unguarded" if against else "")
+
+
+def passes_of(report: Mapping[str, Any]) -> dict[str, Any]:
+    """How many passes a rule took over all facts; nothing of a rule that takes none."""
+    return {name: value for name, value in report["editor"].items() if name == "passes"}
 
 
 def guarded(report: Mapping[str, Any]) -> dict[str, str]:

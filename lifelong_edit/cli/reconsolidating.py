@@ -20,7 +20,7 @@ from lifelong_edit.cli.common import (
     store_option,
     wait_option,
 )
-from lifelong_edit.cli.looking import describe_step, guarded
+from lifelong_edit.cli.looking import describe_step, guarded, passes_of
 from lifelong_edit.cli.measuring import measure_after
 
 
@@ -76,9 +76,9 @@ def reconsolidate(
     if as_json:
         print_json(describe_step(step) | {"report": step.report})
     else:
-        told = guarded(step.report)
-        columns = ("step", "kind", "passes", *told, "seconds", "weights_digest")
-        row = (step.step, step.kind, step.report["editor"]["passes"], *told.values())
+        told = passes_of(step.report) | guarded(step.report)
+        columns = ("step", "kind", *told, "seconds", "weights_digest")
+        row = (step.step, step.kind, *told.values())
         print_table(columns, [[*row, step.report["seconds"], step.weights_digest[:12]]])
     if step.kind == "refused":
         tell_refusal(step.step, step.report, "error: ")

@@ -100,15 +100,14 @@ class UltraEditor(RidgeEditor):
         # Draws are a function of the facts alone, as the order is.
         state = State(digest=digest_bytes(*(fact.digest.encode() for fact in ordered)))
         batches = list(slices(ordered, CHUNK))
-        lost: list[list[float]] = []
+        told: list[Mapping[str, object]] = []
         for number, batch in enumerate(batches, start=1):
             change = self.learn(state, Lesson(batch))
             state = moved_by(state, change, batch)
-            lost.append(list(change.report["loss"]))  # type: ignore[call-overload]
+            told.append(change.report)
             say(f"batch {number} of {len(batches)}: {len(batch)} facts learned again")
         weights = {name: shift.cpu().numpy() for name, shift in state.shifts.items()}
-        passes = sum(len(losses) for losses in lost)
-        report: dict[str, object] = {"passes": passes, "batches": len(batches), "loss": lost}
+        report: dict[str, object] = {"passes": len(batches), "batches": told}
         parts: dict[str, Brought] = {
             WEIGHTS: Whole(weights),
             KEYS: Entries(lambda: traced_keys(self.bench, self.settings, ordered, state.shifts), whole=True),
