@@ -141,10 +141,10 @@ class Bed:
             loaded = load_model(str(self.folder), modules=variant.modules)
             preserve: Sequence[Probe] = {"all": self.probes, "prompts": self.prompts, "none": []}[variant.preserve]
             fixed = prepare(loaded, variant.full, text=[self.text], preserve=preserve)
-            self._editor = variant.bench, make(Bench(loaded, variant.full, fixed), {})
+            self._editor = variant.bench, make(Bench(loaded, variant.full, fixed))
         before = self._editor[1]
         before.bench.settings = variant.full  # none that a bench is made of
-        editor = make(before.bench, {})
+        editor = make(before.bench)
         editor.preservation = before.preservation  # its grams of many prompts are kept
         return editor
 

@@ -63,7 +63,7 @@ def editors(
     rule = gradient_rule(1.0, settings.kappa, settings.trust)
     return {
         "malmen": (with_networks(bench, networks), network_rule(networks)),
-        "gradient": (make(Bench(loaded, settings.replace(eta=1.0), fixed), {}), rule),
+        "gradient": (make(Bench(loaded, settings.replace(eta=1.0), fixed)), rule),
     }
 
 

@@ -40,7 +40,7 @@ def editor(tiny_gpt2: Path, sentences: list[str]) -> RidgeEditor:
     settings = SMALL.replace(reconsolidation_preserved=len(probes) // 2)
     loaded = load_model(str(tiny_gpt2))
     fixed = prepare(loaded, settings, text=[" ".join(sentences * 8)], preserve=probes)
-    return make(Bench(loaded, settings, fixed), {})
+    return make(Bench(loaded, settings, fixed))
 
 
 def test_nothing_done_otherwise_is_a_reconsolidation(editor: RidgeEditor) -> None:
@@ -62,7 +62,7 @@ def test_nothing_done_otherwise_is_a_reconsolidation(editor: RidgeEditor) -> Non
 def test_one_module_moves_at_a_time(editor: RidgeEditor) -> None:
     """After one pass the lowest module has moved as it does in one pass over all, and no other."""
     bench = editor.bench
-    once = make(Bench(bench.loaded, editor.settings.replace(reconsolidation_passes=1), bench.fixed), {})
+    once = make(Bench(bench.loaded, editor.settings.replace(reconsolidation_passes=1), bench.fixed))
     together, alone = (solve_otherwise(once, FACTS, Otherwise(in_turn=turn)) for turn in (False, True))
     first, *others = bench.names
     assert others
@@ -74,8 +74,7 @@ def test_a_module_that_does_not_move_lets_nothing_go(editor: RidgeEditor) -> Non
     """In the second pass the second module moves; the lowest stays where the first pass had brought it."""
     bench, passes = editor.bench, [editor.settings.replace(reconsolidation_passes=number) for number in (1, 2)]
     one, two = (
-        solve_otherwise(make(Bench(bench.loaded, some, bench.fixed), {}), FACTS, Otherwise(in_turn=True))
-        for some in passes
+        solve_otherwise(make(Bench(bench.loaded, some, bench.fixed)), FACTS, Otherwise(in_turn=True)) for some in passes
     )
     lowest, next_one = bench.names[:2]
     assert torch.equal(one[lowest], two[lowest]) and bool(one[lowest].any())
