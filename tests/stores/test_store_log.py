@@ -21,8 +21,8 @@ def test_a_step_that_could_not_be_read_back_is_not_written(make_store: MakeStore
     """A store whose last step no release can decode would never be opened again."""
     log = make_store()
     head = log.head()
-    record = StepRecord(
-        step=1, kind="edit", parent=0, previous=head.chain, time="t", weights_digest="w", live_digest="l",
+    record = Edit(
+        step=1, parent=0, previous=head.chain, time="t", weights_digest="w", live_digest="l",
         reason=5,  # type: ignore[arg-type]
     )  # fmt: skip
     with pytest.raises(StoreError, match="step 1 could not be read back"):
