@@ -18,7 +18,7 @@ from lifelong_edit.numerics.devices import solve_device
 from lifelong_edit.numerics.textgram import TextGrams, is_gram, module_of, require_gram
 from lifelong_edit.policies.scoring import Scorer, as_scorer, scorer_array
 from lifelong_edit.settings import StoreSettings
-from lifelong_edit.stores import FactKeys
+from lifelong_edit.stores import Content, FactKeys
 from lifelong_edit.tasks import task_of
 from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
 from lifelong_edit.tracing.preservation import PreservedArrays, PreservedPrompts, prepare_preserved, preserved_phase
@@ -89,14 +89,14 @@ def _require_alike(text: TextArrays, preserved: PreservedArrays | None) -> None:
 class State:
     """A state of a store as a rule meets it: ΔW per module (d_in, d_out), the live facts, their keys, further parts.
 
-    parts: of each part that the rule declares beside weights and keys, its arrays. digest: content digest of the state
-    (its parts, the live set, what was fixed at `init`); every draw is a function of it.
+    parts: what is held of each part that the rule declares beside weights and keys. digest: content digest of the
+    state (its parts, the live set, what was fixed at `init`); every draw is a function of it.
     """
 
     shifts: dict[str, Tensor] = field(default_factory=dict)
     live: dict[str, Fact] = field(default_factory=dict)
     keys: dict[str, FactKeys] = field(default_factory=dict)
-    parts: dict[str, Arrays] = field(default_factory=dict)
+    parts: dict[str, Content] = field(default_factory=dict)
     digest: str = ""
 
 

@@ -6,7 +6,7 @@ from lifelong_edit.stores.checking import require_followable
 from lifelong_edit.stores.codec import decode_step, encode_step
 from lifelong_edit.stores.copying import Backup, backup
 from lifelong_edit.stores.digests import digest_bytes, seal, unseal
-from lifelong_edit.stores.entries import FactKeys, conflict_entries, decode_entries, encode_entries, entry_names
+from lifelong_edit.stores.entries import Entry, FactKeys, conflict_entries, decode_entries, encode_entries, entry_names
 from lifelong_edit.stores.figures import AsBase, Drift, Figures, Forecast, Gate, Guard, Met, Risk, Staleness, Standing
 from lifelong_edit.stores.findings import Finding
 from lifelong_edit.stores.folding import Shapes, Weights, add_shifts, zeros
@@ -71,6 +71,7 @@ __all__ = [
     "Drift",
     "Edit",
     "EditLog",
+    "Entry",
     "FactKeys",
     "Factors",
     "Figures",

@@ -1,11 +1,13 @@
-"""Keys of facts as bytes: what the blobs of a part whose fold is `upsert` hold, written and read here alone.
+"""What is kept of each fact, as bytes: what the blobs of a part whose fold is `upsert` hold, written and read here.
 
 | tensor        | what                                                                                  |
 | ------------- | ------------------------------------------------------------------------------------- |
 | `facts`       | (n, 16) uint8: the digests of the facts, in order                                     |
 | `conflict`    | (n, d_in) float32: of each the key of the lowest edited module at its last prompt token |
-| `rows/MODULE` | (rows, d_in) int16: the keys of all of them, one fact behind the other                |
-| `counts/MODULE` | (n,) int32: how many of these rows each fact has                                    |
+| `rows/NAME`   | (rows, …): rows of all of them, one fact behind the other                             |
+| `counts/NAME` | (n,) int32: how many of these rows each fact has                                      |
+
+`conflict` is there for the keys of facts alone. Their rows are named after modules: (rows, d_in) int16, on the grid.
 """
 
 from __future__ import annotations
@@ -24,44 +26,54 @@ FACTS, CONFLICT, ROWS, COUNTS = "facts", "conflict", "rows/", "counts/"
 
 
 @dataclass(frozen=True, eq=False)
-class FactKeys:
+class Entry:
+    """What a part keeps of one fact. rows: by name (n, …) of any type, the same names and shapes for all facts."""
+
+    rows: dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class FactKeys(Entry):
     """The live keys of one fact, stored verbatim.
 
-    rows: module → (n, d_in) int16 on the grid. conflict: (d_in,) float32, the key of the lowest
-    edited module at the last prompt token, which never goes stale.
+    rows: module → (n, d_in) int16 on the grid; none for a rule that needs no keys of its own. conflict: (d_in,)
+    float32, the key of the lowest edited module at the last prompt token, which never goes stale.
     """
 
-    rows: dict[str, npt.NDArray[np.int16]]
     conflict: npt.NDArray[np.float32]
 
 
-def encode_entries(entries: Mapping[str, FactKeys]) -> bytes:
-    """Keys of facts, by digest, as bytes; of one fact at the least, all of the same modules."""
+def encode_entries(entries: Mapping[str, Entry]) -> bytes:
+    """Entries of facts, by digest, as bytes; all of one kind and with the same names."""
     facts = sorted(entries)
-    tensors: dict[str, npt.NDArray[Any]] = {
-        FACTS: np.frombuffer(bytes.fromhex("".join(facts)), np.uint8).reshape(len(facts), -1),
-        CONFLICT: np.stack([entries[fact].conflict for fact in facts]),
-    }
-    for module in entries[facts[0]].rows:
-        tensors[ROWS + module] = np.concatenate([entries[fact].rows[module] for fact in facts])
-        tensors[COUNTS + module] = np.array([len(entries[fact].rows[module]) for fact in facts], np.int32)
+    named = np.frombuffer(bytes.fromhex("".join(facts)), np.uint8).reshape(len(facts), -1 if facts else 16)
+    tensors: dict[str, npt.NDArray[Any]] = {FACTS: named}
+    keys = [entry.conflict for fact in facts if isinstance(entry := entries[fact], FactKeys)]
+    if keys:
+        tensors[CONFLICT] = np.stack(keys)
+    for name in entries[facts[0]].rows if facts else ():
+        tensors[ROWS + name] = np.concatenate([entries[fact].rows[name] for fact in facts])
+        tensors[COUNTS + name] = np.array([len(entries[fact].rows[name]) for fact in facts], np.int32)
     return encode_tensors(tensors)
 
 
-def decode_entries(data: bytes, what: str) -> dict[str, FactKeys]:
+def decode_entries(data: bytes, what: str) -> dict[str, Entry]:
     """The inverse of `encode_entries`. Raises StoreDamagedError, naming `what`, where parts do not fit each other."""
     tensors: dict[str, npt.NDArray[Any]] = dict(decode_tensors(data, what))
     try:
         facts = _names(tensors)
-        modules = [name.removeprefix(ROWS) for name in tensors if name.startswith(ROWS)]
-        ends = {module: np.cumsum(tensors[COUNTS + module])[:-1] for module in modules}
-        split: dict[str, list[Any]] = {module: np.split(tensors[ROWS + module], ends[module]) for module in modules}
-        conflict = tensors[CONFLICT]
-        if {len(conflict), *map(len, split.values())} != {len(facts)}:
+        names = [name.removeprefix(ROWS) for name in tensors if name.startswith(ROWS)]
+        ends = {name: np.cumsum(tensors[COUNTS + name])[:-1] for name in names}
+        split: dict[str, list[Any]] = {name: np.split(tensors[ROWS + name], ends[name]) for name in names}
+        conflict = tensors.get(CONFLICT)
+        if {len(facts), *(() if conflict is None else (len(conflict),)), *map(len, split.values())} != {len(facts)}:
             raise ValueError("one part has keys of more facts than another")
     except (KeyError, ValueError, TypeError) as error:
         raise _unfitting(what, error) from error
-    return {fact: FactKeys({m: split[m][i] for m in modules}, conflict[i]) for i, fact in enumerate(facts)}
+    rows = [{name: split[name][i] for name in names} for i in range(len(facts))]
+    if conflict is None:
+        return dict(zip(facts, map(Entry, rows), strict=True))
+    return dict(zip(facts, map(FactKeys, rows, conflict), strict=True))
 
 
 def entry_names(data: bytes, what: str) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from lifelong_edit.stores.tensors import decode_shifts, decode_tensors, material
 
 Fold = Literal["sum", "replace", "upsert"]
 Content = dict[str, Any]
-"""A part at a state, by name: arrays, or `FactKeys` where its fold is `upsert`."""
+"""A part at a state, by name: arrays, or an `Entry` of each fact where its fold is `upsert`."""
 Read = Callable[[str], bytes]
 """The blob of a digest."""
 Names = Container[str] | None
@@ -49,8 +49,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     digest: str
     """Of the part after this step: `tensors_digest` of its matrices or arrays.
 
-    Of an `upsert` over the digests of its own change alone: keys follow from weights and facts, which have digests of
-    their own. Empty where the release that made the step logged none.
+    Of an `upsert` over the digests of the blobs alone that the step brings. Empty where the release that made the step
+    logged none.
     """
 
     @property

@@ -6,7 +6,7 @@ a later step joins an earlier one; the timeline judges the proposal, writes the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -17,7 +17,18 @@ import numpy.typing as npt
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.settings import StoreSettings
-from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys, Fold, Shift, Weights, add_shifts, materialise
+from lifelong_edit.stores import (
+    KEYS,
+    WEIGHTS,
+    Content,
+    Entry,
+    FactKeys,
+    Fold,
+    Shift,
+    Weights,
+    add_shifts,
+    materialise,
+)
 
 if TYPE_CHECKING:
     from lifelong_edit.bench import Bench, Say, State
@@ -52,7 +63,7 @@ class Entries:
     making them may move the model and may raise StepRefusedError. whole: they are all that there is.
     """
 
-    make: Callable[[], Iterator[Mapping[str, FactKeys]]]
+    make: Callable[[], Iterator[Mapping[str, Entry]]]
     whole: bool = False
 
 
@@ -84,7 +95,23 @@ class Change:
     def keys(self) -> dict[str, FactKeys]:
         """The keys that it brings, held together."""
         found = self.parts.get(KEYS)
-        return {d: k for part in found.make() for d, k in part.items()} if isinstance(found, Entries) else {}
+        made = found.make() if isinstance(found, Entries) else ()
+        return {digest: keys for part in made for digest, keys in part.items() if isinstance(keys, FactKeys)}
+
+    def further(self, before: Mapping[str, Content], live: Container[str]) -> dict[str, Content]:
+        """The parts beside weights and keys after the change, from those before it; of entries those of live facts."""
+        found = dict(before)
+        for name, brought in self.parts.items():
+            if isinstance(brought, Whole) and name != WEIGHTS:
+                found[name] = dict(brought.arrays)
+            elif isinstance(brought, Entries) and name != KEYS:
+                found[name] = {} if brought.whole else dict(found.get(name, {}))
+                for entries in brought.make():
+                    found[name].update(entries)
+        return {
+            name: {of: held for of, held in content.items() if not isinstance(held, Entry) or of in live}
+            for name, content in found.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -116,13 +143,12 @@ def moved_by(state: State, change: Change, facts: Sequence[Fact], retired: Seque
     before = {name: shift.cpu().numpy() for name, shift in state.shifts.items()}
     if not before and (added := change.shift) is not None:
         before = {name: np.zeros_like(materialise(shift)) for name, shift in added.items()}
-    parts = {name: part.arrays for name, part in change.parts.items() if isinstance(part, Whole) and name != WEIGHTS}
     return replace(
         state,
         shifts={name: torch.from_numpy(array) for name, array in change.weights(before).items()},
         live=live,
         keys={digest: keys[digest] for digest in live if digest in keys},
-        parts={**state.parts, **parts},
+        parts=change.further(state.parts, live),
     )
 
 
@@ -150,7 +176,7 @@ class Editor(Protocol):
         """
 
     def overlay(self, state: State) -> Overlay:
-        """How a state shows in the model."""
+        """How a state shows in the model, by its shifts and further parts alone: who only looks at it has no more."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +192,9 @@ class Rule:
     """The declaration of a rule: what can be known of it before anything is loaded.
 
     home: the module with its functions: `make`, and where there is something to refuse or to fix, `require` and `fix`,
-    with the arguments of the methods of these names.
+    with the arguments of the methods of these names. parts: what it keeps. Every rule has `weights`, which sum, and
+    `keys`, which upsert, whether it brings any or not; what else it keeps replaces what was there, or has entries of
+    each fact. Raises ValueError for other parts.
     """
 
     name: str
@@ -183,6 +211,14 @@ class Rule:
     relearns: str
     """How it solves again for all facts, in a sentence for users; empty where it cannot."""
 
+    def __post_init__(self) -> None:
+        own = {name: fold for name, fold in self.parts.items() if name not in (WEIGHTS, KEYS)}
+        if dict(self.parts) != {WEIGHTS: "sum", KEYS: "upsert", **own} or "sum" in own.values():
+            raise ValueError(
+                f"the rule {self.name} has the parts {dict(self.parts)}; expected {WEIGHTS!r} that sum, {KEYS!r} that "
+                "upsert, and others that upsert or replace"
+            )
+
     @property
     def further_parts(self) -> list[str]:
         """The parts that it keeps beside weights and keys, sorted."""
@@ -190,7 +226,8 @@ class Rule:
 
     def emptied(self, weights: Weights) -> Change:
         """The change that leaves no fact: ΔW of the base, and nothing in any further part."""
-        return Change({WEIGHTS: Whole(weights), **{name: Whole({}) for name in self.further_parts}}, {})
+        none: dict[str, Brought] = {"replace": Whole({}), "upsert": Entries(lambda: iter(()), whole=True)}
+        return Change({WEIGHTS: Whole(weights), **{name: none[self.parts[name]] for name in self.further_parts}}, {})
 
     def require(self, settings: StoreSettings, given: Given, modules: Sequence[EditableModule] = ()) -> None:
         """Refuse, before a model is loaded, what a store of the rule could not be made with.

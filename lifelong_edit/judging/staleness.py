@@ -35,11 +35,12 @@ def staleness(
     """The drift ‖k_now − k_stored‖ / ‖k_stored‖ of stored keys at the model's present weights, as plain values.
 
     Norms are Frobenius over all rows of a fact, both keys on the grid. The sample is drawn by `identity`, whatever the
-    order of the facts. stored, ages: keys of each fact by digest, and how many edit steps ago they were traced.
+    order of the facts; a rule may keep no keys of them. stored, ages: keys of each fact by digest, and how many edit
+    steps ago they were traced.
     Returns `live` and `sampled`, numbers of facts, and `drift`: rows with `module`, `ages` (first and last of a bin;
     None: all together), `facts`, `median`, `p90`.
     """
-    ordered = sorted(facts, key=lambda fact: fact.digest)
+    ordered = sorted((fact for fact in facts if stored[fact.digest].rows), key=lambda fact: fact.digest)
     sample = [ordered[i] for i in draw(len(ordered), SAMPLE, "staleness", bench.settings.seed, identity)]
     found = drifts(bench, phrasings, sample, stored)
     bins: dict[tuple[int, int] | None, list[str]] = {None: [fact.digest for fact in sample]} if sample else {}

@@ -126,6 +126,9 @@ def _parts(
         elif isinstance(brought, Entries) and not brought.whole:
             change = tuple(blob for part in brought.make() if part for blob in keep(encode_entries(part)))
             found[name] = Part(fold="upsert", change=change, digest=upsert_digest(change))
+        elif isinstance(brought, Entries) and name != KEYS:
+            (all_of_it,) = keep(encode_entries({fact: held for part in brought.make() for fact, held in part.items()}))
+            found[name] = Part(fold="upsert", whole=all_of_it, digest=upsert_digest((all_of_it,)))
         elif isinstance(brought, Whole) and name != WEIGHTS:
             change = keep(encode_tensors(brought.arrays))
             found[name] = Part(fold="replace", change=change, digest=tensors_digest(brought.arrays))

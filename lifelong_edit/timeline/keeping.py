@@ -77,7 +77,7 @@ class Plan:
 
     def needs(self, state: int) -> set[str]:
         """The blobs that a state needs, to be asked and to be edited further."""
-        return self._weights(state, self.wholes) | self._keys(state) | self._others(state)
+        return self._weights(state, self.wholes) | self._entries(state, KEYS) | self._others(state)
 
     def _stays(self, state: int) -> bool:
         # Most states fail by their weights, for which a few steps have to be looked at.
@@ -96,11 +96,13 @@ class Plan:
             at = record.parent
         return found
 
-    def _keys(self, state: int) -> set[str]:
-        """Of each live fact the blob with its keys as they were traced last."""
+    def _entries(self, state: int, name: str) -> set[str]:
+        """Of each live fact the blob with what a part holds of it, as it was brought last."""
         live, last = self.history.fold(state).live, dict[str, str]()
-        for record in self.history.line(state):
-            for blob in self.history.kept(record.key_blobs):
+        for part in self.history.parts(state, name):
+            if part.whole is not None:
+                last = {"": part.whole}  # all there is, be it nothing
+            for blob in part.blobs:
                 last.update((fact, blob) for fact in self._facts_of(blob) if fact in live)
         return set(last.values())
 
@@ -113,7 +115,11 @@ class Plan:
         """Of each other part what `replay` reads: from the last step that brings it whole."""
         line, found = self.history.line(state), set[str]()
         for name in {name for record in line for name in record.parts} - {WEIGHTS, KEYS}:
-            for part in reversed(self.history.parts(state, name)):
+            parts = self.history.parts(state, name)
+            if any(part.fold == "upsert" for part in parts):
+                found |= self._entries(state, name)
+                continue
+            for part in reversed(parts):
                 found.update(part.blobs)
                 if part.begins:
                     break

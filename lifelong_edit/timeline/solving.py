@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -10,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Change, Editor, Lesson
+from lifelong_edit.editors.contract import Change, Editor, Entries, Lesson
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Fact
 from lifelong_edit.judging.forgetting import forecast_by_keys, live_conflict_keys, proposed_changes
 from lifelong_edit.judging.guard import Figures, as_report, measure, objections
 from lifelong_edit.judging.retracted import compared
 from lifelong_edit.judging.staleness import staleness
-from lifelong_edit.models import Overlay, Shifts
+from lifelong_edit.models import Overlay
 from lifelong_edit.numerics.forecast import key_features, outlook
 from lifelong_edit.policies import (
     Candidates,
@@ -28,10 +29,12 @@ from lifelong_edit.policies import (
     plan_index,
 )
 from lifelong_edit.stores import (
+    KEYS,
     AsBase,
     Decide,
     Edit,
     EditLog,
+    FactKeys,
     Forecast,
     Guard,
     KeyIndex,
@@ -60,6 +63,8 @@ NEAREST = 0.9
 one subject, or names the other's, is found by that, however far its keys lie."""
 BESIDE = 64
 """How many live facts about its subject are looked at, the nearest by their keys."""
+CHUNK = 256
+"""Facts whose conflict keys are computed at a time, where a rule keeps no keys of its own."""
 AT_RISK = 5
 """How many live facts a forecast from a proposal names."""
 
@@ -129,8 +134,12 @@ class Solving:
             return Draft(record=Decide(**told), weights=self._weights, **noted) if worth else None
         replaced = self._replaced(state, decision)
         change = self._editor.learn(state, Lesson(sieved.facts, decision.retire, keys, replaced))
+        if KEYS not in change.parts:
+            of_each = {fact.digest: FactKeys({}, keys[fact.digest]) for fact in sieved.facts}
+            change = _with_keys(change, Entries(lambda: iter([of_each])))
         weights = change.weights(self._weights)
-        with self._bench.loaded.at(as_tensors(weights)):
+        live = (state.live.keys() - set(decision.retire)) | {fact.digest for fact in sieved.facts}
+        with self._bench.loaded.at(self._after(state, change, weights, live)):
             figures = _default_gate(gate)(self._bench, state, change, sieved.facts)
         record = Edit(
             **told,
@@ -223,9 +232,9 @@ class Solving:
         told: dict[str, Any] = UNMADE | {"parent": self._at, "start": start}
         told["staleness"] = Staleness.of(self.staleness())  # as of before
         before = self._measured(self._editor.overlay(state), facts, record)
-        change = self._editor.relearn(facts, start=warm, identity=state.digest if start else "", say=say or silent)
+        change = self._relearned(facts, say, warm, state.digest if start else "")
         weights = change.weights(self._weights)
-        after = self._measured(Shifts(as_tensors(weights)), facts, record)
+        after = self._measured(self._after(state, change, weights, state.live), facts, record)
         against = tuple(objections(before, after))
         told |= {"guard": Guard.of(as_report(before, after)), "objections": against, "notes": {"editor": change.report}}
         device = str(self._bench.loaded.device)
@@ -248,21 +257,41 @@ class Solving:
         left = [fact for digest, fact in state.live.items() if digest not in set(gone)] + list(back)
         told: dict[str, Any] = UNMADE | {"parent": self._at, "superseded": tuple(gone), "start": 0.0}
         none = {m.name: np.zeros((m.d_in, m.d_out), np.float32) for m in bench.loaded.modules}
-        change = self._editor.relearn(left, say=say or silent) if left else self._rule.emptied(none)
+        change = self._relearned(left, say) if left else self._rule.emptied(none)
         weights = change.weights(none)
         # What comes back in the place of another is right to be answered as it was.
         names = {name for fact in back for name in identities(fact)}
         gone_for_good = [fact for fact in retracted if names.isdisjoint(identities(fact))]
-        with bench.loaded.at(as_tensors(weights)):
+        standing = self._after(state, change, weights, {fact.digest for fact in left})
+        with bench.loaded.at(standing):
             asked = compared(bench, gone_for_good, left)
         told["as_base"] = {name: AsBase(asked=found.asked, same=found.same) for name, found in asked.items()}
         if left:
             before = self._measured(self._editor.overlay(state), left, record)
-            after = self._measured(Shifts(as_tensors(weights)), left, record)
+            after = self._measured(standing, left, record)
             told |= {"guard": Guard.of(as_report(before, after)), "notes": {"editor": change.report}}
         return Draft(
             record=Retract(**told), weights=weights, facts=tuple(back), change=change, device=str(bench.loaded.device)
         )
+
+    def _relearned(
+        self, facts: Sequence[Fact], say: Say | None, warm: Mapping[str, Any] | None = None, identity: str = ""
+    ) -> Change:
+        """What the rule makes of all facts; where it keeps no keys of its own, with those that conflicts need."""
+        change = self._editor.relearn(facts, start=warm, identity=identity, say=say or silent)
+        if KEYS in change.parts:
+            return change
+
+        def made() -> Iterator[dict[str, FactKeys]]:
+            for start in range(0, len(facts), CHUNK):
+                conflict = self._bench.conflict_of(facts[start : start + CHUNK])
+                yield {digest: FactKeys({}, key) for digest, key in conflict.items()}
+
+        return _with_keys(change, Entries(made, whole=True))
+
+    def _after(self, state: State, change: Change, weights: Weights, live: Container[str]) -> Overlay:
+        """How the state that a change leads to will show in the model, before it is committed."""
+        return self._editor.overlay(State(shifts=as_tensors(weights), parts=change.further(state.parts, live)))
 
     def _conflicts(self, state: State, sieved: Sieved) -> tuple[Decision, dict[str, Any]]:
         """What is decided of a batch, and the conflict key of each of its facts as it is stored, (d_in,).
@@ -341,6 +370,10 @@ class Solving:
         mean = self._bench.conflict_mean.cpu().numpy()
         keys = self.state().keys
         return np.stack([keys[fact].conflict for fact in facts]).astype(np.float32) - mean
+
+
+def _with_keys(change: Change, keys: Entries) -> Change:
+    return replace(change, parts={**change.parts, KEYS: keys})
 
 
 def _left(state: State, retired: Sequence[str]) -> list[str]:

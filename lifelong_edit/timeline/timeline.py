@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import StoreError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.facts.checks import require_words
@@ -33,7 +34,7 @@ from lifelong_edit.timeline.locking import locked
 from lifelong_edit.timeline.measured import Measured
 from lifelong_edit.timeline.names import StepName
 from lifelong_edit.timeline.review import purged_fact
-from lifelong_edit.timeline.states import weights_at
+from lifelong_edit.timeline.states import parts_at, weights_at
 from lifelong_edit.timeline.status import status_of
 from lifelong_edit.timeline.trial import Trial
 from lifelong_edit.timeline.view import View
@@ -256,7 +257,8 @@ class Timeline(Branching, Measured, Editing):
         from lifelong_edit.bench import State
         from lifelong_edit.timeline.model import as_tensors
 
-        return self.editor().overlay(State(shifts=as_tensors(self.weights(step))))
+        further = parts_at(self._log, self.history(), step) if rule_of(self.settings.editor).further_parts else {}
+        return self.editor().overlay(State(shifts=as_tensors(self.weights(step)), parts=further))
 
     @locked
     def live_facts(self, step: StepName) -> list[Fact]:
