@@ -20,7 +20,7 @@ from lifelong_edit.export.formats import export as write
     type=click.Choice(list(FORMATS)),
     default="transformers",
     show_default=True,
-    help="`transformers`: a folder that `from_pretrained` loads.",
+    help="; ".join(f"`{name}`: {form.says}" for name, form in FORMATS.items()) + ".",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="The folder to write.")
 @at_option

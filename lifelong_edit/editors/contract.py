@@ -204,7 +204,7 @@ class Rule:
     home: str
     parts: Mapping[str, Fold]
     tasks: frozenset[Kind] = frozenset({"causal"})
-    exports: frozenset[Format] = frozenset({"transformers"})
+    exports: frozenset[Format] = frozenset()
     needs: frozenset[Need] = frozenset()
     trains: frozenset[Trained] = frozenset()
     """What `train` makes for it."""

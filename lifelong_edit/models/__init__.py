@@ -19,7 +19,7 @@ from lifelong_edit.models.forward import head_input, last_position, masked_posit
 from lifelong_edit.models.generation import Generation, end_ids, generate, generate_from_ids, generate_greedy
 from lifelong_edit.models.loaded import LoadedModel, compose, require_fingerprint
 from lifelong_edit.models.loading import load_model
-from lifelong_edit.models.overlay import BASE, Overlay, Shifts
+from lifelong_edit.models.overlay import BASE, Overlay, Shifts, only_shifts
 
 __all__ = [
     "BASE",
@@ -45,6 +45,7 @@ __all__ = [
     "last_position",
     "load_model",
     "masked_positions",
+    "only_shifts",
     "pad",
     "require_fingerprint",
     "separator",

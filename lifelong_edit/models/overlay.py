@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 from torch import Tensor
+
+from lifelong_edit.errors import UsageError
 
 
 class Overlay(Protocol):
@@ -21,9 +23,10 @@ class Overlay(Protocol):
         """Within the context the transformers model has the rule's hooks; afterwards none of them."""
 
 
+@final
 @dataclass(frozen=True)
 class Shifts:
-    """The overlay of a rule that only shifts weights."""
+    """The overlay of a rule that only shifts weights. Any other one may attach hooks."""
 
     shifts: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -34,3 +37,16 @@ class Shifts:
 
 BASE = Shifts()
 """The base model."""
+
+
+def only_shifts(overlay: Overlay) -> Mapping[str, Tensor]:
+    """All that an overlay is, where weights are to hold it: ΔW by module.
+
+    Raises UsageError for any overlay but `Shifts`: its weights alone would be another model, silently.
+    """
+    if isinstance(overlay, Shifts):
+        return overlay.shifts
+    raise UsageError(
+        f"this state shows in the model by hooks ({type(overlay).__name__}), expected shifted weights alone, all that "
+        "can leave as a model; ask it in its store, with `ask`, or within `View.standing`"
+    )

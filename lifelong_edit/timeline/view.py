@@ -77,8 +77,13 @@ class View:
 
     @locked
     def model(self) -> Any:
-        """A fresh transformers model with the weights of this state; changing it changes nothing else."""
-        return self._states.bench().loaded.edited_copy(self._states.overlay(self.step).shifts)
+        """A fresh transformers model with the weights of this state; changing it changes nothing else.
+
+        Raises UsageError where the state is more than weights, as of a rule that attaches hooks.
+        """
+        from lifelong_edit.models import only_shifts
+
+        return self._states.bench().loaded.edited_copy(only_shifts(self._states.overlay(self.step)))
 
     @contextmanager
     def standing(self) -> Iterator[LoadedModel]:

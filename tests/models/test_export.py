@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lifelong_edit.atomic import remove_leftovers
 from lifelong_edit.errors import LifelongEditError, UsageError
-from lifelong_edit.export.whole import export_transformers
-from lifelong_edit.models import LoadedModel, fingerprint_of, generate_greedy, load_model
+from lifelong_edit.export.formats import export
+from lifelong_edit.models import LoadedModel, Shifts, fingerprint_of, generate_greedy, load_model
 
 PROMPTS = ["The capital of France is", "Ada Lovelace was born", "Kenya's currency is"]
 
@@ -27,8 +29,8 @@ EXPORT_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from lifelong_edit.export.whole import export_transformers
-from lifelong_edit.models import load_model
+from lifelong_edit.export.formats import export
+from lifelong_edit.models import Shifts, load_model
 source, place, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 loaded = load_model(source)
 shifts = {m.name: torch.full((m.d_in, m.d_out), 1e-2) for m in loaded.modules}
@@ -41,7 +43,7 @@ def run(last):
             if seen == last:
                 os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(hook)
-    export_transformers(loaded, shifts, out, force=True)
+    export("transformers", loaded, Shifts(shifts), out, force=True)
 for last in range(1, count + 1):
     child = os.fork()
     if child == 0:
@@ -59,6 +61,10 @@ def loaded(tiny_gpt2: Path) -> LoadedModel:
 def random_shifts(loaded: LoadedModel, size: float = 0.05) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
     return {m.name: torch.randn(m.d_in, m.d_out, generator=generator) * size for m in loaded.modules}
+
+
+def export_transformers(loaded: LoadedModel, shifts: Mapping[str, torch.Tensor], out: Path, **options: Any) -> None:
+    export("transformers", loaded, Shifts(shifts), out, **options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

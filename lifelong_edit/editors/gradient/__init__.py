@@ -12,6 +12,7 @@ RULE = Rule(
     settings=RidgeSettings,
     home="lifelong_edit.editors.gradient.rule",
     parts={"weights": "sum", "keys": "upsert"},
+    exports=frozenset({"transformers"}),
     needs=frozenset({"text"}),
     trains=frozenset({"settings"}),
     relearns="small asks, many passes, over all facts and the preserved prompts",

@@ -12,6 +12,7 @@ RULE = Rule(
     settings=RidgeSettings,
     home="lifelong_edit.editors.malmen.rule",
     parts={"weights": "sum", "keys": "upsert"},
+    exports=frozenset({"transformers"}),
     needs=frozenset({"text", "network"}),
     trains=frozenset({"network", "settings"}),
     relearns="as gradient, which its network begins as: it is trained for a batch's few large asks, not for many small",

@@ -12,6 +12,7 @@ RULE = Rule(
     settings=RidgeSettings,
     home="lifelong_edit.editors.ultraedit.rule",
     parts={"weights": "sum", "keys": "upsert", "moments": "replace"},
+    exports=frozenset({"transformers"}),
     needs=frozenset({"text"}),
     relearns="its batches again from the base, in the order of the facts' digests, with empty moments",
 )

@@ -1,0 +1,71 @@
+"""What every export has, whatever its format: a place that may be taken, all of it or nothing, and where it is from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from lifelong_edit.atomic import replace_dir_atomic
+from lifelong_edit.errors import LifelongEditError, UsageError
+from lifelong_edit.models import LoadedModel, fingerprint_of
+
+PROVENANCE = "lifelong_edit.json"
+"""The file of an export that says where it comes from, and by which it is known as one."""
+FORMAT = 1
+"""Of that file."""
+
+
+@contextmanager
+def placed(
+    out: Path, loaded: LoadedModel, shifts: Mapping[str, Tensor], *, force: bool, provenance: Mapping[str, Any]
+) -> Iterator[Path]:
+    """An empty folder to fill; when the context closes it has its provenance, and is `out`.
+
+    shifts: module name → ΔW (d_in, d_out) float32, of the state that is written. force, provenance and errors as of
+    `lifelong_edit.export.formats.export`. If the context raises, `out` is as it was.
+    """
+    out = Path(out).expanduser().resolve()
+    require_free(out, force)
+    try:
+        with replace_dir_atomic(out) as folder:
+            yield folder
+            text = json.dumps(provenance_of(loaded, shifts, provenance), indent=2, ensure_ascii=False)
+            (folder / PROVENANCE).write_text(text + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise LifelongEditError(f"cannot export to {out}: {error}; what was there is as it was") from error
+
+
+def require_free(out: Path, force: bool) -> None:
+    """Raise UsageError where an export may not be placed: only by force on an earlier one, never on anything else."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UsageError(f"cannot export to {out}: it is a file, expected a folder that does not exist yet")
+    if not any(out.iterdir()):
+        return
+    if not (out / PROVENANCE).is_file():
+        raise UsageError(f"{out} is no earlier export (no {PROVENANCE} in it) and is never replaced; name another")
+    if not force:
+        raise UsageError(f"{out} exists already; replace the earlier export with --force, or name another folder")
+
+
+def provenance_of(loaded: LoadedModel, shifts: Mapping[str, Tensor], more: Mapping[str, Any]) -> dict[str, Any]:
+    """What `lifelong_edit.json` says: the base, the fingerprint of the edited weights, versions, and `more`."""
+    packages = ("lifelong-edit", "torch", "transformers", "safetensors")
+    return {
+        "format": FORMAT,
+        "base": {"source": loaded.source, "fingerprint": loaded.fingerprint},
+        "fingerprint": fingerprint_of(loaded.model, loaded.edited_weights(shifts)),
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "modules": [m.name for m in loaded.modules],
+        "versions": {name: importlib.metadata.version(name) for name in packages} | {"torch": torch.__version__},
+        **more,
+    }
