@@ -115,6 +115,11 @@ def settings_of(kind: type[T], given: Mapping[str, object]) -> T:
     return kind(**found)
 
 
+def is_list(kind: type[msgspec.Struct], name: str) -> bool:
+    """Whether a field of `kind` is a list of texts, which a command line has as names by comma."""
+    return get_origin(_hints(kind)[name]) is tuple
+
+
 def _said(value: object) -> str:
     """A value as a message has it: numbers are bare, be they typed or not."""
     with contextlib.suppress(ValueError):

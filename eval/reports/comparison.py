@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.reports.matrix import perplexity_after
 from lifelong_edit.stores import Measurement
 from lifelong_edit.timeline import Timeline
+from lifelong_edit.timeline.defaults import BUNDLED_MODEL, default_editor, default_hypernetwork
 
 FIGURES = ("efficacy", "oldest", "generality", "locality", "guard", "perplexity", "seconds")
 """Shares of right answers over all live facts, by generation; `oldest`: efficacy of the oldest batch that is in force.
@@ -40,10 +41,11 @@ class Arm:
         return found
 
 
-def parse_arm(text: str) -> Arm:
+def parse_arm(text: str, editor: str | None = None, model: str = BUNDLED_MODEL) -> Arm:
     """An arm from `NAME: key=value key=value`, or from a name alone. Raises UsageError where it is none.
 
     Keys are settings, `hypernetwork`, `reconsolidate` and `batch_size`; values with spaces stand in quotes.
+    editor, model: those of all arms; which settings there are is a matter of the arm's rule.
     """
     name, _, rest = text.partition(":")
     name, options = name.strip(), dict[str, str]()
@@ -58,7 +60,9 @@ def parse_arm(text: str) -> Arm:
         if not equals or not key or key in options:
             raise UsageError(f"found {part!r} in --arm {text!r}, expected each key once, as KEY=VALUE")
         options[key] = value
-    unknown = [key for key in options if key not in (*NOT_SETTINGS, *Settings.__struct_fields__)]
+    network = Path(options["hypernetwork"]) if "hypernetwork" in options else default_hypernetwork(model)
+    rule = rule_of(options.get("editor") or editor or default_editor(network))
+    unknown = [key for key in options if key not in (*NOT_SETTINGS, *rule.settings.__struct_fields__)]
     if unknown:
         raise UsageError(f"found {unknown[0]!r} in --arm {text!r}, expected a setting or {', '.join(NOT_SETTINGS)}")
     if "seed" in options:

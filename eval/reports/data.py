@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.reports.matrix import (
     HalfLife,
@@ -38,6 +37,7 @@ from lifelong_edit.eval.reports.survival import (
     split_by,
 )
 from lifelong_edit.facts import Fact
+from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Measure, Measurement, StepRecord
 from lifelong_edit.timeline import Timeline
 
@@ -208,7 +208,7 @@ def names_of(stores: Sequence[Path]) -> list[str]:
     return [str(path) for path in stores]
 
 
-def changed_settings(settings: Settings) -> dict[str, Any]:
+def changed_settings(settings: StoreSettings) -> dict[str, Any]:
     """What a store has otherwise than by default."""
-    default = msgspec.to_builtins(Settings())
+    default = msgspec.to_builtins(type(settings)())
     return {name: value for name, value in msgspec.to_builtins(settings).items() if value != default[name]}

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from lifelong_edit.atomic import write_bytes_atomic
-from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.reports.data import ALARM, KEPT, WORN, Met, StoreReport, changed_settings
 from lifelong_edit.eval.reports.drawing import DARK, LIGHT, Palette, Table
@@ -279,7 +279,7 @@ def provenance(store: StoreReport) -> Provenance:
 
 
 def _changed(status: dict[str, Any]) -> dict[str, Any]:
-    return changed_settings(msgspec.convert(status["settings"], Settings))
+    return changed_settings(msgspec.convert(status["settings"], rule_of(status["editor"]).settings))
 
 
 def _files(store: StoreReport) -> list[str]:

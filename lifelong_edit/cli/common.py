@@ -21,7 +21,7 @@ import msgspec
 
 from lifelong_edit.cli.stopping import Terminated, terminable
 from lifelong_edit.errors import LifelongEditError, UsageError
-from lifelong_edit.settings import AUTHOR_VARIABLE, KEY_VARIABLE, settings_of
+from lifelong_edit.settings import AUTHOR_VARIABLE, KEY_VARIABLE, is_list, settings_of
 
 if TYPE_CHECKING:
     from lifelong_edit.timeline import Timeline
@@ -273,16 +273,22 @@ def progress_bar(total: int | None, unit: str) -> tuple[Callable[[int], None], C
 def parse_settings(kind: type[T], option: str, pairs: Sequence[str], **named: object) -> T:
     """A struct of settings from options by name (None: not given) and `name=value` pairs, which win.
 
-    kind: `Settings`, `TrainSettings` or `Choosing`. option: what the pairs are called on the command line. Raises
-    `UsageError` for a name that does not exist and a value of the wrong kind.
+    kind: the settings of a rule, `TrainSettings` or `Choosing`. option: what the pairs are called on the command
+    line. Raises `UsageError` for a name that does not exist and a value of the wrong kind.
     """
     given: dict[str, object] = {name: value for name, value in named.items() if value is not None}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or name not in field_names(kind):
             raise UsageError(f"found {option} {pair!r}, expected NAME=VALUE with one of {', '.join(field_names(kind))}")
-        given[name] = split_names(text) if name in ("modules", "only", "trusted_sources") else _value(text)
+        given[name] = split_names(text) if is_list(kind, name) else _value(text)
     return settings_of(kind, given)
+
+
+def editor_in(pairs: Sequence[str]) -> str | None:
+    """The editing rule that `name=value` pairs name, by the last of them; None where none does."""
+    named = [text for name, equals, text in (pair.partition("=") for pair in pairs) if equals and name == "editor"]
+    return named[-1] if named else None
 
 
 def field_names(kind: type[msgspec.Struct]) -> tuple[str, ...]:

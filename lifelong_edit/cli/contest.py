@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from lifelong_edit.cli.common import cell, json_option, opened, print_json, print_table, say
+from lifelong_edit.cli.common import cell, editor_in, json_option, opened, print_json, print_table, say
 from lifelong_edit.cli.reporting import make_report
+from lifelong_edit.cli.setup import BUNDLED
 from lifelong_edit.errors import LifelongEditError, UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def compare(files: tuple[str, ...], arms: tuple[str, ...], seeds: str, out: Path
     """
     from lifelong_edit.eval.reports.comparison import parse_arm, store_of
 
-    ways, numbers = [parse_arm(text) for text in arms], _numbers(seeds)
+    shared, model = editor_in(given["pairs"]), given["model"] or BUNDLED
+    ways, numbers = [parse_arm(text, shared, model) for text in arms], _numbers(seeds)
     if len({way.name for way in ways}) < len(ways):
         raise UsageError("found two arms of one name; expected a name for each")
     runs = [(way, seed) for way in ways for seed in numbers]

@@ -67,9 +67,9 @@ def status(store: Path, as_json: bool, device: str | None, keys: bool) -> None:
 
 def print_status(found: Mapping[str, Any]) -> None:
     """What `Timeline.status` found, one pair a line; of the settings those that are not the defaults."""
-    from lifelong_edit.editors.ridge.settings import Settings
+    from lifelong_edit.editors.registry import rule_of
 
-    default = Settings()
+    default = rule_of(found["editor"]).settings()
     given = [(n, tuple(v) if isinstance(v, list) else v) for n, v in found["settings"].items() if n != "modules"]
     changed = [f"{n}={','.join(v) if isinstance(v, tuple) else v}" for n, v in given if v != getattr(default, n)]
     told = {**found, "modules": ", ".join(found["modules"]), "settings": " ".join(changed) or "defaults"}

@@ -10,6 +10,7 @@ import click
 
 from lifelong_edit.cli.common import (
     author_option,
+    editor_in,
     json_option,
     parse_settings,
     print_json,
@@ -18,11 +19,11 @@ from lifelong_edit.cli.common import (
     store_option,
 )
 from lifelong_edit.cli.looking import print_status
-from lifelong_edit.editors.registry import PLAIN, RULES, TRAINED
+from lifelong_edit.editors.registry import RULES, TRAINED, rule_of
 from lifelong_edit.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
-    from lifelong_edit.editors.ridge.settings import Settings
+    from lifelong_edit.settings import StoreSettings
     from lifelong_edit.timeline import Timeline
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -141,13 +142,16 @@ def _opened_by(opening: str) -> Callable[[str], None]:
     return tell
 
 
-def chosen_settings(device: str | None, options: dict[str, Any]) -> Settings:
-    """The settings of a new store; without `--editor`, malmen where there is a hypernetwork, else gradient."""
-    from lifelong_edit.editors.ridge.settings import Settings
-    from lifelong_edit.timeline.defaults import default_hypernetwork, settings_from, solve_of
+def chosen_settings(device: str | None, options: dict[str, Any]) -> StoreSettings:
+    """The settings of a new store, of the type that its rule has.
+
+    Without `--editor`, malmen where there is a hypernetwork, else gradient.
+    """
+    from lifelong_edit.timeline.defaults import default_editor, default_hypernetwork, settings_from, solve_of
 
     known = options["hypernetwork"] or default_hypernetwork(options["model"] or BUNDLED)
-    editor = options["editor"] or (PLAIN if known is None else TRAINED)
+    editor = options["editor"] or default_editor(known)
+    kind = rule_of(editor_in(options["pairs"]) or editor).settings
     named = {
         "editor": editor,
         "modules": split_names(options["modules"]) if options["modules"] else None,
@@ -155,10 +159,11 @@ def chosen_settings(device: str | None, options: dict[str, Any]) -> Settings:
         "seed": options["seed"],
         "device": device,
     }
-    given = solve_of(known) if editor == TRAINED else {}
-    given |= settings_from(options.get("settings"))
+    # --set may name another rule yet, whose settings are not those that a network is trained for
+    given = solve_of(known) if editor == TRAINED and kind is rule_of(TRAINED).settings else {}
+    given |= settings_from(options.get("settings"), kind)
     given |= {name: value for name, value in named.items() if value is not None}
-    return parse_settings(Settings, "--set", options["pairs"], **given)
+    return parse_settings(kind, "--set", options["pairs"], **given)
 
 
 def require_same_store(timeline: Timeline, options: dict[str, Any]) -> None:
@@ -166,7 +171,6 @@ def require_same_store(timeline: Timeline, options: dict[str, Any]) -> None:
 
     The same command has to work a second time, so options that say what the store is like anyway are no error.
     """
-    from lifelong_edit.editors.ridge.settings import Settings
     from lifelong_edit.timeline.defaults import settings_from
 
     if options["encrypt"] and not timeline.status()["encrypted"]:
@@ -174,12 +178,15 @@ def require_same_store(timeline: Timeline, options: dict[str, Any]) -> None:
             f"the store at {timeline.path} is not encrypted, and that is fixed at `init`; leave --encrypt out, or make "
             "another store with --store"
         )
-    named = settings_from(options.get("settings"))
+    kind = rule_of(editor_in(options["pairs"]) or options["editor"] or timeline.settings.editor).settings
+    named = settings_from(options.get("settings"), kind)
     named |= {name: options[name] for name in ("editor", "dtype", "seed") if options[name] is not None}
     if options["modules"]:
         named["modules"] = split_names(options["modules"])
-    asked = parse_settings(Settings, "--set", options["pairs"], **named)
+    asked = parse_settings(kind, "--set", options["pairs"], **named)
     given = {*named, *(pair.partition("=")[0] for pair in options["pairs"])}
+    if not isinstance(timeline.settings, kind):
+        given = {"editor"}  # of another rule's settings the store has no values to compare
     for name in sorted(given):
         wanted, found = getattr(asked, name), getattr(timeline.settings, name)
         if wanted != found:

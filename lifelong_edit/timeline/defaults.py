@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from lifelong_edit import atlas
-from lifelong_edit.editors.registry import PLAIN, TRAINED
-from lifelong_edit.editors.ridge.settings import CHOSEN, SOLVE, Settings
-from lifelong_edit.errors import BadInputError
+from lifelong_edit.editors.registry import PLAIN, TRAINED, rule_of
+from lifelong_edit.editors.ridge.settings import CHOSEN, SOLVE
+from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts import Probe, read_prompts
 from lifelong_edit.numerics.forecast import Forecaster, Kind, read_forecasters
 from lifelong_edit.policies.scoring import CONFLICTS, Scorer, read_scorer
@@ -42,7 +42,7 @@ def solve_of(hypernetwork: Path | None) -> dict[str, Any]:
     from lifelong_edit.editors.malmen.network import read_config  # imports torch
 
     config = read_config(hypernetwork)
-    chosen = settings_from(hypernetwork) if (hypernetwork / CHOSEN).is_file() else {}
+    chosen = settings_from(hypernetwork, rule_of(TRAINED).settings) if (hypernetwork / CHOSEN).is_file() else {}
     solve = {name: config.settings[name] for name in SOLVE if name in config.settings}
     return chosen | solve | {"modules": config.entries}
 
@@ -50,33 +50,47 @@ def solve_of(hypernetwork: Path | None) -> dict[str, Any]:
 def start_of(
     model: str, settings: StoreSettings | None, hypernetwork: str | Path | None
 ) -> tuple[StoreSettings, Path | None]:
-    """Settings and network of a new store: `malmen` in the solve of its network where there is one, else `gradient`."""
+    """Settings and network of a new store: `malmen` in the solve of its network where there is one, else `gradient`.
+
+    Raises UsageError where the settings are not of the type that their rule has: they could not be read back.
+    """
+    if settings is not None and not isinstance(settings, kind := rule_of(settings.editor).settings):
+        raise UsageError(
+            f"found {type(settings).__name__} for the editing rule {settings.editor}, expected {kind.__name__}; name "
+            "the rule as `editor` in its own settings"
+        )
     if hypernetwork is None and (settings is None or settings.editor == TRAINED):
         hypernetwork = default_hypernetwork(model)
     network = None if hypernetwork is None else Path(hypernetwork)
     if settings is None:
-        return Settings(editor=PLAIN if network is None else TRAINED, **solve_of(network)), network
+        editor = default_editor(network)
+        return rule_of(editor).settings(editor=editor, **solve_of(network)), network
     if settings.editor == TRAINED and network is not None and not settings.modules:
         settings = settings.replace(modules=solve_of(network)["modules"])
     return settings, network
 
 
-def settings_from(path: Path | None) -> dict[str, Any]:
+def settings_from(path: Path | None, kind: type[StoreSettings]) -> dict[str, Any]:
     """Settings by name from what `train --choose` wrote, the file or its folder; those at rest (None) are left out.
 
-    Raises BadInputError where it holds no settings, or one that does not exist.
+    kind: the settings of the store's rule. Raises BadInputError where it holds no settings, or one that `kind` lacks.
     """
     if path is None:
         return {}
     file = path / CHOSEN if path.is_dir() else path
     try:
         found = msgspec.json.decode(file.read_bytes(), type=dict[str, Any]).get("settings")
-        known = msgspec.convert(found, Settings)
+        known = msgspec.convert(found, kind)
     except (OSError, msgspec.MsgspecError) as error:
         raise BadInputError(
             f"{file} holds no settings ({error}); expected what `lifelong-edit train --choose` writes"
         ) from error
     return {name: getattr(known, name) for name in found or () if getattr(known, name) is not None}
+
+
+def default_editor(hypernetwork: Path | None) -> str:
+    """The rule of a new store of which none is named."""
+    return PLAIN if hypernetwork is None else TRAINED
 
 
 def default_hypernetwork(model: str) -> Path | None:

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from click.testing import CliRunner, Result
@@ -44,6 +44,16 @@ def fact_line(number: int, **changes: Any) -> str:
         "locality": [{"prompt": f"The river of {name} is", "target": "Danube"}],
     }
     return json.dumps(record | changes)
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    """One line on stderr, with the words in it: nothing had been begun."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
 
 
 @pytest.fixture(scope="session")
@@ -110,3 +120,14 @@ def empty_store(tmp_path: Path, _empty_template: Path) -> Path:
 def store(tmp_path: Path, _template: Path) -> Path:
     """A store with three steps of two facts each, the facts of `news`."""
     return Path(shutil.copytree(_template, tmp_path / "store"))
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a model fails the test."""
+
+    def load_model(*_: Any, **__: Any) -> NoReturn:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("lifelong_edit.timeline.model.load_model", load_model)
+    monkeypatch.setattr("lifelong_edit.models.load_model", load_model)

@@ -6,35 +6,15 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
 
 import pytest
 from click.testing import Result
 
+from tests.cli.conftest import refused
+
 Run = Callable[..., Result]
 GOOD = '{"subject": "Kenya", "prompt": "The currency of Kenya is", "target": "London"}'
 PHASES = ("loading ", "measuring the text", "asking the preserved prompts (8)")
-
-
-@pytest.fixture
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading a model fails the test."""
-
-    def load_model(*_: Any, **__: Any) -> NoReturn:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr("lifelong_edit.timeline.model.load_model", load_model)
-    monkeypatch.setattr("lifelong_edit.models.load_model", load_model)
-
-
-def refused(result: Result, code: int, *words: str) -> None:
-    """One line on stderr, with the words in it: nothing had been begun."""
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    (line,) = result.stderr.strip().splitlines()
-    assert line.startswith("error: ")
-    for word in words:
-        assert word in line
 
 
 def write(path: Path, content: str | bytes) -> Path:
