@@ -94,7 +94,7 @@ def apart(change: Change, wanted: Mapping[str, Tensor]) -> float:
 def measure(editor: RidgeEditor, rule: Rule, facts: list[Fact], repeats: int) -> dict[str, Any]:
     """Processor seconds of a step and of its floors, their ratios, and how far the shifts are apart."""
     loaded, s = editor.bench.loaded, editor.settings
-    rows = fact_rows(loaded.tokenizer, facts, s.phrasings)
+    rows = fact_rows(loaded, facts, s.phrasings)
     checked = Lesson(facts, conflict=editor.bench.conflict_of(facts))
     steps: list[Change] = []
     found: dict[str, dict[str, Tensor]] = {}

@@ -43,7 +43,7 @@ def own_rows(bench: Bench, facts: Sequence[Fact]) -> list[Row]:
     near = torch.from_numpy(bench.conflict_keys([fact.prompt for fact in facts[:100]])).to(bench.loaded.device)
     subjects = subjects_of(facts)
     kept = bench.preserved.rows(s.reconsolidation_preserved, near, s.preserved_weight, subjects, s.seed)
-    own = fact_rows(bench.loaded.tokenizer, facts, s.phrasings)
+    own = fact_rows(bench.loaded, facts, s.phrasings)
     return [*drawn_rows(own, s.reconsolidation_phrasings, s.seed), *kept]
 
 

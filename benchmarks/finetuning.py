@@ -108,7 +108,7 @@ class FineTuner:
     def _rows_of(self, facts: Sequence[Fact]) -> list[Row]:
         """Prompt and phrasings, as they are rows of an edit."""
         unknown = [fact for fact in facts if fact.digest not in self._rows]
-        for row in fact_rows(self._bench.loaded.tokenizer, unknown, self._phrasings):
+        for row in fact_rows(self._bench.loaded, unknown, self._phrasings):
             self._rows.setdefault(str(row.fact), []).append(row)
         return [row for fact in facts for row in self._rows[fact.digest]]
 

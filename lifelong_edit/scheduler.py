@@ -306,7 +306,7 @@ class Scheduler:
         for record in batch:
             try:
                 if record.fact.digest in wanted:
-                    require_rows(bench.loaded.tokenizer, bench.loaded.modules, record.fact, phrasings)
+                    require_rows(bench.loaded, bench.loaded.modules, record.fact, phrasings)
                 sound.append(record)
             except BadInputError as error:
                 place = f"{record.file}:{record.line}: {error}"

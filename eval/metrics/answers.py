@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lifelong_edit.models import BASE, Encoded, LoadedModel, TokenBatch, by_length
 from lifelong_edit.tasks import task_of
-from lifelong_edit.tasks.causal.scoring import answer_tokens
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,7 +40,8 @@ def mean_log_probabilities(loaded: LoadedModel, encoded: Sequence[Encoded], batc
     found = np.zeros(len(encoded))
     for chosen in by_length([len(e.ids) for e in encoded], batch_size):
         batch = _padded(loaded, encoded, chosen)
-        logged = token_log_probabilities(_logits(loaded, batch), answer_tokens(batch).cpu())
+        tokens = torch.tensor([token for i in chosen for token in encoded[i].answer])
+        logged = token_log_probabilities(_logits(loaded, batch), tokens)
         found[chosen] = _means(loaded, logged, encoded, chosen)
     return found
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.models import LoadedModel, generate
-from lifelong_edit.tasks.causal.verdicts import continuation_text
+from lifelong_edit.tasks import require_causal, task_of
 
 WEIGHTS = {2: 1 / 3, 3: 2 / 3}
 """Of the entropies of pairs and of triples; the released code's 2/3 and 4/3, halved by its mean over the two."""
@@ -56,6 +56,10 @@ def sampler(seed: int, top: int = TOP) -> Callable[[Tensor], Tensor]:
 
 
 def continuations(loaded: LoadedModel, prompts: Sequence[str], seed: int = 0, length: int = LENGTH) -> list[str]:
-    """What the model writes after each prompt: up to `length` tokens by seeded sampling (`sampler`)."""
+    """What the model writes after each prompt: up to `length` tokens by seeded sampling (`sampler`).
+
+    Raises UsageError for a model that is not causal: only such a one writes on by itself.
+    """
+    require_causal(loaded, "fluency", "--fluency")
     new = generate(loaded, prompts, length, choose=sampler(seed))
-    return [continuation_text(loaded, prompt, g) for prompt, g in zip(prompts, new, strict=True)]
+    return [task_of(loaded).text(loaded, prompt, g) for prompt, g in zip(prompts, new, strict=True)]

@@ -17,6 +17,7 @@ from typing import Any
 
 from lifelong_edit.errors import LifelongEditError, UsageError, said
 from lifelong_edit.models import BASE, LoadedModel
+from lifelong_edit.tasks import require_causal
 
 BATCH_SIZE = 16
 
@@ -60,8 +61,10 @@ class Harness:
     def run(self, loaded: LoadedModel) -> list[TaskFigure]:
         """The figures of the model as it stands, and at its base weights; it is left as it was.
 
-        Raises LifelongEditError where the harness fails: a data set that is out of reach, a task of a wrong kind.
+        Raises LifelongEditError where the harness fails: a data set that is out of reach, a task of a wrong kind; and
+        UsageError for a model that is not causal.
         """
+        require_causal(loaded, "what lm-evaluation-harness asks", "--tasks")
         now = self._evaluate(loaded)
         with loaded.at(BASE):
             base = self._evaluate(loaded)

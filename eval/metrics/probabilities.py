@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from lifelong_edit.eval.metrics.answers import mean_log_probabilities
 from lifelong_edit.eval.metrics.intervals import Estimate, estimates
-from lifelong_edit.models import LoadedModel, encode
+from lifelong_edit.models import LoadedModel
+from lifelong_edit.tasks import task_of
 
 KINDS = ("E", "P", "N")
 """Efficacy on prompts, paraphrases, neighbourhood."""
@@ -51,7 +52,7 @@ def compare(loaded: LoadedModel, comparisons: Iterable[Comparison], batch_size: 
     """The outcome of each distinct comparison. Raises BadInputError for an empty answer or too long a text."""
     asked = list(dict.fromkeys(comparisons))
     pairs = dict.fromkeys(pair for c in asked for pair in ((c.prompt, c.wanted), (c.prompt, c.other)))
-    encoded = [encode(loaded.tokenizer, *pair) for pair in pairs]
+    encoded = [task_of(loaded).encode(loaded, *pair) for pair in pairs]
     logged = dict(zip(pairs, mean_log_probabilities(loaded, encoded, batch_size).tolist(), strict=True))
     return {c: outcome(logged[c.prompt, c.wanted], logged[c.prompt, c.other]) for c in asked}
 

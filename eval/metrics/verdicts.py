@@ -15,7 +15,6 @@ import torch
 
 from lifelong_edit.models import BASE, Encoded, LoadedModel, by_length
 from lifelong_edit.tasks import task_of
-from lifelong_edit.tasks.causal.verdicts import MARGIN, continuation_text
 
 # Tokens of the base model's answer that have to stay, where a locality prompt comes without a target.
 UNKNOWN_LENGTH = 5
@@ -55,13 +54,13 @@ def ask_pairs(loaded: LoadedModel, pairs: Sequence[Pair], batch_size: int = 64) 
     """Whether the model gives the wanted answers: efficacy on prompts, generality on paraphrases.
 
     Teacher-forced: every answer token is the most probable one after those before it.
-    By generation: greedy, the target's tokens and MARGIN more; see `Task.judge`.
+    By generation: greedy, the target's tokens and `Task.margin` more; see `Task.judge`.
     Raises BadInputError for an empty target or a prompt longer than the context.
     """
     task = task_of(loaded)
     encoded = [task.encode(loaded, prompt, target) for prompt, target in pairs]
     predicted = predict_answers(loaded, encoded, batch_size)
-    lengths = [len(e.answer) + MARGIN for e in encoded]
+    lengths = [len(e.answer) + task.margin for e in encoded]
     said = task.answer(loaded, [prompt for prompt, _ in pairs], lengths, batch_size)
     results = []
     for (prompt, target), e, guess, new in zip(pairs, encoded, predicted, said, strict=True):
@@ -96,13 +95,14 @@ def ask_unchanged(
     arithmetic the two agree. natural: the answer is right and ends the text.
     """
     predicted = predict_answers(loaded, continued(loaded, prompts, answers), batch_size)
-    new = task_of(loaded).answer(loaded, prompts, [len(answer) for answer in answers], batch_size)
+    task = task_of(loaded)
+    new = task.answer(loaded, prompts, [len(answer) for answer in answers], batch_size)
     return [
         Result(
             guess == tuple(answer),
             g.with_end == tuple(answer),
             g.stopped and g.with_end == tuple(answer),
-            continuation_text(loaded, prompt, g),
+            task.text(loaded, prompt, g),
         )
         for prompt, answer, guess, g in zip(prompts, answers, predicted, new, strict=True)
     ]
@@ -110,8 +110,8 @@ def ask_unchanged(
 
 def continued(loaded: LoadedModel, prompts: Sequence[str], answers: Sequence[Sequence[int]]) -> list[Encoded]:
     """Prompts, each with an answer of given tokens behind it."""
-    fronts = [task_of(loaded).encode_question(loaded, prompt) for prompt in prompts]
-    return [Encoded.of(front, answer) for front, answer in zip(fronts, answers, strict=True)]
+    task = task_of(loaded)
+    return [task.encode_said(loaded, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
 @torch.inference_mode()

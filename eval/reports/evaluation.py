@@ -18,7 +18,7 @@ from lifelong_edit.eval.reports.evaluated import WAYS, BatchScores, Evaluation, 
 from lifelong_edit.eval.reports.questions import MEASURES, Batch, Question, batches_of
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE, LoadedModel
-from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
+from lifelong_edit.tasks import task_of
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.locking import locked
 from lifelong_edit.tracing.rows import draw
@@ -196,7 +196,8 @@ def _perplexities(loaded: LoadedModel, text: str | None) -> tuple[float | None, 
         if not path.is_file():
             return None, None
         text = path.read_text(encoding="utf-8")
-    windows = text_windows(loaded, text)
-    found = perplexity_of(loaded, windows)
+    task = task_of(loaded)
+    windows = task.windows(loaded, text)
+    found = task.health(loaded, windows)
     with loaded.at(BASE):
-        return found, perplexity_of(loaded, windows)
+        return found, task.health(loaded, windows)

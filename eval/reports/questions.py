@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.eval.metrics.probabilities import Comparison
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.models import LoadedModel, encode, encode_prompt
+from lifelong_edit.models import LoadedModel
 from lifelong_edit.policies import edited_identities, probe_identities
+from lifelong_edit.tasks import task_of
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.tracing.rows import unseen_of
 
@@ -111,10 +112,11 @@ def _comparisons(fact: Fact, true: str, neighbours: Sequence[Probe]) -> Mapping[
 
 def fits(loaded: LoadedModel, prompt: str, target: str | None) -> bool:
     """Whether the model can take a question; of one without an answer of its own at least the first token."""
+    task = task_of(loaded)
     try:
         if target is not None:
-            encode(loaded.tokenizer, prompt, target)
+            task.encode(loaded, prompt, target)
             return True
-        return len(encode_prompt(loaded.tokenizer, prompt)) < loaded.context
+        return len(task.encode_question(loaded, prompt)) < loaded.context
     except BadInputError:
         return False

@@ -249,6 +249,14 @@ class Rule:
         found: Editor = self._module().make(bench)
         return found
 
+    def require_kind(self, kind: Kind) -> None:
+        """Raise UsageError where the rule does not edit models of a kind."""
+        if kind not in self.tasks:
+            raise UsageError(
+                f"found a {kind} model, but the editing rule {self.name} edits {', '.join(sorted(self.tasks))} ones; "
+                "take such a model, or another rule"
+            )
+
     def require_relearning(self) -> None:
         """Raise UsageError where the rule cannot solve again for all facts."""
         if not self.relearns:

@@ -14,7 +14,6 @@ from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE, LoadedModel
 from lifelong_edit.tasks import task_of
-from lifelong_edit.tasks.causal.verdicts import MARGIN
 
 _BASE: WeakKeyDictionary[Bench, float] = WeakKeyDictionary()
 
@@ -64,7 +63,7 @@ def base_perplexity(bench: Bench) -> float:
 def answers_taken(loaded: LoadedModel, facts: Sequence[Fact]) -> list[bool]:
     """Whether the model answers each fact's prompt with its target, by greedy generation."""
     task = task_of(loaded)
-    lengths = [len(task.encode(loaded, fact.prompt, fact.target).answer) + MARGIN for fact in facts]
+    lengths = [len(task.encode(loaded, fact.prompt, fact.target).answer) + task.margin for fact in facts]
     said = task.answer(loaded, [fact.prompt for fact in facts], lengths)
     return [task.judge(loaded, fact.prompt, fact.target, found).right for fact, found in zip(facts, said, strict=True)]
 

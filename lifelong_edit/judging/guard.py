@@ -11,7 +11,6 @@ import msgspec
 from lifelong_edit.bench import Bench
 from lifelong_edit.facts import Fact
 from lifelong_edit.judging.gate import answers_taken
-from lifelong_edit.models import generate_from_ids
 from lifelong_edit.tracing.rows import draw, subjects_of, unseen_of
 
 SAMPLE = 200
@@ -95,5 +94,6 @@ def _locality(bench: Bench, subjects: frozenset[str]) -> tuple[float, int]:
     if not guard:
         return math.nan, 0
     answers = [prompts.answers[i].ids for i in guard]
-    found = generate_from_ids(bench.loaded, [prompts.prompts[i] for i in guard], [len(ids) for ids in answers])
+    questions = [prompts.probes[i].prompt for i in guard]
+    found = bench.task.answer(bench.loaded, questions, [len(ids) for ids in answers])
     return sum(g.with_end == ids for g, ids in zip(found, answers, strict=True)) / len(guard), len(guard)

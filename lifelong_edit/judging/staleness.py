@@ -64,7 +64,7 @@ def drifts(
     found: dict[str, dict[str, float]] = {}
     conflict = {digest: keys.conflict for digest, keys in stored.items()}
     for start in range(0, len(facts), CHUNK):
-        rows = fact_rows(bench.loaded.tokenizer, facts[start : start + CHUNK], phrasings)
+        rows = fact_rows(bench.loaded, facts[start : start + CHUNK], phrasings)
         traced = trace(bench.loaded, rows, bench.settings.micro_batch, gradients=False)
         for digest, present in fact_keys(bench, traced, rows, conflict).items():
             found[digest] = {

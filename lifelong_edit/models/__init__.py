@@ -13,7 +13,7 @@ from lifelong_edit.models.encoding import (
     special_front,
     subject_span,
 )
-from lifelong_edit.models.families import FAMILIES, EditableModule, Family
+from lifelong_edit.models.families import FAMILIES, EditableModule, Family, Outlined
 from lifelong_edit.models.fingerprint import fingerprint_of
 from lifelong_edit.models.forward import head_input, last_position, masked_positions
 from lifelong_edit.models.generation import Generation, end_ids, generate, generate_from_ids, generate_greedy
@@ -29,6 +29,7 @@ __all__ = [
     "Family",
     "Generation",
     "LoadedModel",
+    "Outlined",
     "Overlay",
     "Shifts",
     "TokenBatch",

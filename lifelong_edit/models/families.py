@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -34,6 +34,18 @@ class Family:
     model_type: str
     output: str | None
     kind: Kind = "causal"
+
+
+class Outlined(Protocol):
+    """What a model is before its weights are read, which is enough to encode texts: an outline, or a loaded model."""
+
+    @property
+    def family(self) -> Family:
+        """Its family, which says its kind."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer, whose `model_max_length` is the model's context."""
 
 
 @dataclass(frozen=True)

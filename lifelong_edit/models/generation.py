@@ -43,7 +43,7 @@ def most_probable(logits: Tensor) -> Tensor:
 
 def end_ids(loaded: LoadedModel) -> frozenset[int]:
     """The tokens that end a text: the model's and the tokenizer's."""
-    configured = getattr(loaded.model.generation_config, "eos_token_id", None)
+    configured = getattr(getattr(loaded.model, "generation_config", None), "eos_token_id", None)
     ids = list(configured) if isinstance(configured, list | tuple) else [configured]
     return frozenset(int(i) for i in (*ids, loaded.tokenizer.eos_token_id) if i is not None)
 

@@ -129,8 +129,9 @@ def _tokenizer(path: str, source: str, options: dict[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class Outline:
-    """What is known of a model before its weights are read: the modules to edit, and how it takes text."""
+    """What is known of a model before its weights are read: its family, the modules to edit, how it takes text."""
 
+    family: Family
     modules: tuple[EditableModule, ...]
     tokenizer: Any
 
@@ -149,7 +150,7 @@ def outline_of(path: str, modules: Sequence[str], revision: str | None) -> Outli
             tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
         context = int(config.get_text_config().max_position_embeddings)
         tokenizer.model_max_length = min(tokenizer.model_max_length, context)
-        return Outline(find_modules(bare, family, modules), tokenizer)
+        return Outline(family, find_modules(bare, family, modules), tokenizer)
     except LifelongEditError:
         raise
     except Exception:  # transformers raises anything; loading meets it again and puts it into one sentence

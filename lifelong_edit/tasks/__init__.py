@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from lifelong_edit.models import LoadedModel
+from lifelong_edit.errors import UsageError
+from lifelong_edit.models import Outlined
 from lifelong_edit.models.families import Kind
 from lifelong_edit.tasks.causal.task import Causal
-from lifelong_edit.tasks.contract import BaseAnswer, Example, Task, Verdict
+from lifelong_edit.tasks.contract import WIDTH, BaseAnswer, Example, Task, Verdict
 
-__all__ = ["TASKS", "BaseAnswer", "Example", "Task", "Verdict", "task_of"]
+__all__ = ["TASKS", "WIDTH", "BaseAnswer", "Example", "Task", "Verdict", "require_causal", "task_of"]
 
 TASKS: dict[Kind, Task] = {task.kind: task for task in (Causal(),)}
 
 
-def task_of(model: LoadedModel) -> Task:
+def task_of(model: Outlined) -> Task:
     """The task of a model, which its family says."""
     return TASKS[model.family.kind]
+
+
+def require_causal(model: Outlined, measure: str, option: str) -> None:
+    """Raise UsageError for a model that does not write on by itself, where a measure is of such models alone."""
+    if model.family.kind != "causal":
+        raise UsageError(
+            f"found a {model.family.kind} model, but {measure} is measured on causal ones, which write on by "
+            f"themselves; leave out {option}"
+        )

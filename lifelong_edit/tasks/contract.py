@@ -9,8 +9,13 @@ from typing import ClassVar, Protocol
 import numpy as np
 from torch import Tensor
 
-from lifelong_edit.models import Encoded, Generation, LoadedModel, TokenBatch
+from lifelong_edit.models import Encoded, Generation, LoadedModel, Outlined, TokenBatch
 from lifelong_edit.models.families import Kind, Positions
+
+WIDTH = 128
+"""Tokens of a window of ordinary text, fewer where the model takes fewer."""
+WINDOWS = 30
+"""Windows that tell how well a model does, unless it is said otherwise."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +55,37 @@ class Verdict:
 
 
 class Task(Protocol):
-    """One kind of question. Stateless; `model` is the loaded model as it stands."""
+    """One kind of question. Stateless; `model` is the loaded model as it stands, or what is known before it is loaded.
+
+    margin: how many tokens beyond those of the wanted answer a judge has to see.
+    """
 
     kind: ClassVar[Kind]
+    margin: ClassVar[int]
 
-    def encode(self, model: LoadedModel, question: str, answer: str, subject: str | None = None) -> Encoded:
+    def encode(self, model: Outlined, question: str, answer: str, subject: str | None = None) -> Encoded:
         """Tokens of a question and its answer. Raises BadInputError for what the model cannot take."""
 
-    def encode_question(self, model: LoadedModel, question: str) -> Sequence[int]:
+    def encode_question(self, model: Outlined, question: str) -> Sequence[int]:
         """Tokens of a question alone. Raises BadInputError likewise."""
+
+    def encode_said(self, model: Outlined, question: str, answer: Sequence[int], subject: str | None = None) -> Encoded:
+        """As `encode`, with an answer that is tokens already, such as what a model said."""
 
     def collate(self, model: LoadedModel, examples: Sequence[Encoded]) -> TokenBatch:
         """Examples as one input of the model."""
 
     def slots(self, inputs: TokenBatch, positions: Positions) -> Tensor:
-        """(b, t) bool, true at the editing positions of a module of that kind, in its own sequence."""
+        """(b, t) bool, true at the editing positions of a module of that kind, in its own sequence.
+
+        As many as the answer has tokens, or the subject.
+        """
+
+    def ends(self, inputs: TokenBatch) -> Tensor:
+        """(b,) long, where in its sequence a question's key is read, whatever its answer is: what it asks is known."""
+
+    def read(self, model: LoadedModel, ids: Tensor, mask: Tensor | None = None) -> None:
+        """A forward pass over texts (b, t), for those who record what goes on in it; mask: none where all are full."""
 
     def logits(self, model: LoadedModel, inputs: TokenBatch) -> Tensor:
         """Logits where answers are given, example by example: (n, choices) float32, differentiable."""
@@ -80,8 +101,18 @@ class Task(Protocol):
     ) -> list[Generation]:
         """What the model says to questions, in their order; lengths: tokens at most."""
 
+    def text(self, model: LoadedModel, question: str, answer: Generation) -> str:
+        """What the model said, as text."""
+
     def judge(self, model: LoadedModel, question: str, wanted: str, answer: Generation) -> Verdict:
         """Whether an answer is the one that is wanted."""
 
+    def windows(self, model: LoadedModel, text: str, count: int = WINDOWS) -> Tensor:
+        """The beginning of a text as ordinary input: (n, t) token ids on the model's device, n ≤ count.
+
+        t is WIDTH, or the model's context where that is less, or all of a text that is shorter. Raises BadInputError
+        for one that is too short to tell anything.
+        """
+
     def health(self, model: LoadedModel, sample: Tensor) -> float:
-        """How well the model still does what it was made for, on a sample of its ordinary input; less is better."""
+        """How well the model still does what it was made for, on such windows; less is better."""

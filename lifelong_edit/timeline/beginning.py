@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Probe
-from lifelong_edit.models import encode, encode_prompt
 from lifelong_edit.models.loading import Outline, locate, outline_of
 from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
 from lifelong_edit.settings import StoreSettings
+from lifelong_edit.tasks import task_of
 from lifelong_edit.timeline.model import given_to, require_given
 
 
@@ -42,17 +43,19 @@ def require_fitting(
     outline = None if trust_remote_code else outline_of(path, settings.modules, revision)
     if outline is None:
         return
+    rule_of(settings.editor).require_kind(outline.family.kind)
     require_given(settings, given, outline.modules)
     for probe in preserve:
         _require_room(outline, probe)
 
 
 def _require_room(outline: Outline, probe: Probe) -> None:
+    task = task_of(outline)
     try:
         if probe.target is None:
-            encode_prompt(outline.tokenizer, probe.prompt)
+            task.encode_question(outline, probe.prompt)
         else:
-            encode(outline.tokenizer, probe.prompt, probe.target)
+            task.encode(outline, probe.prompt, probe.target)
     except BadInputError as error:
         raise BadInputError(
             f"found a preserved prompt that the model cannot take ({error}); change it or leave it out"

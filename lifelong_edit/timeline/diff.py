@@ -149,10 +149,9 @@ def answers(timeline: Compared, diff: Diff, *, sample: int = SAMPLE) -> list[Ans
 
 def _ask(view: View, facts: Sequence[Fact]) -> list[str]:
     from lifelong_edit.tasks import task_of
-    from lifelong_edit.tasks.causal.verdicts import MARGIN
 
     with view.standing() as loaded:
         task = task_of(loaded)
-        lengths = [len(task.encode(loaded, fact.prompt, fact.target).answer) + MARGIN for fact in facts]
+        lengths = [len(task.encode(loaded, fact.prompt, fact.target).answer) + task.margin for fact in facts]
         found = task.answer(loaded, [fact.prompt for fact in facts], lengths)
         return [task.judge(loaded, f.prompt, f.target, new).text for f, new in zip(facts, found, strict=True)]

@@ -66,6 +66,7 @@ def begin(
         trust_remote_code=trust_remote_code,
     )
     rule, given = rule_of(settings.editor), given_to(hypernetwork, text)
+    rule.require_kind(loaded.family.kind)
     require_given(settings, given, loaded.modules)
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     kept = {**given.network, **rule.fix(loaded, settings, given)}  # a network whatever the rule is

@@ -94,8 +94,9 @@ class View:
     @locked
     def ask(self, prompt: str, *, max_new_tokens: int = 20) -> str:
         """The model's greedy answer to a prompt at this state, up to its end of text or `max_new_tokens`."""
-        from lifelong_edit.models import generate_greedy
+        from lifelong_edit.tasks import task_of
 
         with self.standing() as loaded:
-            text: str = loaded.tokenizer.decode(generate_greedy(loaded, [prompt], max_new_tokens)[0])
+            (answer,) = task_of(loaded).answer(loaded, [prompt], max_new_tokens)
+            text: str = loaded.tokenizer.decode(list(answer.ids))
         return text

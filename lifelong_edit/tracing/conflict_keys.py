@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lifelong_edit.models import BASE, Encoded, LoadedModel, by_length, pad
+from lifelong_edit.models import BASE, Encoded, LoadedModel, by_length
+from lifelong_edit.tasks import task_of
 
 
 class _Reached(Exception):
@@ -26,6 +27,7 @@ def lowest_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_bat
 
 
 def _last_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_batch: int) -> Tensor:
+    task = task_of(loaded)
     found: list[Tensor] = []
     where: list[int] = []
 
@@ -37,15 +39,15 @@ def _last_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_batc
     keys: list[Tensor] = []
     try:
         for chosen in by_length([len(p) for p in prompts], micro_batch):
-            batch = pad([Encoded.of(prompts[i]) for i in chosen], loaded.pad_id, loaded.device)
+            batch = task.collate(loaded, [Encoded.of(prompts[i]) for i in chosen])
             with torch.no_grad():
                 try:
-                    loaded.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+                    task.read(loaded, batch.ids, batch.mask)
                 except _Reached:
                     states = found.pop()
             # OPT's MLP sees (b·t, d).
             states = states.reshape(*batch.ids.shape, -1)
-            keys.append(states[torch.arange(len(chosen)), batch.lengths - 1].float())
+            keys.append(states[torch.arange(len(chosen)), task.ends(batch)].float())
             where.extend(chosen)
     finally:
         handle.remove()

@@ -11,16 +11,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.facts import Probe
-from lifelong_edit.models import (
-    EditableModule,
-    Encoded,
-    LoadedModel,
-    by_length,
-    encode,
-    encode_prompt,
-    generate_from_ids,
-    subject_span,
-)
+from lifelong_edit.models import EditableModule, Encoded, LoadedModel, by_length
 from lifelong_edit.numerics.grams import FactKeys, to_grid
 from lifelong_edit.tasks import BaseAnswer, task_of
 from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
@@ -36,22 +27,22 @@ GUARDS = 200
 
 
 def answer_of(loaded: LoadedModel, probes: Sequence[Probe], tokens: int) -> list[Encoded]:
-    """Preserved prompts with the answers given, or with the model's own greedy continuation of a few tokens.
+    """Preserved prompts with the answers given, or with the model's own, of a few tokens (`Task.answer`).
 
-    A continuation ends with its first token or before the first one that holds a full stop, a comma or a line
+    Its own ends with its first token or before the first one that holds a full stop, a comma or a line
     break: what follows a short answer is text of its own, on which edits have every right to act.
     """
+    task = task_of(loaded)
     open_ones = [i for i, p in enumerate(probes) if p.target is None]
-    prompts = [encode_prompt(loaded.tokenizer, probes[i].prompt) for i in open_ones]
     encoded: dict[int, Encoded] = {
-        i: encode(loaded.tokenizer, p.prompt, p.target, p.subject) for i, p in enumerate(probes) if p.target is not None
+        i: task.encode(loaded, p.prompt, p.target, p.subject) for i, p in enumerate(probes) if p.target is not None
     }
-    for i, prompt, found in zip(open_ones, prompts, generate_from_ids(loaded, prompts, tokens), strict=True):
+    said = task.answer(loaded, [probes[i].prompt for i in open_ones], tokens)
+    for i, found in zip(open_ones, said, strict=True):
         ids = list(found.ids) or [loaded.pad_id]
         ends = [n for n, token in enumerate(ids) if set(loaded.tokenizer.decode([token])) & set(".,;!?\n")]
         ids = ids[: max(1, ends[0])] if ends else ids
-        span = subject_span(loaded.tokenizer, probes[i].prompt, probes[i].subject)
-        encoded[i] = Encoded.of(prompt, ids, span)
+        encoded[i] = task.encode_said(loaded, probes[i].prompt, ids, probes[i].subject)
     return [encoded[i] for i in range(len(probes))]
 
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import EditableModule, Encoded, encode
-from lifelong_edit.tasks.contract import BaseAnswer
+from lifelong_edit.models import EditableModule, Encoded, Outlined
+from lifelong_edit.tasks import BaseAnswer, task_of
 
 RowKind = Literal["new", "rehearsal", "preserved"]
 
@@ -66,22 +65,22 @@ def unseen_of(fact: Fact, count: int) -> list[str]:
 
 
 def fact_rows(
-    tokenizer: PreTrainedTokenizerBase,
+    model: Outlined,
     facts: Sequence[Fact],
     phrasings: int,
     kind: RowKind = "new",
     replaced: Mapping[str, Sequence[Fact]] | None = None,
 ) -> list[Row]:
-    """The rows of facts: for each its prompt and up to `phrasings` rephrases, in order.
+    """The rows of facts as a model takes them: for each its prompt and up to `phrasings` rephrases, in order.
 
     replaced: by digest the earlier facts whose place a fact takes. The rows that taught those follow its own, with its
     answer: a model that learnt the earlier answer in other words goes on giving it there. Words that are too long with
     the new answer are left out.
     """
-    rows = []
+    rows, task = [], task_of(model)
     for fact in facts:
         own = [fact.prompt, *phrasings_of(fact, phrasings)]
-        rows += [Row(encode(tokenizer, prompt, fact.target, fact.subject), kind, 1.0, fact.digest) for prompt in own]
+        rows += [Row(task.encode(model, prompt, fact.target, fact.subject), kind, 1.0, fact.digest) for prompt in own]
         theirs = {
             prompt: old.subject
             for old in (replaced or {}).get(fact.digest, ())
@@ -90,7 +89,7 @@ def fact_rows(
         }
         for prompt, subject in theirs.items():
             with contextlib.suppress(BadInputError):
-                rows.append(Row(encode(tokenizer, prompt, fact.target, subject), kind, 1.0, fact.digest))
+                rows.append(Row(task.encode(model, prompt, fact.target, subject), kind, 1.0, fact.digest))
     return rows
 
 
@@ -107,13 +106,11 @@ def drawn_rows(rows: Sequence[Row], count: int, *parts: object) -> list[Row]:
     return found
 
 
-def require_rows(
-    tokenizer: PreTrainedTokenizerBase, modules: Sequence[EditableModule], fact: Fact, phrasings: int
-) -> None:
+def require_rows(model: Outlined, modules: Sequence[EditableModule], fact: Fact, phrasings: int) -> None:
     """Raise BadInputError where the model cannot take a fact, or one of its phrasings: too long, for instance."""
-    fact_rows(tokenizer, [fact], len(fact.rephrases))
+    fact_rows(model, [fact], len(fact.rephrases))
     if all(module.positions == "subject" for module in modules):
-        without_mention(modules, [fact], fact_rows(tokenizer, [fact], phrasings))
+        without_mention(modules, [fact], fact_rows(model, [fact], phrasings))
 
 
 def without_mention(modules: Sequence[EditableModule], facts: Sequence[Fact], rows: Sequence[Row]) -> list[str]:

@@ -15,7 +15,7 @@ from lifelong_edit.models import LoadedModel
 from lifelong_edit.numerics.devices import to_solve
 from lifelong_edit.numerics.grams import grid_scale
 from lifelong_edit.numerics.textgram import GramSum, gram_sum, rank_for
-from lifelong_edit.tasks.causal.perplexity import WIDTH, text_windows
+from lifelong_edit.tasks import WIDTH, task_of
 from lifelong_edit.tracing.trace import recording
 
 PROGRESS_SECONDS = 10.0
@@ -45,11 +45,12 @@ def text_statistics(
     """
     grams = {m.name: gram_sum(m.d_in, rank_for(m.d_in, gram_rank), loaded.device) for m in loaded.modules}
     largest: dict[str, Tensor] = {}
+    task = task_of(loaded)
     told = time.monotonic()
     for start in range(0, len(windows), micro_batch):
         ids = windows[start : start + micro_batch].to(loaded.device)
         with torch.no_grad(), recording(loaded, gradients=False) as (inputs, _):
-            loaded.model(input_ids=ids, use_cache=False)
+            task.read(loaded, ids)
         for name, keys in inputs.items():
             flat = keys.flatten(0, -2).float()
             grams[name].add(flat)
@@ -82,7 +83,7 @@ def prepare_text(
     say: Callable[[str], None] | None = None,
 ) -> TextArrays:
     """Mean grams, key grids and guard windows to be fixed at `init`; the guard windows are in no gram."""
-    windows = text_windows(loaded, "\n".join(text), max(1, tokens // WIDTH)).cpu()
+    windows = task_of(loaded).windows(loaded, "\n".join(text), max(1, tokens // WIDTH)).cpu()
     if windows.shape[1] < (least := min(WIDTH, loaded.context)):
         raise BadInputError(
             f"the preservation text has {windows.shape[1]} tokens; expected at least {least}; give a longer text"

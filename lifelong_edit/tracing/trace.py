@@ -94,7 +94,8 @@ def trace(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, gradients:
             index[name].append(where[masks[name].nonzero()[:, 0]])
         row, loss = row.cpu(), loss.detach().cpu()
         losses[chosen] = torch.zeros(len(part)).index_add_(0, row, loss)
-        counts = torch.tensor([1 if r.base is not None else r.positions for r in part])
+        sizes = task.counts([r.encoded for r in part])
+        counts = torch.tensor([1 if r.base is not None else n for r, n in zip(part, sizes, strict=True)])
         worst[chosen] = torch.zeros(len(part)).scatter_reduce_(0, row, loss * counts[row], "amax")
     return _in_row_order(keys, grads if gradients else {}, index, losses, worst)
 

@@ -17,10 +17,11 @@ import torch
 from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, mentions, put_in
-from lifelong_edit.models import LoadedModel, encode_prompt
+from lifelong_edit.models import LoadedModel
 from lifelong_edit.numerics.logistic import Array, fit_logistic
 from lifelong_edit.policies import normalise
 from lifelong_edit.policies.scoring import CONFLICTS, FEATURES, Scorer, features_of
+from lifelong_edit.tasks import task_of
 from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
 from lifelong_edit.tracing.rows import draw
 
@@ -119,9 +120,10 @@ def measure_pairs(loaded: LoadedModel, mean: torch.Tensor, pairs: Sequence[Pair]
     """Features of the pairs, (n, features), see `FEATURES`. mean: the conflict centre, (d_in,)."""
     if not pairs:
         return np.zeros((0, len(FEATURES)))
+    task = task_of(loaded)
     prompts = list(dict.fromkeys(fact.prompt for pair in pairs for fact in (pair.new, pair.old)))
     place = {prompt: i for i, prompt in enumerate(prompts)}
-    ids = [encode_prompt(loaded.tokenizer, prompt) for prompt in prompts]
+    ids = [task.encode_question(loaded, prompt) for prompt in prompts]
     keys = centred(lowest_keys(loaded, ids, micro_batch), mean).cpu().double().numpy()
     cosines = [float(keys[place[pair.new.prompt]] @ keys[place[pair.old.prompt]]) for pair in pairs]
     rows = [features_of(pair.new, pair.old, cosine) for pair, cosine in zip(pairs, cosines, strict=True)]

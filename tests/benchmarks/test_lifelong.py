@@ -86,7 +86,7 @@ def test_the_gradient_is_that_of_the_two_means(bench: Bench) -> None:
     loaded, recipe = bench.loaded, Recipe(preserved_weight=3.0, micro_batch=2)
     noise = torch.Generator().manual_seed(0)
     shifts = {m.name: 0.1 * torch.randn(m.d_in, m.d_out, generator=noise) for m in loaded.modules}
-    facts = fact_rows(loaded.tokenizer, [fact(i) for i in range(3)], 1)
+    facts = fact_rows(loaded, [fact(i) for i in range(3)], 1)
     kept = [bench.preserved.row(i, 3.0) for i in range(4)]
     with loaded.at(shifts):
         with trainable(loaded) as weights:
@@ -106,7 +106,7 @@ def test_fine_tuning_teaches_and_keeps_to_its_time(editor: RidgeEditor) -> None:
     loaded = editor.bench.loaded
     tuner, state = FineTuner(editor, Recipe(rate=0.02, rows=8, preserved=4)), State()
     facts = [fact(i) for i in range(4)]
-    rows = fact_rows(loaded.tokenizer, facts, SMALL.phrasings)
+    rows = fact_rows(loaded, facts, SMALL.phrasings)
     before = float(trace(loaded, rows, 64, gradients=False).losses.sum())
     shifts = tuner.tune(state, facts, 1.0)
     assert all(torch.equal(loaded.weight(m.name), loaded.base_weight(m.name)) for m in loaded.modules)

@@ -35,7 +35,7 @@ def known() -> Iterator[None]:
 def empty(tmp_path_factory: pytest.TempPathFactory, known: None) -> Path:
     settings = CodebookSettings(editor="codebook", text_tokens=2000, snapshot_every=3)
     path = tmp_path_factory.mktemp("codebook") / "empty"
-    Timeline.create(path, model="atlas", settings=settings).close()
+    Timeline.create(path, model="atlas", settings=settings, preserve=["The capital of Japan is"]).close()
     return path
 
 

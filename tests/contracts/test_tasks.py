@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,12 +18,13 @@ from torch import Tensor
 from lifelong_edit import atlas
 from lifelong_edit.bench import Bench, prepare
 from lifelong_edit.editors.ridge.settings import RidgeSettings
-from lifelong_edit.errors import BadInputError
+from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import Encoded, Generation, LoadedModel, load_model
-from lifelong_edit.models.families import Kind, Positions
-from lifelong_edit.tasks import TASKS, BaseAnswer, Task, task_of
-from lifelong_edit.tracing.trace import trace
+from lifelong_edit.models.families import Family, Kind, Positions
+from lifelong_edit.models.loading import outline_of
+from lifelong_edit.tasks import TASKS, WIDTH, BaseAnswer, Task, require_causal, task_of
+from lifelong_edit.tracing.trace import recording, trace
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,56 @@ class TaskContract:
             said = loaded.tokenizer.decode(example.ids[start:end]).strip()
             assert said in (subject, subject + ":", subject + "'s") if subject in question else not said, said
 
+    def test_what_was_said_is_encoded_as_what_is_to_be_said(
+        self, task: Task, material: Material, loaded: LoadedModel, examples: list[Encoded]
+    ) -> None:
+        for (question, _, subject), example in zip(material.asked, examples, strict=True):
+            assert task.encode_said(loaded, question, example.answer, subject) == example
+            assert task.encode_said(loaded, question, example.answer).subject == (0, 0)
+
+    def test_texts_are_encoded_before_weights_are_read(
+        self, task: Task, material: Material, loaded: LoadedModel, examples: list[Encoded]
+    ) -> None:
+        outline = outline_of(loaded.source, material.modules, None)
+        assert outline is not None and task_of(outline) is task
+        assert [task.encode(outline, *asked) for asked in material.asked] == examples
+        for (question, _, _), example in zip(material.asked, examples, strict=True):
+            assert tuple(task.encode_question(outline, question)) == example.prompt
+
+    def test_a_questions_end_does_not_depend_on_its_answer(
+        self, task: Task, loaded: LoadedModel, examples: list[Encoded]
+    ) -> None:
+        """Nor on what else is in the input: at it stands the same key."""
+        inputs = task.collate(loaded, examples)
+        ends = task.ends(inputs)
+        assert ends.shape == (len(examples),)
+        for example, end in zip(examples, ends.tolist(), strict=True):
+            alone = task.collate(loaded, [Encoded.of(example.prompt)])
+            assert task.ends(alone).tolist() == [end]
+
+    def test_reading_passes_through_every_edited_module(
+        self, task: Task, loaded: LoadedModel, examples: list[Encoded]
+    ) -> None:
+        """Without a mask as with one that hides nothing."""
+        found = []
+        for mask in (True, False):
+            inputs = task.collate(loaded, examples[:1])
+            with torch.no_grad(), recording(loaded, gradients=False) as (keys, _):
+                task.read(loaded, inputs.ids, inputs.mask if mask else None)
+            found.append(keys)
+        assert set(found[0]) == {module.name for module in loaded.modules}
+        for name, keys in found[0].items():
+            torch.testing.assert_close(found[1][name], keys)
+
+    def test_windows_are_the_beginning_of_a_text(self, task: Task, material: Material, loaded: LoadedModel) -> None:
+        found = task.windows(loaded, material.text, 3)
+        assert found.dtype is torch.long and 1 <= len(found) <= 3
+        assert found.shape[1] == min(WIDTH, loaded.context)
+        assert torch.equal(task.windows(loaded, material.text, 1), found[:1])
+        assert task.windows(loaded, "A short one.").shape[1] < found.shape[1]
+        with pytest.raises(BadInputError):
+            task.windows(loaded, "")
+
     @pytest.mark.parametrize("positions", ["answer", "subject"])
     def test_slots_are_exactly_the_editing_positions(
         self, task: Task, material: Material, loaded: LoadedModel, examples: list[Encoded], positions: Positions
@@ -179,6 +230,8 @@ class TaskContract:
         assert found.dtype is torch.bool
         for example, row in zip(examples, found, strict=True):
             assert row.nonzero().flatten().tolist() == material.slots(example, positions)
+            tokens = len(example.answer) if positions == "answer" else example.subject[1] - example.subject[0]
+            assert int(row.sum()) == tokens
         assert bool(found.any()), "there are none at all"
 
     def test_logits_are_those_of_the_whole_model(
@@ -251,7 +304,9 @@ class TaskContract:
         for made in material.judged:
             ids = tuple(loaded.tokenizer(made.said)["input_ids"])
             end = loaded.tokenizer.eos_token_id if made.stopped else None
-            verdict = task.judge(loaded, material.question, material.wanted, Generation(ids, end))
+            answer = Generation(ids, end)
+            assert task.text(loaded, material.question, answer) == made.said
+            verdict = task.judge(loaded, material.question, material.wanted, answer)
             assert (verdict.right, verdict.ended, verdict.text) == (made.right, made.ended, made.said), made
 
     def test_health_is_finite_and_worse_for_a_spoiled_model(self, task: Task, material: Material) -> None:
@@ -282,3 +337,17 @@ class TaskContract:
 
 class TestEveryTask(TaskContract):
     """The tasks of the registry."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """What is known of a model of a kind that there is not."""
+
+    family: Any
+    tokenizer: Any = None
+
+
+def test_what_only_causal_models_do_is_asked_of_them_alone(tiny_gpt2: Path) -> None:
+    require_causal(load_model(str(tiny_gpt2)), "fluency", "--fluency")
+    with pytest.raises(UsageError, match=r"found a masked model, but fluency is measured on causal ones.*--fluency"):
+        require_causal(Other(Family("bert", None, kind=cast("Kind", "masked"))), "fluency", "--fluency")

@@ -25,7 +25,7 @@ def unasked(editor: RidgeEditor, facts: list[Fact]) -> tuple[str, Tensor]:
     """
     bench, s = editor.bench, editor.settings
     name = bench.names[0]
-    rows = fact_rows(bench.loaded.tokenizer, facts, s.phrasings)
+    rows = fact_rows(bench.loaded, facts, s.phrasings)
     keys = trace(bench.loaded, rows, 8, gradients=False).keys[name].double()
     nothing = torch.linalg.svd(keys, full_matrices=True).Vh[len(keys) :]
     assert len(nothing) > 10

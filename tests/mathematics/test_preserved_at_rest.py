@@ -21,7 +21,7 @@ from tests.mathematics.conftest import editor_of, held_of, passed
 def drift(editor: RidgeEditor, facts: list[Fact], passes: int) -> float:
     """‖ΔW‖ after passes over preserved prompts alone, relative to that of one pass over facts; the worst module."""
     bench = editor.bench
-    news = fact_rows(bench.loaded.tokenizer, facts, 3)
+    news = fact_rows(bench.loaded, facts, 3)
     asker = ready(editor.work(State(), Lesson(facts)), news)
     real = passed(editor, asker, news, held_of(editor, news, 1))
     kept = [bench.preserved.row(i, 1.5) for i in range(120)]

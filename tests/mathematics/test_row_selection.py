@@ -197,7 +197,7 @@ def test_phrasings_are_drawn_afresh_with_the_weight_of_all(make_bench: MakeBench
         msgspec.structs.replace(f, rephrases=tuple(f"{f.subject}, {i}," for i in range(i % 5)))
         for i, f in enumerate(news)
     ]
-    rows = fact_rows(make_bench().loaded.tokenizer, facts, 4)
+    rows = fact_rows(make_bench().loaded, facts, 4)
     passes = [drawn_rows(rows, 2, "seed", number) for number in range(20)]
     assert drawn_rows(rows, 2, "seed", 3) == passes[3] != passes[4]
     for found in passes:

@@ -72,7 +72,7 @@ def test_one_short_fact_is_stored_as_factors_and_leaves_the_same_keys(
     # The model is left as it was; the keys are those at what the stored factors come to, bit for bit.
     for m in loaded.modules:
         assert torch.equal(loaded.weight(m.name), loaded.base_weight(m.name))
-    rows = fact_rows(loaded.tokenizer, news[:1], 0)
+    rows = fact_rows(loaded, news[:1], 0)
     with loaded.at(shifts):
         traced = trace(loaded, rows, editor.settings.micro_batch, gradients=False)
     for m in loaded.modules:

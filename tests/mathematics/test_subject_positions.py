@@ -39,7 +39,7 @@ def test_a_span_one_token_further_is_another_trace(
     loaded: LoadedModel, news: list[Fact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mutation: as many positions, each one further; only modules at the subject may see it."""
-    rows, right = fact_rows(loaded.tokenizer, news, 2), causal.subject_mask
+    rows, right = fact_rows(loaded, news, 2), causal.subject_mask
 
     def further(batch: TokenBatch) -> torch.Tensor:
         return right(batch).roll(1, 1)

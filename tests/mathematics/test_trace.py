@@ -32,7 +32,7 @@ def model(request: pytest.FixtureRequest, tiny_gpt2: Path, tiny_llama: Path, tin
 
 def rows_of(model: LoadedModel, news: list[Fact], stand: Stand) -> list[Row]:
     """Facts in two phrasings and preserved prompts, mixed, of many lengths; then the model is edited."""
-    rows = fact_rows(model.tokenizer, news[:5], 1)
+    rows = fact_rows(model, news[:5], 1)
     encoded = [encode(model.tokenizer, f"{f.subject} speaks", f.target, f.subject) for f in news[5:9]]
     bases = base_answers(model, encoded, 4)
     kept = [Row(e, "preserved", 1.5, None, b) for e, b in zip(encoded, bases, strict=True)]
@@ -195,7 +195,7 @@ def test_a_base_answer_without_the_rest_bucket_would_pull_at_the_base(
 
 def test_conflict_keys_and_text_statistics_see_the_same_keys(model: LoadedModel, news: list[Fact]) -> None:
     """The other two readers of module inputs, against the trace and against NumPy."""
-    rows = fact_rows(model.tokenizer, news, 0)
+    rows = fact_rows(model, news, 0)
     found, name = trace(model, rows, 5, gradients=False), model.conflict_module.name
     first = [int((found.row[name] == i).nonzero()[0]) for i in range(len(rows))]
     prompts = [r.encoded.ids[: r.encoded.answer_start] for r in rows]

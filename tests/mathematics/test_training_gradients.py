@@ -25,7 +25,7 @@ from tests.mathematics.conftest import MakeEditor, Stand, gram_of
 
 def rows_of(model: LoadedModel, news: list[Fact], stand: Stand) -> list[Row]:
     """Weighted facts and preserved prompts; then the model is edited, so that the latter count."""
-    rows = [dataclasses.replace(r, weight=0.3 + i) for i, r in enumerate(fact_rows(model.tokenizer, news[:4], 1))]
+    rows = [dataclasses.replace(r, weight=0.3 + i) for i, r in enumerate(fact_rows(model, news[:4], 1))]
     encoded = [encode(model.tokenizer, f"{f.subject} speaks", f.target) for f in news[5:8]]
     kept = zip(encoded, base_answers(model, encoded, 4), strict=True)
     rows += [Row(e, "preserved", 1.5, None, b) for e, b in kept]
@@ -104,7 +104,7 @@ def test_the_gradient_reaches_the_networks_parameters_through_the_solve(
     """As one pass of training carries it by hand, against autograd through torch.linalg.solve and the network."""
     editor = make_editor(random_network(form), editor="malmen", ask=form, eta=None)
     bench = editor.bench
-    rows, name = fact_rows(bench.loaded.tokenizer, news[:4], 1), bench.names[0]
+    rows, name = fact_rows(bench.loaded, news[:4], 1), bench.names[0]
     traced, preserved = trace(bench.loaded, rows, 8), gram_of(editor, bench.names[0])
     keys, gradients, weights = traced.keys[name], traced.gradients[name], traced.weights(rows, name)
     slope = torch.randn(128, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

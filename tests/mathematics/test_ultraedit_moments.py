@@ -147,7 +147,7 @@ def test_moments_of_facts_solved_for_again_are_those_of_exactly_these_facts(
     """In NumPy: count, mean and spread of their rows at the base weights, each once."""
     found = moments_of(editor.relearn(news))
     loaded = editor.bench.loaded
-    traced = trace(loaded, fact_rows(loaded.tokenizer, news, editor.phrasings), 8)
+    traced = trace(loaded, fact_rows(loaded, news, editor.phrasings), 8)
     for name in editor.bench.names:
         seen = torch.cat([traced.keys[name], traced.gradients[name]], -1).double().numpy()
         assert float(found[f"{name}/count"]) == len(seen) > 0

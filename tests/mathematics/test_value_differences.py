@@ -181,7 +181,7 @@ def test_ten_passes_over_preserved_prompts_alone_leave_the_weights(make_editor: 
     """
     editor = make_editor(passes=1)
     bench = editor.bench
-    facts = fact_rows(bench.loaded.tokenizer, news, 1)
+    facts = fact_rows(bench.loaded, news, 1)
     asker = ready(editor.work(State(), Lesson(news)), facts)
     kept = [bench.preserved.row(i, 1.5) for i in range(len(bench.preserved.probes))]
     held = held_of(editor, kept, 10)

@@ -163,3 +163,55 @@ def test_a_model_changes_by_an_overlay_alone() -> None:
 def test_the_rule_of_overlays_can_fail() -> None:
     tree = ast.parse("loaded.set_shifts({})")
     assert list(moved_by_hand("lifelong_edit.timeline.solving", tree))
+
+
+OF_A_KIND = {"encode", "encode_prompt", "end_ids", "generate", "generate_from_ids", "generate_greedy", "head_input"}
+OF_A_KIND |= {"last_position", "masked_positions", "pad", "separator", "special_front", "subject_span"}
+"""Functions of `models` that are right for one kind of model: tasks are made of them."""
+WRITES_ON = {("lifelong_edit.eval.metrics.fluency", "generate")}
+"""Measured on causal models alone, and says so by `tasks.require_causal`."""
+
+
+def past_the_task(module: str, tree: ast.Module) -> Iterator[str]:
+    """Where a model is asked, or its text encoded, as if all models were of one kind."""
+    if module.startswith(("lifelong_edit.models", "lifelong_edit.tasks", "lifelong_edit.atlas")):
+        return
+    for name, line in imports(module, tree):
+        if name.startswith(("lifelong_edit.tasks.", "lifelong_edit.models.generation")) and not name.endswith(
+            ".contract"
+        ):
+            yield f"line {line}: {name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lifelong_edit.models"):
+            names = {alias.name for alias in node.names} & OF_A_KIND
+            yield from (f"line {node.lineno}: {name}" for name in sorted(names) if (module, name) not in WRITES_ON)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("models") and node.attr in OF_A_KIND:
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+        elif isinstance(node, ast.Call) and any(keyword.arg == "input_ids" for keyword in node.keywords):
+            yield f"line {node.lineno}: {ast.unparse(node.func)}(input_ids=…)"
+
+
+def test_models_are_asked_through_their_task() -> None:
+    """So that another kind of question is a folder in `tasks`, and nothing else has to be found and mended."""
+    assert not offenders(past_the_task)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from lifelong_edit.tasks.causal.verdicts import MARGIN",
+        "def f():\n    from lifelong_edit.models import LoadedModel, generate_greedy",
+        "from lifelong_edit.models.encoding import encode",
+        "from lifelong_edit.models import generation",
+        "from lifelong_edit import models\nmodels.generate(loaded, prompts, 3)",
+        "loaded.model(input_ids=ids, use_cache=False)",
+    ],
+)
+def test_the_rule_of_tasks_can_fail(text: str) -> None:
+    assert len(list(past_the_task("lifelong_edit.judging.gate", ast.parse(text)))) == 1
+    assert not list(past_the_task("lifelong_edit.tasks.causal.task", ast.parse(text)))
+
+
+def test_what_is_measured_on_some_models_alone_says_so() -> None:
+    for module, _ in WRITES_ON:
+        assert any(isinstance(node, ast.Name) and node.id == "require_causal" for node in ast.walk(TREES[module]))

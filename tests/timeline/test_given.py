@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import pandas as pd
 import pytest
 
+from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import BadInputError, LifelongEditError, UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.stores import Decide, EditLog, fsck
@@ -116,6 +118,20 @@ def test_a_step_is_a_number_or_a_name(timeline: Timeline, odd: Any) -> None:
 def test_a_store_is_not_made_of_what_is_no_prompt_or_text(tiny_gpt2: Path, tmp_path: Path, given: Any) -> None:
     with pytest.raises(LifelongEditError, match="expected"):
         Timeline.create(tmp_path / "store", model=str(tiny_gpt2), **given)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_rule_refuses_a_kind_of_model_that_it_does_not_edit(
+    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before weights are read, and where they had to be, before anything is measured."""
+    picky = dataclasses.replace(rule_of("gradient"), tasks=frozenset({"masked"}))
+    monkeypatch.setattr("lifelong_edit.editors.gradient.RULE", picky)
+    said = "found a causal model, but the editing rule gradient edits masked ones; take such a model, or another rule"
+    for trust in ({}, {"trust_remote_code": True, "revision": "0" * 40}):
+        with pytest.raises(UsageError) as found:
+            Timeline.create(tmp_path / "store", model=str(tiny_gpt2), text=["Some words."], **trust)
+        assert str(found.value) == said
     assert not (tmp_path / "store").exists()
 
 

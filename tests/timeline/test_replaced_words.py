@@ -75,7 +75,7 @@ def test_the_old_words_get_the_new_answer(
     for policy in ("supersede", "keep"):
         timeline.apply(placed([second], policy), gate=lenient, conflicts=policy)
         loaded = timeline.bench().loaded
-        asked = fact_rows(loaded.tokenizer, [msgspec.structs.replace(first, target="Vienna")], 0)
+        asked = fact_rows(loaded, [msgspec.structs.replace(first, target="Vienna")], 0)
         with loaded.at(as_tensors(timeline.weights(timeline.head))):
             losses[policy] = float(trace(loaded, asked, 8, gradients=False).losses[0])
         timeline.rollback(1)

@@ -17,11 +17,11 @@ def select_rows(bench: Bench, s: RidgeSettings, state: State, lesson: Lesson, li
 
     live: digests of the live facts that may be rehearsed, sorted.
     """
-    tokenizer, facts = bench.loaded.tokenizer, lesson.facts
+    facts = lesson.facts
     batch = tuple(f.digest for f in facts)
     rehearsed = [state.live[live[i]] for i in draw(len(live), s.rehearse, "rehearsal", s.seed, state.digest, batch)]
-    rows = fact_rows(tokenizer, facts, s.phrasings, replaced=lesson.replaced)
-    rows += fact_rows(tokenizer, rehearsed, s.phrasings, "rehearsal")
+    rows = fact_rows(bench.loaded, facts, s.phrasings, replaced=lesson.replaced)
+    rows += fact_rows(bench.loaded, rehearsed, s.phrasings, "rehearsal")
     if s.preserved and bench.preserved.probes:
         near = bench.centred_keys(lesson.conflict or bench.conflict_of(facts), facts)
         subjects = lesson.hidden | changed_subjects(state, facts)

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.models import LoadedModel, special_front
-
-WINDOWS = 30
-WIDTH = 128
+from lifelong_edit.tasks.contract import WIDTH, WINDOWS
 
 
 def text_windows(loaded: LoadedModel, text: str, windows: int = WINDOWS, width: int | None = None) -> Tensor:
