@@ -29,8 +29,11 @@ def refuse_untouched(store: Path, apply: Callable[[Any], object], match: str) ->
         with pytest.raises(StepRefusedError, match=match):
             apply(timeline)
         assert timeline._log.head() == head
-        standing, logged = timeline.bench().loaded.model.state_dict(), timeline.model().state_dict()
-        assert all(torch.equal(standing[name], logged[name]) for name in logged)
+        loaded, logged = timeline.bench().loaded, timeline.model().state_dict()
+        assert all(torch.equal(loaded.weight(m.name), loaded.base_weight(m.name)) for m in loaded.modules)
+        with timeline.at("head").standing():
+            standing = loaded.model.state_dict()
+            assert all(torch.equal(standing[name], logged[name]) for name in logged)
         timeline.weights("head")
         assert timeline.apply([FACT], gate=lambda *_: {}).kind == "edit"  # and the next batch goes through
 
