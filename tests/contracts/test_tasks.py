@@ -210,8 +210,8 @@ class TaskContract:
                 task.read(loaded, inputs.ids, inputs.mask if mask else None)
             found.append(keys)
         assert set(found[0]) == {module.name for module in loaded.modules}
-        for name, keys in found[0].items():
-            torch.testing.assert_close(found[1][name], keys)
+        for name, seen in found[0].items():
+            torch.testing.assert_close(found[1][name], seen)
 
     def test_windows_are_the_beginning_of_a_text(self, task: Task, material: Material, loaded: LoadedModel) -> None:
         found = task.windows(loaded, material.text, 3)

@@ -30,7 +30,9 @@ def found(name: str) -> object:
     raise AttributeError(name)
 
 
-@pytest.mark.parametrize("name", sorted({n for n in NAME.findall(TEXT) if not n.endswith((".py", ".md", ".jsonl", ".toml"))}))
+@pytest.mark.parametrize(
+    "name", sorted({n for n in NAME.findall(TEXT) if not n.endswith((".py", ".md", ".jsonl", ".toml"))})
+)
 def test_every_name_exists(name: str) -> None:
     assert found(name) is not None
 

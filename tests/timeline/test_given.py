@@ -125,10 +125,11 @@ def test_a_rule_refuses_a_kind_of_model_that_it_does_not_edit(
     tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before weights are read, and where they had to be, before anything is measured."""
-    picky = dataclasses.replace(rule_of("gradient"), tasks=frozenset({"masked"}))
+    picky = dataclasses.replace(rule_of("gradient"), tasks=frozenset[Any]({"masked"}))
     monkeypatch.setattr("lifelong_edit.editors.gradient.RULE", picky)
     said = "found a causal model, but the editing rule gradient edits masked ones; take such a model, or another rule"
-    for trust in ({}, {"trust_remote_code": True, "revision": "0" * 40}):
+    trusts: list[dict[str, Any]] = [{}, {"trust_remote_code": True, "revision": "0" * 40}]
+    for trust in trusts:
         with pytest.raises(UsageError) as found:
             Timeline.create(tmp_path / "store", model=str(tiny_gpt2), text=["Some words."], **trust)
         assert str(found.value) == said
