@@ -7,7 +7,7 @@ import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, SupportsIndex
 
 import msgspec
 
@@ -168,10 +168,9 @@ class History:
                 known = self.names.tags.keys() | self.names.branches.keys()
                 raise UsageError(f"{step!r} names no step; expected a number from 0 to {self.head}, or {listed(known)}")
             return found
-        try:
-            number = int(step) if isinstance(step, str) else operator.index(step)
-        except TypeError:
-            raise UsageError(f"found {shown(step)} as a step, expected a number, a tag, a branch or head") from None
+        if isinstance(step, bool) or not isinstance(step, str | SupportsIndex):
+            raise UsageError(f"found {shown(step)} as a step, expected a number, a tag, a branch or head")
+        number = int(step) if isinstance(step, str) else operator.index(step)
         if not 0 <= number <= self.head:
             raise UsageError(f"there is no step {number}; the log holds steps 0 to {self.head}")
         return number

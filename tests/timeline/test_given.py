@@ -103,7 +103,7 @@ def test_reasons_names_and_authors_are_text_or_refused(timeline: Timeline, batch
     assert timeline.head == 1
 
 
-@pytest.mark.parametrize("odd", [None, 1.5, [1], {}, b"1"], ids=repr)
+@pytest.mark.parametrize("odd", [None, 1.5, True, [1], {}, b"1"], ids=repr)
 def test_a_step_is_a_number_or_a_name(timeline: Timeline, odd: Any) -> None:
     for call in (timeline.show, timeline.rollback, timeline.at, timeline.weights):
         with pytest.raises(UsageError, match="as a step"):
