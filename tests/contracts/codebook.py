@@ -103,7 +103,7 @@ class CodebookEditor:
     def _entry(self, fact: Fact) -> Entry:
         """Keys at the answer's positions, and outputs in their place that make the answer likely."""
         loaded, task = self.bench.loaded, self.bench.task
-        rows = fact_rows(loaded.tokenizer, [fact], 0)
+        rows = fact_rows(loaded, [fact], 0)
         with loaded.at(BASE):
             keys = trace(loaded, rows, 1, gradients=False).keys[self.module].clone()
             layer = loaded.model.get_submodule(self.module)
