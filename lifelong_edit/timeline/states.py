@@ -156,7 +156,7 @@ def keys_at(log: EditLog, history: History, step: int) -> dict[str, FactKeys]:
 
 def _of_all(live: Iterable[str], keys: Mapping[str, FactKeys]) -> dict[str, FactKeys]:
     """Keys in the order of the live facts. Raises StoreDamagedError where a fact has none."""
-    missing = next((fact for fact in live if fact not in keys), None)
+    missing = next((fact for fact in live if not isinstance(keys.get(fact), FactKeys)), None)
     if missing is not None:
         raise StoreDamagedError(f"the store has no keys of the live fact {missing}; restore it from a backup")
     return {fact: keys[fact] for fact in live}
