@@ -98,6 +98,14 @@ class Change:
         made = found.make() if isinstance(found, Entries) else ()
         return {digest: keys for part in made for digest, keys in part.items() if isinstance(keys, FactKeys)}
 
+    def held(self) -> Change:
+        """The same with the entries of further parts made already: they are shown before they are written."""
+        parts = dict(self.parts)
+        for name, brought in self.parts.items():
+            if isinstance(brought, Entries) and name != KEYS:
+                parts[name] = Entries(list(brought.make()).__iter__, brought.whole)
+        return Change(parts, self.report)
+
     def further(self, before: Mapping[str, Content], live: Container[str]) -> dict[str, Content]:
         """The parts beside weights and keys after the change, from those before it; of entries those of live facts."""
         found = dict(before)

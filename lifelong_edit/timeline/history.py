@@ -13,7 +13,7 @@ import msgspec
 
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts.checks import shown
-from lifelong_edit.stores import STILL, WEIGHTS, Part, Place, StepRecord, digest_bytes
+from lifelong_edit.stores import KEYS, STILL, WEIGHTS, Part, Place, StepRecord, digest_bytes
 from lifelong_edit.timeline.names import HEAD_NAME, Names, StepName, listed
 
 SOLVED = ("reconsolidate", "retract")
@@ -218,6 +218,10 @@ class History:
         """What the line of a step brought to a part of its state, oldest first: what `stores.replay` goes along."""
         found = (self.part(record, name) for record in self.line(step))
         return [part for part in found if part is not None]
+
+    def further_parts(self, step: StepName) -> list[str]:
+        """The parts beside weights and keys that the line of a step brought anything to, sorted."""
+        return sorted({name for record in self.line(step) for name in record.parts} - {WEIGHTS, KEYS})
 
     def dropped_by(self, step: StepName) -> StepRecord | None:
         """The step that put the state at a step out of reach, None where it is within."""

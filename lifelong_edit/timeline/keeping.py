@@ -13,7 +13,6 @@ from lifelong_edit.atomic import remove_leftovers, replace_dir_atomic
 from lifelong_edit.errors import StoreError, UsageError
 from lifelong_edit.stores import (
     KEYS,
-    WEIGHTS,
     Compact,
     EditLog,
     Restore,
@@ -113,8 +112,8 @@ class Plan:
 
     def _others(self, state: int) -> set[str]:
         """Of each other part what `replay` reads: from the last step that brings it whole."""
-        line, found = self.history.line(state), set[str]()
-        for name in {name for record in line for name in record.parts} - {WEIGHTS, KEYS}:
+        found = set[str]()
+        for name in self.history.further_parts(state):
             parts = self.history.parts(state, name)
             if any(part.fold == "upsert" for part in parts):
                 found |= self._entries(state, name)

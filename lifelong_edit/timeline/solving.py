@@ -133,7 +133,7 @@ class Solving:
             worth = bool(decision.turned_away or sieved.reviewed)
             return Draft(record=Decide(**told), weights=self._weights, **noted) if worth else None
         replaced = self._replaced(state, decision)
-        change = self._editor.learn(state, Lesson(sieved.facts, decision.retire, keys, replaced))
+        change = self._editor.learn(state, Lesson(sieved.facts, decision.retire, keys, replaced)).held()
         if KEYS not in change.parts:
             of_each = {fact.digest: FactKeys({}, keys[fact.digest]) for fact in sieved.facts}
             change = _with_keys(change, Entries(lambda: iter([of_each])))
@@ -278,7 +278,7 @@ class Solving:
         self, facts: Sequence[Fact], say: Say | None, warm: Mapping[str, Any] | None = None, identity: str = ""
     ) -> Change:
         """What the rule makes of all facts; where it keeps no keys of its own, with those that conflicts need."""
-        change = self._editor.relearn(facts, start=warm, identity=identity, say=say or silent)
+        change = self._editor.relearn(facts, start=warm, identity=identity, say=say or silent).held()
         if KEYS in change.parts:
             return change
 

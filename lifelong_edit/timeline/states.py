@@ -178,8 +178,8 @@ def key_ages_at(log: EditLog, history: History, step: int) -> dict[str, int]:
 def parts_at(log: EditLog, history: History, step: StepName) -> dict[str, Content]:
     """What an editing rule keeps beside weights and keys at the state of a step: the content of each such part."""
     step = history.state_of(step)
-    live, names = history.fold(step).live, {name for record in history.line(step) for name in record.parts}
-    found = {n: replay(history.parts(step, n), log.blob, only=live) for n in sorted(names - {WEIGHTS, KEYS})}
+    live = history.fold(step).live
+    found = {n: replay(history.parts(step, n), log.blob, only=live) for n in history.further_parts(step)}
     return {name: content for name, content in found.items() if content}
 
 
@@ -242,9 +242,9 @@ class StoredState:
     def further(self) -> str:
         """What the content digest of a state says of its parts beside weights and keys, which follow from weights.
 
-        Of entries it is what they hold, in whatever batches they came.
-        Empty without such a part, and where the release that wrote the last one logged no digest of it. A part that was
-        emptied is one that never was: what all facts were taken out of is a new store.
+        Of entries it is what they hold, in whatever batches they came. Empty without such a part, and where the release
+        that wrote the last one logged no digest of it. A part that was emptied is one that never was: what all facts
+        were taken out of is a new store.
         """
         others = {n: self._digest_of(n, part) for n, part in self.brought.items() if n not in (WEIGHTS, KEYS)}
         return "".join(f"\n{name} {digest}" for name, digest in sorted(others.items()) if digest not in ("", _NOTHING))

@@ -12,6 +12,7 @@ import pytest
 
 from lifelong_edit.editors import registry
 from lifelong_edit.editors.contract import Rule
+from lifelong_edit.facts import Fact
 from lifelong_edit.stores import Entry, FactKeys, decode_entries, encode_entries, fsck
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.purging import purge
@@ -107,6 +108,24 @@ def test_what_is_purged_is_gone(make: Callable[[str], Timeline], tmp_path: Path)
     with Timeline.open(tmp_path / "s") as timeline:
         assert answers(timeline, timeline.head)[1:] == [True] * (len(NEW) - 1)
         assert entries(timeline)
+
+
+def test_an_entry_is_made_once(make: Callable[[str], Timeline], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gate and guard look at what is written then."""
+    made: list[str] = []
+    entry = codebook.CodebookEditor._entry
+
+    def counted(self: codebook.CodebookEditor, fact: Fact) -> Entry:
+        made.append(fact.digest)
+        return entry(self, fact)
+
+    monkeypatch.setattr(codebook.CodebookEditor, "_entry", counted)
+    with make("s") as timeline:
+        timeline.apply(NEW)
+        assert sorted(made) == sorted(fact.digest for fact in NEW)
+        made.clear()
+        timeline.reconsolidate(guard=False)
+        assert sorted(made) == sorted(fact.digest for fact in NEW)
 
 
 @pytest.mark.parametrize(
