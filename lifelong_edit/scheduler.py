@@ -301,12 +301,13 @@ class Scheduler:
             return batch, left
         from lifelong_edit.tracing.rows import require_rows
 
-        bench, phrasings = self._timeline.bench(), self._timeline.editor().phrasings
+        model, editor = self._timeline.bench().loaded, self._timeline.editor()
         sound = []
         for record in batch:
             try:
                 if record.fact.digest in wanted:
-                    require_rows(bench.loaded, bench.loaded.modules, record.fact, phrasings)
+                    require_rows(model, record.fact)
+                    editor.require(record.fact)
                 sound.append(record)
             except BadInputError as error:
                 place = f"{record.file}:{record.line}: {error}"

@@ -16,12 +16,17 @@ from pathlib import Path
 import msgspec
 
 from lifelong_edit.editors.ridge.settings import RidgeSettings
+from lifelong_edit.editors.search.settings import SearchSettings
 from lifelong_edit.settings import StoreSettings
 
 Sections = Sequence[tuple[str, type[msgspec.Struct]]]
 Number = msgspec.inspect.IntType | msgspec.inspect.FloatType
 
-SECTIONS: Sections = (("Settings of every store", StoreSettings), ("Settings of the ridge rules", RidgeSettings))
+SECTIONS: Sections = (
+    ("Settings of every store", StoreSettings),
+    ("Settings of the ridge rules", RidgeSettings),
+    ("Settings of the search", SearchSettings),
+)
 
 HEAD = """\
 # Settings

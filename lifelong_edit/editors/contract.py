@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lifelong_edit.errors import UsageError
-from lifelong_edit.facts import Fact
+from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import (
     KEYS,
@@ -33,7 +33,8 @@ from lifelong_edit.stores import (
 if TYPE_CHECKING:
     from lifelong_edit.bench import Bench, Say, State
     from lifelong_edit.models import EditableModule, LoadedModel, Overlay
-    from lifelong_edit.models.families import Kind
+    from lifelong_edit.models.families import Kind, Positions
+    from lifelong_edit.tracing.rows import Row
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Format = Literal["transformers"]
@@ -167,6 +168,12 @@ class Editor(Protocol):
     def phrasings(self) -> int:
         """How many of a fact's rephrases it is taught in beside its prompt: judges ask in the others."""
 
+    def require(self, fact: Fact) -> None:
+        """Raise BadInputError where the rule cannot be taught a fact that the model can take."""
+
+    def kept_rows(self, facts: Sequence[Fact]) -> Sequence[Row]:
+        """The rows of facts whose keys the rule keeps, fact by fact; of a rule that keeps none they are not asked."""
+
     def learn(self, state: State, lesson: Lesson) -> Change:
         """What teaching a batch at a state would change.
 
@@ -189,10 +196,14 @@ class Editor(Protocol):
 
 @dataclass(frozen=True)
 class Given:
-    """What a store is made with, beside its model. network: a trained one's arrays, empty without; text: ordinary."""
+    """What a store is made with, beside its model. network: a trained one's arrays, empty without; text: ordinary.
+
+    preserve: prompts whose answers must stay.
+    """
 
     network: Arrays = field(default_factory=dict)
     text: Sequence[str] = ()
+    preserve: Sequence[Probe] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +222,8 @@ class Rule:
     settings: type[StoreSettings]
     home: str
     parts: Mapping[str, Fold]
+    places: Positions = "answer"
+    """Where it edits unless modules are named: the upper layers at the answer, or lower ones at the subject."""
     tasks: frozenset[Kind] = frozenset({"causal"})
     exports: frozenset[Format] = frozenset()
     needs: frozenset[Need] = frozenset()

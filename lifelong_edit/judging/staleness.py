@@ -6,7 +6,7 @@ modules above it are no longer these; the keys of the lowest edited module never
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,11 @@ from lifelong_edit.bench import Bench
 from lifelong_edit.editors.ridge.passes import fact_keys
 from lifelong_edit.facts import Fact
 from lifelong_edit.numerics.grams import FactKeys
-from lifelong_edit.tracing.rows import draw, fact_rows
+from lifelong_edit.tracing.rows import Row, draw
 from lifelong_edit.tracing.trace import trace
 
+RowsOf = Callable[[Sequence[Fact]], Sequence[Row]]
+"""The rows of facts whose keys a rule keeps."""
 SAMPLE = 200
 """Live facts whose keys are traced."""
 CHUNK = 64
@@ -26,7 +28,7 @@ CHUNK = 64
 
 def staleness(
     bench: Bench,
-    phrasings: int,
+    rows_of: RowsOf,
     facts: Sequence[Fact],
     stored: Mapping[str, FactKeys],
     ages: Mapping[str, int],
@@ -35,14 +37,14 @@ def staleness(
     """The drift ‖k_now − k_stored‖ / ‖k_stored‖ of stored keys at the model's present weights, as plain values.
 
     Norms are Frobenius over all rows of a fact, both keys on the grid. The sample is drawn by `identity`, whatever the
-    order of the facts; a rule may keep no keys of them. stored, ages: keys of each fact by digest, and how many edit
-    steps ago they were traced.
+    order of the facts; a rule may keep no keys of them. rows_of: as the rule has them (`Editor.kept_rows`). stored,
+    ages: keys of each fact by digest, and how many edit steps ago they were traced.
     Returns `live` and `sampled`, numbers of facts, and `drift`: rows with `module`, `ages` (first and last of a bin;
     None: all together), `facts`, `median`, `p90`.
     """
     ordered = sorted((fact for fact in facts if stored[fact.digest].rows), key=lambda fact: fact.digest)
     sample = [ordered[i] for i in draw(len(ordered), SAMPLE, "staleness", bench.settings.seed, identity)]
-    found = drifts(bench, phrasings, sample, stored)
+    found = drifts(bench, rows_of, sample, stored)
     bins: dict[tuple[int, int] | None, list[str]] = {None: [fact.digest for fact in sample]} if sample else {}
     for digest in sorted(found, key=lambda digest: ages[digest]):
         bins.setdefault(age_bin(ages[digest]), []).append(digest)
@@ -55,7 +57,7 @@ def staleness(
 
 
 def drifts(
-    bench: Bench, phrasings: int, facts: Sequence[Fact], stored: Mapping[str, FactKeys]
+    bench: Bench, rows_of: RowsOf, facts: Sequence[Fact], stored: Mapping[str, FactKeys]
 ) -> dict[str, dict[str, float]]:
     """Per fact and module the relative drift of its stored keys at the model's present weights.
 
@@ -64,7 +66,7 @@ def drifts(
     found: dict[str, dict[str, float]] = {}
     conflict = {digest: keys.conflict for digest, keys in stored.items()}
     for start in range(0, len(facts), CHUNK):
-        rows = fact_rows(bench.loaded, facts[start : start + CHUNK], phrasings)
+        rows = rows_of(facts[start : start + CHUNK])
         traced = trace(bench.loaded, rows, bench.settings.micro_batch, gradients=False)
         for digest, present in fact_keys(bench, traced, rows, conflict).items():
             found[digest] = {

@@ -100,8 +100,10 @@ def family_of(model_type: str, modules: Sequence[str] | None) -> Family:
     return Family(model_type, None)
 
 
-def find_modules(model: Any, family: Family, modules: Sequence[str] | None) -> tuple[EditableModule, ...]:
-    """The editable modules of a model in order of depth: those asked for, else `default_layers`.
+def find_modules(
+    model: Any, family: Family, modules: Sequence[str] | None, places: Positions = "answer"
+) -> tuple[EditableModule, ...]:
+    """The editable modules of a model in order of depth: those asked for, else those that are edited at `places`.
 
     modules: exact module names, layer numbers ("7") or ranges of them, both ends included ("3-5"); with "@subject"
     behind them they are edited at the tokens of the subject ("0-2@subject").
@@ -109,8 +111,8 @@ def find_modules(model: Any, family: Family, modules: Sequence[str] | None) -> t
     """
     layers = int(model.config.get_text_config().num_hidden_layers)
     order = {name: number for number, (name, _) in enumerate(model.named_modules())}
-    places: dict[str, Positions] = {}
-    for entry in modules or default_layers(layers):
+    at: dict[str, Positions] = {}
+    for entry in modules or default_entries(layers, places):
         plain = entry.strip().removesuffix(SUBJECT)
         where: Positions = "answer" if plain == entry.strip() else "subject"
         if "@" in plain:
@@ -118,9 +120,9 @@ def find_modules(model: Any, family: Family, modules: Sequence[str] | None) -> t
         for name in _expand(plain, family, layers):
             if name not in order:
                 raise UnknownModelError(f"no module {name!r} in this {family.model_type} model; {_examples(model)}")
-            if places.setdefault(name, where) != where:
+            if at.setdefault(name, where) != where:
                 raise UnknownModelError(f"module {name!r} is named with {SUBJECT} and without; expected one of the two")
-    return tuple(_editable(model, name, places[name]) for name in sorted(places, key=order.__getitem__))
+    return tuple(_editable(model, name, at[name]) for name in sorted(at, key=order.__getitem__))
 
 
 def head_of(model: Any) -> nn.Module | None:
@@ -132,6 +134,11 @@ def head_of(model: Any) -> nn.Module | None:
 def default_layers(layers: int) -> list[str]:
     """The layers whose MLP output projections are edited by default, as an entry of `--modules`: the upper half."""
     return [f"{max(layers // 2, layers - MOST_LAYERS)}-{layers - 1}"]
+
+
+def default_entries(layers: int, places: Positions) -> list[str]:
+    """The layers that a rule edits which is at home at `places`, as entries of `--modules`."""
+    return (subject_layers(layers) if places == "subject" else []) or default_layers(layers)
 
 
 def subject_layers(layers: int) -> list[str]:

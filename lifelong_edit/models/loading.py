@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lifelong_edit.errors import LifelongEditError, UsageError
-from lifelong_edit.models.families import EditableModule, Family, Kind, family_of, find_modules
+from lifelong_edit.models.families import EditableModule, Family, Kind, Positions, family_of, find_modules
 from lifelong_edit.models.loaded import LoadedModel
 from lifelong_edit.models.quiet import quiet_transformers
 from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
@@ -33,12 +33,13 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
     trust_remote_code: bool = False,
+    places: Positions = "answer",
 ) -> LoadedModel:
     """Load a language model to be edited.
 
     source: "atlas" (bundled), a local folder, or a hub id. modules: names of weight matrices, layer
     numbers or ranges ("3-5"), with "@subject" behind those to be edited at the tokens of the subject; by default
-    the MLP output projections of `default_layers`.
+    the MLP output projections of `default_layers`, or with `places` "subject" of `subject_layers`.
     Raises UsageError, UnknownModelError, or LifelongEditError with the reason in one sentence.
     """
     if trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
@@ -54,7 +55,7 @@ def load_model(
         family = family_of(config.model_type, modules)
         model = _weights(family, path, kind, source, options).to(place)
         tokenizer = _tokenizer(path, source, options)
-    loaded = LoadedModel(model, tokenizer, family, find_modules(model, family, modules), source, kind, place)
+    loaded = LoadedModel(model, tokenizer, family, find_modules(model, family, modules, places), source, kind, place)
     tokenizer.model_max_length = min(tokenizer.model_max_length, loaded.context)
     return loaded
 
@@ -136,7 +137,7 @@ class Outline:
     tokenizer: Any
 
 
-def outline_of(path: str, modules: Sequence[str], revision: str | None) -> Outline | None:
+def outline_of(path: str, modules: Sequence[str], revision: str | None, places: Positions = "answer") -> Outline | None:
     """The outline of a model at a folder or hub id; None where loading the model has to say what is wrong with it.
 
     Raises UnknownModelError for modules that the model does not have.
@@ -150,7 +151,7 @@ def outline_of(path: str, modules: Sequence[str], revision: str | None) -> Outli
             tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
         context = int(config.get_text_config().max_position_embeddings)
         tokenizer.model_max_length = min(tokenizer.model_max_length, context)
-        return Outline(family, find_modules(bare, family, modules), tokenizer)
+        return Outline(family, find_modules(bare, family, modules, places), tokenizer)
     except LifelongEditError:
         raise
     except Exception:  # transformers raises anything; loading meets it again and puts it into one sentence

@@ -40,7 +40,9 @@ def require_fitting(
     if not any(part.strip() for part in text):
         raise BadInputError("found a text without any word, expected ordinary prose to measure; give another one")
     path = locate(model)
-    outline = None if trust_remote_code else outline_of(path, settings.modules, revision)
+    outline = (
+        None if trust_remote_code else outline_of(path, settings.modules, revision, rule_of(settings.editor).places)
+    )
     if outline is None:
         return
     rule_of(settings.editor).require_kind(outline.family.kind)

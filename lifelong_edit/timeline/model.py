@@ -55,7 +55,7 @@ def begin(
 
     say: told in a few words what begins, wherever that takes long.
     """
-    started, say = time.perf_counter(), say or silent
+    started, say, rule = time.perf_counter(), say or silent, rule_of(settings.editor)
     say(f"loading {model}")
     loaded = load_model(
         model,
@@ -64,11 +64,12 @@ def begin(
         device=settings.device,
         dtype=settings.dtype,
         trust_remote_code=trust_remote_code,
+        places=rule.places,
     )
-    rule, given = rule_of(settings.editor), given_to(hypernetwork, text)
+    preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
+    given = given_to(hypernetwork, text, preserve)
     rule.require_kind(loaded.family.kind)
     require_given(settings, given, loaded.modules)
-    preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     kept = {**given.network, **rule.fix(loaded, settings, given)}  # a network whatever the rule is
     measured = prepare(loaded, settings, text=text, preserve=preserve, scorer=scorer, rule=kept, say=say)
     fixed = encode_tensors(measured.arrays())
@@ -116,9 +117,9 @@ def _absolute(model: str) -> str:
     return str(path.resolve()) if path.is_dir() else model
 
 
-def given_to(hypernetwork: Path | None, text: Sequence[str]) -> Given:
-    """What a rule is given at `init`: the arrays of a trained network, where there is one, and the text."""
-    return Given(pack(None if hypernetwork is None else read_checkpoint(hypernetwork)), text)
+def given_to(hypernetwork: Path | None, text: Sequence[str], preserve: Sequence[Probe] = ()) -> Given:
+    """What a rule is given at `init`: the arrays of a trained network, where there is one, the text, the prompts."""
+    return Given(pack(None if hypernetwork is None else read_checkpoint(hypernetwork)), text, preserve)
 
 
 def require_given(settings: StoreSettings, given: Given, modules: Sequence[EditableModule] = ()) -> None:

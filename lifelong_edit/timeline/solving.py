@@ -218,7 +218,7 @@ class Solving:
         ages = key_ages_at(self._log, self._history(), self._at)
         with self._bench.loaded.at(self._editor.overlay(state)):
             facts = list(state.live.values())
-            found = staleness(self._bench, self._editor.phrasings, facts, state.keys, ages, state.digest)
+            found = staleness(self._bench, self._editor.kept_rows, facts, state.keys, ages, state.digest)
         return {"state": self._at, **found}
 
     def reconsolidation(self, start: float, guarded: bool, say: Say | None) -> Draft:

@@ -42,9 +42,13 @@ class Row:
 
 def draw(population: int, count: int, *parts: object) -> list[int]:
     """`count` distinct indices below `population`, ascending, a function of `parts` alone."""
+    return sorted(shuffled(population, *parts)[:count])
+
+
+def shuffled(population: int, *parts: object) -> list[int]:
+    """The indices below `population` in an order that is a function of `parts` alone."""
     seed = int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
-    chosen = np.random.default_rng(seed).permutation(population)[:count]
-    return sorted(int(i) for i in chosen)
+    return [int(i) for i in np.random.default_rng(seed).permutation(population)]
 
 
 def subjects_of(facts: Iterable[Fact]) -> frozenset[str]:
@@ -106,11 +110,9 @@ def drawn_rows(rows: Sequence[Row], count: int, *parts: object) -> list[Row]:
     return found
 
 
-def require_rows(model: Outlined, modules: Sequence[EditableModule], fact: Fact, phrasings: int) -> None:
+def require_rows(model: Outlined, fact: Fact) -> None:
     """Raise BadInputError where the model cannot take a fact, or one of its phrasings: too long, for instance."""
     fact_rows(model, [fact], len(fact.rephrases))
-    if all(module.positions == "subject" for module in modules):
-        without_mention(modules, [fact], fact_rows(model, [fact], phrasings))
 
 
 def without_mention(modules: Sequence[EditableModule], facts: Sequence[Fact], rows: Sequence[Row]) -> list[str]:

@@ -14,6 +14,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.models import Shifts
 from lifelong_edit.settings import Positive, StoreSettings
 from lifelong_edit.stores import KEYS, WEIGHTS, Dense, FactKeys
+from lifelong_edit.tracing.rows import Row
 
 
 class NudgeSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,6 +30,13 @@ class Nudge:
     """The rule at work."""
 
     phrasings = 0
+
+    def require(self, fact: Fact) -> None:
+        """It takes any fact."""
+
+    def kept_rows(self, facts: Sequence[Fact]) -> list[Row]:
+        """It keeps no keys."""
+        return []
 
     def __init__(self, bench: Bench) -> None:
         assert isinstance(bench.settings, NudgeSettings)

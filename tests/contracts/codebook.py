@@ -21,7 +21,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE
 from lifelong_edit.settings import Positive, StoreSettings
 from lifelong_edit.stores import Entry
-from lifelong_edit.tracing.rows import fact_rows
+from lifelong_edit.tracing.rows import Row, fact_rows
 from lifelong_edit.tracing.trace import trace
 
 
@@ -77,6 +77,13 @@ class CodebookEditor:
     """The rule at work. A fact's entry is a function of the fact alone."""
 
     phrasings = 0
+
+    def require(self, fact: Fact) -> None:
+        """It takes any fact."""
+
+    def kept_rows(self, facts: Sequence[Fact]) -> list[Row]:
+        """It keeps no keys."""
+        return []
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.module = bench, bench.names[-1]

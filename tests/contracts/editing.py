@@ -26,8 +26,19 @@ SMALL: dict[str, Any] = {
     "reconsolidation_passes": 2,
 }
 """Settings for a model of four layers and width 32; a rule that has not all of them takes those that it has."""
-OPTIONS: dict[str, dict[str, Any]] = {"ultraedit": {"eta": 1e-3}}
-"""Settings that a rule needs beside them: UltraEdit's own step, 1e-6, would hardly move a model this small."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ultraedit": {"eta": 1e-3},
+    "search": {
+        "rounds": 3,
+        "contexts": 2,
+        "swapped": 1,
+        "reconsolidation_rounds": 2,
+        "reconsolidation_facts": 4,
+        "precision": "float32",
+    },
+}
+"""Settings that a rule needs beside them: UltraEdit's own step, 1e-6, would hardly move a model this small, and a
+search in bfloat16 gives another change with each way of cutting its rows."""
 
 
 @dataclass(frozen=True)

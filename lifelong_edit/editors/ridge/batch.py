@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from lifelong_edit.bench import Bench, State
 from lifelong_edit.editors.contract import Added, Brought, Change, Entries, Lesson, Whole
+from lifelong_edit.editors.ridge.clock import Clock
 from lifelong_edit.editors.ridge.held import Preservation
 from lifelong_edit.editors.ridge.passes import RowSystem, fact_keys, one_pass, total_shift
 from lifelong_edit.editors.ridge.rows import changed_subjects, rows_to_be_ready_with, select_rows
@@ -28,19 +28,6 @@ from lifelong_edit.tracing.trace import trace
 _FACTS = ("new", "rehearsal")
 
 
-class _Clock:
-    """Seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
-        self._last = now
-
-
 @dataclass
 class Work:
     """A batch on its way: what every way of solving it needs.
@@ -54,7 +41,7 @@ class Work:
     state: State
     lesson: Lesson
     ridges: Mapping[str, float]
-    clock: _Clock = field(default_factory=_Clock)
+    clock: Clock = field(default_factory=Clock)
     losses: list[float] = field(default_factory=list)
     parts: dict[str, list[tuple[Tensor, Solution]]] = field(default_factory=dict)
 

@@ -17,6 +17,7 @@ from lifelong_edit.editors.ridge.targets import Targets
 from lifelong_edit.editors.ridge.together import Together
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import Shifts
+from lifelong_edit.tracing.rows import Row, fact_rows, without_mention
 
 
 class RidgeEditor:
@@ -46,6 +47,16 @@ class RidgeEditor:
     def phrasings(self) -> int:
         """How many of a fact's rephrases are rows beside its prompt."""
         return self.settings.phrasings
+
+    def require(self, fact: Fact) -> None:
+        """Raise BadInputError where all modules are edited at the subject and no row mentions it."""
+        modules = self.bench.loaded.modules
+        if all(module.positions == "subject" for module in modules):
+            without_mention(modules, [fact], self.kept_rows([fact]))
+
+    def kept_rows(self, facts: Sequence[Fact]) -> Sequence[Row]:
+        """The rows of facts: prompts and phrasings."""
+        return fact_rows(self.bench.loaded, facts, self.settings.phrasings)
 
     def ridge(self, module: str) -> float:
         """λ of a module's solve: the setting's exp(ℓ)·trace(C₀)/d_in, the rule's own, or 1."""

@@ -1,0 +1,111 @@
+"""What a search asks: the facts in their own words and behind contexts, and prompts whose answers must stay."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lifelong_edit.bench import Bench, State
+from lifelong_edit.editors.search.settings import SearchSettings
+from lifelong_edit.errors import BadInputError
+from lifelong_edit.facts import Fact, Probe, mentions, put_in
+from lifelong_edit.models import BASE
+from lifelong_edit.tracing.preservation import answer_of, base_answers
+from lifelong_edit.tracing.rows import Row, RowKind, draw, fact_rows
+
+
+def anchored(row: Row) -> Row:
+    """The row with one token in the place of its subject's: the last of them, or the prompt's last without a mention.
+
+    There the model has read the whole name, and there a fact is edited.
+    """
+    start, end = row.encoded.subject
+    last = end if end > start else row.encoded.answer_start
+    return replace(row, encoded=replace(row.encoded, subject=(last - 1, last)))
+
+
+def anchored_rows(
+    bench: Bench,
+    s: SearchSettings,
+    facts: Sequence[Fact],
+    kind: RowKind = "new",
+    replaced: Mapping[str, Sequence[Fact]] | None = None,
+) -> dict[str, list[Row]]:
+    """By digest the rows of each fact, its prompt first, anchored."""
+    found: dict[str, list[Row]] = {fact.digest: [] for fact in facts}
+    for row in fact_rows(bench.loaded, facts, s.phrasings, kind, replaced=replaced):
+        found[str(row.fact)].append(anchored(row))
+    return found
+
+
+@dataclass
+class Material:
+    """All that a search may ask. rows: by number of fact those in its own words; behind: those behind contexts.
+
+    preserved: rows whose answers must stay; some of them are asked in a round.
+    """
+
+    rows: list[list[Row]]
+    behind: list[list[Row]]
+    preserved: list[Row]
+
+    def of(self, fact: int, *drawn: object) -> list[Row]:
+        """What a round asks of a fact: its prompt, one of its other phrasings, and one context before its prompt."""
+        prompt, *others = self.rows[fact]
+        chosen = [prompt]
+        for rows in (others, self.behind[fact]):
+            chosen += [rows[i] for i in draw(len(rows), 1, "of a fact", prompt.fact, *drawn)]
+        return chosen
+
+    def held(self, count: int, *drawn: object) -> list[Row]:
+        """The preserved prompts that a round asks."""
+        return [self.preserved[i] for i in draw(len(self.preserved), count, "held", *drawn)]
+
+    def counts(self) -> dict[str, int]:
+        """How many rows there are, by kind."""
+        own = [row for rows in self.rows for row in rows]
+        found = {kind: sum(row.kind == kind for row in own) for kind in ("new", "rehearsal")}
+        return found | {"behind contexts": sum(map(len, self.behind)), "preserved": len(self.preserved)}
+
+
+def behind_contexts(bench: Bench, fact: Fact, contexts: Sequence[str], kind: RowKind) -> list[Row]:
+    """Rows of a fact's prompt behind each context, anchored; none that the model has no room for."""
+    rows = []
+    for context in contexts:
+        with contextlib.suppress(BadInputError):
+            encoded = bench.task.encode(bench.loaded, context + fact.prompt, fact.target, fact.subject)
+            rows.append(anchored(Row(encoded, kind, 1.0, fact.digest)))
+    return rows
+
+
+def swapped_prompts(
+    facts: Sequence[Fact], subjects: Sequence[str], count: int, taken: frozenset[str], *drawn: object
+) -> list[Probe]:
+    """Of each fact its prompt with up to `count` other subjects in the place of its own: what an edit spoils first.
+
+    subjects: those to draw from. taken: case-folded ones that facts speak of; their answers may have to change.
+    """
+    free = sorted({s for s in subjects if s.casefold() not in taken})
+    found: dict[str, Probe] = {}
+    for fact in facts:
+        if mentions(fact.prompt, fact.subject):
+            for i in draw(len(free), count, "swapped", fact.digest, *drawn):
+                prompt = put_in(fact.prompt, fact.subject, free[i])
+                found.setdefault(prompt, Probe(prompt, None, free[i], fact.relation))
+    return list(found.values())
+
+
+def preserved_of(bench: Bench, s: SearchSettings, probes: Sequence[Probe]) -> list[Row]:
+    """Rows of prompts with the base model's own answers."""
+    if not probes:
+        return []
+    with bench.loaded.at(BASE):
+        encoded = answer_of(bench.loaded, probes, s.preserved_tokens)
+        answers = base_answers(bench.loaded, encoded, s.micro_batch)
+    return [Row(e, "preserved", 1.0, None, answer) for e, answer in zip(encoded, answers, strict=True)]
+
+
+def rehearsed(state: State, s: SearchSettings, live: Sequence[str], batch: tuple[str, ...]) -> list[Fact]:
+    """A sample of earlier live facts, drawn by the state and the batch."""
+    return [state.live[live[i]] for i in draw(len(live), s.rehearse, "rehearsal", s.seed, state.digest, batch)]

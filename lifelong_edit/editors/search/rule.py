@@ -1,0 +1,218 @@
+"""The rule at work: keys and what holds still as in the ridge family, values by a search instead of one gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lifelong_edit.bench import Bench, Say, State, silent
+from lifelong_edit.editors.contract import Added, Arrays, Brought, Change, Entries, Given, Lesson, Whole
+from lifelong_edit.editors.ridge.clock import Clock
+from lifelong_edit.editors.ridge.passes import fact_keys
+from lifelong_edit.editors.ridge.rows import changed_subjects
+from lifelong_edit.editors.ridge.together import norms_of, slices
+from lifelong_edit.editors.search.around import Around, around_grams
+from lifelong_edit.editors.search.contexts import contexts_of, drawn_contexts
+from lifelong_edit.editors.search.material import (
+    Material,
+    anchored_rows,
+    behind_contexts,
+    preserved_of,
+    rehearsed,
+    swapped_prompts,
+)
+from lifelong_edit.editors.search.searching import Search, Variables
+from lifelong_edit.editors.search.settings import SearchSettings
+from lifelong_edit.errors import UsageError
+from lifelong_edit.facts import Fact
+from lifelong_edit.models import BASE, LoadedModel, Shifts
+from lifelong_edit.numerics.grams import ExactGram
+from lifelong_edit.numerics.solver import solve
+from lifelong_edit.settings import StoreSettings
+from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys, smaller
+from lifelong_edit.tracing.rows import Row, RowKind, draw, subjects_of
+from lifelong_edit.tracing.trace import trace
+
+TRACED = 64
+"""Facts whose rows are traced at a time where all are."""
+
+
+class SearchEditor:
+    """Facts in, value differences searched with the edit in place, a weight shift out."""
+
+    def __init__(self, bench: Bench) -> None:
+        assert isinstance(bench.settings, SearchSettings)  # the registry pairs rules with their settings
+        self.bench, self.settings = bench, bench.settings
+        self.contexts, self.around = contexts_of(bench.fixed.rule), Around(bench)
+        self._live = {n: ExactGram(n, bench.scale[n]) for n in bench.names}
+
+    @property
+    def phrasings(self) -> int:
+        """How many of a fact's rephrases are taught beside its prompt."""
+        return self.settings.phrasings
+
+    def require(self, fact: Fact) -> None:
+        """Whatever the model can take: without a mention of its subject a fact is edited at its prompt's last token."""
+
+    def kept_rows(self, facts: Sequence[Fact]) -> Sequence[Row]:
+        """The rows of facts in their own words, each edited at one token."""
+        return [row for rows in self.rows(facts, "new").values() for row in rows]
+
+    def overlay(self, state: State) -> Shifts:
+        """W₀ + ΔW."""
+        return Shifts(state.shifts)
+
+    # -- a batch
+
+    def learn(self, state: State, lesson: Lesson) -> Change:
+        """What teaching a batch would change, see `Editor.learn`."""
+        if not lesson.facts:
+            raise UsageError("a batch without facts was given; expected at least one")
+        clock, s, bench = Clock(), self.settings, self.bench
+        live = [d for d in sorted(state.live) if d not in set(lesson.retire)]
+        drawn = (s.seed, state.digest, tuple(f.digest for f in lesson.facts))
+        again = rehearsed(state, s, live, drawn[2])
+        facts = [*lesson.facts, *again]
+        rows = self.rows(lesson.facts, "new", lesson.replaced) | self.rows(again, "rehearsal")
+        subjects = lesson.hidden | changed_subjects(state, lesson.facts)
+        conflict = dict(lesson.conflict) or bench.conflict_of(lesson.facts)
+        material = self.material(facts, rows, subjects, bench.centred_keys(conflict, lesson.facts), drawn)
+        clock.lap("rows")
+        shifts = self.shifts_of(state)
+        others = {d: state.keys[d] for d in live if d not in rows}
+        variables = self.variables(facts, rows, shifts, self.held(others, subjects))
+        clock.lap("preservation")
+        search = Search(bench, s, shifts, variables, material, drawn)
+        search.run(s.rounds)
+        clock.lap("search")
+        shift = {
+            n: smaller((left @ variables.right[n]).cpu().numpy(), left.cpu().numpy(), variables.right[n].cpu().numpy())
+            for n, left in variables.left.items()
+        }
+        known = {digest: keys.conflict for digest, keys in state.keys.items()} | conflict
+        keys, taken = self.keys_after(search.shifts(), rows, known)
+        clock.lap("keys")
+        report = search.report() | {"taken": taken, "rows": material.counts()}
+        report |= {"seconds": clock.seconds, "norm": norms_of(variables.shifts())}
+        return Change({WEIGHTS: Added(shift), KEYS: Entries(lambda: iter([keys]))}, report)
+
+    def rows(
+        self, facts: Sequence[Fact], kind: RowKind, replaced: Mapping[str, Sequence[Fact]] | None = None
+    ) -> dict[str, list[Row]]:
+        """By digest the rows of facts in their own words, each edited at one token."""
+        return anchored_rows(self.bench, self.settings, facts, kind, replaced)
+
+    def shifts_of(self, state: State) -> dict[str, Tensor]:
+        """ΔW of a state, zeros where it has none."""
+        modules = self.bench.loaded.modules
+        return {m.name: state.shifts.get(m.name, torch.zeros(m.d_in, m.d_out)) for m in modules}
+
+    def material(
+        self,
+        facts: Sequence[Fact],
+        rows: Mapping[str, list[Row]],
+        subjects: frozenset[str],
+        near: Tensor,
+        drawn: tuple[object, ...],
+    ) -> Material:
+        """What a search for facts may ask. near: (n, d_in), directions near which preserved prompts are drawn."""
+        bench, s = self.bench, self.settings
+        behind = [behind_contexts(bench, fact, self.contexts, rows[fact.digest][0].kind) for fact in facts]
+        named = [p.subject for p in bench.preserved.probes if p.subject is not None] + [f.subject for f in facts]
+        taken = subjects | subjects_of(facts)
+        swapped = swapped_prompts(facts, named, s.swapped, taken, *drawn)
+        kept = bench.preserved.rows(s.preserved, near, 1.0, subjects, *drawn)
+        return Material([rows[f.digest] for f in facts], behind, kept + preserved_of(bench, s, swapped))
+
+    def held(self, others: Mapping[str, FactKeys], subjects: frozenset[str]) -> dict[str, Tensor]:
+        """P by module, (d_in, d_in) float64: text, all tokens of preserved prompts, the other live facts."""
+        bench, s = self.bench, self.settings
+        grams = {n: bench.text_gram.add_to(self._live[n].over(others), n, s.c0) for n in bench.names}
+        self.around.add_to(grams, s.around, subjects)
+        return grams
+
+    def variables(
+        self,
+        facts: Sequence[Fact],
+        rows: Mapping[str, list[Row]],
+        shifts: Mapping[str, Tensor],
+        held: Mapping[str, Tensor],
+    ) -> Variables:
+        """The value differences to be searched for, all zero: at the key of each fact's prompt, as it is at ΔW."""
+        bench, s = self.bench, self.settings
+        prompts = [rows[fact.digest][0] for fact in facts]
+        with bench.loaded.at(shifts):
+            traced = trace(bench.loaded, prompts, s.micro_batch, gradients=False)
+        influence = {}
+        for name, keys in traced.keys.items():
+            ridge = math.exp(s.log_ridge) * bench.text_gram.trace(name) / bench.text_gram.width(name)
+            none = torch.zeros(len(keys), 1)
+            influence[name] = solve(keys, none, torch.ones(len(keys)), held[name], ridge).influence()
+        return Variables.at_rest(traced.keys, influence, bench, traced.row)
+
+    def keys_after(
+        self, shifts: Mapping[str, Tensor], rows: Mapping[str, list[Row]], conflict: Mapping[str, object]
+    ) -> tuple[dict[str, FactKeys], float]:
+        """Keys of facts at the weights that a step leaves, and the share of the new ones whose prompt is answered."""
+        own = [row for found in rows.values() for row in found]
+        with self.bench.loaded.at(shifts):
+            traced = trace(self.bench.loaded, own, self.settings.micro_batch, gradients=False)
+        first = {row.fact: i for i, row in reversed(list(enumerate(own))) if row.kind == "new"}
+        taken = sum(float(traced.worst[i]) < math.log(2) for i in first.values()) / max(1, len(first))
+        return fact_keys(self.bench, traced, own, conflict), taken  # type: ignore[arg-type]
+
+    # -- all facts together
+
+    def relearn(
+        self,
+        facts: Sequence[Fact],
+        *,
+        start: Mapping[str, Tensor] | None = None,
+        identity: str = "",
+        say: Say = silent,
+    ) -> Change:
+        """What searching again for all facts would change, see `Editor.relearn`."""
+        if not facts:
+            raise UsageError("the store has no live facts; expected at least one to reconsolidate")
+        bench, s, facts = self.bench, self.settings, sorted(facts, key=lambda fact: fact.digest)
+        drawn = (s.seed, identity, tuple(f.digest for f in facts))
+        rows, subjects = self.rows(facts, "new"), subjects_of(facts)
+        sample = [facts[i] for i in draw(len(facts), NEAR, "near", *drawn)]
+        near = torch.from_numpy(bench.conflict_keys([f.prompt for f in sample])).to(bench.loaded.device)
+        material = self.material(facts, rows, subjects, near, drawn)
+        shifts = self.shifts_of(State(shifts=dict(start or {})))
+        variables = self.variables(facts, rows, shifts, self.held({}, subjects))
+        search = Search(bench, s, shifts, variables, material, drawn, s.reconsolidation_facts, say)
+        search.run(s.reconsolidation_rounds)
+        found = search.shifts()
+        report = search.report() | {"norm": norms_of(found)}
+        brought: dict[str, Brought] = {
+            WEIGHTS: Whole({name: shift.cpu().numpy() for name, shift in found.items()}),
+            KEYS: Entries(partial(self._all_keys, facts, found), whole=True),
+        }
+        return Change(brought, report)
+
+    def _all_keys(self, facts: Sequence[Fact], shifts: Mapping[str, Tensor]) -> Iterator[dict[str, FactKeys]]:
+        for part in slices(facts, TRACED):
+            yield self.keys_after(shifts, self.rows(part, "new"), self.bench.conflict_of(part))[0]
+
+
+NEAR = 256
+"""Facts, at the most, near which preserved prompts are looked for."""
+
+
+def make(bench: Bench) -> SearchEditor:
+    """The rule with what it fixed at `init`."""
+    return SearchEditor(bench)
+
+
+def fix(loaded: LoadedModel, settings: StoreSettings, given: Given) -> Arrays:
+    """Contexts, and the grams of all tokens of the preserved prompts, on the base model."""
+    assert isinstance(settings, SearchSettings)
+    with loaded.at(BASE):
+        contexts = drawn_contexts(loaded, given.text, settings.contexts, settings.context_tokens, settings.seed)
+        return contexts | around_grams(loaded, given.preserve, settings.micro_batch, settings.gram_rank)

@@ -1,0 +1,220 @@
+"""The search: value differences of all facts of a solve at once, with the edit that they make in place.
+
+A ridge regression is linear in what it is asked: S = A⁻¹Kᵀ D. So with the keys K and what holds still fixed, the edited
+model is a function of D, and the loss of the facts *in the edited model* can be lowered by gradients of D. MEMIT (Meng
+et al., arXiv 2210.07229) and ROME search a change of one hidden state per fact and then look for weights that bring it
+about; what the facts do to each other, and what the weights do elsewhere, is left to the solve. Here the search sees
+both: the other facts of the batch, and preserved prompts, are asked in the same model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lifelong_edit.bench import Bench, Say, silent
+from lifelong_edit.editors.search.adapters import Adapted
+from lifelong_edit.editors.search.material import Material
+from lifelong_edit.editors.search.settings import SearchSettings
+from lifelong_edit.errors import StepRefusedError
+from lifelong_edit.models import by_length
+from lifelong_edit.tracing.rows import Row, shuffled
+
+REST = 4
+"""Facts at rest are asked again every so many rounds: what others learn may have unsettled them."""
+_TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass
+class Variables:
+    """What is searched for: of each module U = A⁻¹Kᵀ/diag(KA⁻¹Kᵀ), (d_in, n), and D, (n, d_out), n keys each.
+
+    With this scale a row of D is what its own key's output changes by. owner: (n,) number of each key's fact. scale:
+    root mean square of the module's outputs at these keys in the base model: the unit in which steps are measured.
+    """
+
+    left: dict[str, Tensor]
+    right: dict[str, Tensor]
+    owner: dict[str, Tensor]
+    scale: dict[str, float]
+
+    @classmethod
+    def at_rest(
+        cls, keys: Mapping[str, Tensor], influence: Mapping[str, Tensor], bench: Bench, owner: Mapping[str, Tensor]
+    ) -> Variables:
+        """D = 0. keys: K by module (n, d_in); influence: A⁻¹Kᵀ by module (d_in, n) float64."""
+        left, right, scale = {}, {}, {}
+        for name, k in keys.items():
+            u, width = influence[name], bench.loaded.module(name).d_out
+            hat = (k.to(u) * u.T).sum(1).clamp_min(torch.finfo(u.dtype).tiny)
+            left[name] = (u / hat).float().to(bench.loaded.device)
+            right[name] = torch.zeros(len(k), width, device=bench.loaded.device)
+            scale[name] = float((k @ bench.loaded.base_weight(name)).square().mean().sqrt()) if len(k) else 1.0
+        return cls(left, right, {n: o.cpu() for n, o in owner.items()}, scale)
+
+    def shifts(self) -> dict[str, Tensor]:
+        """S = UD by module, (d_in, d_out) float32."""
+        return {name: left @ self.right[name] for name, left in self.left.items()}
+
+    def keys_of(self, facts: Iterable[int]) -> dict[str, Tensor]:
+        """By module the numbers of the keys that facts own."""
+        wanted = torch.tensor(sorted(facts))
+        return {name: torch.isin(owner, wanted).nonzero()[:, 0] for name, owner in self.owner.items()}
+
+
+@dataclass
+class Asked:
+    """What one round saw. losses, worst: by fact the mean loss of its rows, the greatest at any token of its answers.
+
+    divergence: mean over the preserved prompts.
+    """
+
+    losses: dict[int, float] = field(default_factory=dict)
+    worst: dict[int, float] = field(default_factory=dict)
+    divergence: float = 0.0
+
+
+class Search:
+    """Rounds over facts, some at a time. shifts: ΔW that the edit comes on top of; drawn: what draws depend on."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        settings: SearchSettings,
+        shifts: Mapping[str, Tensor],
+        variables: Variables,
+        material: Material,
+        drawn: tuple[object, ...],
+        at_once: int | None = None,
+        say: Say = silent,
+    ) -> None:
+        self.bench, self.settings, self.variables, self.material = bench, settings, variables, material
+        self._shifts, self._drawn, self._say = shifts, drawn, say
+        self._at_once = at_once or len(material.rows)
+        self.losses: list[float] = []
+        self.divergences: list[float] = []
+
+    def shifts(self) -> dict[str, Tensor]:
+        """ΔW with what was found so far, (d_in, d_out) by module."""
+        return {n: self._shifts[n].to(found) + found for n, found in self.variables.shifts().items()}
+
+    def report(self) -> dict[str, object]:
+        """How it went: by round the facts' mean loss and the preserved prompts' mean divergence before it."""
+        return {"rounds": len(self.losses), "loss": self.losses, "divergence": self.divergences}
+
+    def run(self, rounds: int) -> None:
+        """Search until all facts are at rest, `rounds` times over them at the most."""
+        everyone = range(len(self.material.rows))
+        last: dict[int, float] = {}
+        resting: set[int] = set()
+        for number in range(rounds):
+            awake = [i for i in everyone if i not in resting or number % REST == REST - 1]
+            if not awake:
+                awake = list(everyone)
+            order = shuffled(len(awake), "order", *self._drawn, number)
+            spread: list[float] = []
+            for start in range(0, len(awake), self._at_once):
+                part = sorted(awake[i] for i in order[start : start + self._at_once])
+                asked = self.round(part, number, start)
+                last |= asked.losses
+                spread.append(asked.divergence)
+                resting -= set(part)
+                resting |= {i for i, worst in asked.worst.items() if worst < self.settings.enough}
+            self.losses.append(sum(last.values()) / len(last))
+            self.divergences.append(sum(spread) / len(spread))
+            self._say(f"round {number + 1} of {rounds}: {len(awake)} facts, loss {self.losses[-1]:.3f}")
+            if len(resting) == len(everyone) == len(awake):
+                break
+
+    def round(self, facts: Sequence[int], *number: int) -> Asked:
+        """Ask facts and some preserved prompts with the edit in place, and move the facts' D by one step.
+
+        The gradient is that of the sum over facts of their mean losses, and of the mean divergence at preserved prompts
+        times the number of facts.
+        """
+        s, bench, held = self.settings, self.bench, self.variables.keys_of(facts)
+        left = {n: self.variables.left[n][:, keys] for n, keys in held.items()}
+        right = {
+            n: torch.zeros(len(keys), self.variables.right[n].shape[1], device=bench.loaded.device, requires_grad=True)
+            for n, keys in held.items()
+        }
+        own = {i: self.material.of(i, *self._drawn, *number) for i in facts}
+        kept = self.material.held(s.preserved_at_once, *self._drawn, *number)
+        rows = [row for found in own.values() for row in found] + kept
+        weights = [1 / len(found) for found in own.values() for _ in found]
+        weights += [s.preserved_weight * len(facts) / max(1, len(kept))] * len(kept)
+        with bench.loaded.at(Adapted(self.shifts(), left, right)):
+            losses, worst = differentiated(bench, s, rows, weights)
+        asked = _by_fact([i for i, found in own.items() for _ in found] + [-1] * len(kept), losses, worst)
+        self._move(held, right, asked.losses)
+        return asked
+
+    def _move(self, held: Mapping[str, Tensor], right: Mapping[str, Tensor], losses: Mapping[int, float]) -> None:
+        """D ← D − s_i ∂L/∂D for each fact i, in units of each module's outputs.
+
+        Polyak's step: the share `step` of the fact's loss, were it linear, but no longer than `trust`.
+        """
+        s, found = self.settings, self.variables
+        scaled = {n: found.scale[n] * _gradient(n, d).cpu() for n, d in right.items()}
+        squares = torch.zeros(len(self.material.rows))
+        for name, g in scaled.items():
+            squares.index_add_(0, found.owner[name][held[name]], g.square().sum(1))
+        loss = torch.tensor([losses.get(i, 0.0) for i in range(len(squares))])
+        width = max(d.shape[1] for d in right.values())
+        longest = s.trust * math.sqrt(width) / squares.sqrt().clamp_min(_TINY)
+        step = torch.minimum(s.step * loss / squares.clamp_min(_TINY), longest)
+        for name, g in scaled.items():
+            moved = step[found.owner[name][held[name]]][:, None] * found.scale[name] * g
+            found.right[name][held[name]] -= moved.to(found.right[name])
+
+
+def differentiated(
+    bench: Bench, s: SearchSettings, rows: Sequence[Row], weights: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Add the gradient of Σ weight · loss over rows to the variables; (rows,) losses, and those at the worst tokens."""
+    task, loaded = bench.task, bench.loaded
+    losses, worst = torch.zeros(len(rows)), torch.zeros(len(rows))
+    weight = torch.tensor(weights)
+    for chosen in by_length([len(r.encoded.ids) for r in rows], s.micro_batch):
+        part = [rows[i] for i in chosen]
+        batch = task.collate(loaded, [r.encoded for r in part])
+        with torch.enable_grad(), narrowed(bench, s):
+            loss, row = task.loss(task.logits(loaded, batch), batch, part)
+            (loss * weight[chosen].to(loss)[row]).sum().backward()
+        row, loss = row.cpu(), loss.detach().float().cpu()
+        losses[chosen] = torch.zeros(len(part)).index_add_(0, row, loss)
+        sizes = task.counts([r.encoded for r in part])
+        counts = torch.tensor([1 if r.base is not None else n for r, n in zip(part, sizes, strict=True)])
+        worst[chosen] = torch.zeros(len(part)).scatter_reduce_(0, row, loss * counts[row], "amax")
+    return losses, worst
+
+
+def narrowed(bench: Bench, s: SearchSettings) -> AbstractContextManager[object]:
+    """Passes in the number format of the search, where that is narrower than the model's."""
+    if s.precision == "float32" or bench.loaded.dtype != torch.float32:
+        return nullcontext()
+    return torch.autocast(bench.loaded.device.type, dtype=torch.bfloat16)
+
+
+def _by_fact(owner: Sequence[int], losses: Tensor, worst: Tensor) -> Asked:
+    """Losses of rows by the facts that own them; −1 owns the preserved prompts."""
+    asked = Asked()
+    for fact in dict.fromkeys(owner):
+        rows = [i for i, of in enumerate(owner) if of == fact]
+        if fact < 0:
+            asked.divergence = float(losses[rows].mean())
+        else:
+            asked.losses[fact], asked.worst[fact] = float(losses[rows].mean()), float(worst[rows].max())
+    return asked
+
+
+def _gradient(name: str, variable: Tensor) -> Tensor:
+    found = torch.zeros_like(variable) if variable.grad is None else variable.grad
+    if not bool(torch.isfinite(found).all()):
+        raise StepRefusedError(f"a gradient at {name} is not finite; expected numbers; the step was refused")
+    return found

@@ -1,0 +1,58 @@
+"""The settings of the rule that searches its targets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lifelong_edit.settings import AtLeastOne, BelowOne, Count, NotNegative, Positive, StoreSettings
+
+Narrow = Literal["bfloat16", "float32"]
+
+
+class SearchSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `search`. The defaults were chosen on SmolLM2-135M-Instruct with training facts alone."""
+
+    editor: str = "search"
+    """The editing rule."""
+    preserved_tokens: AtLeastOne = 3
+    """How many tokens of the base model's own answer to a preserved prompt are held."""
+    c0: NotNegative = 500.0
+    """How many positions of ordinary text the preservation gram C₀ counts for."""
+    around: NotNegative = 1.0
+    """Weight of the keys at *all* tokens of the preserved prompts in what a solve holds still."""
+    log_ridge: float = -4.6
+    """The ridge ℓ in λ = exp(ℓ)·trace(C₀)/d_in."""
+    phrasings: Count = 3
+    """How many rephrases that a fact brings are taught beside its prompt."""
+    contexts: Count = 8
+    """How many beginnings of sentences are drawn at `init` to stand before prompts; each round draws one for a fact."""
+    context_tokens: AtLeastOne = 10
+    """Tokens of such a beginning, at the most."""
+    rounds: AtLeastOne = 16
+    """The most rounds of a batch's search: one forward and one backward pass each, over the facts that have not taken
+    yet and some preserved prompts."""
+    step: Positive = 0.5
+    """The share of a fact's loss that a round would take away, were it linear."""
+    trust: Positive = 1.0
+    """The longest step of a round, in root mean squares of the matrix's outputs."""
+    enough: Positive = 0.05
+    """A fact rests while the loss at each token of its answer is below this, in all that a round asks of it."""
+    rehearse: Count = 25
+    """How many earlier facts, of those in force, are searched for again beside a batch."""
+    preserved: Count = 120
+    """How many preserved prompts a batch's search is held by. They are drawn near the batch."""
+    preserved_at_once: AtLeastOne = 40
+    """How many of them are asked in a round."""
+    swapped: Count = 4
+    """With how many other subjects the prompt of each fact is asked beside them: these answers must stay too."""
+    preserved_weight: NotNegative = 1.0
+    """Weight of the mean divergence at preserved prompts against the mean loss of the facts."""
+    precision: Narrow = "bfloat16"
+    """Number format of the passes of the search, where the model is held in float32. What a step leaves, and what
+    judges it, is in the model's own."""
+    reconsolidation_rounds: AtLeastOne = 12
+    """How often a reconsolidation goes over all facts in force, some at a time."""
+    reconsolidation_facts: AtLeastOne = 50
+    """How many facts it searches for at a time."""
+    reconsolidation_decay: BelowOne = 0.0
+    """The share of what was found that each round but the first of a reconsolidation lets go."""
