@@ -21,12 +21,16 @@ KEY_VARIABLE = "LIFELONG_KEY_FILE"
 SUBJECT = "@subject"
 """Stands behind a module's name where it is edited at the tokens of the subject, not at the answer."""
 
+_AT_REST: dict[str, tuple[str | None, ...]] = {"form": (None, "plain"), "system": (None,)}
+"""Settings that stores did not have from the first on, and the values with which all is as it was without them."""
+
 T = TypeVar("T", bound=msgspec.Struct)
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 BelowOne = Annotated[float, Meta(ge=0, lt=1)]
 AtLeastOne = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
+FormSetting = Literal["plain", "chat", "both"]
 Contradiction = Literal["supersede", "reject", "keep", "quarantine"]
 
 
@@ -90,6 +94,12 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     trusted_sources: tuple[str, ...] = ()
     """Values of `source`, by comma, the most trusted first, with `*` for any text. All other sources come after them. A
     fact never replaces one from a more trusted source."""
+    form: FormSetting | None = None
+    """In which form facts are taught, prompts are preserved and answers are judged: `plain`, the prompt to be
+    continued; `chat`, a turn put through the model's chat template; or `both`. None: `both` where a new store's model
+    has a chat template, else `plain`, as in all stores that are older than this setting."""
+    system: str | None = None
+    """The system prompt of the turns. None: what the chat template puts there by itself."""
 
     def told(self) -> dict[str, Any]:
         """The settings as plain values by name, in their fixed order."""
@@ -97,8 +107,12 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return {name: found[name] for name in self.order or found}
 
     def encoded(self) -> bytes:
-        """The same as JSON: what their digest is taken over."""
-        return msgspec.json.encode(self.told())
+        """The same as JSON: what their digest is taken over.
+
+        Without what came later and is at rest, so that stores which are older draw as they always did.
+        """
+        told = self.told()
+        return msgspec.json.encode({name: told[name] for name in told if told[name] not in _AT_REST.get(name, ())})
 
 
 def settings_of(kind: type[T], given: Mapping[str, object]) -> T:

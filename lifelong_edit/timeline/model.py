@@ -23,7 +23,7 @@ from lifelong_edit.models import EditableModule, LoadedModel, load_model
 from lifelong_edit.policies.scoring import Scorer
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
-from lifelong_edit.tasks import task_of
+from lifelong_edit.tasks import forms_of, settled, task_of
 from lifelong_edit.timeline.config import Config, ModelIdentity, now
 from lifelong_edit.timeline.history import live_digest
 from lifelong_edit.timeline.states import environment, sketch
@@ -66,6 +66,8 @@ def begin(
         trust_remote_code=trust_remote_code,
         places=rule.places,
     )
+    settings = settled(settings, loaded.tokenizer)
+    loaded.forms = forms_of(settings)
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     given = given_to(hypernetwork, text, preserve)
     rule.require_kind(loaded.family.kind)
@@ -147,6 +149,7 @@ def make_bench(
             trust_remote_code=model.trust_remote_code and source is None,
         )
     loaded.require_fingerprint(model.fingerprint)
+    loaded.forms = forms_of(config.settings)
     return Bench(loaded, config.settings, Fixed.of(fixed))
 
 

@@ -145,7 +145,7 @@ class Together:
 
     def directions(self, facts: Sequence[Fact]) -> Tensor:
         """Directions of up to NEAR facts, near which preserved prompts are looked for, (n, d_in)."""
-        found = self.bench.conflict_keys([f.prompt for f in facts[:: -(-len(facts) // NEAR)]])
+        found = self.bench.conflict_keys(facts[:: -(-len(facts) // NEAR)])
         return torch.from_numpy(found).to(self.bench.loaded.device)
 
 
