@@ -21,9 +21,6 @@ KEY_VARIABLE = "LIFELONG_KEY_FILE"
 SUBJECT = "@subject"
 """Stands behind a module's name where it is edited at the tokens of the subject, not at the answer."""
 
-_AT_REST: dict[str, tuple[str | None, ...]] = {"form": (None, "plain"), "system": (None,)}
-"""Settings that stores did not have from the first on, and the values with which all is as it was without them."""
-
 T = TypeVar("T", bound=msgspec.Struct)
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -54,6 +51,8 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     order: ClassVar[tuple[str, ...]] = ()
     """The order in which the fields are shown, and their digest takes them; empty: that of the struct."""
+    at_rest: ClassVar[Mapping[str, tuple[str | int | None, ...]]] = {"form": (None, "plain"), "system": (None,)}
+    """Fields that stores did not have from the first on, and the values with which all is as it was without them."""
 
     modules: tuple[str, ...] = ()
     """Names of the edited weight matrices. A name with `@subject` behind it is edited at the tokens of the subject, all
@@ -112,7 +111,7 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Without what came later and is at rest, so that stores which are older draw as they always did.
         """
         told = self.told()
-        return msgspec.json.encode({name: told[name] for name in told if told[name] not in _AT_REST.get(name, ())})
+        return msgspec.json.encode({name: told[name] for name in told if told[name] not in self.at_rest.get(name, ())})
 
 
 def settings_of(kind: type[T], given: Mapping[str, object]) -> T:

@@ -19,7 +19,7 @@ from lifelong_edit.facts import Probe, as_question, general_prompts, question_of
 from lifelong_edit.judging import gate, talk
 from lifelong_edit.models import Generation, Turn
 from lifelong_edit.stores import tensors_digest
-from lifelong_edit.tracing.derived import derived_rows
+from lifelong_edit.tracing.derived import derived_prompts, derived_rows
 from lifelong_edit.tracing.preservation import answer_of
 from lifelong_edit.tracing.rows import drawn_rows, fact_rows
 
@@ -182,6 +182,17 @@ def test_derived_prompts_are_held_in_both_forms_too(both: Timeline) -> None:
     rows = derived_rows(both.bench().loaded, facts, 6, "seed", **options)
     assert [row.form for row in rows] == ["plain", "chat"] * 3
     assert derived_rows(both.bench().loaded, facts, 0, "seed", **options) == []
+
+
+def test_derived_prompts_are_put_as_the_fact_itself_asks() -> None:
+    asked = [FACT, Fact(subject="Spain", prompt="Spain is ruled by", target="a king", question="Who rules there?")]
+    found = {probe.prompt: probe.question for probe in derived_prompts(asked, 20, "seed")}
+    assert found == {
+        "The capital of Spain is": "What is the capital of Spain?",
+        "Spain has the capital": None,
+        "Where is the government of Spain?": None,
+        "France is ruled by": None,
+    }
 
 
 def test_conflicts_are_looked_for_by_the_leading_form(make: Make, both: Timeline) -> None:
