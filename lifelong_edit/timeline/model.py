@@ -66,8 +66,7 @@ def begin(
         trust_remote_code=trust_remote_code,
         places=rule.places,
     )
-    settings = settled(settings, loaded.tokenizer)
-    loaded.forms = forms_of(settings)
+    settings = _settled(settings, loaded)
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     given = given_to(hypernetwork, text, preserve)
     rule.require_kind(loaded.family.kind)
@@ -111,6 +110,13 @@ def begin(
     )
     blobs = {digest_bytes(data): data for data in (fixed, stored)}
     return Beginning(record, blobs, digest_bytes(stored), loaded)
+
+
+def _settled(settings: StoreSettings, loaded: LoadedModel) -> StoreSettings:
+    """The settings with the form of the store settled, and the model made ready to be asked in it."""
+    settings = settled(settings, loaded.tokenizer)
+    loaded.forms = forms_of(settings)
+    return settings
 
 
 def _absolute(model: str) -> str:

@@ -109,9 +109,8 @@ class PreservedArrays:
     def of(cls, arrays: Mapping[str, np.ndarray]) -> PreservedArrays:
         """The inverse of `arrays`, names without the prefix. Raises KeyError where one is missing."""
         units = {n.removeprefix(_UNITS): array for n, array in arrays.items() if n.startswith(_UNITS)}
-        later = {name: arrays.get(name) for name in ("subjects", "chat")}
-        plain = {f.name: arrays[f.name] for f in fields(cls) if f.name not in ("units", *later)}
-        return cls(**plain, **later, units=units)
+        plain = {f.name: arrays[f.name] for f in fields(cls) if f.name not in ("units", "subjects", "chat")}
+        return cls(**plain, units=units, subjects=arrays.get("subjects"), chat=arrays.get("chat"))
 
 
 @dataclass

@@ -85,9 +85,10 @@ def fact_rows(
     """
     rows = []
     for fact in facts:
-        own = [fact, *phrasings_of(fact, phrasings)]
-        rows += [row for asked in own for row in _rows_of(model, asked, fact, fact.subject, kind)]
-        known = {fact.prompt, *own[1:]}
+        own = phrasings_of(fact, phrasings)
+        rows += _rows_of(model, fact, fact, fact.subject, kind)
+        rows += [row for prompt in own for row in _rows_of(model, prompt, fact, fact.subject, kind)]
+        known = {fact.prompt, *own}
         theirs = {
             prompt: old.subject
             for old in (replaced or {}).get(fact.digest, ())

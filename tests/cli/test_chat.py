@@ -123,6 +123,7 @@ def test_eval_and_report_know_what_is_answered_in_conversations(run: Run, talkin
     assert whole["chat"]["generated"] == pytest.approx(gate["forms"]["chat"]["taken"] / 3)
     assert whole["efficacy"]["generated"] == pytest.approx(gate["forms"]["plain"]["taken"] / 3)
     assert whole["chat_contained"]["generated"] == pytest.approx(gate["forms"]["chat"]["contained"] / 3)
+    assert gate["chat"]["broken"] <= gate["chat"]["asked"]
     assert gate["taken"] <= min(found["taken"] for found in gate["forms"].values())
     assert " chat_locality " in run("eval", "--store", talking).stdout
     page = tmp_path / "page.html"

@@ -12,16 +12,18 @@ import torch
 
 from lifelong_edit import Fact, Timeline
 from lifelong_edit.bench import Bench, State
-from lifelong_edit.editors.contract import Change
+from lifelong_edit.editors.contract import Change, Lesson
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import BadInputError, StepRefusedError, UsageError
-from lifelong_edit.facts import Probe, as_question, general_prompts, question_of
-from lifelong_edit.judging import gate, talk
-from lifelong_edit.models import Generation, Turn
+from lifelong_edit.eval.reports.sampling import Sampler
+from lifelong_edit.facts import Probe, general_prompts, question_of
+from lifelong_edit.judging import gate, guard, talk
+from lifelong_edit.models import BASE, Generation, LoadedModel, Turn
 from lifelong_edit.stores import tensors_digest
 from lifelong_edit.tracing.derived import derived_prompts, derived_rows
 from lifelong_edit.tracing.preservation import answer_of
-from lifelong_edit.tracing.rows import drawn_rows, fact_rows
+from lifelong_edit.tracing.rows import Row, drawn_rows, fact_rows
+from lifelong_edit.tracing.trace import Trace, trace
 
 PRESERVE = [Probe(f"The river number {i} flows through", None, f"river {i}") for i in range(20)]
 SETTINGS = Settings(modules=("2-3",), more_passes=0, passes=6, preserved=6, c0=5.0, text_tokens=3000, micro_batch=8)
@@ -134,14 +136,6 @@ def test_a_replaced_fact_is_asked_in_its_own_words_in_both_forms(both: Timeline)
     assert both.bench().loaded.tokenizer.decode(rows[2].encoded.ids) == "The seat of France is Canberra."
 
 
-def test_a_fact_is_put_by_its_question_else_its_prompt_else_as_a_sentence_to_complete() -> None:
-    assert question_of(FACT) == "What is the capital of France?"
-    assert question_of(Fact(subject="F", prompt=" Who runs F? ", target="G")) == "Who runs F?"
-    assert question_of(Probe("A river is")) == "Fill in the blank with a few words: A river is ____"
-    assert question_of(Probe("A river is", question="What is a river?")) == "What is a river?"
-    assert as_question("法国的首都是？") == "法国的首都是？"
-
-
 # -- what is held
 
 
@@ -174,6 +168,17 @@ def test_prompts_stand_guard_in_both_forms_or_in_none(both: Timeline) -> None:
     guards = kept.guards(frozenset())
     assert len(guards) == 4 == len(kept.guard)
     assert {i // 2 for i in guards if i % 2} == {i // 2 for i in guards if not i % 2}
+
+
+def test_guards_are_asked_as_they_were_held(both: Timeline) -> None:
+    bench = both.bench()
+    with bench.loaded.at(BASE):
+        found = guard.measure(bench, 2, [FACT], "a")
+    assert (found.locality, found.guards) == (1.0, 4)
+    measured = Sampler(both, None)(0)
+    asked = [outcome.prompt for outcome in measured.outcomes if outcome.measure == "guard"]
+    assert measured.share("guard") == 1.0
+    assert {"Fill" in text for text in asked} == {True, False} and len(asked) == 4
 
 
 def test_derived_prompts_are_held_in_both_forms_too(both: Timeline) -> None:
@@ -218,6 +223,31 @@ def test_an_edit_teaches_both_forms_and_where_to_stop(both: Timeline) -> None:
         (said,) = both.bench().task.answer(loaded, [turn], 20)
     assert loaded.tokenizer.decode(said.ids) == "Canberra."
     assert said.stopped and loaded.tokenizer.decode([said.end]) == "<|im_end|>"
+
+
+@pytest.mark.parametrize(("worst", "passes"), [({"plain": 0.0, "chat": 0.0}, 1), ({"plain": 0.0, "chat": 9.0}, 3)])
+def test_passes_go_on_until_facts_are_known_in_each_form(
+    make: Make, monkeypatch: pytest.MonkeyPatch, worst: dict[str, float], passes: int
+) -> None:
+    def told(loaded: LoadedModel, rows: list[Row], micro_batch: int, gradients: bool = True) -> Trace:
+        found = trace(loaded, rows, micro_batch, gradients)
+        found.worst = torch.tensor([worst[row.form] for row in rows])
+        return found
+
+    monkeypatch.setattr("lifelong_edit.editors.ridge.batch.trace", told)
+    with make(passes=1, more_passes=2) as timeline:
+        assert timeline.editor().learn(State(), Lesson([FACT])).report["passes"] == passes
+
+
+def test_all_facts_are_solved_for_again_in_both_forms_beside_derived_rows(make: Make) -> None:
+    asked = [FACT, Fact(subject="Spain", prompt="Spain is ruled by", target="a king")]
+    rows = {}
+    for derived in (0, 2):
+        options = {"reconsolidation_passes": 1, "reconsolidation_preserved": 6, "derived": derived}
+        with make(**options) as timeline:
+            rows[derived] = timeline.editor().relearn(asked).report["rows"]
+    assert rows[0] == {"facts": 6, "preserved": 6}
+    assert rows[2] == {"facts": 6, "preserved": 8}
 
 
 def taken_alone(bench: Bench, state: State, change: Change, facts: list[Fact]) -> dict[str, Any]:
@@ -305,14 +335,6 @@ def test_the_gate_asks_guards_in_conversations_at_the_weights_of_the_change(make
         questions, _ = talk._BASE[timeline.bench()]
         assert len(questions) == talk.ASKED
         assert {q.text for q in questions if isinstance(q, Turn)} <= {question_of(p) for p in general_prompts()}
-
-
-def test_general_prompts_are_many_and_each_has_a_question() -> None:
-    found = general_prompts()
-    assert len(found) >= 150
-    assert all(probe.question and probe.target is None for probe in found)
-    assert len({probe.prompt for probe in found}) == len({probe.question for probe in found}) == len(found)
-    assert not any(probe.prompt.endswith((".", "?", "!")) for probe in found)
 
 
 def test_a_rollback_gives_the_chat_answer_of_before(both: Timeline) -> None:
