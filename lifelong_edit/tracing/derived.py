@@ -39,7 +39,7 @@ def derived_prompts(facts: Sequence[Fact], count: int, *parts: object) -> list[P
         (relation, fact, text), subject = patterns[pair // len(subjects)], subjects[pair % len(subjects)]
         if relation not in known[subject.casefold()]:
             prompt = put_in(text, fact.subject, subject)
-            question = _asked_of(fact, subject) if text == fact.prompt else None
+            question = asked_of(fact, subject) if text == fact.prompt else None
             found.setdefault(prompt, Probe(prompt, None, subject, fact.relation, question))
     taught = {text for fact in facts for text in (fact.prompt, *fact.rephrases)}
     return [probe for prompt, probe in found.items() if prompt not in taught][:count]
@@ -69,7 +69,7 @@ def derived_rows(
     return [Row(e, "preserved", weight, None, answer, form) for e, answer, form in told]
 
 
-def _asked_of(fact: Fact, subject: str) -> str | None:
+def asked_of(fact: Fact, subject: str) -> str | None:
     """A fact's own question about another subject; None where it has none, or does not mention its own."""
     question = fact.question or ""
     return put_in(question, fact.subject, subject) if mentions(question, fact.subject) else None

@@ -14,6 +14,10 @@ from lifelong_edit import Fact, Timeline
 from lifelong_edit.bench import Bench, State
 from lifelong_edit.editors.contract import Change, Lesson
 from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit.editors.search.around import token_keys
+from lifelong_edit.editors.search.material import swapped_prompts
+from lifelong_edit.editors.search.rule import SearchEditor
+from lifelong_edit.editors.search.settings import SearchSettings
 from lifelong_edit.errors import BadInputError, StepRefusedError, UsageError
 from lifelong_edit.eval.reports.sampling import Sampler
 from lifelong_edit.facts import Probe, general_prompts, question_of
@@ -248,6 +252,31 @@ def test_all_facts_are_solved_for_again_in_both_forms_beside_derived_rows(make: 
             rows[derived] = timeline.editor().relearn(asked).report["rows"]
     assert rows[0] == {"facts": 6, "preserved": 6}
     assert rows[2] == {"facts": 6, "preserved": 8}
+
+
+def test_a_search_asks_and_holds_both_forms(chat_gpt2: Path, sentences: list[str], tmp_path: Path) -> None:
+    settings = SearchSettings(rounds=2, contexts=2, swapped=2, text_tokens=2000, micro_batch=8, precision="float32")
+    given: dict[str, Any] = {"model": str(chat_gpt2), "preserve": PRESERVE, "text": sentences * 40}
+    with Timeline.create(tmp_path / "store", settings=settings, **given) as timeline:
+        bench, editor = timeline.bench(), timeline.editor()
+        assert isinstance(editor, SearchEditor)
+        grams = {n: torch.zeros(128, 128, dtype=torch.float64) for n in bench.names}
+        editor.around.add_to(grams, 1.0, frozenset())
+        whole = {n: float(gram.trace()) for n, gram in grams.items()}
+        both = list(token_keys(bench.loaded, PRESERVE, 8))
+        assert whole == {n: pytest.approx(sum(float(k.square().sum()) for m, k in both if m == n)) for n in whole}
+        # Without any of the prompts nothing is left of the sum: each was in it once in each form.
+        left = {n: torch.zeros(128, 128, dtype=torch.float64) for n in bench.names}
+        editor.around.add_to(left, 1.0, frozenset(str(probe.subject) for probe in PRESERVE))
+        assert all(float(left[n].abs().max()) < 1e-4 * whole[n] for n in whole)
+        rows = editor.rows([FACT], "new")
+        near = torch.zeros(0, len(bench.conflict_mean))
+        material = editor.material([FACT], rows, frozenset(), near, ("a",))
+        assert [row.form for row in material.of(0, "a")][:2] == ["plain", "chat"]
+        assert len(material.of(0, "a")) == 4
+        assert {row.form for row in material.preserved[-4:]} == {"plain", "chat"}
+        (swapped, *_) = swapped_prompts([FACT], ["Spain"], 1, frozenset())
+        assert (swapped.prompt, swapped.question) == ("The capital of Spain is", "What is the capital of Spain?")
 
 
 def taken_alone(bench: Bench, state: State, change: Change, facts: list[Fact]) -> dict[str, Any]:
