@@ -87,8 +87,7 @@ def begin(
     network = digest_bytes(encode_tensors(given.network)) if given.network else None
     config = Config.made(identity, settings, network)
     weights = zeros(identity.modules)
-    stored = encode_tensors(weights)
-    digest = tensors_digest(weights)
+    stored, digest = encode_tensors(weights), tensors_digest(weights)
     record = Init(
         step=0,
         parent=-1,
