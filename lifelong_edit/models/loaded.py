@@ -14,6 +14,7 @@ from torch import Tensor
 from lifelong_edit.errors import ModelMismatchError, UnknownModelError
 from lifelong_edit.models.families import EditableModule, Family
 from lifelong_edit.models.fingerprint import fingerprint_of
+from lifelong_edit.models.forms import PLAIN, Forms
 from lifelong_edit.models.overlay import BASE, Overlay, Shifts
 
 
@@ -35,7 +36,8 @@ class LoadedModel:
 
     model: a transformers model in evaluation mode, no parameter of which requires gradients.
     modules: the editable weight matrices in order of depth. source: what it was loaded from.
-    fingerprint: digest of the base weights as loaded (`fingerprint_of`), whatever the shifts are.
+    fingerprint: digest of the base weights as loaded (`fingerprint_of`), whatever the shifts are. forms: those in which
+    it is taught and asked, as a store's `init` fixes them.
     """
 
     model: Any
@@ -46,6 +48,7 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device
     fingerprint: str = ""
+    forms: Forms = PLAIN
     _base: dict[str, Tensor] = field(init=False, repr=False)
     _overlay: Overlay = field(init=False, repr=False, default=BASE)
     _attached: ExitStack = field(init=False, repr=False, default_factory=ExitStack)

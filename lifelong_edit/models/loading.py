@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.models.families import EditableModule, Family, Kind, Positions, family_of, find_modules
+from lifelong_edit.models.forms import PLAIN, Forms
 from lifelong_edit.models.loaded import LoadedModel
 from lifelong_edit.models.quiet import quiet_transformers
 from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
@@ -135,6 +136,7 @@ class Outline:
     family: Family
     modules: tuple[EditableModule, ...]
     tokenizer: Any
+    forms: Forms = PLAIN
 
 
 def outline_of(path: str, modules: Sequence[str], revision: str | None, places: Positions = "answer") -> Outline | None:

@@ -23,7 +23,7 @@ from lifelong_edit.models import EditableModule, LoadedModel, load_model
 from lifelong_edit.policies.scoring import Scorer
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
-from lifelong_edit.tasks import task_of
+from lifelong_edit.tasks import forms_of, settled, task_of
 from lifelong_edit.timeline.config import Config, ModelIdentity, now
 from lifelong_edit.timeline.history import live_digest
 from lifelong_edit.timeline.states import environment, sketch
@@ -66,6 +66,7 @@ def begin(
         trust_remote_code=trust_remote_code,
         places=rule.places,
     )
+    settings = _settled(settings, loaded)
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     given = given_to(hypernetwork, text, preserve)
     rule.require_kind(loaded.family.kind)
@@ -86,8 +87,7 @@ def begin(
     network = digest_bytes(encode_tensors(given.network)) if given.network else None
     config = Config.made(identity, settings, network)
     weights = zeros(identity.modules)
-    stored = encode_tensors(weights)
-    digest = tensors_digest(weights)
+    stored, digest = encode_tensors(weights), tensors_digest(weights)
     record = Init(
         step=0,
         parent=-1,
@@ -109,6 +109,13 @@ def begin(
     )
     blobs = {digest_bytes(data): data for data in (fixed, stored)}
     return Beginning(record, blobs, digest_bytes(stored), loaded)
+
+
+def _settled(settings: StoreSettings, loaded: LoadedModel) -> StoreSettings:
+    """The settings with the form of the store settled, and the model made ready to be asked in it."""
+    settings = settled(settings, loaded.tokenizer)
+    loaded.forms = forms_of(settings)
+    return settings
 
 
 def _absolute(model: str) -> str:
@@ -147,6 +154,7 @@ def make_bench(
             trust_remote_code=model.trust_remote_code and source is None,
         )
     loaded.require_fingerprint(model.fingerprint)
+    loaded.forms = forms_of(config.settings)
     return Bench(loaded, config.settings, Fixed.of(fixed))
 
 
