@@ -116,7 +116,8 @@ def facts_of(records: Sequence[dict[str, Any]]) -> list[Fact]:
 def edited(options: argparse.Namespace, records: Sequence[dict[str, Any]], text: str) -> dict[str, Any]:
     """A store's stream by one of the rules: figures at the end, after the first batch, and what it took."""
     kind = rule_of(options.arm).settings
-    given = dict(pair.split("=", 1) for pair in options.set)
+    given: dict[str, Any] = dict(pair.split("=", 1) for pair in options.set)
+    given |= {"modules": tuple(options.modules.split(","))} if options.modules else {}
     settings = settings_of(kind, {"editor": options.arm, "micro_batch": 32, **given})
     avoid = frozenset(s for r in records for s in (r["subject"].casefold(),))
     with tempfile.TemporaryDirectory() as folder:
@@ -189,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--facts", choices=("edit", "train"), default="edit")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--modules", help="as of the command line; by default the rule's own")
     parser.add_argument("--reconsolidate", action="store_true")
     parser.add_argument("--name", help="of the result; without one nothing is written for --facts train")
     options = parser.parse_args(arguments)
