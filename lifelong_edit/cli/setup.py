@@ -64,8 +64,8 @@ _MAKING = (
         help='Prompts whose answers must stay: facts of any shape, {"prompt": …} records, or lines of a .txt file. '
         "Those about a tenth of the subjects stand guard over reconsolidations: give ten at least. May be given "
         "several times. `general`: prompts of all kinds that come with this program, and beside them rows derived from "
-        "the facts (--set derived=75). Default: for atlas the bundled ones, else none are given but derived from the "
-        "facts.",
+        "the facts (--set derived=75). Default: for atlas the bundled ones, general ones for the rule "
+        "`search`, else none are given but derived from the facts.",
     ),
     click.option(
         "--form",

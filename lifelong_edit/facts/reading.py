@@ -120,6 +120,11 @@ def general_prompts() -> list[Probe]:
     return list(read_prompts([str(Path(__file__).with_name("general.jsonl"))]))
 
 
+def general_names() -> list[str]:
+    """Names of people, places, makers, works and other things that everybody knows of: subjects to ask about."""
+    return Path(__file__).with_name("names.txt").read_text(encoding="utf-8").splitlines()
+
+
 def _recognise_at(name: str, element: Element) -> Fact | Skip:
     line, value = element
     try:

@@ -16,7 +16,7 @@ from lifelong_edit.editors.search.material import anchored, anchored_rows, swapp
 from lifelong_edit.editors.search.rule import SearchEditor
 from lifelong_edit.editors.search.searching import Adam, Search, differentiated
 from lifelong_edit.editors.search.settings import SearchSettings
-from lifelong_edit.facts import Fact, Probe, mentions
+from lifelong_edit.facts import Fact, Probe, general_names, mentions
 from lifelong_edit.models import LoadedModel, encode_prompt
 from lifelong_edit.stores.tensors import materialise
 from lifelong_edit.tracing.rows import fact_rows
@@ -195,6 +195,17 @@ def test_prompts_with_other_subjects_never_speak_of_edited_ones(news: list[Fact]
         assert not any(mentions(probe.prompt, fact.subject) and probe.prompt == fact.prompt for fact in news[:4])
     assert found == swapped_prompts(news[:4], names[::-1], 3, taken, "draw")
     assert found != swapped_prompts(news[:4], names, 3, taken, "another draw")
+
+
+def test_names_that_everybody_knows_stand_in_where_preserved_prompts_name_few(bench: Bench, news: list[Fact]) -> None:
+    """Of `probes` none has fifty subjects; with as many of their own the general ones are not drawn."""
+    tokenizer = bench.loaded.tokenizer
+    few = search_of(SearchEditor(bench), news[:2]).material.preserved
+    texts = {tokenizer.decode(row.encoded.prompt) for row in few}
+    assert any(name in text for text in texts for name in general_names())
+    many = bench_of(bench.loaded, SMALL, [Probe(f"Who is {i}?", None, f"Nobody {i}") for i in range(60)])
+    texts = {tokenizer.decode(row.encoded.prompt) for row in search_of(SearchEditor(many), news[:2]).material.preserved}
+    assert not any(name in text for text in texts for name in general_names())
 
 
 def test_all_tokens_of_preserved_prompts_are_held_but_for_edited_subjects(bench: Bench, probes: list[Probe]) -> None:
