@@ -2,7 +2,8 @@
 
 Facts are those of CounterFact's edit split, as they are; preserved prompts and every choice of a setting come from its
 train split. Asked by greedy generation: the prompt (ES), the record's own rephrase (GS), its neighbour (LS: the first
-three tokens as the base model's; beside it whether its first word is). Ability: perplexity on WikiText-2's test text.
+three tokens as the base model's; beside it whether its first word is), and where there is a template the prompt as a
+turn of a conversation (chat). Ability: perplexity on WikiText-2's test text.
 
     python -m benchmarks.bench_real --model FOLDER [--arm search] [--batches 4] [--size 25] [--seed 0] [--facts edit]
 
@@ -27,9 +28,9 @@ from benchmarks.breadth import Breadth, breadth_first
 from lifelong_edit import Timeline
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.models import BASE, LoadedModel
+from lifelong_edit.models import BASE, Form, LoadedModel, has_template
 from lifelong_edit.settings import settings_of
-from lifelong_edit.tasks import task_of
+from lifelong_edit.tasks import question_in, task_of
 
 PRESERVED = 600
 WINDOWS = 30
@@ -82,19 +83,22 @@ class Judge:
     def figures(self) -> dict[str, float]:
         """The model as it stands."""
         said = self._said()
-        return {
-            "ES": self._right("prompt"),
-            "GS": self._right("rephrase_prompt"),
+        found = {"ES": self._right("prompt"), "GS": self._right("rephrase_prompt")}
+        if has_template(self.loaded.tokenizer):
+            found["chat"] = self._right("prompt", "chat")
+        return found | {
             "LS": share(now[0] == then[0] for now, then in zip(said, self.said, strict=True)),
             "LS_first_word": share(now[1] == then[1] for now, then in zip(said, self.said, strict=True)),
             "perplexity": self.task.health(self.loaded, self.windows) / self.perplexity - 1,
         }
 
-    def _right(self, field: str) -> float:
-        asked = [(r[field], r["target_new"]) for r in self.records]
-        lengths = [len(self.task.encode(self.loaded, p, t).answer) + self.task.margin for p, t in asked]
-        said = self.task.answer(self.loaded, [p for p, _ in asked], lengths)
-        return share(self.task.judge(self.loaded, p, t, a).right for (p, t), a in zip(asked, said, strict=True))
+    def _right(self, field: str, form: Form = "plain") -> float:
+        """The share of facts that are answered with their targets."""
+        task, loaded = self.task, self.loaded
+        asked = [(question_in(loaded, form, r[field]), r["target_new"]) for r in self.records]
+        lengths = [len(task.encode(loaded, q, t).answer) + task.margin(q) for q, t in asked]
+        said = task.answer(loaded, [q for q, _ in asked], lengths)
+        return share(task.judge(loaded, q, t, a).right for (q, t), a in zip(asked, said, strict=True))
 
 
 def share(values: Any) -> float:
