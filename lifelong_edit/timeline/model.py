@@ -112,9 +112,9 @@ def begin(
 
 
 def _absolute(model: str) -> str:
-    """A local folder by its whole path, so that the store can be opened from anywhere; other sources as they are."""
+    """A local folder or file by its whole path, so that the store opens from anywhere; other sources as they are."""
     path = Path(model).expanduser()
-    return str(path.resolve()) if path.is_dir() else model
+    return str(path.resolve()) if path.exists() else model
 
 
 def given_to(hypernetwork: Path | None, text: Sequence[str], preserve: Sequence[Probe] = ()) -> Given:

@@ -64,7 +64,7 @@ def test_hub_id_without_network_is_one_sentence() -> None:
 
 def test_pickled_weights_are_refused_unread(copy: Path) -> None:
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(LifelongEditError, match=r"pytorch_model\.bin.*\*\.safetensors only"):
+    with pytest.raises(LifelongEditError, match=r"pytorch_model\.bin.*\*\.safetensors or \*\.gguf only"):
         load_model(str(copy))
 
 
