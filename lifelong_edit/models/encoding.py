@@ -116,7 +116,13 @@ def _prompt_tokens(tokenizer: Any, prompt: str) -> tuple[list[int], list[int]]:
 
 
 def _check_length(tokenizer: Any, ids: Sequence[int], prompt: str) -> None:
-    # `load_model` sets model_max_length to the model's context.
+    # `load_model` sets model_max_length to the model's context, and embedding_rows beside it.
+    rows: int | None = getattr(tokenizer, "embedding_rows", None)
+    if rows is not None and max(ids) >= rows:
+        raise BadInputError(
+            f"the text that begins {prompt[:40]!r} has the token {tokenizer.convert_ids_to_tokens(max(ids))!r} with "
+            f"number {max(ids)}, but the model's embedding has rows 0 to {rows - 1}; leave it out"
+        )
     if len(ids) > tokenizer.model_max_length:
         raise BadInputError(
             f"the text that begins {prompt[:40]!r} has {len(ids)} tokens, but the model takes "

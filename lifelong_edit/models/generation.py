@@ -124,7 +124,7 @@ def _generate_batch(
             out = loaded.model(
                 input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )
-            cache, best = out.past_key_values, choose(out.logits[:, -1])
+            cache, best = getattr(out, "past_key_values", None), choose(out.logits[:, -1])
             for row, token in enumerate(best.tolist()):
                 if row in open_rows:
                     if token in ends:
@@ -133,7 +133,9 @@ def _generate_batch(
                         produced[row].append(token)
                     if token in ends or len(produced[row]) == limits[row]:
                         open_rows.discard(row)
-            step, mask = best[:, None], torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
+            # A model that keeps none, as Mamba, reads the whole text again.
+            step = best[:, None] if cache is not None else torch.cat([step, best[:, None]], 1)
+            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
     return [Generation(tuple(ids), end) for ids, end in zip(produced, stopped, strict=True)]
 
 

@@ -29,6 +29,25 @@ def compose(base: Tensor, shift: Tensor | None) -> Tensor:
     return (base.float() + shift.to(base.device)).to(base.dtype)
 
 
+# By which names configurations say how long a sequence may be.
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
+LONGEST = 2048
+"""The context of a model that says nowhere how long a sequence it takes, in tokens."""
+
+
+def context_of(config: Any, tokenizer: Any) -> int:
+    """The longest sequence that a model takes, in tokens: what its configuration says, else what its tokenizer does.
+
+    Where neither says anything, as of a model without positions (Mamba), it is `LONGEST`.
+    """
+    text = config.get_text_config()
+    for name in _LENGTHS:
+        if isinstance(found := getattr(text, name, None), int) and found > 0:
+            return found
+    # Tokenizers say 1e30 where they do not know.
+    return int(tokenizer.model_max_length) if tokenizer.model_max_length < 10**9 else LONGEST
+
+
 @dataclass(eq=False)
 class LoadedModel:
     """A language model with its tokenizer and what is needed to edit it. Make one with `load_model`.
@@ -36,6 +55,7 @@ class LoadedModel:
     model: a transformers model in evaluation mode, no parameter of which requires gradients.
     modules: the editable weight matrices in order of depth. source: what it was loaded from.
     fingerprint: digest of the base weights as loaded (`fingerprint_of`), whatever the shifts are.
+    left_out: what of the checkpoint is beside the language model and was not loaded, by the first part of its names.
     """
 
     model: Any
@@ -46,6 +66,7 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device
     fingerprint: str = ""
+    left_out: tuple[str, ...] = ()
     _base: dict[str, Tensor] = field(init=False, repr=False)
     _overlay: Overlay = field(init=False, repr=False, default=BASE)
     _attached: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
@@ -65,7 +86,7 @@ class LoadedModel:
     @property
     def context(self) -> int:
         """The longest sequence that the model takes, in tokens."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+        return context_of(self.model.config, self.tokenizer)
 
     @property
     def conflict_module(self) -> EditableModule:

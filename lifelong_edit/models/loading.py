@@ -10,12 +10,19 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from lifelong_edit.errors import LifelongEditError, UsageError
+from lifelong_edit.models.complete import (
+    names_in,
+    require_complete,
+    require_full_precision,
+    require_no_adapter,
+    require_rows,
+)
 from lifelong_edit.models.families import EditableModule, Family, Kind, Positions, family_of, find_modules
 from lifelong_edit.models.gguf import read_header
-from lifelong_edit.models.loaded import LoadedModel
+from lifelong_edit.models.loaded import LoadedModel, context_of
 from lifelong_edit.models.places import Place, locate
 from lifelong_edit.models.quiet import quiet_transformers, without_bars
 from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
@@ -55,19 +62,32 @@ def load_model(
     options = {"revision": revision, "trust_remote_code": trust_remote_code, **home.options}
     with _one_sentence(source):
         config = AutoConfig.from_pretrained(home.path, **options)
-        family = family_of(config.model_type, modules)
-        model = _weights(family, home, kind, source, {**options, "config": config}).to(place)
+        require_full_precision(config, source)
+        require_no_adapter(home, source, revision)
+        family = family_of(config, modules)
+        model, left_out = _weights(family, home, kind, source, {**options, "config": config})
         tokenizer = _tokenizer(home, source, options)
-    loaded = LoadedModel(model, tokenizer, family, find_modules(model, family, modules, places), source, kind, place)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, loaded.context)
-    return loaded
+        require_rows(tokenizer, model.get_input_embeddings().num_embeddings, source)
+    model = model.to(place)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, context_of(model.config, tokenizer))
+    found = find_modules(model, family, modules, places)
+    return LoadedModel(model, tokenizer, family, found, source, kind, place, left_out=left_out)
 
 
-def _weights(family: Family, home: Place, dtype: torch.dtype, source: str, options: dict[str, Any]) -> Any:
+def auto_of(kind: Kind, config: Any) -> Any:
+    """What loads a model of a kind and configuration: one that sees as well is loaded with all that it has."""
+    sees = kind == "causal" and type(config) in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if sees else AUTO[kind]
+
+
+def _weights(
+    family: Family, home: Place, dtype: torch.dtype, source: str, options: dict[str, Any]
+) -> tuple[Any, tuple[str, ...]]:
+    """The model with its weights, and what of the checkpoint is beside it."""
     if home.gguf is not None:
         options = {**options, **_UNPACKED}
     with without_bars() if home.gguf is not None else nullcontext():
-        model, info = AUTO[family.kind].from_pretrained(
+        model, info = auto_of(family.kind, options["config"]).from_pretrained(
             home.path,
             dtype=dtype,
             use_safetensors=True,
@@ -86,7 +106,7 @@ def _weights(family: Family, home: Place, dtype: torch.dtype, source: str, optio
         layers = int(model.config.get_text_config().num_hidden_layers)
         read_header(home.file).require_whole(sum(p.numel() for p in model.parameters()), layers)
         _forget_packing(model)
-    return model
+    return model, require_complete(model, info["unexpected_keys"], names_in(home, options["revision"]), source)
 
 
 def _forget_packing(model: Any) -> None:
@@ -133,12 +153,12 @@ def outline_of(
         with quiet_transformers():
             options = {"revision": revision, **home.options}
             config = AutoConfig.from_pretrained(home.path, **options)
-            family = family_of(config.model_type, modules)
+            require_full_precision(config, home.path)
+            family = family_of(config, modules)
             with torch.device("meta"):  # shapes without numbers
-                bare = AUTO[family.kind].from_config(config)
+                bare = auto_of(family.kind, config).from_config(config)
             tokenizer = AutoTokenizer.from_pretrained(home.path, **options)
-        context = int(config.get_text_config().max_position_embeddings)
-        tokenizer.model_max_length = min(tokenizer.model_max_length, context)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, context_of(config, tokenizer))
         return Outline(family, find_modules(bare, family, modules, places), tokenizer)
     except LifelongEditError:
         raise

@@ -66,6 +66,8 @@ def begin(
         trust_remote_code=trust_remote_code,
         places=rule.places,
     )
+    if loaded.left_out:
+        say(f"left out, since only the language model is edited: {', '.join(loaded.left_out)}")
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     given = given_to(hypernetwork, text, preserve)
     rule.require_kind(loaded.family.kind)
@@ -74,15 +76,7 @@ def begin(
     measured = prepare(loaded, settings, text=text, preserve=preserve, scorer=scorer, rule=kept, say=say)
     fixed = encode_tensors(measured.arrays())
     windows = torch.from_numpy(measured.text.guard.astype(np.int64))
-    identity = ModelIdentity(
-        source=_absolute(model),
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        dtype=settings.dtype,
-        fingerprint=loaded.fingerprint,
-        modules={m.name: (m.d_in, m.d_out) for m in loaded.modules},
-        subject_modules=tuple(m.name for m in loaded.modules if m.positions == "subject"),
-    )
+    identity = _identity(loaded, revision, trust_remote_code, settings.dtype)
     network = digest_bytes(encode_tensors(given.network)) if given.network else None
     config = Config.made(identity, settings, network)
     weights = zeros(identity.modules)
@@ -109,6 +103,19 @@ def begin(
     )
     blobs = {digest_bytes(data): data for data in (fixed, stored)}
     return Beginning(record, blobs, digest_bytes(stored), loaded)
+
+
+def _identity(loaded: LoadedModel, revision: str | None, trust_remote_code: bool, dtype: str) -> ModelIdentity:
+    """Which model a new store belongs to."""
+    return ModelIdentity(
+        source=_absolute(loaded.source),
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        dtype=dtype,
+        fingerprint=loaded.fingerprint,
+        modules={m.name: (m.d_in, m.d_out) for m in loaded.modules},
+        subject_modules=tuple(m.name for m in loaded.modules if m.positions == "subject"),
+    )
 
 
 def _absolute(model: str) -> str:
