@@ -14,7 +14,7 @@ from lifelong_edit.models.encoding import (
     subject_span,
 )
 from lifelong_edit.models.families import FAMILIES, EditableModule, Family, Outlined
-from lifelong_edit.models.fingerprint import fingerprint_of
+from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
 from lifelong_edit.models.forward import head_input, last_position, masked_positions
 from lifelong_edit.models.generation import Generation, end_ids, generate, generate_from_ids, generate_greedy
 from lifelong_edit.models.loaded import LoadedModel, compose, require_fingerprint
@@ -52,4 +52,5 @@ __all__ = [
     "separator",
     "special_front",
     "subject_span",
+    "tokenizer_fingerprint",
 ]

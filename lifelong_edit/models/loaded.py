@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lifelong_edit.errors import ModelMismatchError, UnknownModelError
 from lifelong_edit.models.families import EditableModule, Family
-from lifelong_edit.models.fingerprint import fingerprint_of
+from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
 from lifelong_edit.models.overlay import BASE, Overlay, Shifts
 
 
@@ -182,6 +182,15 @@ class LoadedModel:
     def require_fingerprint(self, expected: str) -> None:
         """Raise ModelMismatchError, stating both, unless the base weights have the fingerprint `expected`."""
         require_fingerprint(expected, self.fingerprint, self.source)
+
+    def require_tokenizer(self, expected: str | None) -> None:
+        """Raise ModelMismatchError, stating both, unless the tokenizer has the fingerprint `expected`; None is any."""
+        found = None if expected is None else tokenizer_fingerprint(self.tokenizer)
+        if found != expected:
+            raise ModelMismatchError(
+                f"the tokenizer of {self.source!r} has fingerprint {found}, expected {expected}: load the model with "
+                "the tokenizer and chat template that the store was made with"
+            )
 
 
 def require_fingerprint(expected: str, found: str, source: str) -> None:

@@ -19,7 +19,7 @@ from lifelong_edit.editors.malmen.network import read_checkpoint
 from lifelong_edit.editors.malmen.rule import pack, unpack
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Probe
-from lifelong_edit.models import EditableModule, LoadedModel, load_model
+from lifelong_edit.models import EditableModule, LoadedModel, load_model, tokenizer_fingerprint
 from lifelong_edit.policies.scoring import Scorer
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
@@ -115,6 +115,7 @@ def _identity(loaded: LoadedModel, revision: str | None, trust_remote_code: bool
         fingerprint=loaded.fingerprint,
         modules={m.name: (m.d_in, m.d_out) for m in loaded.modules},
         subject_modules=tuple(m.name for m in loaded.modules if m.positions == "subject"),
+        tokenizer=tokenizer_fingerprint(loaded.tokenizer),
     )
 
 
@@ -139,7 +140,7 @@ def require_given(settings: StoreSettings, given: Given, modules: Sequence[Edita
 def make_bench(
     config: Config, fixed: Mapping[str, npt.NDArray[Any]], device: str | None, source: str | None, loaded: Any
 ) -> Bench:
-    """The store's model on its bench. Raises ModelMismatchError, stating both fingerprints, for another model.
+    """The store's model on its bench. Raises ModelMismatchError, stating both fingerprints, where it is another.
 
     source: where to load the model from instead of where `init` did. loaded: the LoadedModel at hand, if any.
     """
@@ -154,6 +155,7 @@ def make_bench(
             trust_remote_code=model.trust_remote_code and source is None,
         )
     loaded.require_fingerprint(model.fingerprint)
+    loaded.require_tokenizer(model.tokenizer)
     return Bench(loaded, config.settings, Fixed.of(fixed))
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lifelong_edit.errors import BadInputError, LifelongEditError, ModelMismatchError, UsageError
-from lifelong_edit.models import fingerprint_of, generate_greedy, load_model
+from lifelong_edit.models import fingerprint_of, generate_greedy, load_model, tokenizer_fingerprint
 from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
 from tests.zoo import DECODERS, Zoo, with_vocabulary
 
@@ -331,3 +331,37 @@ def test_tokens_beyond_the_embedding_are_refused_at_once(copy: Path) -> None:
     tokenizer.save_pretrained(copy)
     with pytest.raises(LifelongEditError, match=rf"'Zubrowka' with number {rows + 1}.*rows 0 to {rows - 1}"):
         load_model(str(copy))
+
+
+# -- the fingerprint of the tokenizer
+
+
+def test_the_tokenizers_fingerprint_is_of_what_makes_tokens(copy: Path, tiny_gpt2: Path) -> None:
+    from transformers import AutoTokenizer
+
+    def found() -> str:
+        return tokenizer_fingerprint(AutoTokenizer.from_pretrained(copy))
+
+    base = load_model(str(tiny_gpt2))
+    first = tokenizer_fingerprint(base.tokenizer)
+    base.tokenizer(["a", "a longer text"], padding=True, truncation=True, max_length=5)
+    assert found() == tokenizer_fingerprint(base.tokenizer) == first
+    path = copy / "tokenizer.json"
+    told = json.loads(path.read_text())
+    for change in (
+        lambda t: t["model"]["merges"].reverse(),
+        lambda t: t["pre_tokenizer"].update(add_prefix_space=True),
+        lambda t: t.update(normalizer={"type": "Lowercase"}),
+        lambda t: t["added_tokens"][0].update(lstrip=True),
+    ):
+        changed = json.loads(json.dumps(told))
+        change(changed)
+        path.write_text(json.dumps(changed))
+        assert found() != first
+    path.write_text(json.dumps(told, indent=2))
+    assert found() == first
+    (copy / "chat_template.jinja").write_text("{{ messages }}")
+    assert found() != first
+    base.require_tokenizer(None)
+    with pytest.raises(ModelMismatchError, match=rf"{first}, expected {'0' * 32}"):
+        base.require_tokenizer("0" * 32)
