@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,9 +57,32 @@ class TokenBatch:
     subjects: Tensor
 
 
+# Scripts that put no space between words: Thai, Lao, Tibetan, Burmese, Khmer; Chinese and Japanese with their
+# punctuation and what is set as wide as they are.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u2e80-\u30ff\u3100-\u312f\u31c0-\u9fff\uf900-\ufaff\ufe30-\ufe4f"
+    "\uff00-\uff9f\U00020000-\U0003ffff]"
+)
+_QUOTES = "\"'“”„‟‘’‚‛«»‹›"
+
+
 def separator(prompt: str, target: str) -> str:
-    """What stands between prompt and target in running text: a space, unless one of them brings its own."""
-    return "" if not prompt or prompt[-1].isspace() or target[:1].isspace() else " "
+    """What stands between prompt and target in running text: a space where the script needs one, else nothing.
+
+    None is needed where one of them brings its own, after a bracket or quote that opens, and between two characters of
+    scripts that write without spaces.
+    """
+    if not prompt or prompt[-1].isspace() or target[:1].isspace() or _opens(prompt):
+        return ""
+    return "" if _UNSPACED.match(prompt[-1]) and _UNSPACED.match(target[:1]) else " "
+
+
+def _opens(prompt: str) -> bool:
+    """Whether a text ends in a bracket that opens, or a quote before which no word stands."""
+    last, before = prompt[-1], prompt[-2:-1]
+    if last in _QUOTES:  # which of them opens is a matter of language
+        return not before or before.isspace() or unicodedata.category(before) in ("Ps", "Pd")
+    return unicodedata.category(last) == "Ps"
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
@@ -136,7 +161,9 @@ def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
     full: list[int] = tokenizer(text, verbose=False)["input_ids"]
     if plain:
         fits = (k for k in range(len(full) - len(plain) + 1) if full[k : k + len(plain)] == plain)
-        return full[: next(fits, 0)], plain
+        front = full[: next(fits, 0)]
+        # A text that says itself how it begins, as chat templates do, does not begin twice.
+        return ([] if plain[: len(front)] == front else front), plain
     # Without text of its own, the split between front and back shows only around a text that has some.
     return (special_front(tokenizer) if text != "a" else []), plain
 
