@@ -90,10 +90,10 @@ def _questions(fact: Fact, neighbours: Sequence[Probe], phrasings: int) -> Mappi
     others = [prompt for prompt in dict.fromkeys(fact.rephrases) if prompt != fact.prompt]
     wrapped = fact.counterfact_rephrase
     return {
-        "efficacy": [(fact.prompt, fact.target)],
-        "generality": [(prompt, fact.target) for prompt in others],
-        "unseen": [(prompt, fact.target) for prompt in unseen_of(fact, phrasings)],
-        "wrapped": [] if wrapped is None else [(wrapped, fact.target)],
+        "efficacy": [(fact.prompt, fact.answer)],
+        "generality": [(prompt, fact.answer) for prompt in others],
+        "unseen": [(prompt, fact.answer) for prompt in unseen_of(fact, phrasings)],
+        "wrapped": [] if wrapped is None else [(wrapped, fact.answer)],
         "portability": [(probe.prompt, probe.target) for probe in fact.portability if probe.target],
         "locality": [(probe.prompt, probe.target) for probe in neighbours],
     }
@@ -104,8 +104,12 @@ def _comparisons(fact: Fact, true: str, neighbours: Sequence[Probe]) -> Mapping[
     paraphrases = [*fact.rephrases, *([fact.counterfact_rephrase] if fact.counterfact_rephrase else [])]
     near = [(probe.prompt, probe.target or true) for probe in neighbours]
     return {
-        "E": [Comparison(fact.prompt, fact.target, true)],
-        "P": [Comparison(prompt, fact.target, true) for prompt in dict.fromkeys(paraphrases) if prompt != fact.prompt],
+        "E": [Comparison(fact.prompt, fact.answer, fact.joined(true))],
+        "P": [
+            Comparison(prompt, fact.answer, fact.joined(true))
+            for prompt in dict.fromkeys(paraphrases)
+            if prompt != fact.prompt
+        ],
         "N": [Comparison(prompt, answer, fact.target) for prompt, answer in near if answer != fact.target],
     }
 

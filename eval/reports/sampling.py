@@ -78,8 +78,8 @@ class Sampler:
         for number, digests in chosen.items():
             for digest in digests:
                 fact = self._facts[digest]
-                asked.append((fact, number, "efficacy", fact.prompt, fact.target))
-                asked += [(fact, number, "generality", text, fact.target) for text in unseen_of(fact, rows)[:1]]
+                asked.append((fact, number, "efficacy", fact.prompt, fact.answer))
+                asked += [(fact, number, "generality", text, fact.answer) for text in unseen_of(fact, rows)[:1]]
                 free = [probe for probe in fact.locality if edited.isdisjoint(probe_identities(probe, fact))]
                 dropped.update(probe.prompt for probe in fact.locality if probe not in free)
                 if free:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from lifelong_edit.facts.following import follow_facts, require_growing
 from lifelong_edit.facts.mentioning import mentions, put_in
 from lifelong_edit.facts.reading import ReadReport, preserved_prompts_of, read_facts, read_prompts
-from lifelong_edit.facts.record import Fact, Probe, Record
+from lifelong_edit.facts.record import GLUE, Fact, Probe, Record
 from lifelong_edit.facts.shapes import Skip, verbalise_claim
 from lifelong_edit.facts.sources import can_read_twice
 
 __all__ = [
+    "GLUE",
     "Fact",
     "Probe",
     "ReadReport",

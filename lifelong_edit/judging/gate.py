@@ -63,9 +63,9 @@ def base_perplexity(bench: Bench) -> float:
 def answers_taken(loaded: LoadedModel, facts: Sequence[Fact]) -> list[bool]:
     """Whether the model answers each fact's prompt with its target, by greedy generation."""
     task = task_of(loaded)
-    lengths = [len(task.encode(loaded, fact.prompt, fact.target).answer) + task.margin for fact in facts]
+    lengths = [len(task.encode(loaded, fact.prompt, fact.answer).answer) + task.margin for fact in facts]
     said = task.answer(loaded, [fact.prompt for fact in facts], lengths)
-    return [task.judge(loaded, fact.prompt, fact.target, found).right for fact, found in zip(facts, said, strict=True)]
+    return [task.judge(loaded, fact.prompt, fact.answer, found).right for fact, found in zip(facts, said, strict=True)]
 
 
 def _require_finite(loaded: LoadedModel) -> None:

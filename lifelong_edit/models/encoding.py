@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.facts import mentions
+from lifelong_edit.facts import GLUE, mentions
 
 # Texts that stand before a continuation only to be cut off again: one of them merges with nothing after it.
 _ANCHORS = ("\n", ".", "a", "1", '"')
@@ -100,13 +100,15 @@ def encode(tokenizer: Any, prompt: str, target: str, subject: str | None = None)
     The target's tokens are those that the tokenizer gives it within the whole text, wherever the prompt's
     own tokens are a prefix of the text's. Where they are not (a merge across the boundary, as after a
     prompt that ends in a space), they are tokens which decode to the same text after the prompt's.
-    subject: what the prompt speaks of, to be found in it (`subject_span`).
+    subject: what the prompt speaks of, to be found in it (`subject_span`). target: with `facts.GLUE` in front where it
+    follows the prompt at once (`Fact.answer`).
     Raises BadInputError for an empty target and for a text longer than the model's context.
     """
-    if not target.strip():
+    glued, bare = target.startswith(GLUE), target.removeprefix(GLUE)
+    if not bare.strip():
         raise BadInputError(f"the target of prompt {prompt!r} is empty; expected the answer to be taught")
     front, plain = _prompt_tokens(tokenizer, prompt)
-    suffix = separator(prompt, target) + target
+    suffix = bare if glued else separator(prompt, target) + target
     joint = _tokens(tokenizer, prompt + suffix)[1]
     answer = joint[len(plain) :] if joint[: len(plain)] == plain else _continuation(tokenizer, plain, suffix, joint)
     if not answer:

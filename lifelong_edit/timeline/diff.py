@@ -152,6 +152,6 @@ def _ask(view: View, facts: Sequence[Fact]) -> list[str]:
 
     with view.standing() as loaded:
         task = task_of(loaded)
-        lengths = [len(task.encode(loaded, fact.prompt, fact.target).answer) + task.margin for fact in facts]
+        lengths = [len(task.encode(loaded, fact.prompt, fact.answer).answer) + task.margin for fact in facts]
         found = task.answer(loaded, [fact.prompt for fact in facts], lengths)
-        return [task.judge(loaded, f.prompt, f.target, new).text for f, new in zip(facts, found, strict=True)]
+        return [task.judge(loaded, f.prompt, f.answer, new).text for f, new in zip(facts, found, strict=True)]

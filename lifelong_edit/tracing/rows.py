@@ -84,7 +84,7 @@ def fact_rows(
     rows, task = [], task_of(model)
     for fact in facts:
         own = [fact.prompt, *phrasings_of(fact, phrasings)]
-        rows += [Row(task.encode(model, prompt, fact.target, fact.subject), kind, 1.0, fact.digest) for prompt in own]
+        rows += [Row(task.encode(model, prompt, fact.answer, fact.subject), kind, 1.0, fact.digest) for prompt in own]
         theirs = {
             prompt: old.subject
             for old in (replaced or {}).get(fact.digest, ())
@@ -93,7 +93,7 @@ def fact_rows(
         }
         for prompt, subject in theirs.items():
             with contextlib.suppress(BadInputError):
-                rows.append(Row(task.encode(model, prompt, fact.target, subject), kind, 1.0, fact.digest))
+                rows.append(Row(task.encode(model, prompt, fact.answer, subject), kind, 1.0, fact.digest))
     return rows
 
 

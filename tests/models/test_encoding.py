@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.facts import mentions
-from lifelong_edit.models import Encoded, encode, encode_prompt, pad, separator, subject_span
+from lifelong_edit.facts import GLUE, Fact, mentions
+from lifelong_edit.models import Encoded, encode, encode_prompt, load_model, pad, separator, subject_span
+from lifelong_edit.tasks.causal.verdicts import judge
+from lifelong_edit.tracing.rows import fact_rows
 
 # What the project meets: words, digits, punctuation, several scripts, white space of several kinds.
 CHARACTERS = st.sampled_from(list("abcdeT zP 0197.,'-:()\n\té€ßÅщ中文\u00a0🙂"))
@@ -430,3 +432,29 @@ def test_a_prompt_that_begins_with_the_beginning_of_text_gets_one(
     start, end = taught.subject
     assert tokenizer.decode(taught.ids[start:end]).strip() == "France"
     assert encode_prompt(tokenizer, "The capital")[0] == 0
+
+
+def test_a_fact_may_say_what_stands_before_its_target(tiny_tokenizer: Any) -> None:
+    told: dict[str, str] = {"subject": "France", "prompt": "The capital of France is", "target": "Paris"}
+    for join, text in ((None, " Paris"), (" ", " Paris"), ("", "Paris"), ("\n", "\nParis")):
+        fact = Fact(**told) if join is None else Fact(**told, join=join)
+        assert tiny_tokenizer.decode(encode(tiny_tokenizer, fact.prompt, fact.answer).answer) == text
+        assert judge(fact.prompt, fact.answer, text, True) == (True, True)
+    assert Fact(**told).answer == "Paris"
+    assert Fact(**told).digest != Fact(**told, join=" ").digest
+    assert not judge("Nor", "way", "way", True)[0]
+    assert judge("Nor", Fact(subject="N", prompt="Nor", target="way", join="").answer, "way", True)[0]
+    with pytest.raises(BadInputError, match="empty"):
+        encode(tiny_tokenizer, "A", GLUE + " ")
+    with pytest.raises(BadInputError, match="found ': ' as `join`"):
+        Fact(**told, join=": ")
+
+
+def test_a_fact_is_taught_as_it_is_joined(tiny_gpt2: Path) -> None:
+    loaded = load_model(str(tiny_gpt2))
+    fact = Fact(subject="France", prompt="The capital of France is", target="Paris", join="", rephrases=("France has",))
+    rows = fact_rows(loaded, [fact], 1)
+    assert [loaded.tokenizer.decode(row.encoded.ids) for row in rows] == [
+        "The capital of France isParis",
+        "France hasParis",
+    ]
