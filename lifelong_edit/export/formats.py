@@ -87,6 +87,7 @@ def export(
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"found the dtype {dtype!r} for an export, expected one of {', '.join(DTYPES)}")
     cast = None if dtype is None else DTYPES[dtype]
-    write = form.writer() if cast is None else partial(form.writer(), dtype=cast)
+    options: dict[str, Any] = {} if cast is None else {"dtype": cast}
+    write = partial(form.writer(), **options)
     with placed(out, loaded, shifts, force=force, provenance=provenance or {}, dtype=cast) as folder:
         write(loaded, shifts, folder)
