@@ -16,7 +16,7 @@ from lifelong_edit.models.encoding import (
 from lifelong_edit.models.families import FAMILIES, EditableModule, Family, Outlined
 from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
 from lifelong_edit.models.forward import head_input, last_position, masked_positions
-from lifelong_edit.models.generation import Generation, end_ids, generate, generate_from_ids, generate_greedy
+from lifelong_edit.models.generation import Generation, Tell, end_ids, generate, generate_from_ids, generate_greedy
 from lifelong_edit.models.loaded import LoadedModel, compose, require_fingerprint
 from lifelong_edit.models.loading import load_model
 from lifelong_edit.models.overlay import BASE, Overlay, Shifts, only_shifts
@@ -32,6 +32,7 @@ __all__ = [
     "Outlined",
     "Overlay",
     "Shifts",
+    "Tell",
     "TokenBatch",
     "by_length",
     "compose",

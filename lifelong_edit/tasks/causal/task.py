@@ -12,6 +12,7 @@ from lifelong_edit.models import (
     Generation,
     LoadedModel,
     Outlined,
+    Tell,
     TokenBatch,
     encode,
     encode_prompt,
@@ -78,10 +79,15 @@ class Causal:
         return [len(e.answer) for e in examples]
 
     def answer(
-        self, model: LoadedModel, questions: Sequence[str], lengths: Sequence[int] | int, batch_size: int = 64
+        self,
+        model: LoadedModel,
+        questions: Sequence[str],
+        lengths: Sequence[int] | int,
+        batch_size: int = 64,
+        tell: Tell | None = None,
     ) -> list[Generation]:
         """Greedy continuations."""
-        return generate(model, questions, lengths, batch_size)
+        return generate(model, questions, lengths, batch_size, tell=tell)
 
     def text(self, model: LoadedModel, question: str, answer: Generation) -> str:
         """What a continuation adds to its prompt; see `verdicts.continuation_text`."""
