@@ -69,6 +69,17 @@ def test_its_export_is_a_folder_in_full_precision(written: Path, tmp_path: Path,
     assert generate_greedy(load_model(str(tmp_path / "out"), dtype=dtype), PROMPTS, 5) == answers
 
 
+def test_it_is_saved_where_transformers_takes_it_for_packed(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Releases that cannot be told to unpack do so all the same, and go on to call the model quantised."""
+    monkeypatch.setattr("lifelong_edit.models.loading._UNPACKED", {})
+    loaded = load_model(str(written))
+    assert not getattr(loaded.model, "is_quantized", False) and not hasattr(loaded.model.config, "quantization_config")
+    export("transformers", loaded, Shifts({}), tmp_path / "out")
+    assert load_model(str(tmp_path / "out")).fingerprint == loaded.fingerprint
+
+
 def test_nothing_is_printed(written: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load_model(str(written))
     assert capfd.readouterr() == ("", "")
