@@ -19,7 +19,7 @@ from lifelong_edit.numerics.textgram import TextGrams, is_gram, module_of, requi
 from lifelong_edit.policies.scoring import Scorer, as_scorer, scorer_array
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Content, FactKeys
-from lifelong_edit.tasks import task_of
+from lifelong_edit.tasks import leading, task_of
 from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
 from lifelong_edit.tracing.preservation import PreservedArrays, PreservedPrompts, prepare_preserved, preserved_phase
 from lifelong_edit.tracing.text import TextArrays, prepare_text
@@ -113,13 +113,18 @@ class Bench:
         self.conflict_mean = torch.from_numpy(fixed.conflict_mean).to(device)
         self.scorer = fixed.scorer
         self.guard_windows = torch.from_numpy(fixed.text.guard.astype(np.int64))
-        self.preserved = PreservedPrompts.load(fixed.preserved, loaded.modules, self.conflict_mean, settings.seed)
+        self.preserved = PreservedPrompts.load(
+            fixed.preserved, loaded.modules, self.conflict_mean, settings.seed, loaded.forms.system
+        )
 
     # -- conflict keys: what a prompt looks like to the base model, so that two that ask the same are found
 
     def conflict_of(self, facts: Sequence[Fact]) -> dict[str, np.ndarray]:
-        """The conflict key of each fact's prompt as it is stored, digest → (d_in,): neither centred nor scaled."""
-        keys = self._raw_conflict_keys([fact.prompt for fact in facts]).cpu().numpy()
+        """The conflict key of each fact's prompt as it is stored, digest → (d_in,): neither centred nor scaled.
+
+        In the leading form: that of the turn where facts are taught in conversations alone.
+        """
+        keys = self._raw_conflict_keys(facts).cpu().numpy()
         return {fact.digest: key.copy() for fact, key in zip(facts, keys, strict=True)}
 
     def centred_keys(self, conflict: Mapping[str, np.ndarray], facts: Sequence[Fact]) -> Tensor:
@@ -127,12 +132,15 @@ class Bench:
         keys = torch.from_numpy(np.stack([conflict[fact.digest] for fact in facts]))
         return centred(keys.to(self.loaded.device), self.conflict_mean)
 
-    def conflict_keys(self, prompts: Sequence[str]) -> np.ndarray:
-        """Centred normalised conflict keys, those of `lowest_keys` at each prompt's last token, (n, d_in) float32."""
+    def conflict_keys(self, prompts: Sequence[Fact | str]) -> np.ndarray:
+        """Centred normalised conflict keys, those of `lowest_keys` at each prompt's last token, (n, d_in) float32.
+
+        prompts: or facts, of which one may say itself how it is put as a turn.
+        """
         return centred(self._raw_conflict_keys(prompts), self.conflict_mean).cpu().numpy()
 
-    def _raw_conflict_keys(self, prompts: Sequence[str]) -> Tensor:
-        ids = [self.task.encode_question(self.loaded, p) for p in prompts]
+    def _raw_conflict_keys(self, prompts: Sequence[Fact | str]) -> Tensor:
+        ids = [self.task.encode_question(self.loaded, leading(self.loaded, p)) for p in prompts]
         return lowest_keys(self.loaded, ids, self.settings.micro_batch)
 
 

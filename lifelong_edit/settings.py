@@ -27,6 +27,7 @@ NotNegative = Annotated[float, Meta(ge=0)]
 BelowOne = Annotated[float, Meta(ge=0, lt=1)]
 AtLeastOne = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
+FormSetting = Literal["plain", "chat", "both"]
 Contradiction = Literal["supersede", "reject", "keep", "quarantine"]
 
 
@@ -50,6 +51,8 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     order: ClassVar[tuple[str, ...]] = ()
     """The order in which the fields are shown, and their digest takes them; empty: that of the struct."""
+    at_rest: ClassVar[Mapping[str, tuple[str | int | None, ...]]] = {"form": (None, "plain"), "system": (None,)}
+    """Fields that stores did not have from the first on, and the values with which all is as it was without them."""
 
     modules: tuple[str, ...] = ()
     """Names of the edited weight matrices. A name with `@subject` behind it is edited at the tokens of the subject, all
@@ -90,6 +93,12 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     trusted_sources: tuple[str, ...] = ()
     """Values of `source`, by comma, the most trusted first, with `*` for any text. All other sources come after them. A
     fact never replaces one from a more trusted source."""
+    form: FormSetting | None = None
+    """In which form facts are taught, prompts are preserved and answers are judged: `plain`, the prompt to be
+    continued; `chat`, a turn put through the model's chat template; or `both`. None: `both` where a new store's model
+    has a chat template, else `plain`, as in all stores that are older than this setting."""
+    system: str | None = None
+    """The system prompt of the turns. None: what the chat template puts there by itself."""
 
     def told(self) -> dict[str, Any]:
         """The settings as plain values by name, in their fixed order."""
@@ -97,8 +106,12 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return {name: found[name] for name in self.order or found}
 
     def encoded(self) -> bytes:
-        """The same as JSON: what their digest is taken over."""
-        return msgspec.json.encode(self.told())
+        """The same as JSON: what their digest is taken over.
+
+        Without what came later and is at rest, so that stores which are older draw as they always did.
+        """
+        told = self.told()
+        return msgspec.json.encode({name: told[name] for name in told if told[name] not in self.at_rest.get(name, ())})
 
 
 def settings_of(kind: type[T], given: Mapping[str, object]) -> T:

@@ -9,7 +9,8 @@ from typing import Literal
 
 import msgspec
 
-Measure = Literal["efficacy", "generality", "locality", "guard"]
+Measure = Literal["efficacy", "generality", "locality", "guard", "chat"]
+"""`chat`: a fact's prompt as a turn of a conversation, in a store that is asked in both forms."""
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

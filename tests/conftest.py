@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +71,25 @@ def tiny_tokenizer(sentences: list[str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end)
 
 
+CHATML = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nBe brief.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | trim + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think></think>' }}{% endif %}{% endif %}"
+)
+"""A chat template as instruct models have it: a default system prompt, marks for turns, a switch for thinking."""
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer(tiny_tokenizer: Any) -> Any:
+    """`tiny_tokenizer` with a chat template and its marks; the end of a turn is not the end of a text."""
+    found = copy.deepcopy(tiny_tokenizer)
+    found.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    found.chat_template = CHATML
+    return found
+
+
 @pytest.fixture(scope="session")
 def zoo(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     """Models and stores that are made once in a run of the tests."""
@@ -81,6 +101,13 @@ def tiny_gpt2(zoo: Zoo, tiny_tokenizer: Any) -> Path:
     """A folder with a GPT-2 of 4 layers and width 32 with random weights, and `tiny_tokenizer`."""
     options = {"n_positions": 64, "n_embd": 32, "n_layer": 4, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
     return zoo.model("gpt2", {"vocab_size": len(tiny_tokenizer), **options}, tiny_tokenizer, seed=0)
+
+
+@pytest.fixture(scope="session")
+def chat_gpt2(zoo: Zoo, chat_tokenizer: Any) -> Path:
+    """As `tiny_gpt2`, with a longer context and `chat_tokenizer`."""
+    options = {"n_positions": 256, "n_embd": 32, "n_layer": 4, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
+    return zoo.model("gpt2", {"vocab_size": len(chat_tokenizer), **options}, chat_tokenizer, seed=0)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lifelong_edit.eval.metrics.answers import mean_log_probabilities
 from lifelong_edit.eval.metrics.intervals import Estimate, estimates
-from lifelong_edit.models import LoadedModel
+from lifelong_edit.models import LoadedModel, Question
 from lifelong_edit.tasks import task_of
 
 KINDS = ("E", "P", "N")
@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float64]
 class Comparison:
     """Two answers after one prompt. wanted: the new one, at a neighbour the true one."""
 
-    prompt: str
+    prompt: Question
     wanted: str
     other: str
 

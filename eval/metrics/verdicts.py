@@ -13,24 +13,28 @@ from dataclasses import dataclass
 
 import torch
 
-from lifelong_edit.models import BASE, Encoded, LoadedModel, by_length
+from lifelong_edit.models import BASE, Encoded, LoadedModel, Question, by_length
 from lifelong_edit.tasks import task_of
 
 # Tokens of the base model's answer that have to stay, where a locality prompt comes without a target.
 UNKNOWN_LENGTH = 5
 
-Pair = tuple[str, str]
-"""A prompt and the answer that is wanted."""
+Pair = tuple[Question, str]
+"""What is asked, a prompt or a turn, and the answer that is wanted."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How one question came out. natural: by generation, and the answer was followed by the end of a sentence."""
+    """How one question came out. natural: by generation, and the answer was followed by the end of a sentence.
+
+    contained: by generation, and the wanted answer stands anywhere in what was said.
+    """
 
     teacher_forced: bool
     generated: bool
     natural: bool
     answer: str
+    contained: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,17 @@ def ask_pairs(loaded: LoadedModel, pairs: Sequence[Pair], batch_size: int = 64) 
     task = task_of(loaded)
     encoded = [task.encode(loaded, prompt, target) for prompt, target in pairs]
     predicted = predict_answers(loaded, encoded, batch_size)
-    lengths = [len(e.answer) + task.margin for e in encoded]
+    lengths = [len(e.answer) + task.margin(question) for e, (question, _) in zip(encoded, pairs, strict=True)]
     said = task.answer(loaded, [prompt for prompt, _ in pairs], lengths, batch_size)
     results = []
     for (prompt, target), e, guess, new in zip(pairs, encoded, predicted, said, strict=True):
         verdict = task.judge(loaded, prompt, target, new)
-        results.append(Result(guess == e.answer, verdict.right, verdict.ended, verdict.text))
+        results.append(Result(guess == e.answer, verdict.right, verdict.ended, verdict.text, verdict.contained))
     return results
 
 
 def base_answers(
-    loaded: LoadedModel, probes: Sequence[tuple[str, str | None]], batch_size: int = 64
+    loaded: LoadedModel, probes: Sequence[tuple[Question, str | None]], batch_size: int = 64
 ) -> list[tuple[int, ...]]:
     """What the untouched base model says to locality prompts, as token ids, whatever `loaded`'s shifts are.
 
@@ -87,7 +91,7 @@ def base_answers(
 
 
 def ask_unchanged(
-    loaded: LoadedModel, prompts: Sequence[str], answers: Sequence[Sequence[int]], batch_size: int = 64
+    loaded: LoadedModel, prompts: Sequence[Question], answers: Sequence[Sequence[int]], batch_size: int = 64
 ) -> list[Result]:
     """Locality: whether the model says, token by token, what the base model said.
 
@@ -108,7 +112,7 @@ def ask_unchanged(
     ]
 
 
-def continued(loaded: LoadedModel, prompts: Sequence[str], answers: Sequence[Sequence[int]]) -> list[Encoded]:
+def continued(loaded: LoadedModel, prompts: Sequence[Question], answers: Sequence[Sequence[int]]) -> list[Encoded]:
     """Prompts, each with an answer of given tokens behind it."""
     task = task_of(loaded)
     return [task.encode_said(loaded, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]

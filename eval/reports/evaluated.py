@@ -36,7 +36,7 @@ class BatchScores:
     live: int
     """How many of its facts are still in force; only those are asked."""
     shares: Mapping[str, Shares]
-    """By measure, see `questions.MEASURES`."""
+    """By measure, see `questions.measures_of`; `chat_contained`: as `chat`, the target anywhere in the answer."""
     divergence: Estimate
     """KL(base ‖ edited) on the neighbours, in nats."""
     comparisons: Mapping[str, Estimate] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from lifelong_edit.eval.metrics.matrices import matrix_changes
 from lifelong_edit.eval.metrics.probabilities import Compared, Comparison, compare, success_and_magnitude
 from lifelong_edit.eval.metrics.verdicts import Result, Score, ask_pairs, ask_unchanged, base_answers, continued
 from lifelong_edit.eval.reports.evaluated import WAYS, BatchScores, Evaluation, Fluency, Shares
-from lifelong_edit.eval.reports.questions import MEASURES, Batch, Question, batches_of
+from lifelong_edit.eval.reports.questions import Batch, Question, batches_of, measures_of
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE, LoadedModel
 from lifelong_edit.tasks import task_of
@@ -70,14 +71,14 @@ def _evaluated(
     progress: Callable[[int], None],
 ) -> Evaluation:
     batches, left = batches_of(timeline, loaded, step)
-    results = _answer(loaded, batches, progress)
+    results, measures = _answer(loaded, batches, progress), measures_of(loaded)
     compared = _compare(loaded, batches, progress) if probabilities else None
     perplexity, base = _perplexities(loaded, text)
     return Evaluation(
         step=step,
         weights_digest=timeline.show(step).weights_digest,
-        batches=tuple(_score([batch], results, compared, batch.step, seed) for batch in batches),
-        overall=_score(batches, results, compared, None, seed),
+        batches=tuple(_score([batch], results, compared, batch.step, seed, measures) for batch in batches),
+        overall=_score(batches, results, compared, None, seed, measures),
         perplexity=perplexity,
         base_perplexity=base,
         dropped=len(left.edited),
@@ -91,7 +92,7 @@ def _evaluated(
 def _answer(loaded: LoadedModel, batches: Sequence[Batch], progress: Callable[[int], None]) -> Answered:
     """The result of every distinct question."""
     asked = dict.fromkeys(
-        (measure == "locality", question)
+        (_of_neighbours(measure), question)
         for batch in batches
         for measure, questions in batch.questions.items()
         for question in questions
@@ -135,12 +136,16 @@ def _score(
     compared: Mapping[Comparison, Compared] | None,
     step: int | None,
     seed: int,
+    measures: Sequence[str],
 ) -> BatchScores:
     shares = {}
-    for measure in MEASURES:
+    for measure in measures:
         owners = _owners(batches, measure)
-        found = [results[measure == "locality", question] for question in owners]
+        found = [results[_of_neighbours(measure), question] for question in owners]
         shares[measure] = _shares([result for result, _ in found], list(owners.values()), seed)
+        if measure == "chat":
+            anywhere = [replace(result, generated=result.contained) for result, _ in found]
+            shares["chat_contained"] = _shares(anywhere, list(owners.values()), seed)
         if measure == "locality":
             values = np.array([divergence for _, divergence in found]).reshape(-1, 1)
             (divergence,) = estimates(values, list(owners.values()), seed)
@@ -155,6 +160,10 @@ def _score(
         comparisons=None if compared is None else success_and_magnitude(comparisons, compared, seed),
         not_compared=live - len(comparisons),
     )
+
+
+def _of_neighbours(measure: str) -> bool:
+    return measure in ("locality", "chat_locality")
 
 
 def _owners(batches: Sequence[Batch], measure: str) -> dict[Question, str]:

@@ -177,6 +177,7 @@ def compared(stores: Sequence[StoreReport]) -> list[Row]:
     def row(name: str, what: str, of: Any) -> Row:
         return Row(name, what, tuple(of(store) for store in stores))
 
+    turns = [row("in conversations", "answered as a turn", lambda s: share(s.now("chat")))]
     return [
         row("facts taught", "in all batches", lambda s: f"{sum(len(r.added) for r in s.edits):,}"),
         row("facts in force", "now", lambda s: f"{s.status['live_facts']:,}"),
@@ -188,6 +189,7 @@ def compared(stores: Sequence[StoreReport]) -> list[Row]:
         row("… of earlier batches", "without the newest one", lambda s: share(s.retention[-1]) if s.retention else "–"),
         row("… of the oldest batch", "", lambda s: share(s.oldest)),
         row("generality", "answered in a phrasing that was no row", lambda s: share(s.now("generality"))),
+        *(turns if any(store.status["form"] == "both" for store in stores) else []),
         row("locality", "neighbours answered as by the base model", lambda s: share(s.now("locality"))),
         row("guard prompts", "preserved ones that are never rows", lambda s: share(s.guards[-1]) if s.guards else "–"),
         row("perplexity", "base = 1", lambda s: f"{s.perplexity[-1][1]:.3f}" if s.perplexity else "–"),

@@ -9,15 +9,19 @@ from lifelong_edit.errors import BadInputError
 from lifelong_edit.eval.metrics.probabilities import Comparison
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel
+from lifelong_edit.models import Question as Put
 from lifelong_edit.policies import edited_identities, probe_identities
-from lifelong_edit.tasks import task_of
+from lifelong_edit.tasks import leading, question_in, task_of
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.tracing.rows import unseen_of
 
 MEASURES = ("efficacy", "generality", "unseen", "wrapped", "portability", "locality")
 
-Question = tuple[str, str | None]
-"""A prompt, and the answer that is wanted (of a neighbour: the one that it came with, if any)."""
+CHAT_MEASURES = ("chat", "chat_unseen", "chat_locality")
+"""Beside them in a store of both forms: efficacy, unseen and locality in turns of a conversation."""
+
+Question = tuple[Put, str | None]
+"""A prompt or a turn, and the answer that is wanted (of a neighbour: the one that it came with, if any)."""
 
 
 @dataclass
@@ -29,7 +33,7 @@ class Batch:
     facts: list[Fact]
     """Those of its facts that are still in force and were not taught again since; only those are asked."""
     questions: dict[str, dict[Question, str]] = field(default_factory=dict)
-    """By measure (MEASURES); each with the digest of the fact that it is asked for, the first of several."""
+    """By measure (`measures_of`); each with the digest of the fact that it is asked for, the first of several."""
     comparisons: dict[str, dict[str, list[Comparison]]] = field(default_factory=dict)
     """By fact's digest and kind (`probabilities.KINDS`); of facts whose record keeps the true answer."""
 
@@ -64,7 +68,7 @@ def batches_of(timeline: Timeline, loaded: LoadedModel, step: int) -> tuple[list
 
 
 def _collect(batch: Batch, loaded: LoadedModel, phrasings: int, edited: set[tuple[str, ...]], left: LeftOut) -> None:
-    batch.questions = {measure: {} for measure in MEASURES}
+    batch.questions = {measure: {} for measure in measures_of(loaded)}
     for fact in batch.facts:
         kept = []
         for probe in fact.locality:
@@ -72,49 +76,61 @@ def _collect(batch: Batch, loaded: LoadedModel, phrasings: int, edited: set[tupl
                 kept.append(probe)
             else:
                 left.edited.add(probe.prompt)
-        for measure, questions in _questions(fact, kept, phrasings).items():
+        for measure, questions in _questions(loaded, fact, kept, phrasings).items():
             for question in questions:
                 if fits(loaded, *question):
                     batch.questions[measure].setdefault(question, fact.digest)
                 else:
                     left.too_long.add(question)
         if fact.target_true is not None and fact.target_true != fact.target:
-            kinds = _comparisons(fact, fact.target_true, kept)
+            kinds = _comparisons(loaded, fact, fact.target_true, kept)
             batch.comparisons[fact.digest] = {
                 kind: [c for c in of if fits(loaded, c.prompt, c.wanted) and fits(loaded, c.prompt, c.other)]
                 for kind, of in kinds.items()
             }
 
 
-def _questions(fact: Fact, neighbours: Sequence[Probe], phrasings: int) -> Mapping[str, list[Question]]:
+def measures_of(loaded: LoadedModel) -> tuple[str, ...]:
+    """The measures of a model: MEASURES in its leading form, and CHAT_MEASURES where turns come beside plain text."""
+    return (*MEASURES, *CHAT_MEASURES) if len(loaded.forms.names) > 1 else MEASURES
+
+
+def _questions(
+    loaded: LoadedModel, fact: Fact, neighbours: Sequence[Probe], phrasings: int
+) -> Mapping[str, list[Question]]:
     others = [prompt for prompt in dict.fromkeys(fact.rephrases) if prompt != fact.prompt]
     wrapped = fact.counterfact_rephrase
-    return {
-        "efficacy": [(fact.prompt, fact.answer)],
+    wanted: dict[str, list[tuple[Fact | Probe | str, str | None]]] = {
+        "efficacy": [(fact, fact.answer)],
         "generality": [(prompt, fact.answer) for prompt in others],
         "unseen": [(prompt, fact.answer) for prompt in unseen_of(fact, phrasings)],
         "wrapped": [] if wrapped is None else [(wrapped, fact.answer)],
-        "portability": [(probe.prompt, probe.target) for probe in fact.portability if probe.target],
-        "locality": [(probe.prompt, probe.target) for probe in neighbours],
+        "portability": [(probe, probe.target) for probe in fact.portability if probe.target],
+        "locality": [(probe, probe.target) for probe in neighbours],
     }
+    first, *further = loaded.forms.names
+    found = {name: [(question_in(loaded, first, of), answer) for of, answer in part] for name, part in wanted.items()}
+    for form in further:
+        of_chat = zip(CHAT_MEASURES, ("efficacy", "unseen", "locality"), strict=True)
+        found |= {name: [(question_in(loaded, form, of), a) for of, a in wanted[like]] for name, like in of_chat}
+    return found
 
 
-def _comparisons(fact: Fact, true: str, neighbours: Sequence[Probe]) -> Mapping[str, list[Comparison]]:
+def _comparisons(
+    loaded: LoadedModel, fact: Fact, true: str, neighbours: Sequence[Probe]
+) -> Mapping[str, list[Comparison]]:
     """New against true answer. A neighbour's true answer is its own, where its record has one, else the fact's."""
     paraphrases = [*fact.rephrases, *([fact.counterfact_rephrase] if fact.counterfact_rephrase else [])]
-    near = [(probe.prompt, probe.target or true) for probe in neighbours]
+    others = [leading(loaded, prompt) for prompt in dict.fromkeys(paraphrases) if prompt != fact.prompt]
+    near = [(leading(loaded, probe), probe.target or true) for probe in neighbours]
     return {
-        "E": [Comparison(fact.prompt, fact.answer, fact.joined(true))],
-        "P": [
-            Comparison(prompt, fact.answer, fact.joined(true))
-            for prompt in dict.fromkeys(paraphrases)
-            if prompt != fact.prompt
-        ],
-        "N": [Comparison(prompt, answer, fact.target) for prompt, answer in near if answer != fact.target],
+        "E": [Comparison(leading(loaded, fact), fact.answer, fact.joined(true))],
+        "P": [Comparison(question, fact.answer, fact.joined(true)) for question in others],
+        "N": [Comparison(question, answer, fact.target) for question, answer in near if answer != fact.target],
     }
 
 
-def fits(loaded: LoadedModel, prompt: str, target: str | None) -> bool:
+def fits(loaded: LoadedModel, prompt: Put, target: str | None) -> bool:
     """Whether the model can take a question; of one without an answer of its own at least the first token."""
     task = task_of(loaded)
     try:

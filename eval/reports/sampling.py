@@ -8,32 +8,34 @@ from datetime import UTC, datetime
 
 from lifelong_edit.eval.metrics.verdicts import Result, ask_pairs, ask_unchanged, base_answers
 from lifelong_edit.eval.reports.questions import fits
-from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.models import LoadedModel
+from lifelong_edit.facts import Fact
+from lifelong_edit.models import LoadedModel, Question
 from lifelong_edit.policies import choose_sample, edited_identities, probe_identities
 from lifelong_edit.stores import Measure, Measurement, Outcome
 from lifelong_edit.stores.digests import digest_bytes
+from lifelong_edit.tasks import leading, questions_of, text_of
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.locking import Lock, locked
 from lifelong_edit.tracing.rows import subjects_of, unseen_of
 
-_Asked = tuple[Fact | None, int, Measure, str, str]
+_Asked = tuple[Fact | None, int, Measure, Question, str]
 """Fact (None: a guard prompt), the step that taught it, measure, prompt, and target where there is one."""
 
 
 class Sampler:
     """Asks a sample of a timeline's live facts; made once for a stream, it remembers what the base model says.
 
-    Of each fact: its prompt (efficacy), one phrasing that is no row of any solve (generality), and one neighbour that
-    the stream does not edit (locality: the answer of the base model), where it has them; and guard prompts, preserved
-    ones that are never rows, a quarter as many as facts. Each teacher-forced and by generation.
+    Of each fact: its prompt (efficacy), in a store of both forms also as a turn (chat), one phrasing that is no row of
+    any solve (generality), and one neighbour that the stream does not edit (locality: the answer of the base model),
+    where it has them; and guard prompts, preserved ones that are never rows, a quarter as many as facts. Each
+    teacher-forced and by generation.
     """
 
     def __init__(self, timeline: Timeline, size: int | None) -> None:
         """size: facts asked at most; None: all that are live, and all guard prompts."""
         self._timeline, self._size = timeline, size
         self._facts: dict[str, Fact] = {}
-        self._base: dict[tuple[str, str | None], tuple[int, ...]] = {}
+        self._base: dict[tuple[Question, str | None], tuple[int, ...]] = {}
 
     @property
     def lock(self) -> Lock:
@@ -55,8 +57,8 @@ class Sampler:
         state = timeline.history().state_of(step)
         chosen = cohorts if self._size is None else choose_sample(cohorts, self._size, seed, state)
         ever = [digest for record in line for digest in record.added]
-        asked, dropped = self._questions(chosen, ever)
         with timeline.at(step).standing() as loaded:
+            asked, dropped = self._questions(loaded, chosen, ever)
             outcomes = [*self._ask(loaded, asked), *self._ask_guards(loaded, ever, seed)]
         return Measurement(
             step=state,
@@ -70,7 +72,9 @@ class Sampler:
             seconds=time.process_time() - began,
         )
 
-    def _questions(self, chosen: Mapping[int, Sequence[str]], ever: Sequence[str]) -> tuple[list[_Asked], int]:
+    def _questions(
+        self, loaded: LoadedModel, chosen: Mapping[int, Sequence[str]], ever: Sequence[str]
+    ) -> tuple[list[_Asked], int]:
         known = [digest for digest in dict.fromkeys(ever) if digest not in self._facts]
         self._facts |= self._timeline.facts_by_digest(known)
         edited = edited_identities(self._facts[digest] for digest in ever)
@@ -78,13 +82,15 @@ class Sampler:
         for number, digests in chosen.items():
             for digest in digests:
                 fact = self._facts[digest]
-                asked.append((fact, number, "efficacy", fact.prompt, fact.answer))
-                asked += [(fact, number, "generality", text, fact.answer) for text in unseen_of(fact, rows)[:1]]
+                asked.append((fact, number, "efficacy", leading(loaded, fact), fact.answer))
+                asked += [(fact, number, "chat", question, fact.answer) for question in questions_of(loaded, fact)[1:]]
+                other = [leading(loaded, text) for text in unseen_of(fact, rows)[:1]]
+                asked += [(fact, number, "generality", question, fact.answer) for question in other]
                 free = [probe for probe in fact.locality if edited.isdisjoint(probe_identities(probe, fact))]
                 dropped.update(probe.prompt for probe in fact.locality if probe not in free)
                 if free:
                     probe = min(free, key=lambda probe: digest_bytes(probe.prompt.encode()))
-                    asked.append((fact, number, "locality", probe.prompt, probe.target or ""))
+                    asked.append((fact, number, "locality", leading(loaded, probe), probe.target or ""))
         return asked, len(dropped)
 
     def _ask(self, loaded: LoadedModel, asked: Sequence[_Asked]) -> list[Outcome]:
@@ -104,15 +110,13 @@ class Sampler:
         if self._size is not None:
             guards.sort(key=lambda i: digest_bytes(f"guard/{seed}/{preserved.probes[i].prompt}".encode()))
             guards = guards[: self._size // 4]
-        asked = [_guard(preserved.probes[i]) for i in guards]
+        asked: list[_Asked] = [(None, 0, "guard", preserved.question(i), "") for i in guards]
         results = ask_unchanged(loaded, [prompt for *_, prompt, _ in asked], [preserved.answers[i].ids for i in guards])
         return [_outcome(*question, result) for question, result in zip(asked, results, strict=True)]
 
 
-def _guard(probe: Probe) -> _Asked:
-    return (None, 0, "guard", probe.prompt, "")
-
-
-def _outcome(fact: Fact | None, taught: int, measure: Measure, prompt: str, target: str, result: Result) -> Outcome:
+def _outcome(fact: Fact | None, taught: int, measure: Measure, asked: Question, target: str, result: Result) -> Outcome:
     digest = "" if fact is None else fact.digest
-    return Outcome(digest, taught, measure, prompt, result.generated, result.teacher_forced, result.answer.strip())
+    return Outcome(
+        digest, taught, measure, text_of(asked), result.generated, result.teacher_forced, result.answer.strip()
+    )

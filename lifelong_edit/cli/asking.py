@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,11 +33,29 @@ if TYPE_CHECKING:
 @at_option
 @click.option("--base", is_flag=True, help="Ask the untouched base model; the same as --at 0.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=20, show_default=True, help="At most this many.")
+@click.option("--chat", is_flag=True, help="PROMPT is a turn of a conversation, put through the model's chat template.")
+@click.option("--system", metavar="TEXT", help="With --chat: the system prompt. Default: the store's.")
+@click.option(
+    "--turn",
+    "turns",
+    multiple=True,
+    metavar="WHO:TEXT",
+    help="With --chat: an earlier turn, `user:…` or `assistant:…`; may be given several times.",
+)
 @store_option
 @device_option
 @json_option
 def ask(
-    prompt: str, at: str | None, base: bool, max_tokens: int, store: Path, device: str | None, as_json: bool
+    prompt: str,
+    at: str | None,
+    base: bool,
+    max_tokens: int,
+    chat: bool,
+    system: str | None,
+    turns: Sequence[str],
+    store: Path,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """The model's greedy answer to PROMPT, now or as of a step.
 
@@ -45,18 +64,33 @@ def ask(
       lifelong-edit ask "The capital of France is"
       lifelong-edit ask "The capital of France is" --at 3
       lifelong-edit ask "The capital of France is" --base
+      lifelong-edit ask --chat "What is the capital of France?"
     """
+    if not chat and (system is not None or turns):
+        raise UsageError("found --system or --turn without --chat, expected them with it; add --chat")
     if not prompt.strip():
         raise UsageError("found an empty prompt, expected the beginning of a sentence; write it in quotes")
     if base and at is not None:
         raise UsageError("found --base and --at together, expected one of them; --base is --at 0")
+    earlier = [_turn(text) for text in turns]
     with opened(store, read_only=True, device=device) as timeline:
         step = 0 if base else timeline.head if at is None else timeline.show(at).step
-        answer = timeline.at(step).ask(prompt, max_new_tokens=max_tokens)
+        told: dict[str, Any] = {"chat": chat, "system": system, "turns": earlier}
+        answer = timeline.at(step).ask(prompt, max_new_tokens=max_tokens, **told)
     if as_json:
         print_json({"prompt": prompt, "step": step, "answer": answer.strip()})
     else:
         click.echo(one_line(answer))
+
+
+def _turn(text: str) -> tuple[str, str]:
+    """Who says what, of `user:…` or `assistant:…`."""
+    who, colon, said = text.partition(":")
+    if who not in ("user", "assistant") or not colon or not said.strip():
+        raise UsageError(
+            f"found the turn {text[:40]!r}, expected `user:TEXT` or `assistant:TEXT`; say in front of it who speaks"
+        )
+    return who, said.strip()
 
 
 @click.command("eval")

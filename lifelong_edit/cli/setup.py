@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,11 +23,18 @@ from lifelong_edit.editors.registry import RULES, TRAINED, rule_of
 from lifelong_edit.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
+    from lifelong_edit.facts import Probe
     from lifelong_edit.settings import StoreSettings
     from lifelong_edit.timeline import Timeline
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 BUNDLED = "atlas"
+GENERAL = "general"
+"""What `--preserve` calls the prompts that come with the program."""
+BESIDE_GENERAL = 75
+"""Rows that are derived from the facts beside them: general prompts say nothing of the facts' neighbours."""
+NAMED = ("editor", "dtype", "seed", "form", "system")
+"""Settings that have an option of their own name."""
 _MAX_TEXT_BYTES = 1 << 25
 
 _MAKING = (
@@ -56,7 +63,20 @@ _MAKING = (
         metavar="FILE",
         help='Prompts whose answers must stay: facts of any shape, {"prompt": …} records, or lines of a .txt file. '
         "Those about a tenth of the subjects stand guard over reconsolidations: give ten at least. May be given "
-        "several times. Default: for atlas the bundled ones, else none are given but derived from the facts.",
+        "several times. `general`: prompts of all kinds that come with this program, and beside them rows derived from "
+        "the facts (--set derived=75). Default: for atlas the bundled ones, general ones for the rule "
+        "`search`, else none are given but derived from the facts.",
+    ),
+    click.option(
+        "--form",
+        type=click.Choice(["plain", "chat", "both"]),
+        help="How facts are taught and the model is asked: as plain text to be continued, through its chat template, "
+        "or both. Default: both where the model has a chat template, else plain.",
+    ),
+    click.option(
+        "--system",
+        metavar="TEXT",
+        help="System prompt of all that is taught and asked in conversations. Default: what the chat template brings.",
     ),
     click.option(
         "--text",
@@ -100,14 +120,13 @@ def make_store(
     store: Path, device: str | None, options: dict[str, Any], opening: str, author: str | None = None
 ) -> Timeline:
     """A new store by the options of `making_options`; `opening` is said when all that is cheap to check has been."""
-    from lifelong_edit.facts import read_prompts
     from lifelong_edit.timeline import Timeline
 
     if options["trust_remote_code"] and not options["revision"]:
         raise UsageError(
             "found --trust-remote-code without --revision, expected both; name the commit whose code you have read"
         )
-    preserve = list(read_prompts(options["preserve"])) if options["preserve"] else None
+    preserve = _preserved(options["preserve"])
     if preserve is not None and not preserve:
         raise BadInputError(
             f"found no prompt in {', '.join(options['preserve'])}, expected at least one to preserve; leave --preserve "
@@ -128,6 +147,15 @@ def make_store(
         encrypt=options["encrypt"],
         say=_opened_by(opening),
     )
+
+
+def _preserved(given: Sequence[str]) -> list[Probe] | None:
+    """The prompts of files, and where `general` is among them those of this program; None for the default."""
+    from lifelong_edit.facts import general_prompts, read_prompts
+
+    own = [name for name in given if name != GENERAL]
+    bundled = general_prompts() if GENERAL in given else []
+    return [*bundled, *(read_prompts(own) if own else [])] if given else None
 
 
 def _opened_by(opening: str) -> Callable[[str], None]:
@@ -158,9 +186,12 @@ def chosen_settings(device: str | None, options: dict[str, Any]) -> StoreSetting
         "dtype": options["dtype"],
         "seed": options["seed"],
         "device": device,
+        "form": options.get("form"),
+        "system": options.get("system"),
     }
     # --set may name another rule yet, whose settings are not those that a network is trained for
     given = solve_of(known) if editor == TRAINED and kind is rule_of(TRAINED).settings else {}
+    given |= {"derived": BESIDE_GENERAL} if GENERAL in options.get("preserve", ()) and "derived" in kind.order else {}
     given |= settings_from(options.get("settings"), kind)
     given |= {name: value for name, value in named.items() if value is not None}
     return parse_settings(kind, "--set", options["pairs"], **given)
@@ -180,7 +211,7 @@ def require_same_store(timeline: Timeline, options: dict[str, Any]) -> None:
         )
     kind = rule_of(editor_in(options["pairs"]) or options["editor"] or timeline.settings.editor).settings
     named = settings_from(options.get("settings"), kind)
-    named |= {name: options[name] for name in ("editor", "dtype", "seed") if options[name] is not None}
+    named |= {name: options[name] for name in NAMED if options[name] is not None}
     if options["modules"]:
         named["modules"] = split_names(options["modules"])
     asked = parse_settings(kind, "--set", options["pairs"], **named)

@@ -224,6 +224,8 @@ class Rule:
     parts: Mapping[str, Fold]
     places: Positions = "answer"
     """Where it edits unless modules are named: the upper layers at the answer, or lower ones at the subject."""
+    general: bool = False
+    """Whether a store whose maker names no preserved prompts has the general ones (`facts.general_prompts`)."""
     tasks: frozenset[Kind] = frozenset({"causal"})
     exports: frozenset[Format] = frozenset()
     needs: frozenset[Need] = frozenset()

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from lifelong_edit.facts.asking import as_question, question_of
 from lifelong_edit.facts.following import follow_facts, require_growing
 from lifelong_edit.facts.mentioning import mentions, put_in
-from lifelong_edit.facts.reading import ReadReport, preserved_prompts_of, read_facts, read_prompts
+from lifelong_edit.facts.reading import (
+    ReadReport,
+    general_names,
+    general_prompts,
+    preserved_prompts_of,
+    read_facts,
+    read_prompts,
+)
 from lifelong_edit.facts.record import GLUE, Fact, Probe, Record
 from lifelong_edit.facts.shapes import Skip, verbalise_claim
 from lifelong_edit.facts.sources import can_read_twice
@@ -16,11 +24,15 @@ __all__ = [
     "ReadReport",
     "Record",
     "Skip",
+    "as_question",
     "can_read_twice",
     "follow_facts",
+    "general_names",
+    "general_prompts",
     "mentions",
     "preserved_prompts_of",
     "put_in",
+    "question_of",
     "read_facts",
     "read_prompts",
     "require_growing",

@@ -53,6 +53,15 @@ def require_texts(record: msgspec.Struct) -> None:
             _require_phrasings(record, name, _sequence_of(record, name, "texts"))
 
 
+def require_filled(record: msgspec.Struct, name: str) -> None:
+    """Raise BadInputError where an optional text is blank: left out it would say that there is none."""
+    text = getattr(record, name)
+    if text is not None and (not text or text.isspace()):
+        raise BadInputError(
+            f"found a {_called(record)} with a blank `{name}`, expected text; fill it in or leave the field out"
+        )
+
+
 def _are_plain(texts: tuple[Any, ...], required: int) -> bool:
     """Whether texts are sound, the first ones of them filled in: the quick answer, for thousands are decoded at a time.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts.decoding import Element, Value
@@ -15,7 +16,7 @@ from lifelong_edit.facts.sources import Source, expand, open_source, open_text
 
 _KEPT_REASONS = 1000
 _PRESERVED_REPHRASES = 3
-_PROBE_FIELDS = frozenset({"prompt", "target", "subject", "relation"})
+_PROBE_FIELDS = frozenset(Probe.__struct_fields__)
 
 
 @dataclass
@@ -110,6 +111,20 @@ def read_prompts(sources: Sequence[str]) -> Iterator[Probe]:
                 yield from _prompts_at(source, element)
 
 
+def general_prompts() -> list[Probe]:
+    """General prompts of this project's own wording, as beginnings of sentences and as turns: they come with it.
+
+    Knowledge, arithmetic, code, writing, language, manners, lists, daily life, small conclusions: what a model that was
+    tuned for conversations is asked when it is not asked for facts.
+    """
+    return list(read_prompts([str(Path(__file__).with_name("general.jsonl"))]))
+
+
+def general_names() -> list[str]:
+    """Names of people, places, makers, works and other things that everybody knows of: subjects to ask about."""
+    return Path(__file__).with_name("names.txt").read_text(encoding="utf-8").splitlines()
+
+
 def _recognise_at(name: str, element: Element) -> Fact | Skip:
     line, value = element
     try:
@@ -123,7 +138,8 @@ def _recognise_at(name: str, element: Element) -> Fact | Skip:
 def preserved_prompts_of(fact: Fact) -> list[Probe]:
     """What a fact that shall not be taught says of what must stay: its prompt, and up to three of its rephrases."""
     prompts = list(dict.fromkeys((fact.prompt, *fact.rephrases)))[: 1 + _PRESERVED_REPHRASES]
-    return [Probe(prompt, fact.target_true, fact.subject, fact.relation) for prompt in prompts]
+    asked = {fact.prompt: fact.question}
+    return [Probe(prompt, fact.target_true, fact.subject, fact.relation, asked.get(prompt)) for prompt in prompts]
 
 
 def prompts_of(record: Value) -> list[Probe]:

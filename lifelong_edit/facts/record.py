@@ -8,7 +8,7 @@ from functools import cached_property
 import msgspec
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.facts.checks import require_probes, require_texts
+from lifelong_edit.facts.checks import require_filled, require_probes, require_texts
 from lifelong_edit.facts.dates import span_of
 
 GLUE = "\u2060"
@@ -25,9 +25,12 @@ class Probe(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     target: str | None = None
     subject: str | None = None
     relation: str | None = None
+    question: str | None = None
+    """The prompt as a turn of a conversation, see `facts.asking`."""
 
     def __post_init__(self) -> None:
         require_texts(self)
+        require_filled(self, "question")
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, dict=True):
@@ -53,6 +56,9 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     """What was the answer before."""
     counterfact_rephrase: str | None = None
     """CounterFact's own rephrase, which wraps the prompt into a sentence; never a row."""
+    question: str | None = None
+    """The prompt as a turn of a conversation ("What is the capital of France?"), for models that are asked through a
+    chat template; None: made of the prompt, see `facts.asking`."""
     date: str | None = None
     """When the fact came into force, ISO 8601; a year, or a year and a month, will do (`facts.dates`)."""
     source: str | None = None
@@ -62,6 +68,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
 
     def __post_init__(self) -> None:
         require_texts(self)
+        require_filled(self, "question")
         require_probes(self, Probe)
         if self.join is not None and self.join.strip():
             raise BadInputError(

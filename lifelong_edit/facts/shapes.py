@@ -125,7 +125,7 @@ def _read_native(record: Value) -> Fact:
             f"found a `{QUARANTINED}` without the `fact` in it, expected what `lifelong-edit conflicts --out` wrote; "
             "put it back, or take the line out"
         )
-    for name in ("subject", "prompt", "target"):
+    for name in ("subject", "prompt", "target", "question"):
         if isinstance(text := trimmed.get(name), str):
             trimmed[name] = text.strip()
     if isinstance(trimmed.get("id"), int):

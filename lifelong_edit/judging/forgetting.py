@@ -17,6 +17,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.numerics.forecast import Forecaster, Kind, change_features, key_features, outlook
 from lifelong_edit.numerics.logistic import Array
 from lifelong_edit.stores.tensors import Shift, materialise
+from lifelong_edit.tasks import leading
 from lifelong_edit.tracing.conflict_keys import centred
 
 
@@ -70,7 +71,7 @@ def measure_stream(bench: Bench, editor: Editor, batches: Sequence[Sequence[Fact
 
 def answered(bench: Bench, facts: Sequence[Fact]) -> list[Fact]:
     """Those of the facts whose prompt the model as it stands answers right, teacher-forced."""
-    encoded = [bench.task.encode(bench.loaded, fact.prompt, fact.answer) for fact in facts]
+    encoded = [bench.task.encode(bench.loaded, leading(bench.loaded, fact), fact.answer) for fact in facts]
     found = predict_answers(bench.loaded, encoded)
     return [f for f, e, guess in zip(facts, encoded, found, strict=True) if guess == e.answer]
 
@@ -79,7 +80,7 @@ def both_features(
     bench: Bench, state: State, live: Sequence[str], batch: Sequence[Fact], change: Change
 ) -> dict[Kind, Array]:
     """Features of each kind for live facts, given by digest, before a change is applied."""
-    keys = key_features(live_conflict_keys(bench, state, live), bench.conflict_keys([fact.prompt for fact in batch]))
+    keys = key_features(live_conflict_keys(bench, state, live), bench.conflict_keys(batch))
     return {"keys": keys, "change": np.hstack([keys, proposed_changes(bench, state, live, change.shift or {})])}
 
 

@@ -12,8 +12,9 @@ from lifelong_edit.bench import Bench, State
 from lifelong_edit.editors.contract import Change
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import BASE, LoadedModel
-from lifelong_edit.tasks import task_of
+from lifelong_edit.judging.talk import require_sound
+from lifelong_edit.models import BASE, Form, LoadedModel
+from lifelong_edit.tasks import Verdict, question_in, task_of
 
 _BASE: WeakKeyDictionary[Bench, float] = WeakKeyDictionary()
 
@@ -22,10 +23,12 @@ def check(bench: Bench, state: State, change: Change, facts: Sequence[Fact]) -> 
     """Judge a proposed change while the model stands at the state that it leads to.
 
     Returns figures for the log: how many facts were `asked`, how many have `taken` (greedy generation, see
-    `Task.judge`), digests of the `untaken` ones, `perplexity` on the store's sample and `base_perplexity`.
+    `Task.judge`), digests of the `untaken` ones, `perplexity` on the store's sample and `base_perplexity`. A fact has
+    taken if it did in each form of the store. With turns among them also `forms`, how many in each, and `chat`, how
+    whole conversations are (`judging.talk`).
 
     Raises `StepRefusedError` where a weight is not finite, where perplexity is beyond `gate_perplexity` times the
-    base model's, and where a smaller share than `gate_min_taken` has taken.
+    base model's, where conversations break, and where a smaller share than `gate_min_taken` has taken.
     """
     settings, loaded = bench.settings, bench.loaded
     _require_finite(loaded)
@@ -36,7 +39,9 @@ def check(bench: Bench, state: State, change: Change, facts: Sequence[Fact]) -> 
             f"the batch was refused: perplexity on the store's sample rises to {found:.1f}, allowed is "
             f"{settings.gate_perplexity:g} times the base model's {base:.1f}; make batches smaller or edit fewer facts"
         )
-    taken = answers_taken(loaded, facts)
+    talks = require_sound(bench) if "chat" in loaded.forms.names else None
+    by_form = verdicts(loaded, facts)
+    taken = [all(verdict.right for verdict in told) for told in zip(*by_form.values(), strict=True)]
     share = sum(taken) / len(taken) if taken else 1.0
     if share < settings.gate_min_taken:
         raise StepRefusedError(
@@ -49,6 +54,15 @@ def check(bench: Bench, state: State, change: Change, facts: Sequence[Fact]) -> 
         "untaken": [fact.digest for fact, took in zip(facts, taken, strict=True) if not took],
         "perplexity": found,
         "base_perplexity": base,
+        **({"forms": _of_forms(by_form), "chat": talks} if "chat" in by_form else {}),
+    }
+
+
+def _of_forms(found: Mapping[Form, Sequence[Verdict]]) -> dict[str, dict[str, int]]:
+    """Facts whose answer is right, and whose answer has the target anywhere in it, by form."""
+    return {
+        form: {"taken": sum(v.right for v in told), "contained": sum(v.contained for v in told)}
+        for form, told in found.items()
     }
 
 
@@ -61,11 +75,20 @@ def base_perplexity(bench: Bench) -> float:
 
 
 def answers_taken(loaded: LoadedModel, facts: Sequence[Fact]) -> list[bool]:
-    """Whether the model answers each fact's prompt with its target, by greedy generation."""
-    task = task_of(loaded)
-    lengths = [len(task.encode(loaded, fact.prompt, fact.answer).answer) + task.margin for fact in facts]
-    said = task.answer(loaded, [fact.prompt for fact in facts], lengths)
-    return [task.judge(loaded, fact.prompt, fact.answer, found).right for fact, found in zip(facts, said, strict=True)]
+    """Whether the model answers each fact's prompt with its target, in every form, by greedy generation."""
+    by_form = verdicts(loaded, facts).values()
+    return [all(verdict.right for verdict in found) for found in zip(*by_form, strict=True)]
+
+
+def verdicts(loaded: LoadedModel, facts: Sequence[Fact]) -> dict[Form, list[Verdict]]:
+    """What the model says to each fact's prompt, by form."""
+    task, found = task_of(loaded), dict[Form, list[Verdict]]()
+    for form in loaded.forms.names:
+        asked = [(question_in(loaded, form, fact), fact.answer) for fact in facts]
+        lengths = [len(task.encode(loaded, *pair).answer) + task.margin(pair[0]) for pair in asked]
+        said = task.answer(loaded, [question for question, _ in asked], lengths)
+        found[form] = [task.judge(loaded, *pair, new) for pair, new in zip(asked, said, strict=True)]
+    return found
 
 
 def _require_finite(loaded: LoadedModel) -> None:

@@ -85,7 +85,7 @@ def as_report(before: Figures, after: Figures) -> dict[str, dict[str, float | No
 def _unseen(fact: Fact, rows: int) -> Fact | None:
     """The fact asked in a phrasing that is no row of any solve."""
     free = unseen_of(fact, rows)
-    return msgspec.structs.replace(fact, prompt=free[0]) if free else None
+    return msgspec.structs.replace(fact, prompt=free[0], question=None) if free else None
 
 
 def _locality(bench: Bench, subjects: frozenset[str]) -> tuple[float, int]:
@@ -94,6 +94,6 @@ def _locality(bench: Bench, subjects: frozenset[str]) -> tuple[float, int]:
     if not guard:
         return math.nan, 0
     answers = [prompts.answers[i].ids for i in guard]
-    questions = [prompts.probes[i].prompt for i in guard]
+    questions = [prompts.question(i) for i in guard]
     found = bench.task.answer(bench.loaded, questions, [len(ids) for ids in answers])
     return sum(g.with_end == ids for g, ids in zip(found, answers, strict=True)) / len(guard), len(guard)

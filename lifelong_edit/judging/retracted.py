@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from lifelong_edit.bench import Bench
 from lifelong_edit.eval.metrics.verdicts import ask_unchanged, base_answers
 from lifelong_edit.facts import Fact
+from lifelong_edit.models import Question
+from lifelong_edit.tasks import leading
 from lifelong_edit.tracing.rows import draw
 
 SAMPLE = 200
@@ -27,7 +29,7 @@ class AsBase:
     same: int
 
 
-def as_base(bench: Bench, prompts: Sequence[tuple[str, str | None]]) -> AsBase:
+def as_base(bench: Bench, prompts: Sequence[tuple[Question, str | None]]) -> AsBase:
     """Of prompts with the answers to be expected, which fix how many tokens are looked at; the model as it stands."""
     answers = base_answers(bench.loaded, prompts)
     found = ask_unchanged(bench.loaded, [prompt for prompt, _ in prompts], answers)
@@ -44,10 +46,11 @@ def compared(bench: Bench, retracted: Sequence[Fact], live: Sequence[Fact]) -> d
     relations = {fact.relation for fact in retracted}
     near = [probe for fact in retracted for probe in fact.locality if probe.subject is not None]
     near += [p for i, p in enumerate(bench.preserved.probes) if i in bench.preserved.guard and p.relation in relations]
-    free = sorted({(p.prompt, p.target) for p in near if (p.subject or "").casefold() not in about}, key=str)
+    asked = {(leading(bench.loaded, p), p.target) for p in near if (p.subject or "").casefold() not in about}
+    free = sorted(asked, key=str)
     chosen = [free[i] for i in draw(len(free), SAMPLE, "unedited", bench.settings.seed)]
     # Of a retracted fact only its answer's length is looked at.
     return {
-        "retracted": as_base(bench, [(fact.prompt, fact.target_true or fact.target) for fact in retracted]),
+        "retracted": as_base(bench, [(leading(bench.loaded, f), f.target_true or f.target) for f in retracted]),
         "unedited": as_base(bench, chosen) if chosen else AsBase(0, 0),
     }

@@ -108,13 +108,11 @@ def encode(tokenizer: Any, prompt: str, target: str, subject: str | None = None)
     if not bare.strip():
         raise BadInputError(f"the target of prompt {prompt!r} is empty; expected the answer to be taught")
     front, plain = _prompt_tokens(tokenizer, prompt)
-    suffix = bare if glued else separator(prompt, target) + target
-    joint = _tokens(tokenizer, prompt + suffix)[1]
-    answer = joint[len(plain) :] if joint[: len(plain)] == plain else _continuation(tokenizer, plain, suffix, joint)
+    answer = continuation(tokenizer, prompt, plain, bare if glued else separator(prompt, target) + target)
     if not answer:
         raise BadInputError(f"the target {target!r} has no tokens in this model's vocabulary")
     ids = (*front, *plain, *answer)
-    _check_length(tokenizer, ids, prompt)
+    check_length(tokenizer, ids, prompt)
     return Encoded(ids, len(front) + len(plain), subject_span(tokenizer, prompt, subject))
 
 
@@ -126,11 +124,19 @@ def subject_span(tokenizer: Any, prompt: str, subject: str | None) -> tuple[int,
     found = mentions(prompt, subject or "")
     if not found or not tokenizer.is_fast:
         return 0, 0
-    start, end = found[-1]
-    spans = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    first, last = span_within(tokenizer, prompt, *found[-1])
+    front = len(_tokens(tokenizer, prompt)[0]) if last else 0
+    return front + first, front + last
+
+
+def span_within(tokenizer: Any, text: str, start: int, end: int) -> tuple[int, int]:
+    """Where the tokens of the characters from `start` to `end` begin and end within those of the text itself.
+
+    (0, 0) where no token stands there. The tokenizer has to be a fast one.
+    """
+    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     inside = [i for i, (first, last) in enumerate(spans) if first < end and last > start]
-    front = len(_tokens(tokenizer, prompt)[0])
-    return (front + inside[0], front + inside[-1] + 1) if inside else (0, 0)
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
 def _prompt_tokens(tokenizer: Any, prompt: str) -> tuple[list[int], list[int]]:
@@ -138,11 +144,12 @@ def _prompt_tokens(tokenizer: Any, prompt: str) -> tuple[list[int], list[int]]:
     front, plain = _tokens(tokenizer, prompt)
     if not front + plain:
         raise BadInputError(f"the prompt {prompt!r} has no tokens; a model needs at least one to continue")
-    _check_length(tokenizer, front + plain, prompt)
+    check_length(tokenizer, front + plain, prompt)
     return front, plain
 
 
-def _check_length(tokenizer: Any, ids: Sequence[int], prompt: str) -> None:
+def check_length(tokenizer: Any, ids: Sequence[int], prompt: str) -> None:
+    """Raise BadInputError for more tokens than the model's context has room for, and for one that it does not know."""
     # `load_model` sets model_max_length to the model's context, and embedding_rows beside it.
     rows: int | None = getattr(tokenizer, "embedding_rows", None)
     if rows is not None and max(ids) >= rows:
@@ -173,6 +180,12 @@ def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
 def special_front(tokenizer: Any) -> list[int]:
     """The special tokens that the tokenizer puts in front of any text (BOS, as a rule, or none)."""
     return _tokens(tokenizer, "a")[0]
+
+
+def continuation(tokenizer: Any, prompt: str, plain: list[int], suffix: str) -> list[int]:
+    """The tokens of what follows a prompt, whose own are `plain`; see `encode`."""
+    joint = _tokens(tokenizer, prompt + suffix)[1]
+    return joint[len(plain) :] if joint[: len(plain)] == plain else _continuation(tokenizer, plain, suffix, joint)
 
 
 def _continuation(tokenizer: Any, plain: list[int], suffix: str, joint: list[int]) -> list[int]:

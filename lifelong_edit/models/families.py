@@ -11,6 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lifelong_edit.errors import UnknownModelError
+from lifelong_edit.models.forms import Forms
 from lifelong_edit.settings import SUBJECT
 
 Orientation = Literal["conv1d", "linear"]
@@ -46,6 +47,10 @@ class Outlined(Protocol):
     @property
     def tokenizer(self) -> Any:
         """Its tokenizer, whose `model_max_length` is the model's context."""
+
+    @property
+    def forms(self) -> Forms:
+        """The forms in which it is taught and asked."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,8 +82,9 @@ def generate_from_ids(
     batch_size: int = 64,
     choose: Choose = most_probable,
     tell: Tell | None = None,
+    ends: Iterable[int] = (),
 ) -> list[Generation]:
-    """As `generate`, of prompts that are token ids already."""
+    """As `generate`, of prompts that are token ids already. ends: further tokens that end an answer."""
     bounds = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     if len(bounds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts but {len(bounds)} values of max_new_tokens")
@@ -92,8 +93,9 @@ def generate_from_ids(
             raise BadInputError(f"a prompt has {len(ids)} tokens and leaves no room in a context of {loaded.context}")
     limits = [min(bound, loaded.context - len(ids)) for bound, ids in zip(bounds, prompts, strict=True)]
     results: dict[int, Generation] = {}
+    stops = end_ids(loaded).union(ends)
     for chosen in _batches([len(ids) for ids in prompts], limits, loaded.context, batch_size):
-        found = _generate_batch(loaded, [prompts[i] for i in chosen], [limits[i] for i in chosen], choose)
+        found = _generate_batch(loaded, [prompts[i] for i in chosen], [limits[i] for i in chosen], choose, stops)
         results.update(zip(chosen, found, strict=True))
         if tell is not None:
             tell(len(results))
@@ -116,11 +118,10 @@ def _batches(lengths: list[int], limits: list[int], context: int, batch_size: in
 
 @torch.inference_mode()
 def _generate_batch(
-    loaded: LoadedModel, prompts: list[Sequence[int]], limits: list[int], choose: Choose
+    loaded: LoadedModel, prompts: list[Sequence[int]], limits: list[int], choose: Choose, ends: frozenset[int]
 ) -> list[Generation]:
     """One batch, padded on the left so that all prompts end at the same column; keys and values are kept."""
     ids, mask = _left_padded(prompts, loaded.pad_id, loaded.device)
-    ends = end_ids(loaded)
     produced: list[list[int]] = [[] for _ in prompts]
     stopped: list[int | None] = [None] * len(prompts)
     open_rows = {row for row, limit in enumerate(limits) if limit > 0}

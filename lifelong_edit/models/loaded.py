@@ -14,6 +14,7 @@ from torch import Tensor
 from lifelong_edit.errors import ModelMismatchError, UnknownModelError
 from lifelong_edit.models.families import EditableModule, Family
 from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
+from lifelong_edit.models.forms import PLAIN, Forms
 from lifelong_edit.models.overlay import BASE, Overlay, Shifts
 
 
@@ -54,8 +55,9 @@ class LoadedModel:
 
     model: a transformers model in evaluation mode, no parameter of which requires gradients.
     modules: the editable weight matrices in order of depth. source: what it was loaded from.
-    fingerprint: digest of the base weights as loaded (`fingerprint_of`), whatever the shifts are.
-    left_out: what of the checkpoint is beside the language model and was not loaded, by the first part of its names.
+    fingerprint: digest of the base weights as loaded (`fingerprint_of`), whatever the shifts are. forms: those in which
+    it is taught and asked, as a store's `init` fixes them. left_out: what of the checkpoint is beside the language
+    model and was not loaded, by the first part of its names.
     """
 
     model: Any
@@ -66,6 +68,7 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device
     fingerprint: str = ""
+    forms: Forms = PLAIN
     left_out: tuple[str, ...] = ()
     _base: dict[str, Tensor] = field(init=False, repr=False)
     _overlay: Overlay = field(init=False, repr=False, default=BASE)

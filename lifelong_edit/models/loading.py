@@ -21,6 +21,7 @@ from lifelong_edit.models.complete import (
     require_rows,
 )
 from lifelong_edit.models.families import EditableModule, Family, Kind, Positions, family_of, find_modules
+from lifelong_edit.models.forms import PLAIN, Forms
 from lifelong_edit.models.gguf import read_header
 from lifelong_edit.models.loaded import LoadedModel, context_of
 from lifelong_edit.models.places import Place, locate
@@ -140,6 +141,7 @@ class Outline:
     family: Family
     modules: tuple[EditableModule, ...]
     tokenizer: Any
+    forms: Forms = PLAIN
 
 
 def outline_of(

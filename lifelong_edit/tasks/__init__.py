@@ -5,10 +5,27 @@ from __future__ import annotations
 from lifelong_edit.errors import UsageError
 from lifelong_edit.models import Outlined
 from lifelong_edit.models.families import Kind
+from lifelong_edit.tasks.asking import form_of, forms_of, leading, question_in, questions_of, settled, text_of
 from lifelong_edit.tasks.causal.task import Causal
 from lifelong_edit.tasks.contract import WIDTH, BaseAnswer, Example, Task, Verdict
 
-__all__ = ["TASKS", "WIDTH", "BaseAnswer", "Example", "Task", "Verdict", "require_causal", "task_of"]
+__all__ = [
+    "TASKS",
+    "WIDTH",
+    "BaseAnswer",
+    "Example",
+    "Task",
+    "Verdict",
+    "form_of",
+    "forms_of",
+    "leading",
+    "question_in",
+    "questions_of",
+    "require_causal",
+    "settled",
+    "task_of",
+    "text_of",
+]
 
 TASKS: dict[Kind, Task] = {task.kind: task for task in (Causal(),)}
 

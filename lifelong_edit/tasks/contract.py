@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from torch import Tensor
 
-from lifelong_edit.models import Encoded, Generation, LoadedModel, Outlined, Tell, TokenBatch
+from lifelong_edit.models import Encoded, Generation, LoadedModel, Outlined, Question, Tell, TokenBatch
 from lifelong_edit.models.families import Kind, Positions
 
 WIDTH = 128
@@ -47,29 +47,37 @@ class Example(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer is right, and whether it comes to an end by itself; `text` is what was said."""
+    """Whether an answer is right, and whether it comes to an end by itself; `text` is what was said.
+
+    contained: whether the wanted answer stands anywhere in it, as words of its own; right answers contain it.
+    """
 
     right: bool
     ended: bool
     text: str
+    contained: bool = False
 
 
 class Task(Protocol):
     """One kind of question. Stateless; `model` is the loaded model as it stands, or what is known before it is loaded.
 
-    margin: how many tokens beyond those of the wanted answer a judge has to see.
+    A question is text, or a turn of a conversation (`models.Turn`), which needs a model with a chat template.
     """
 
     kind: ClassVar[Kind]
-    margin: ClassVar[int]
 
-    def encode(self, model: Outlined, question: str, answer: str, subject: str | None = None) -> Encoded:
+    def margin(self, question: Question) -> int:
+        """How many tokens beyond those of the wanted answer a judge has to see."""
+
+    def encode(self, model: Outlined, question: Question, answer: str, subject: str | None = None) -> Encoded:
         """Tokens of a question and its answer. Raises BadInputError for what the model cannot take."""
 
-    def encode_question(self, model: Outlined, question: str) -> Sequence[int]:
+    def encode_question(self, model: Outlined, question: Question) -> Sequence[int]:
         """Tokens of a question alone. Raises BadInputError likewise."""
 
-    def encode_said(self, model: Outlined, question: str, answer: Sequence[int], subject: str | None = None) -> Encoded:
+    def encode_said(
+        self, model: Outlined, question: Question, answer: Sequence[int], subject: str | None = None
+    ) -> Encoded:
         """As `encode`, with an answer that is tokens already, such as what a model said."""
 
     def collate(self, model: LoadedModel, examples: Sequence[Encoded]) -> TokenBatch:
@@ -99,17 +107,17 @@ class Task(Protocol):
     def answer(
         self,
         model: LoadedModel,
-        questions: Sequence[str],
+        questions: Sequence[Question],
         lengths: Sequence[int] | int,
         batch_size: int = 64,
         tell: Tell | None = None,
     ) -> list[Generation]:
         """What the model says to questions, in their order; lengths: tokens at most; tell: how many are answered."""
 
-    def text(self, model: LoadedModel, question: str, answer: Generation) -> str:
+    def text(self, model: LoadedModel, question: Question, answer: Generation) -> str:
         """What the model said, as text."""
 
-    def judge(self, model: LoadedModel, question: str, wanted: str, answer: Generation) -> Verdict:
+    def judge(self, model: LoadedModel, question: Question, wanted: str, answer: Generation) -> Verdict:
         """Whether an answer is the one that is wanted."""
 
     def windows(self, model: LoadedModel, text: str, count: int = WINDOWS) -> Tensor:

@@ -7,6 +7,7 @@ settings, and the model's configuration and tokenizer is therefore told first. I
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lifelong_edit.editors.registry import rule_of
@@ -16,7 +17,7 @@ from lifelong_edit.models.loading import Outline, outline_of
 from lifelong_edit.models.places import locate
 from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
 from lifelong_edit.settings import StoreSettings
-from lifelong_edit.tasks import task_of
+from lifelong_edit.tasks import forms_of, questions_of, settled, task_of
 from lifelong_edit.timeline.model import given_to, require_given
 
 
@@ -45,6 +46,7 @@ def require_fitting(
     if outline is None:
         return
     rule_of(settings.editor).require_kind(outline.family.kind)
+    outline = replace(outline, forms=forms_of(settled(settings, outline.tokenizer)))
     require_given(settings, given, outline.modules)
     for probe in preserve:
         _require_room(outline, probe)
@@ -53,10 +55,11 @@ def require_fitting(
 def _require_room(outline: Outline, probe: Probe) -> None:
     task = task_of(outline)
     try:
-        if probe.target is None:
-            task.encode_question(outline, probe.prompt)
-        else:
-            task.encode(outline, probe.prompt, probe.target)
+        for question in questions_of(outline, probe):
+            if probe.target is None:
+                task.encode_question(outline, question)
+            else:
+                task.encode(outline, question, probe.target)
     except BadInputError as error:
         raise BadInputError(
             f"found a preserved prompt that the model cannot take ({error}); change it or leave it out"

@@ -12,7 +12,7 @@ from lifelong_edit import atlas
 from lifelong_edit.editors.registry import PLAIN, TRAINED, rule_of
 from lifelong_edit.editors.ridge.settings import CHOSEN, SOLVE
 from lifelong_edit.errors import BadInputError, UsageError
-from lifelong_edit.facts import Probe, read_prompts
+from lifelong_edit.facts import Probe, general_prompts, read_prompts
 from lifelong_edit.numerics.forecast import Forecaster, Kind, read_forecasters
 from lifelong_edit.policies.scoring import CONFLICTS, Scorer, read_scorer
 from lifelong_edit.settings import StoreSettings
@@ -26,10 +26,12 @@ def default_text() -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
-def default_preserved(model: str) -> list[Probe]:
-    """Prompts whose answers must stay, for the bundled model; for another one only its owner knows them."""
+def default_preserved(model: str, editor: str = PLAIN) -> list[Probe]:
+    """Prompts whose answers must stay: those of the bundled model, general ones for a rule that takes them, or none."""
     path = atlas.preserved_prompts_path()
-    return list(read_prompts([str(path)])) if model == BUNDLED_MODEL and path.is_file() else []
+    if model == BUNDLED_MODEL and path.is_file():
+        return list(read_prompts([str(path)]))
+    return general_prompts() if rule_of(editor).general else []
 
 
 def solve_of(hypernetwork: Path | None) -> dict[str, Any]:

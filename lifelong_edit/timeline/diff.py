@@ -148,10 +148,11 @@ def answers(timeline: Compared, diff: Diff, *, sample: int = SAMPLE) -> list[Ans
 
 
 def _ask(view: View, facts: Sequence[Fact]) -> list[str]:
-    from lifelong_edit.tasks import task_of
+    from lifelong_edit.tasks import leading, task_of
 
     with view.standing() as loaded:
         task = task_of(loaded)
-        lengths = [len(task.encode(loaded, fact.prompt, fact.answer).answer) + task.margin for fact in facts]
-        found = task.answer(loaded, [fact.prompt for fact in facts], lengths)
-        return [task.judge(loaded, f.prompt, f.answer, new).text for f, new in zip(facts, found, strict=True)]
+        asked = [(leading(loaded, fact), fact.answer) for fact in facts]
+        lengths = [len(task.encode(loaded, *pair).answer) + task.margin(pair[0]) for pair in asked]
+        found = task.answer(loaded, [question for question, _ in asked], lengths)
+        return [task.judge(loaded, *pair, new).text for pair, new in zip(asked, found, strict=True)]

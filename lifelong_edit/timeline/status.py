@@ -30,6 +30,7 @@ def status_of(log: EditLog, history: History, config: Config) -> dict[str, Any]:
         "model": config.model.source,
         "dtype": config.model.dtype,
         "editor": config.settings.editor,
+        "form": config.settings.form or "plain",
         "modules": list(config.model.entries),
         "preserved": begun.get("preserved"),
         "base_perplexity": begun.get("perplexity"),

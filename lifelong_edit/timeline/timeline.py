@@ -99,7 +99,7 @@ class Timeline(Branching, Measured, Editing):
         folder = Path(path)
         require_place(folder, encrypt=encrypt)
         settings, network = start_of(model, settings, hypernetwork)
-        preserve = default_preserved(model) if preserve is None else as_probes(preserve)
+        preserve = default_preserved(model, settings.editor) if preserve is None else as_probes(preserve)
         text = default_text() if text is None else as_texts(text)
         from lifelong_edit.timeline.beginning import require_fitting
         from lifelong_edit.timeline.model import begin

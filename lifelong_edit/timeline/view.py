@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +15,8 @@ from lifelong_edit.timeline.locking import Lock, locked
 
 if TYPE_CHECKING:
     from lifelong_edit.bench import Bench
-    from lifelong_edit.models import LoadedModel, Overlay
+    from lifelong_edit.models import LoadedModel, Overlay, Question
+    from lifelong_edit.models.forms import Role
 
 
 class States(Protocol):
@@ -92,11 +93,29 @@ class View:
             yield loaded
 
     @locked
-    def ask(self, prompt: str, *, max_new_tokens: int = 20) -> str:
-        """The model's greedy answer to a prompt at this state, up to its end of text or `max_new_tokens`."""
+    def ask(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = 20,
+        chat: bool = False,
+        system: str | None = None,
+        turns: Sequence[tuple[Role, str]] = (),
+    ) -> str:
+        """The model's greedy answer to a prompt at this state, up to its end of text or `max_new_tokens`.
+
+        chat: the prompt is a turn of a conversation, put through the model's chat template; the answer ends with the
+        model's turn. system: its system prompt, by default the store's. turns: earlier ones, each with who speaks
+        ("user" or "assistant"). Raises UsageError for a turn to a model without a chat template, and BadInputError
+        where the template refuses the conversation.
+        """
+        from lifelong_edit.models import Turn
         from lifelong_edit.tasks import task_of
 
         with self.standing() as loaded:
-            (answer,) = task_of(loaded).answer(loaded, [prompt], max_new_tokens)
-            text: str = loaded.tokenizer.decode(list(answer.ids))
+            asked: Question = prompt
+            if chat:
+                asked = Turn(prompt, loaded.forms.system if system is None else system, tuple(turns))
+            (answer,) = task_of(loaded).answer(loaded, [asked], max_new_tokens)
+            text: str = loaded.tokenizer.decode(list(answer.ids), skip_special_tokens=chat)
         return text

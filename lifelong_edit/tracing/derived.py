@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from lifelong_edit.facts import Fact, Probe, mentions, put_in
 from lifelong_edit.models import BASE, LoadedModel
-from lifelong_edit.tracing.preservation import answer_of, base_answers
+from lifelong_edit.tasks import form_of
+from lifelong_edit.tracing.preservation import answer_of, base_answers, in_forms
 from lifelong_edit.tracing.rows import Row, draw
 
 SAMPLE = 512
@@ -38,7 +39,8 @@ def derived_prompts(facts: Sequence[Fact], count: int, *parts: object) -> list[P
         (relation, fact, text), subject = patterns[pair // len(subjects)], subjects[pair % len(subjects)]
         if relation not in known[subject.casefold()]:
             prompt = put_in(text, fact.subject, subject)
-            found.setdefault(prompt, Probe(prompt, None, subject, fact.relation))
+            question = asked_of(fact, subject) if text == fact.prompt else None
+            found.setdefault(prompt, Probe(prompt, None, subject, fact.relation, question))
     taught = {text for fact in facts for text in (fact.prompt, *fact.rephrases)}
     return [probe for prompt, probe in found.items() if prompt not in taught][:count]
 
@@ -52,14 +54,25 @@ def derived_rows(
     weight: float,
     micro_batch: int,
 ) -> list[Row]:
-    """Up to `count` preserved rows of derived prompts with the base model's answers, of `tokens` tokens at most."""
-    probes = derived_prompts(facts, count, *parts)
+    """Up to `count` preserved rows of derived prompts with the base model's answers, of `tokens` tokens at most.
+
+    Of a model with several forms fewer prompts, each in all of them.
+    """
+    probes = derived_prompts(facts, -(-count // len(loaded.forms.names)), *parts)
     if not probes:
         return []
+    probes, questions = in_forms(loaded, probes)
     with loaded.at(BASE):
-        encoded = answer_of(loaded, probes, tokens)
+        encoded = answer_of(loaded, probes, tokens, questions)
         answers = base_answers(loaded, encoded, micro_batch)
-    return [Row(e, "preserved", weight, None, answer) for e, answer in zip(encoded, answers, strict=True)]
+    told = zip(encoded, answers, map(form_of, questions), strict=True)
+    return [Row(e, "preserved", weight, None, answer, form) for e, answer, form in told]
+
+
+def asked_of(fact: Fact, subject: str) -> str | None:
+    """A fact's own question about another subject; None where it has none, or does not mention its own."""
+    question = fact.question or ""
+    return put_in(question, fact.subject, subject) if mentions(question, fact.subject) else None
 
 
 def _relation(fact: Fact) -> str:

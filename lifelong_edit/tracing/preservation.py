@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lifelong_edit.facts import Probe
-from lifelong_edit.models import EditableModule, Encoded, LoadedModel, by_length
+from lifelong_edit.facts import Probe, question_of
+from lifelong_edit.models import EditableModule, Encoded, LoadedModel, Question, Turn, by_length
 from lifelong_edit.numerics.grams import FactKeys, to_grid
-from lifelong_edit.tasks import BaseAnswer, task_of
+from lifelong_edit.tasks import BaseAnswer, form_of, leading, questions_of, task_of
 from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
 from lifelong_edit.tracing.progress import Progress
 from lifelong_edit.tracing.rows import Row, draw
@@ -28,27 +28,40 @@ GUARDS = 200
 
 
 def answer_of(
-    loaded: LoadedModel, probes: Sequence[Probe], tokens: int, say: Callable[[str], None] | None = None
+    loaded: LoadedModel,
+    probes: Sequence[Probe],
+    tokens: int,
+    questions: Sequence[Question] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[Encoded]:
     """Preserved prompts with the answers given, or with the model's own, of a few tokens (`Task.answer`).
 
     Its own ends with its first token or before the first one that holds a full stop, a comma or a line
-    break: what follows a short answer is text of its own, on which edits have every right to act. say: told how far it
-    is.
+    break: what follows a short answer is text of its own, on which edits have every right to act. An answer to a turn
+    that ends sooner is held with its end. questions: how each is put, by default in the model's leading form. say: told
+    how far it is.
     """
     task = task_of(loaded)
+    asked = [leading(loaded, probe) for probe in probes] if questions is None else list(questions)
     open_ones = [i for i, p in enumerate(probes) if p.target is None]
     encoded: dict[int, Encoded] = {
-        i: task.encode(loaded, p.prompt, p.target, p.subject) for i, p in enumerate(probes) if p.target is not None
+        i: task.encode(loaded, asked[i], p.target, p.subject) for i, p in enumerate(probes) if p.target is not None
     }
     progress = Progress(say, "asking the preserved prompts", len(open_ones), "prompts")
-    said = task.answer(loaded, [probes[i].prompt for i in open_ones], tokens, tell=progress.at)
+    said = task.answer(loaded, [asked[i] for i in open_ones], tokens, tell=progress.at)
     for i, found in zip(open_ones, said, strict=True):
         ids = list(found.ids) or [loaded.pad_id]
         ends = [n for n, token in enumerate(ids) if set(loaded.tokenizer.decode([token])) & set(".,;!?\n")]
-        ids = ids[: max(1, ends[0])] if ends else ids
-        encoded[i] = task.encode_said(loaded, probes[i].prompt, ids, probes[i].subject)
+        ended = form_of(asked[i]) == "chat" and not ends and found.ids
+        ids = ids[: max(1, ends[0])] if ends else list(found.with_end) if ended else ids
+        encoded[i] = task.encode_said(loaded, asked[i], ids, probes[i].subject)
     return [encoded[i] for i in range(len(probes))]
+
+
+def in_forms(loaded: LoadedModel, probes: Sequence[Probe]) -> tuple[list[Probe], list[Question]]:
+    """Each probe as often as the model has forms, and how it is put in each: one form beside the other."""
+    pairs = [(probe, question) for probe in probes for question in questions_of(loaded, probe)]
+    return [probe for probe, _ in pairs], [question for _, question in pairs]
 
 
 def base_answers(
@@ -80,9 +93,11 @@ def base_answers(
 class PreservedArrays:
     """Preserved prompts as `init` fixes them: n prompts, their tokens and answers laid end to end.
 
-    probes: JSON as bytes. prompt_lengths, answer_lengths: (n,). subjects: (n, 2), where its tokens stand in a prompt;
-    None in stores that are older. top_ids, top_logp: (answer tokens, k); rest_logp: (answer tokens,). keys: (n, d_in),
-    the conflict keys. units: by module the keys at its editing positions, on the grid, (positions, d_in) int16.
+    One that is asked in two forms is two of them. probes: JSON as bytes. prompt_lengths, answer_lengths: (n,). chat:
+    (n,) uint8, 1 where it is a turn; None where none is. subjects: (n, 2), where its tokens stand in a prompt; None in
+    stores that are older. top_ids, top_logp: (answer tokens, k); rest_logp: (answer tokens,). keys: (n, d_in),
+    the conflict keys, of the leading form. units: by module the keys at its editing positions, on the grid, (positions,
+    d_in) int16.
     """
 
     probes: np.ndarray
@@ -96,6 +111,7 @@ class PreservedArrays:
     keys: np.ndarray
     units: Mapping[str, np.ndarray]
     subjects: np.ndarray | None = None
+    chat: np.ndarray | None = None
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """All of them by name."""
@@ -107,8 +123,8 @@ class PreservedArrays:
     def of(cls, arrays: Mapping[str, np.ndarray]) -> PreservedArrays:
         """The inverse of `arrays`, names without the prefix. Raises KeyError where one is missing."""
         units = {n.removeprefix(_UNITS): array for n, array in arrays.items() if n.startswith(_UNITS)}
-        plain = {f.name: arrays[f.name] for f in fields(cls) if f.name not in ("units", "subjects")}
-        return cls(**plain, units=units, subjects=arrays.get("subjects"))
+        plain = {f.name: arrays[f.name] for f in fields(cls) if f.name not in ("units", "subjects", "chat")}
+        return cls(**plain, units=units, subjects=arrays.get("subjects"), chat=arrays.get("chat"))
 
 
 @dataclass
@@ -117,7 +133,8 @@ class PreservedPrompts:
 
     subjects: where the subject's tokens stand in each prompt. keys: those at the editing positions, on the grid, with
     the conflict key. directions: the conflict keys centred and normalised, (n, d_in). guard: numbers of those that are
-    never rows nor in a gram, so that they can judge: all prompts of the subjects drawn.
+    never rows nor in a gram, so that they can judge: all prompts of the subjects drawn. chat: numbers of those that are
+    turns, after the system prompt `system`.
     """
 
     probes: list[Probe]
@@ -127,20 +144,27 @@ class PreservedPrompts:
     keys: list[FactKeys]
     directions: Tensor
     guard: frozenset[int] = frozenset()
+    chat: frozenset[int] = frozenset()
+    system: str | None = None
+
+    def question(self, index: int) -> Question:
+        """How a prompt is put: as it is, or as a turn."""
+        probe = self.probes[index]
+        return Turn(question_of(probe), self.system) if index in self.chat else probe.prompt
 
     def free(self, subjects: frozenset[str]) -> list[int]:
         """Numbers of the prompts that a solve may use: no guards, and none about an edited subject (case-folded)."""
         return [i for i, p in enumerate(self.probes) if i not in self.guard and not _speaks_of(p, subjects)]
 
     def guards(self, subjects: frozenset[str]) -> list[int]:
-        """Numbers of the guards that are asked, the first of each subject.
+        """Numbers of the guards that are asked, the first of each subject in each form.
 
         Not those about one of the edited `subjects` (case-folded): their answers may have to change.
         """
-        first: dict[str, int] = {}
+        first: dict[tuple[str, bool], int] = {}
         for i in sorted(self.guard):
             if not _speaks_of(self.probes[i], subjects):
-                first.setdefault(_about(self.probes[i]), i)
+                first.setdefault((_about(self.probes[i]), i in self.chat), i)
         return list(first.values())
 
     def keys_outside(self, subjects: frozenset[str]) -> dict[str, FactKeys]:
@@ -167,15 +191,20 @@ class PreservedPrompts:
         """The row of one preserved prompt."""
         answer = self.answers[index]
         encoded = Encoded.of(self.prompts[index], answer.ids, self.subjects[index])
-        return Row(encoded, "preserved", weight, None, answer)
+        return Row(encoded, "preserved", weight, None, answer, "chat" if index in self.chat else "plain")
 
     @classmethod
     def load(
-        cls, fixed: PreservedArrays | None, modules: Sequence[EditableModule], mean: Tensor, seed: int
+        cls,
+        fixed: PreservedArrays | None,
+        modules: Sequence[EditableModule],
+        mean: Tensor,
+        seed: int,
+        system: str | None = None,
     ) -> PreservedPrompts:
         """The preserved prompts fixed at `init`, ready to become rows; a tenth, drawn by `seed`, stand guard.
 
-        mean: the conflict centre, (d_in,).
+        mean: the conflict centre, (d_in,). system: the store's system prompt.
         """
         if fixed is None:
             return cls([], [], [], [], [], torch.zeros(0, len(mean)))
@@ -196,7 +225,8 @@ class PreservedPrompts:
         keys = [FactKeys({n: u[i] for n, u in units.items()}, fixed.keys[i]) for i in range(len(probes))]
         spans = [(int(start), int(end)) for start, end in subjects]
         prompts = _ragged(fixed.prompt_tokens, fixed.prompt_lengths)
-        return cls(probes, prompts, spans, answers, keys, directions, _draw_guards(probes, seed))
+        chat = frozenset() if fixed.chat is None else frozenset(np.flatnonzero(fixed.chat).tolist())
+        return cls(probes, prompts, spans, answers, keys, directions, _draw_guards(probes, seed), chat, system)
 
 
 def _about(probe: Probe) -> str:
@@ -238,12 +268,16 @@ def prepare_preserved(
 ) -> PreservedArrays | None:
     """Preserved prompts as arrays to be fixed at `init`; answers and keys are those of the model as it stands.
 
-    scale: width of the grid, module → (d_in,). say: told how far it is. None without prompts.
+    In every form of the model, each with the conflict key of its leading one: so that what is near to a batch is near
+    in all forms. scale: width of the grid, module → (d_in,). say: told how far it is. None without prompts.
     """
     if not probes:
         return None
-    encoded = answer_of(loaded, probes, tokens, say)
+    forms = len(loaded.forms.names)
+    probes, questions = in_forms(loaded, probes)
+    encoded = answer_of(loaded, probes, tokens, questions, say)
     prompts = [list(e.prompt) for e in encoded]
+    chat = [form_of(question) == "chat" for question in questions]
     answers = base_answers(loaded, encoded, micro_batch, say)
     rows = [Row(e, "preserved", 1.0, None, a) for e, a in zip(encoded, answers, strict=True)]
     return PreservedArrays(
@@ -256,8 +290,9 @@ def prepare_preserved(
         top_ids=np.concatenate([a.top_ids for a in answers]).astype(np.int32),
         top_logp=np.concatenate([a.top_logp for a in answers]),
         rest_logp=np.concatenate([a.rest_logp for a in answers]),
-        keys=lowest_keys(loaded, prompts, micro_batch).cpu().numpy(),
+        keys=lowest_keys(loaded, prompts[::forms], micro_batch).cpu().numpy().repeat(forms, axis=0),
         units=_units(loaded, rows, micro_batch, scale, say),
+        chat=np.array(chat, dtype=np.uint8) if any(chat) else None,
     )
 
 

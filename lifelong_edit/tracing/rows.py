@@ -13,8 +13,8 @@ import numpy as np
 
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import EditableModule, Encoded, Outlined
-from lifelong_edit.tasks import BaseAnswer, task_of
+from lifelong_edit.models import EditableModule, Encoded, Form, Outlined
+from lifelong_edit.tasks import BaseAnswer, form_of, questions_of, task_of
 
 RowKind = Literal["new", "rehearsal", "preserved"]
 
@@ -28,6 +28,7 @@ class Row:
     weight: float = 1.0
     fact: str | None = None
     base: BaseAnswer | None = None
+    form: Form = "plain"
 
     @property
     def positions(self) -> int:
@@ -77,36 +78,50 @@ def fact_rows(
 ) -> list[Row]:
     """The rows of facts as a model takes them: for each its prompt and up to `phrasings` rephrases, in order.
 
+    Each in every form of the model, one form beside the other, every row with weight 1: a form counts as a phrasing.
     replaced: by digest the earlier facts whose place a fact takes. The rows that taught those follow its own, with its
     answer: a model that learnt the earlier answer in other words goes on giving it there. Words that are too long with
     the new answer are left out.
     """
-    rows, task = [], task_of(model)
+    rows = []
     for fact in facts:
-        own = [fact.prompt, *phrasings_of(fact, phrasings)]
-        rows += [Row(task.encode(model, prompt, fact.answer, fact.subject), kind, 1.0, fact.digest) for prompt in own]
+        own = phrasings_of(fact, phrasings)
+        rows += _rows_of(model, fact, fact, fact.subject, kind)
+        rows += [row for prompt in own for row in _rows_of(model, prompt, fact, fact.subject, kind)]
+        known = {fact.prompt, *own}
         theirs = {
             prompt: old.subject
             for old in (replaced or {}).get(fact.digest, ())
             for prompt in (old.prompt, *phrasings_of(old, phrasings))
-            if prompt not in own
+            if prompt not in known
         }
         for prompt, subject in theirs.items():
             with contextlib.suppress(BadInputError):
-                rows.append(Row(task.encode(model, prompt, fact.answer, subject), kind, 1.0, fact.digest))
+                rows += _rows_of(model, prompt, fact, subject, kind)
     return rows
+
+
+def _rows_of(model: Outlined, asked: Fact | str, fact: Fact, subject: str, kind: RowKind) -> list[Row]:
+    """One phrasing with a fact's answer, a row for each form."""
+    task, questions = task_of(model), questions_of(model, asked)
+    encoded = [(task.encode(model, question, fact.answer, subject), form_of(question)) for question in questions]
+    return [Row(e, kind, 1.0, fact.digest, form=form) for e, form in encoded]
 
 
 def drawn_rows(rows: Sequence[Row], count: int, *parts: object) -> list[Row]:
     """Of each fact its prompt and `count` of its phrasings, drawn by `parts`, with the weight of all that it has.
 
-    rows: as `fact_rows` gives them, a fact's own together and its prompt first.
+    In every form that it has, the same ones. rows: as `fact_rows` gives them, a fact's own together and its prompt
+    first.
     """
     found: list[Row] = []
     for fact, own in itertools.groupby(rows, key=lambda row: row.fact):
-        prompt, *others = own
-        chosen = [others[i] for i in draw(len(others), count, "phrasings", fact, *parts)]
-        found += [prompt, *(replace(row, weight=row.weight * len(others) / len(chosen)) for row in chosen)]
+        forms: dict[Form, list[Row]] = {}
+        for row in own:
+            forms.setdefault(row.form, []).append(row)
+        for prompt, *others in forms.values():
+            chosen = [others[i] for i in draw(len(others), count, "phrasings", fact, *parts)]
+            found += [prompt, *(replace(row, weight=row.weight * len(others) / len(chosen)) for row in chosen)]
     return found
 
 

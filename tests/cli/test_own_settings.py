@@ -52,7 +52,10 @@ def test_what_the_rule_does_not_take_is_refused_before_a_model_is_loaded(
     chosen = tmp_path / "settings.json"
     chosen.write_bytes(msgspec.json.encode({"settings": {"passes": 2}}))
     making = ["--store", tmp_path / "s", *command, *named]
-    wanted = ("expected NAME=VALUE with one of modules, device,", "conflict_policy, trusted_sources, radius, marks")
+    wanted = (
+        "expected NAME=VALUE with one of modules, device,",
+        "conflict_policy, trusted_sources, form, system, radius, marks",
+    )
     for pair in ("ask=joint", "reconsolidation_eta=1", "diameter=4"):
         refused(run("init", *making, "--set", pair), 2, f"found --set {pair!r}", *wanted)
     for value in ("0", "-1", "wide"):

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from lifelong_edit import Settings
+from lifelong_edit.editors.registry import RULES, rule_of
 from lifelong_edit.settings import StoreSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -55,11 +55,15 @@ def test_page_is_current(tmp_path: Path) -> None:
     assert PAGE.read_text(encoding="utf-8") == made.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", Settings.__struct_fields__)
-def test_setting_has_a_row(name: str) -> None:
-    """In the part of the page that says whose it is: of every store, or of the rules."""
-    shared, own = PAGE.read_text(encoding="utf-8").split("\n## ")[1:]
-    page = shared if name in StoreSettings.__struct_fields__ else own
+KINDS = list(dict.fromkeys(rule_of(name).settings for name in RULES))
+ROWS = [(kind, name) for kind in KINDS for name in kind.__struct_fields__]
+
+
+@pytest.mark.parametrize(("kind", "name"), ROWS, ids=lambda value: getattr(value, "__name__", value))
+def test_setting_has_a_row(kind: type[StoreSettings], name: str) -> None:
+    """In the part of the page that says whose it is: of every store, or of a kind of rules."""
+    shared, *own = PAGE.read_text(encoding="utf-8").split("\n## ")[1:]
+    page = shared if name in StoreSettings.__struct_fields__ else own[KINDS.index(kind)]
     assert f"\n| `{name}` | " in page, f"`{name}` is not where it belongs in docs/settings.md"
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from lifelong_edit import Settings
 from lifelong_edit.editors.registry import RULES, rule_of
+from lifelong_edit.editors.search.settings import SearchSettings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.settings import StoreSettings, settings_of
 
@@ -27,6 +28,8 @@ DEFAULTS = (
     '"conflict_policy":"supersede","trusted_sources":[]}'
 )
 
+LATER = ("form", "system", "derived")
+
 WRONG: list[tuple[str, object]] = [
     *((name, bad) for name in ("micro_batch", "passes", "snapshot_every", "text_tokens") for bad in (0, -1)),
     *((name, bad) for name in ("preserved_tokens", "reconsolidation_passes") for bad in (0, -1)),
@@ -38,6 +41,7 @@ WRONG: list[tuple[str, object]] = [
     *((name, -0.1) for name in ("preserved_step", "reconsolidation_keys", "gate_min_taken")),
     *((name, bad) for name in ("reconsolidation_gain", "reconsolidation_decay") for bad in (-0.1, 1.0)),
     ("ask", "x"),
+    ("form", "both ways"),
     ("conflict_policy", "shrug"),
     ("editor", "rome"),
     ("passes", "three"),
@@ -117,10 +121,10 @@ def test_the_defaults_are_encoded_as_they_always_were() -> None:
 def test_every_setting_is_encoded_where_it_always_stood() -> None:
     """Those of all rules alike, whatever the order in which the classes name them."""
     names = list(json.loads(DEFAULTS))
-    assert list(Settings.order) == names
-    assert set(Settings.__struct_fields__) == set(names)
-    assert set(StoreSettings.__struct_fields__) < set(names)
-    assert {rule_of(name).settings for name in RULES} == {Settings}
+    assert list(Settings.order) == [*names, *LATER]
+    assert set(Settings.__struct_fields__) == {*names, *LATER}
+    assert set(StoreSettings.__struct_fields__) < {*names, *LATER}
+    assert {rule_of(name).settings for name in RULES} == {Settings, SearchSettings}
     changed = Settings(modules=("2-3", "0@subject"), eta=0.5, editor="ultraedit", trusted_sources=("a", "*"), seed=7)
     found = json.loads(changed.encoded())
     assert list(found) == names
@@ -132,6 +136,13 @@ def test_every_setting_is_encoded_where_it_always_stood() -> None:
         "seed": 7,
     }
     assert msgspec.json.decode(changed.encoded(), type=Settings) == changed
+
+
+def test_what_came_later_is_encoded_only_where_it_changes_something() -> None:
+    assert Settings(form="plain").encoded().decode() == DEFAULTS
+    found = json.loads(Settings(form="both", system="Be kind.").encoded())
+    assert found == json.loads(DEFAULTS) | {"form": "both", "system": "Be kind."}
+    assert Settings.order[-3:] == LATER == tuple(Settings().told())[-3:]
 
 
 @pytest.mark.parametrize(

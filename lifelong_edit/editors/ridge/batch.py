@@ -164,7 +164,8 @@ def held_still(work: Work, preservation: Preservation, rows: Sequence[Row], live
 def keys_after(work: Work, shift: Mapping[str, Shift], rows: Sequence[Row]) -> tuple[dict[str, FactKeys], float]:
     """Keys of the new and rehearsed facts, traced once more at the weights that the step leaves.
 
-    Beside them the share of new facts whose prompt is answered, every token of it more probable than all else together.
+    Beside them the share of new facts whose prompt is answered, every token of it more probable than all else together;
+    of prompts in each form, where there are several.
     """
     moved = {}
     for name, part in shift.items():
@@ -174,7 +175,7 @@ def keys_after(work: Work, shift: Mapping[str, Shift], rows: Sequence[Row]) -> t
     own = [r for r in rows if r.fact is not None]
     with work.bench.loaded.at(moved):
         traced = trace(work.bench.loaded, own, work.settings.micro_batch, gradients=False)
-    first = {row.fact: i for i, row in reversed(list(enumerate(own))) if row.kind == "new"}
+    first = {(row.fact, row.form): i for i, row in reversed(list(enumerate(own))) if row.kind == "new"}
     taken = sum(float(traced.worst[i]) < math.log(2) for i in first.values()) / len(first)
     known = {digest: keys.conflict for digest, keys in work.state.keys.items()}
     return fact_keys(work.bench, traced, own, {**known, **work.conflict}), taken

@@ -22,12 +22,13 @@ def select_rows(bench: Bench, s: RidgeSettings, state: State, lesson: Lesson, li
     rehearsed = [state.live[live[i]] for i in draw(len(live), s.rehearse, "rehearsal", s.seed, state.digest, batch)]
     rows = fact_rows(bench.loaded, facts, s.phrasings, replaced=lesson.replaced)
     rows += fact_rows(bench.loaded, rehearsed, s.phrasings, "rehearsal")
+    known = [*facts, *(state.live[digest] for digest in live)]
     if s.preserved and bench.preserved.probes:
         near = bench.centred_keys(lesson.conflict or bench.conflict_of(facts), facts)
         subjects = lesson.hidden | changed_subjects(state, facts)
         rows += bench.preserved.rows(s.preserved, near, s.preserved_weight, subjects, s.seed, state.digest, batch)
+        rows += derived(bench, s, known, s.derived, s.seed, state.digest, batch) if s.derived else []
     elif s.preserved:
-        known = [*facts, *(state.live[digest] for digest in live)]
         rows += derived(bench, s, known, s.preserved, s.seed, state.digest, batch)
     return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from lifelong_edit.editors.registry import require_rule
@@ -48,8 +49,10 @@ class RidgeSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fie
         *("reconsolidation_passes", "reconsolidation_gain", "reconsolidation_eta", "reconsolidation_phrasings"),
         *("reconsolidation_decay", "reconsolidation_preserved", "reconsolidation_keys", "text_tokens", "gram_rank"),
         *("snapshot_every", "gate_perplexity", "gate_min_taken", "conflict_probability", "conflict_cosine"),
-        *("conflict_policy", "trusted_sources"),
+        *("conflict_policy", "trusted_sources", "form", "system", "derived"),
     )
+
+    at_rest: ClassVar[Mapping[str, tuple[str | int | None, ...]]] = {**StoreSettings.at_rest, "derived": (0,)}
 
     ask: Ask = "joint"
     """`joint`: this project's solve. `published`: the solve of the original MALMEN, with one pass, nothing preserved
@@ -90,6 +93,10 @@ class RidgeSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fie
     preserved_step: NotNegative = 0.1
     """Step of the preserved rows relative to the facts' step. It is small because their loss, a divergence near zero,
     is curved many times as strongly as the facts' cross-entropy: with the same step each pass would overshoot."""
+    derived: Count = 0
+    """How many rows of a batch's solve, beside the preserved prompts that a store has, are derived from the facts:
+    their prompts, with the subjects of others. For preserved prompts that are general and name no neighbours of facts.
+    In a store without any, all preserved rows are derived, whatever this is."""
     reconsolidation_passes: AtLeastOne = 24
     """The most rounds that a reconsolidation makes over all facts in force."""
     reconsolidation_gain: BelowOne = 0.0002

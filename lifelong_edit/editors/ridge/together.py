@@ -74,13 +74,13 @@ class Together:
         near = self.directions(facts)
         shifts = {m.name: torch.zeros(m.d_in, m.d_out, device=bench.loaded.device) for m in bench.loaded.modules}
         shifts = shifts if start is None else {n: start[n].to(shifts[n]) for n in shifts}
-        made = [] if bench.preserved.probes else self._derived(facts, drawn)
+        made = [] if bench.preserved.probes and not s.derived else self._derived(facts, drawn)
         # Token numbers are a hundred times smaller than what a pass makes of them, and a tenth of its time to find.
         own = [fact_rows(bench.loaded, part, s.phrasings) for part in slices(facts, CHUNK)]
         losses: list[float] = []
         counts = {"facts": 0, "preserved": 0}
         while len(losses) < s.reconsolidation_passes:
-            kept = made or bench.preserved.rows(
+            kept = made + bench.preserved.rows(
                 s.reconsolidation_preserved, near, s.preserved_weight, subjects, *drawn, len(losses)
             )
             parts = [drawn_rows(p, s.reconsolidation_phrasings, s.seed, identity, len(losses)) for p in own]
@@ -139,13 +139,13 @@ class Together:
         return Seen(traced.keys, traced.gradients, float(traced.losses.sum()))
 
     def _derived(self, facts: Sequence[Fact], drawn: tuple[object, ...]) -> list[Row]:
-        """Preserved rows made from the facts, for a store that has none: as many as there are facts at the most."""
+        """Preserved rows made from the facts, for a store that has none or asks for them: at most as many as facts."""
         count = min(len(facts), self.settings.reconsolidation_preserved)
         return derived(self.bench, self.settings, facts, count, *drawn)
 
     def directions(self, facts: Sequence[Fact]) -> Tensor:
         """Directions of up to NEAR facts, near which preserved prompts are looked for, (n, d_in)."""
-        found = self.bench.conflict_keys([f.prompt for f in facts[:: -(-len(facts) // NEAR)]])
+        found = self.bench.conflict_keys(facts[:: -(-len(facts) // NEAR)])
         return torch.from_numpy(found).to(self.bench.loaded.device)
 
 

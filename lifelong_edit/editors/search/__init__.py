@@ -13,6 +13,7 @@ RULE = Rule(
     home="lifelong_edit.editors.search.rule",
     parts={"weights": "sum", "keys": "upsert"},
     places="subject",
+    general=True,
     exports=frozenset({"transformers"}),
     needs=frozenset({"subject", "text"}),
     relearns="a search over all facts, some at a time, from the base",

@@ -19,7 +19,7 @@ from lifelong_edit.facts import Probe
 from lifelong_edit.models import BASE, Encoded, LoadedModel, by_length
 from lifelong_edit.numerics.devices import to_solve
 from lifelong_edit.numerics.textgram import TextGrams, gram_sum, rank_for
-from lifelong_edit.tasks import task_of
+from lifelong_edit.tasks import questions_of, task_of
 from lifelong_edit.tracing.trace import recording
 
 AROUND = "search/around/"
@@ -38,9 +38,13 @@ def around_grams(
 
 
 def token_keys(loaded: LoadedModel, probes: Sequence[Probe], micro_batch: int) -> Iterator[tuple[str, Tensor]]:
-    """Of each module the keys at all tokens of prompts, (n, d_in) float32 in the base model, some prompts at a time."""
+    """Of each module the keys at all tokens of prompts, (n, d_in) float32 in the base model, some prompts at a time.
+
+    Of prompts in each form of the model.
+    """
     task = task_of(loaded)
-    asked = [Encoded.of(task.encode_question(loaded, probe.prompt)) for probe in probes]
+    questions = [question for probe in probes for question in questions_of(loaded, probe)]
+    asked = [Encoded.of(task.encode_question(loaded, question)) for question in questions]
     for chosen in by_length([len(e.ids) for e in asked], micro_batch):
         batch = task.collate(loaded, [asked[i] for i in chosen])
         with loaded.at(BASE), torch.no_grad(), recording(loaded, gradients=False) as (inputs, _):
@@ -67,7 +71,7 @@ class Around:
         for name, gram in grams.items():
             self._grams.add_to(gram, name, weight)
         probes = self._bench.preserved.probes
-        gone = [p for p in probes if p.subject is not None and p.subject.casefold() in subjects]
-        for name, keys in token_keys(self._bench.loaded, gone, self._bench.settings.micro_batch):
+        gone = dict.fromkeys(p for p in probes if p.subject is not None and p.subject.casefold() in subjects)
+        for name, keys in token_keys(self._bench.loaded, list(gone), self._bench.settings.micro_batch):
             exact = to_solve(keys)
             grams[name].addmm_(exact.T, exact, alpha=-weight)

@@ -11,7 +11,9 @@ from lifelong_edit.editors.search.settings import SearchSettings
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, Probe, mentions, put_in
 from lifelong_edit.models import BASE
-from lifelong_edit.tracing.preservation import answer_of, base_answers
+from lifelong_edit.tasks import form_of
+from lifelong_edit.tracing.derived import asked_of
+from lifelong_edit.tracing.preservation import answer_of, base_answers, in_forms
 from lifelong_edit.tracing.rows import Row, RowKind, draw, fact_rows
 
 
@@ -51,9 +53,11 @@ class Material:
     preserved: list[Row]
 
     def of(self, fact: int, *drawn: object) -> list[Row]:
-        """What a round asks of a fact: its prompt, one of its other phrasings, and one context before its prompt."""
-        prompt, *others = self.rows[fact]
-        chosen = [prompt]
+        """What a round asks of a fact: its prompt in each form, another phrasing, and a context before its prompt."""
+        prompt = self.rows[fact][0]
+        first = {row.form: row for row in reversed(self.rows[fact])}
+        chosen = list(reversed(first.values()))
+        others = [row for row in self.rows[fact] if not any(row is other for other in chosen)]
         for rows in (others, self.behind[fact]):
             chosen += [rows[i] for i in draw(len(rows), 1, "of a fact", prompt.fact, *drawn)]
         return chosen
@@ -92,18 +96,20 @@ def swapped_prompts(
         if mentions(fact.prompt, fact.subject):
             for i in draw(len(free), count, "swapped", fact.digest, *drawn):
                 prompt = put_in(fact.prompt, fact.subject, free[i])
-                found.setdefault(prompt, Probe(prompt, None, free[i], fact.relation))
+                found.setdefault(prompt, Probe(prompt, None, free[i], fact.relation, asked_of(fact, free[i])))
     return list(found.values())
 
 
 def preserved_of(bench: Bench, s: SearchSettings, probes: Sequence[Probe]) -> list[Row]:
-    """Rows of prompts with the base model's own answers."""
+    """Rows of prompts with the base model's own answers, in each form of the model."""
     if not probes:
         return []
+    probes, questions = in_forms(bench.loaded, probes)
     with bench.loaded.at(BASE):
-        encoded = answer_of(bench.loaded, probes, s.preserved_tokens)
+        encoded = answer_of(bench.loaded, probes, s.preserved_tokens, questions)
         answers = base_answers(bench.loaded, encoded, s.micro_batch)
-    return [Row(e, "preserved", 1.0, None, answer) for e, answer in zip(encoded, answers, strict=True)]
+    told = zip(encoded, answers, map(form_of, questions), strict=True)
+    return [Row(e, "preserved", 1.0, None, answer, form) for e, answer, form in told]
 
 
 def rehearsed(state: State, s: SearchSettings, live: Sequence[str], batch: tuple[str, ...]) -> list[Fact]:

@@ -28,7 +28,7 @@ from lifelong_edit.editors.search.material import (
 from lifelong_edit.editors.search.searching import Search, Variables
 from lifelong_edit.editors.search.settings import SearchSettings
 from lifelong_edit.errors import UsageError
-from lifelong_edit.facts import Fact
+from lifelong_edit.facts import Fact, general_names
 from lifelong_edit.models import BASE, LoadedModel, Shifts
 from lifelong_edit.numerics.grams import ExactGram
 from lifelong_edit.numerics.solver import solve
@@ -37,6 +37,10 @@ from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys, smaller
 from lifelong_edit.tracing.rows import Row, RowKind, draw, subjects_of
 from lifelong_edit.tracing.trace import trace
 
+NAMED = 50
+"""Subjects that the preserved prompts should speak of: with fewer, names that everybody knows of stand beside them."""
+NEAR = 256
+"""Facts, at the most, near which preserved prompts are looked for."""
 TRACED = 64
 """Facts whose rows are traced at a time where all are."""
 
@@ -122,7 +126,8 @@ class SearchEditor:
         """What a search for facts may ask. near: (n, d_in), directions near which preserved prompts are drawn."""
         bench, s = self.bench, self.settings
         behind = [behind_contexts(bench, fact, self.contexts, rows[fact.digest][0].kind) for fact in facts]
-        named = [p.subject for p in bench.preserved.probes if p.subject is not None] + [f.subject for f in facts]
+        named = [p.subject for p in bench.preserved.probes if p.subject is not None]
+        named = named if len(set(named)) >= NAMED else [*named, *general_names()]
         taken = subjects | subjects_of(facts)
         swapped = swapped_prompts(facts, named, s.swapped, taken, *drawn)
         kept = bench.preserved.rows(s.preserved, near, 1.0, subjects, *drawn)
@@ -199,10 +204,6 @@ class SearchEditor:
     def _all_keys(self, facts: Sequence[Fact], shifts: Mapping[str, Tensor]) -> Iterator[dict[str, FactKeys]]:
         for part in slices(facts, TRACED):
             yield self.keys_after(shifts, self.rows(part, "new"), self.bench.conflict_of(part))[0]
-
-
-NEAR = 256
-"""Facts, at the most, near which preserved prompts are looked for."""
 
 
 def make(bench: Bench) -> SearchEditor:

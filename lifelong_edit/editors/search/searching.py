@@ -9,7 +9,6 @@ both: the other facts of the batch, and preserved prompts, are asked in the same
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -96,6 +95,7 @@ class Search:
         self.bench, self.settings, self.variables, self.material = bench, settings, variables, material
         self._shifts, self._drawn, self._say = shifts, drawn, say
         self._at_once = at_once or len(material.rows)
+        self._adam = Adam(variables, settings.rate, settings.decay)
         self.losses: list[float] = []
         self.divergences: list[float] = []
 
@@ -113,29 +113,31 @@ class Search:
         last: dict[int, float] = {}
         resting: set[int] = set()
         for number in range(rounds):
-            awake = [i for i in everyone if i not in resting or number % REST == REST - 1]
-            if not awake:
-                awake = list(everyone)
-            order = shuffled(len(awake), "order", *self._drawn, number)
-            spread: list[float] = []
-            for start in range(0, len(awake), self._at_once):
-                part = sorted(awake[i] for i in order[start : start + self._at_once])
-                asked = self.round(part, number, start)
+            again = number % REST == REST - 1 or len(resting) == len(everyone)
+            order = shuffled(len(everyone), "order", *self._drawn, number)
+            spread, count = [], 0
+            for start in range(0, len(everyone), self._at_once):
+                part = sorted(order[start : start + self._at_once])
+                awake = part if again else [i for i in part if i not in resting]
+                if not awake:
+                    continue
+                asked = self.round(part, awake, number)
+                count += len(awake)
                 last |= asked.losses
                 spread.append(asked.divergence)
-                resting -= set(part)
+                resting -= set(awake)
                 resting |= {i for i, worst in asked.worst.items() if worst < self.settings.enough}
             self.losses.append(sum(last.values()) / len(last))
             self.divergences.append(sum(spread) / len(spread))
-            self._say(f"round {number + 1} of {rounds}: {len(awake)} facts, loss {self.losses[-1]:.3f}")
-            if len(resting) == len(everyone) == len(awake):
+            self._say(f"round {number + 1} of {rounds}: {count} facts, loss {self.losses[-1]:.3f}")
+            if again and len(resting) == len(everyone):
                 break
 
-    def round(self, facts: Sequence[int], *number: int) -> Asked:
-        """Ask facts and some preserved prompts with the edit in place, and move the facts' D by one step.
+    def round(self, facts: Sequence[int], awake: Sequence[int], number: int) -> Asked:
+        """Ask those of some facts that are awake, and preserved prompts, and move the D of all these facts by one step.
 
-        The gradient is that of the sum over facts of their mean losses, and of the mean divergence at preserved prompts
-        times the number of facts.
+        The gradient is that of the sum over the awake of their mean losses, and of the mean divergence at preserved
+        prompts times the number of facts.
         """
         s, bench, held = self.settings, self.bench, self.variables.keys_of(facts)
         left = {n: self.variables.left[n][:, keys] for n, keys in held.items()}
@@ -143,34 +145,41 @@ class Search:
             n: torch.zeros(len(keys), self.variables.right[n].shape[1], device=bench.loaded.device, requires_grad=True)
             for n, keys in held.items()
         }
-        own = {i: self.material.of(i, *self._drawn, *number) for i in facts}
-        kept = self.material.held(s.preserved_at_once, *self._drawn, *number)
+        drawn = (*self._drawn, number)
+        own = {i: self.material.of(i, *drawn) for i in awake}
+        kept = self.material.held(s.preserved_at_once, *drawn, *facts[:1])
         rows = [row for found in own.values() for row in found] + kept
         weights = [1 / len(found) for found in own.values() for _ in found]
         weights += [s.preserved_weight * len(facts) / max(1, len(kept))] * len(kept)
         with bench.loaded.at(Adapted(self.shifts(), left, right)):
             losses, worst = differentiated(bench, s, rows, weights)
-        asked = _by_fact([i for i, found in own.items() for _ in found] + [-1] * len(kept), losses, worst)
-        self._move(held, right, asked.losses)
-        return asked
+        for name, keys in held.items():
+            self._adam.step(self.variables, name, keys, _gradient(name, right[name]))
+        return _by_fact([i for i, found in own.items() for _ in found] + [-1] * len(kept), losses, worst)
 
-    def _move(self, held: Mapping[str, Tensor], right: Mapping[str, Tensor], losses: Mapping[int, float]) -> None:
-        """D ← D − s_i ∂L/∂D for each fact i, in units of each module's outputs.
 
-        Polyak's step: the share `step` of the fact's loss, were it linear, but no longer than `trust`.
-        """
-        s, found = self.settings, self.variables
-        scaled = {n: found.scale[n] * _gradient(n, d).cpu() for n, d in right.items()}
-        squares = torch.zeros(len(self.material.rows))
-        for name, g in scaled.items():
-            squares.index_add_(0, found.owner[name][held[name]], g.square().sum(1))
-        loss = torch.tensor([losses.get(i, 0.0) for i in range(len(squares))])
-        width = max(d.shape[1] for d in right.values())
-        longest = s.trust * math.sqrt(width) / squares.sqrt().clamp_min(_TINY)
-        step = torch.minimum(s.step * loss / squares.clamp_min(_TINY), longest)
-        for name, g in scaled.items():
-            moved = step[found.owner[name][held[name]]][:, None] * found.scale[name] * g
-            found.right[name][held[name]] -= moved.to(found.right[name])
+class Adam:
+    """Adam (Kingma and Ba, arXiv 1412.6980) for some keys at a time, with a rate in units of each module's outputs."""
+
+    BETAS = (0.9, 0.99)
+
+    def __init__(self, variables: Variables, rate: float, decay: float) -> None:
+        self._rate, self._decay = rate, decay
+        self._mean = {n: torch.zeros_like(d) for n, d in variables.right.items()}
+        self._square = {n: torch.zeros_like(d) for n, d in variables.right.items()}
+        self._steps = {n: torch.zeros(len(d), 1, device=d.device) for n, d in variables.right.items()}
+
+    def step(self, variables: Variables, name: str, keys: Tensor, gradient: Tensor) -> None:
+        """D ← (1 − decay) D − rate · scale · m / √v for the keys of a module; gradient: (keys, d_out)."""
+        first, second = self.BETAS
+        mean, square = self._mean[name], self._square[name]
+        self._steps[name][keys] += 1
+        mean[keys] = first * mean[keys] + (1 - first) * gradient
+        square[keys] = second * square[keys] + (1 - second) * gradient.square()
+        steps = self._steps[name][keys]
+        moved = (mean[keys] / (1 - first**steps)) / ((square[keys] / (1 - second**steps)).sqrt() + _TINY**0.5)
+        right = variables.right[name]
+        right[keys] = (1 - self._decay) * right[keys] - self._rate * variables.scale[name] * moved
 
 
 def differentiated(

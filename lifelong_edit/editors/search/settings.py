@@ -16,9 +16,9 @@ class SearchSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fi
     """The editing rule."""
     preserved_tokens: AtLeastOne = 3
     """How many tokens of the base model's own answer to a preserved prompt are held."""
-    c0: NotNegative = 500.0
+    c0: NotNegative = 5000.0
     """How many positions of ordinary text the preservation gram C₀ counts for."""
-    around: NotNegative = 1.0
+    around: NotNegative = 5.0
     """Weight of the keys at *all* tokens of the preserved prompts in what a solve holds still."""
     log_ridge: float = -4.6
     """The ridge ℓ in λ = exp(ℓ)·trace(C₀)/d_in."""
@@ -28,13 +28,13 @@ class SearchSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fi
     """How many beginnings of sentences are drawn at `init` to stand before prompts; each round draws one for a fact."""
     context_tokens: AtLeastOne = 10
     """Tokens of such a beginning, at the most."""
-    rounds: AtLeastOne = 16
+    rounds: AtLeastOne = 24
     """The most rounds of a batch's search: one forward and one backward pass each, over the facts that have not taken
     yet and some preserved prompts."""
-    step: Positive = 0.5
-    """The share of a fact's loss that a round would take away, were it linear."""
-    trust: Positive = 1.0
-    """The longest step of a round, in root mean squares of the matrix's outputs."""
+    rate: Positive = 0.05
+    """The step of a round (Adam's rate), in root mean squares of the matrix's outputs."""
+    decay: BelowOne = 0.02
+    """The share of what was found that each round lets go: what no fact asks for again fades."""
     enough: Positive = 0.05
     """A fact rests while the loss at each token of its answer is below this, in all that a round asks of it."""
     rehearse: Count = 25
@@ -54,5 +54,3 @@ class SearchSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fi
     """How often a reconsolidation goes over all facts in force, some at a time."""
     reconsolidation_facts: AtLeastOne = 50
     """How many facts it searches for at a time."""
-    reconsolidation_decay: BelowOne = 0.0
-    """The share of what was found that each round but the first of a reconsolidation lets go."""

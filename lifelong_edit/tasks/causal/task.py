@@ -1,4 +1,4 @@
-"""Continuation: a prompt in, the text that follows out."""
+"""Continuation: a prompt in, the text that follows out; or a turn of a conversation in, the answer out."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from lifelong_edit.models import (
     Generation,
     LoadedModel,
     Outlined,
+    Question,
     Tell,
     TokenBatch,
+    Turn,
     encode,
     encode_prompt,
-    generate,
+    encode_reply,
+    encode_turn,
+    end_of_turn,
+    generate_from_ids,
     pad,
     subject_span,
+    turn_span,
 )
 from lifelong_edit.models.families import Kind, Positions
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.tasks.causal.scoring import answer_logits, editing_mask, position_losses, subject_mask
-from lifelong_edit.tasks.causal.verdicts import MARGIN, continuation_text, judge
+from lifelong_edit.tasks.causal.verdicts import CHAT_MARGIN, MARGIN, contains, continuation_text, judge
 from lifelong_edit.tasks.contract import WINDOWS, Example, Verdict
 
 
@@ -34,21 +40,32 @@ class Causal:
     """
 
     kind: ClassVar[Kind] = "causal"
-    margin: ClassVar[int] = MARGIN
 
-    def encode(self, model: Outlined, question: str, answer: str, subject: str | None = None) -> Encoded:
-        """Tokens of a prompt and of what is to follow it, see `models.encode`."""
+    def margin(self, question: Question) -> int:
+        """A few tokens more, to see where the last word ends; in a conversation those of a short sentence."""
+        return CHAT_MARGIN if isinstance(question, Turn) else MARGIN
+
+    def encode(self, model: Outlined, question: Question, answer: str, subject: str | None = None) -> Encoded:
+        """Tokens of a prompt and of what is to follow it, see `models.encode`; of a turn, see `models.encode_reply`."""
+        if isinstance(question, Turn):
+            return encode_reply(model.tokenizer, question, answer, subject)
         return encode(model.tokenizer, question, answer, subject)
 
-    def encode_question(self, model: Outlined, question: str) -> Sequence[int]:
-        """Tokens of a prompt to be continued."""
+    def encode_question(self, model: Outlined, question: Question) -> Sequence[int]:
+        """Tokens of a prompt to be continued, or of a turn to be answered."""
+        if isinstance(question, Turn):
+            return encode_turn(model.tokenizer, question)
         return encode_prompt(model.tokenizer, question)
 
-    def encode_said(self, model: Outlined, question: str, answer: Sequence[int], subject: str | None = None) -> Encoded:
+    def encode_said(
+        self, model: Outlined, question: Question, answer: Sequence[int], subject: str | None = None
+    ) -> Encoded:
         """Tokens of a prompt with those that followed it."""
-        return Encoded.of(
-            self.encode_question(model, question), answer, subject_span(model.tokenizer, question, subject)
-        )
+        if isinstance(question, Turn):
+            span = turn_span(model.tokenizer, question, subject)
+        else:
+            span = subject_span(model.tokenizer, question, subject)
+        return Encoded.of(self.encode_question(model, question), answer, span)
 
     def collate(self, model: LoadedModel, examples: Sequence[Encoded]) -> TokenBatch:
         """Sequences padded on the right."""
@@ -81,22 +98,37 @@ class Causal:
     def answer(
         self,
         model: LoadedModel,
-        questions: Sequence[str],
+        questions: Sequence[Question],
         lengths: Sequence[int] | int,
         batch_size: int = 64,
         tell: Tell | None = None,
     ) -> list[Generation]:
-        """Greedy continuations."""
-        return generate(model, questions, lengths, batch_size, tell=tell)
+        """Greedy continuations; the answer to a turn ends where the chat template ends a turn."""
+        bounds = [lengths] * len(questions) if isinstance(lengths, int) else lengths
+        asked = list(zip(questions, bounds, strict=True))
+        found: dict[int, Generation] = {}
+        for turns in (False, True):
+            where = [i for i, (question, _) in enumerate(asked) if isinstance(question, Turn) is turns]
+            ids = [self.encode_question(model, asked[i][0]) for i in where]
+            ends = end_of_turn(model.tokenizer)[-1:] if turns and where else ()
+            more = None if tell is None else _beside(tell, len(found))
+            said = generate_from_ids(model, ids, [asked[i][1] for i in where], batch_size, tell=more, ends=ends)
+            found.update(zip(where, said, strict=True))
+        return [found[i] for i in range(len(questions))]
 
-    def text(self, model: LoadedModel, question: str, answer: Generation) -> str:
-        """What a continuation adds to its prompt; see `verdicts.continuation_text`."""
+    def text(self, model: LoadedModel, question: Question, answer: Generation) -> str:
+        """What a continuation adds to its prompt, see `verdicts.continuation_text`; of a turn the whole answer."""
+        if isinstance(question, Turn):
+            decode = model.tokenizer.decode
+            return str(decode(list(answer.ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
         return continuation_text(model, question, answer)
 
-    def judge(self, model: LoadedModel, question: str, wanted: str, answer: Generation) -> Verdict:
-        """Whether a continuation begins with the wanted answer, whole words of it; see `verdicts.judge`."""
+    def judge(self, model: LoadedModel, question: Question, wanted: str, answer: Generation) -> Verdict:
+        """Whether an answer begins with the wanted one, whole words of it; see `verdicts.judge` and `contains`."""
         text = self.text(model, question, answer)
-        return Verdict(*judge(question, wanted, text, answer.stopped), text)
+        before = "" if isinstance(question, Turn) else question
+        right, ended = judge(before, wanted, text, answer.stopped)
+        return Verdict(right, ended, text, right or contains(wanted, text))
 
     def windows(self, model: LoadedModel, text: str, count: int = WINDOWS) -> Tensor:
         """Text cut into windows; see `perplexity.text_windows`."""
@@ -105,3 +137,8 @@ class Causal:
     def health(self, model: LoadedModel, sample: Tensor) -> float:
         """Perplexity on windows of text, (n, width) token ids."""
         return perplexity_of(model, sample.to(model.device))
+
+
+def _beside(tell: Tell, before: int) -> Tell:
+    """Tells how many are done where so many were done before."""
+    return lambda done: tell(before + done)

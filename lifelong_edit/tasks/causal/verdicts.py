@@ -9,6 +9,8 @@ from lifelong_edit.models import Generation, LoadedModel, encode_prompt
 
 # Tokens generated beyond the target's own: enough to see whether its last word ends there.
 MARGIN = 3
+# In a conversation the answer may stand at the end of a sentence.
+CHAT_MARGIN = 16
 SENTENCE_ENDS = ".!?…。！？"
 # Scripts that are written without spaces: Thai to Khmer, kana, Han.
 _UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF))
@@ -42,6 +44,18 @@ def judge(prompt: str, target: str, text: str, stopped: bool) -> tuple[bool, boo
     if _inside_word(wanted, rest):
         return False, False
     return True, rest[:1] in SENTENCE_ENDS if rest else stopped
+
+
+def contains(target: str, text: str) -> bool:
+    """Whether a text has the target anywhere in it, both ends of it at word boundaries, in whatever case."""
+    said, wanted = _normal(text).casefold(), _normal(target).removeprefix(GLUE).strip().casefold()
+    at = said.find(wanted) if wanted else -1
+    while at >= 0:
+        end = at + len(wanted)
+        if not _inside_word(said[:at], wanted) and not _inside_word(wanted, said[end:]):
+            return True
+        at = said.find(wanted, at + 1)
+    return False
 
 
 def _normal(text: str) -> str:

@@ -1,0 +1,208 @@
+"""Real language models, real counterfactual facts, nothing given but a prompt: what an edit is worth by generation.
+
+Facts are those of CounterFact's edit split, as they are; preserved prompts and every choice of a setting come from its
+train split. Asked by greedy generation: the prompt (ES), the record's own rephrase (GS), its neighbour (LS: the first
+three tokens as the base model's; beside it whether its first word is). Ability: perplexity on WikiText-2's test text.
+
+    python -m benchmarks.bench_real --model FOLDER [--arm search] [--batches 4] [--size 25] [--seed 0] [--facts edit]
+
+The models come by `make real-models`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import common
+from benchmarks.breadth import Breadth, breadth_first
+from lifelong_edit import Timeline
+from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.models import BASE, LoadedModel
+from lifelong_edit.settings import settings_of
+from lifelong_edit.tasks import task_of
+
+PRESERVED = 600
+WINDOWS = 30
+
+
+def counterfact(split: str) -> list[dict[str, Any]]:
+    """The records of a split."""
+    path = common.shared("data", "counterfact", f"counterfact-{split}.json")
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def chosen(records: Sequence[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    """`count` records of different subjects, drawn by seed."""
+    order = random.Random(seed).sample(range(len(records)), len(records))
+    found: dict[str, dict[str, Any]] = {}
+    for i in order:
+        found.setdefault(records[i]["subject"].casefold(), records[i])
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def preserved(count: int, avoid: frozenset[str]) -> list[Probe]:
+    """Prompts of the train split about other subjects: their answers have to stay."""
+    records = [r for r in chosen(counterfact("train"), 3 * count, 1) if r["subject"].casefold() not in avoid]
+    return [Probe(r["prompt"], None, r["subject"]) for r in records[:count]]
+
+
+class Judge:
+    """What the base model says, to hold an edited one against. neighbours: those about no edited subject."""
+
+    def __init__(self, loaded: LoadedModel, records: Sequence[dict[str, Any]], text: str) -> None:
+        self.loaded, self.records, self.task = loaded, records, task_of(loaded)
+        taught = {r["subject"].casefold() for r in records}
+        near = dict.fromkeys(r["locality_prompt"] for r in records)
+        self.neighbours = [n for n in near if not any(subject in n.casefold() for subject in taught)]
+        self.windows = self.task.windows(loaded, text, WINDOWS)
+        with loaded.at(BASE):
+            self.said = self._said()
+            self.perplexity = self.task.health(loaded, self.windows)
+
+    def _said(self) -> list[tuple[tuple[int, ...], str]]:
+        answers = self.task.answer(self.loaded, self.neighbours, 3)
+        return [
+            (a.ids, first_word(self.task.text(self.loaded, n, a)))
+            for n, a in zip(self.neighbours, answers, strict=True)
+        ]
+
+    def figures(self) -> dict[str, float]:
+        """The model as it stands."""
+        said = self._said()
+        return {
+            "ES": self._right("prompt"),
+            "GS": self._right("rephrase_prompt"),
+            "LS": share(now[0] == then[0] for now, then in zip(said, self.said, strict=True)),
+            "LS_first_word": share(now[1] == then[1] for now, then in zip(said, self.said, strict=True)),
+            "perplexity": self.task.health(self.loaded, self.windows) / self.perplexity - 1,
+        }
+
+    def _right(self, field: str) -> float:
+        asked = [(r[field], r["target_new"]) for r in self.records]
+        lengths = [len(self.task.encode(self.loaded, p, t).answer) + self.task.margin for p, t in asked]
+        said = self.task.answer(self.loaded, [p for p, _ in asked], lengths)
+        return share(self.task.judge(self.loaded, p, t, a).right for (p, t), a in zip(asked, said, strict=True))
+
+
+def share(values: Any) -> float:
+    """The share of true ones."""
+    found = [bool(v) for v in values]
+    return sum(found) / len(found) if found else 0.0
+
+
+def first_word(text: str) -> str:
+    """The first word of an answer, in small letters."""
+    return (text.split() or [""])[0].strip(".,;:!?\"'").casefold()
+
+
+def facts_of(records: Sequence[dict[str, Any]]) -> list[Fact]:
+    """The facts, with nothing but their prompts."""
+    return [Fact(subject=r["subject"], prompt=r["prompt"], target=r["target_new"]) for r in records]
+
+
+def edited(options: argparse.Namespace, records: Sequence[dict[str, Any]], text: str) -> dict[str, Any]:
+    """A store's stream by one of the rules: figures at the end, after the first batch, and what it took."""
+    kind = rule_of(options.arm).settings
+    given: dict[str, Any] = dict(pair.split("=", 1) for pair in options.set)
+    given |= {"modules": tuple(options.modules.split(","))} if options.modules else {}
+    settings = settings_of(kind, {"editor": options.arm, "micro_batch": 32, **given})
+    avoid = frozenset(s for r in records for s in (r["subject"].casefold(),))
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        timeline = Timeline.create(
+            Path(folder) / "store", model=options.model, settings=settings, preserve=preserved(PRESERVED, avoid)
+        )
+        found: dict[str, Any] = {"init_seconds": time.perf_counter() - begun, "settings": settings.told()}
+        judge = Judge(timeline.bench().loaded, records, text)
+        facts = facts_of(records)
+        found["batches"] = []
+        for start in range(0, len(facts), options.size):
+            begun = time.perf_counter()
+            step = timeline.apply(facts[start : start + options.size])
+            told = {"seconds": time.perf_counter() - begun, **_told(timeline.show(timeline.head))}
+            found["batches"].append(told)
+            print(json.dumps(common.rounded(told)), flush=True)
+            del step
+        with timeline.bench().loaded.at(timeline.overlay(timeline.head)):
+            found["figures"] = judge.figures()
+        print(json.dumps(common.rounded(found["figures"])), flush=True)
+        if options.reconsolidate:
+            begun = time.perf_counter()
+            timeline.reconsolidate()
+            found["reconsolidation_seconds"] = time.perf_counter() - begun
+            with timeline.bench().loaded.at(timeline.overlay(timeline.head)):
+                found["reconsolidated"] = judge.figures()
+            print(json.dumps(common.rounded(found["reconsolidated"])), flush=True)
+        timeline.close()
+    return found
+
+
+def _told(record: Any) -> dict[str, Any]:
+    report = record.report.get("editor", {})
+    seconds = report.get("seconds", {})
+    return {"taken": record.gate.taken if record.gate else None, "phases": seconds, "loss": report.get("loss", [])[-1:]}
+
+
+def tuned(options: argparse.Namespace, records: Sequence[dict[str, Any]], text: str) -> dict[str, Any]:
+    """Breadth-first fine-tuning of all facts together from the base (arXiv 2509.22072)."""
+    from lifelong_edit.models import load_model
+
+    given = dict(pair.split("=", 1) for pair in options.set)
+    recipe = settings_of(Breadth, given)
+    loaded = load_model(options.model, modules=[recipe.layer])
+    judge = Judge(loaded, records, text)
+    begun = time.perf_counter()
+    shifts = breadth_first(loaded, facts_of(records), recipe, options.seed)
+    found: dict[str, Any] = {"seconds": time.perf_counter() - begun, "settings": recipe.told()}
+    with loaded.at(shifts):
+        found["figures"] = judge.figures()
+    print(json.dumps(common.rounded(found["figures"])), flush=True)
+    return found
+
+
+ARMS: Mapping[str, Callable[[argparse.Namespace, Sequence[dict[str, Any]], str], dict[str, Any]]] = {
+    "search": edited,
+    "gradient": edited,
+    "breadth": tuned,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """One arm on one model; figures to results/real-….json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or GGUF file")
+    parser.add_argument("--arm", choices=sorted(ARMS), default="search")
+    parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--size", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--facts", choices=("edit", "train"), default="edit")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--modules", help="as of the command line; by default the rule's own")
+    parser.add_argument("--reconsolidate", action="store_true")
+    parser.add_argument("--name", help="of the result; without one nothing is written for --facts train")
+    options = parser.parse_args(arguments)
+    torch.manual_seed(options.seed)
+    records = chosen(counterfact(options.facts), options.batches * options.size, options.seed)
+    text = common.shared("data", "wikitext2", "test.txt").read_text(encoding="utf-8")
+    found = ARMS[options.arm](options, records, text)
+    model = Path(options.model).stem.lower()
+    name = options.name or f"real-{model}-{options.arm}-{options.batches}x{options.size}-{options.seed}"
+    if options.name or options.facts == "edit":
+        common.write(name, found)
+
+
+if __name__ == "__main__":
+    main()
