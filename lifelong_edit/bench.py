@@ -161,7 +161,7 @@ def prepare(
         place = solve_device(loaded.device)
         scale = {name: torch.from_numpy(array).to(place) for name, array in texts.scale.items()}
         say(preserved_phase(preserve))
-        preserved = prepare_preserved(loaded, preserve, settings.preserved_tokens, settings.micro_batch, scale)
+        preserved = prepare_preserved(loaded, preserve, settings.preserved_tokens, settings.micro_batch, scale, say)
         if preserved is not None:
             mean = preserved.keys.mean(0)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,19 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared (public editing data and trex-gpt2-mini) beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Callable[[str], Path]:
+    """The folder of a real model by its name, as `make real` brings it; tests skip where it is absent."""
+    cache = Path(os.environ.get("LIFELONG_CACHE") or "~/.cache/lifelong-edit/models").expanduser()
+
+    def find(name: str) -> Path:
+        if not (cache / name).is_dir():
+            pytest.skip(f"needs the model {name} in {cache}, where `make real` brings it")
+        return cache / name
+
+    return find
 
 
 @pytest.fixture(scope="session")

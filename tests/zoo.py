@@ -18,6 +18,61 @@ import pytest
 
 from lifelong_edit.stores import digest_bytes
 
+LLAMA: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+}
+_LINEAR = {
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "linear_num_value_heads": 2,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_ROPE = {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}}
+_SIGHT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+_QWEN_SIGHT = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+_SMALL_SIGHT = {**_SIGHT, "image_size": 28, "patch_size": 14}
+
+
+def _seeing(text: dict[str, Any], sight: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"text_config": {**LLAMA, **text}, "vision_config": sight, **more}
+
+
+DECODERS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("cohere", "cohere2", "granite", "ministral3", "olmo", "phi", "starcoder2", "stablelm"), LLAMA),
+    **dict.fromkeys(("glm", "glm4", "olmo2", "olmo3", "phi3", "smollm3"), LLAMA),
+    "falcon": {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 64},
+    "bloom": {"hidden_size": 32, "n_layer": 4, "n_head": 4, "seq_length": 64},
+    "mpt": {"d_model": 32, "n_layers": 4, "n_heads": 4, "expansion_ratio": 2, "max_seq_len": 64},
+    "gpt_bigcode": {"n_embd": 32, "n_inner": 48, "n_layer": 4, "n_head": 4, "n_positions": 64},
+    "qwen3_5_text": {**LLAMA, **_LINEAR},
+    "gemma3": _seeing({"sliding_window": 8}, _SIGHT, mm_tokens_per_image=1),
+    "qwen2_vl": _seeing(_ROPE, {"depth": 1, "embed_dim": 16, "num_heads": 2}),
+    "qwen2_5_vl": _seeing(_ROPE, _QWEN_SIGHT),
+    "qwen3_vl": _seeing(_ROPE, {**_QWEN_SIGHT, "deepstack_visual_indexes": []}),
+    "qwen3_5": _seeing(_LINEAR, _QWEN_SIGHT),
+    "llava": _seeing({"model_type": "llama"}, {"model_type": "siglip_vision_model", **_SIGHT}),
+    "mistral3": _seeing({"model_type": "mistral"}, {"model_type": "pixtral", **_SIGHT}),
+    **{name: _seeing({"model_type": "llama"}, _SMALL_SIGHT) for name in ("idefics3", "smolvlm")},
+}
+"""Decoders by model type, each with 4 layers and a width of 32; some see as well."""
+_EXPERTS = {
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+EXPERTS = {name: {**LLAMA, **_EXPERTS} for name in ("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")}
+"""Mixtures of experts by model type."""
+
 
 class Zoo:
     """What was made so far, in a folder that processes share."""
@@ -55,11 +110,14 @@ class Zoo:
 
         def make(folder: Path) -> None:
             import torch
-            from transformers import AutoConfig, AutoModelForCausalLM
+            from transformers import AutoConfig
 
+            from lifelong_edit.models.loading import auto_of
+
+            config = AutoConfig.for_model(kind, **options)
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **options))
+                model = auto_of("causal", config).from_config(config)
                 for parameter in model.parameters():
                     if parameter.dim() > 1:
                         parameter.data.normal_(0, spread)
@@ -67,6 +125,15 @@ class Zoo:
             tokenizer.save_pretrained(folder)
 
         return self.keep(kind, [options, tokenizer.get_vocab(), seed, spread], make)
+
+
+def with_vocabulary(options: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """Options of a model that reads the tokenizer's tokens; one that sees gets numbers of tokens for images too."""
+    words = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    if "text_config" not in options:
+        return {**options, **words}
+    images = {"image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6}
+    return {**options, **images, "text_config": {**options["text_config"], **words}}
 
 
 def folder_of_run(config: pytest.Config, base: Path) -> Path:

@@ -101,10 +101,10 @@ def _questions(
     others = [prompt for prompt in dict.fromkeys(fact.rephrases) if prompt != fact.prompt]
     wrapped = fact.counterfact_rephrase
     wanted: dict[str, list[tuple[Fact | Probe | str, str | None]]] = {
-        "efficacy": [(fact, fact.target)],
-        "generality": [(prompt, fact.target) for prompt in others],
-        "unseen": [(prompt, fact.target) for prompt in unseen_of(fact, phrasings)],
-        "wrapped": [] if wrapped is None else [(wrapped, fact.target)],
+        "efficacy": [(fact, fact.answer)],
+        "generality": [(prompt, fact.answer) for prompt in others],
+        "unseen": [(prompt, fact.answer) for prompt in unseen_of(fact, phrasings)],
+        "wrapped": [] if wrapped is None else [(wrapped, fact.answer)],
         "portability": [(probe, probe.target) for probe in fact.portability if probe.target],
         "locality": [(probe, probe.target) for probe in neighbours],
     }
@@ -124,8 +124,8 @@ def _comparisons(
     others = [leading(loaded, prompt) for prompt in dict.fromkeys(paraphrases) if prompt != fact.prompt]
     near = [(leading(loaded, probe), probe.target or true) for probe in neighbours]
     return {
-        "E": [Comparison(leading(loaded, fact), fact.target, true)],
-        "P": [Comparison(question, fact.target, true) for question in others],
+        "E": [Comparison(leading(loaded, fact), fact.answer, fact.joined(true))],
+        "P": [Comparison(question, fact.answer, fact.joined(true)) for question in others],
         "N": [Comparison(question, answer, fact.target) for question, answer in near if answer != fact.target],
     }
 

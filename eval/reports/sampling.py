@@ -82,10 +82,10 @@ class Sampler:
         for number, digests in chosen.items():
             for digest in digests:
                 fact = self._facts[digest]
-                asked.append((fact, number, "efficacy", leading(loaded, fact), fact.target))
-                asked += [(fact, number, "chat", question, fact.target) for question in questions_of(loaded, fact)[1:]]
+                asked.append((fact, number, "efficacy", leading(loaded, fact), fact.answer))
+                asked += [(fact, number, "chat", question, fact.answer) for question in questions_of(loaded, fact)[1:]]
                 other = [leading(loaded, text) for text in unseen_of(fact, rows)[:1]]
-                asked += [(fact, number, "generality", question, fact.target) for question in other]
+                asked += [(fact, number, "generality", question, fact.answer) for question in other]
                 free = [probe for probe in fact.locality if edited.isdisjoint(probe_identities(probe, fact))]
                 dropped.update(probe.prompt for probe in fact.locality if probe not in free)
                 if free:

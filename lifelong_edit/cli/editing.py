@@ -108,7 +108,7 @@ def stream(
 
     FILES are files, globs, - for standard input, or hf:OWNER/NAME[:SPLIT] for a data set. A record needs `subject`,
     `prompt` and `target`; it may have `id`, `relation`, `rephrases`, `locality`, `portability`, `target_true`, `date`,
-    `source`, `author`. Records of CounterFact, zsRE, FEVER and hallucination data are recognised as they are.
+    `source`, `author`, `join`. Records of CounterFact, zsRE, FEVER and hallucination data are recognised as they are.
 
     Makes a store with the embedded default if there is none; the options of `init` then say what for. Interrupted or
     killed, the same command goes on where it stopped: what was consumed is passed over, and so is what equals a fact in

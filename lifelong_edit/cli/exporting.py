@@ -23,24 +23,37 @@ from lifelong_edit.export.formats import export as write
     help="; ".join(f"`{name}`: {form.says}" for name, form in FORMATS.items()) + ".",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="The folder to write.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "bfloat16", "float32"]),
+    help="Of the weights; by default that of the store's model.",
+)
 @at_option
 @click.option("--force", is_flag=True, help="Replace an earlier export; nothing else is ever replaced.")
 @store_option
 @device_option
 @json_option
 def export(
-    kind: Format, out: Path, at: str | None, force: bool, store: Path, device: str | None, as_json: bool
+    kind: Format,
+    out: Path,
+    dtype: str | None,
+    at: str | None,
+    force: bool,
+    store: Path,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """Write the edited model at the head, or as of a step.
 
-    The folder holds weights (safetensors, in the dtype of the store's model), tokenizer and
-    `lifelong_edit.json`, which says where it comes from. It appears whole or not at all.
+    The folder holds weights (safetensors), tokenizer and `lifelong_edit.json`, which says where
+    it comes from. It is read back before it appears, whole or not at all.
 
     \b
     Examples:
       lifelong-edit export --out edited
-      lifelong-edit export --out before --at 3 --force
+      lifelong-edit export --out before --at 3 --dtype bfloat16 --force
     """
+    FORMATS[kind].require_dtype(dtype)
     with opened(store, read_only=True, device=device) as timeline:
         rule_of(timeline.settings.editor).require_export(kind)
         step = timeline.head if at is None else timeline.show(at).step
@@ -52,7 +65,7 @@ def export(
             "live_facts": len(timeline.at(step).facts()),
         }
         say(f"loading {timeline.config.model.source}")
-        write(kind, timeline.bench().loaded, timeline.overlay(step), out, force=force, provenance=origin)
+        write(kind, timeline.bench().loaded, timeline.overlay(step), out, force=force, provenance=origin, dtype=dtype)
     if as_json:
         print_json({"out": str(out), "format": kind, **origin})
     else:

@@ -30,7 +30,7 @@ _MEASURES = (
 
 @click.command()
 @click.option(
-    "--model", default=BUNDLED, show_default=True, metavar="MODEL", help="`atlas`, a local folder or a hub id."
+    "--model", default=BUNDLED, show_default=True, metavar="MODEL", help="`atlas`, a folder, a GGUF file or a hub id."
 )
 @click.option(
     "--data",

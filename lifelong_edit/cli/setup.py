@@ -38,7 +38,7 @@ NAMED = ("editor", "dtype", "seed", "form", "system")
 _MAX_TEXT_BYTES = 1 << 25
 
 _MAKING = (
-    click.option("--model", metavar="MODEL", help="`atlas` (bundled, the default), a local folder or a hub id."),
+    click.option("--model", metavar="MODEL", help="`atlas` (bundled, the default), a folder, a GGUF file or a hub id."),
     click.option(
         "--editor",
         type=click.Choice(RULES),

@@ -25,19 +25,25 @@ FORMAT = 1
 
 @contextmanager
 def placed(
-    out: Path, loaded: LoadedModel, shifts: Mapping[str, Tensor], *, force: bool, provenance: Mapping[str, Any]
+    out: Path,
+    loaded: LoadedModel,
+    shifts: Mapping[str, Tensor],
+    *,
+    force: bool,
+    provenance: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
 ) -> Iterator[Path]:
     """An empty folder to fill; when the context closes it has its provenance, and is `out`.
 
-    shifts: module name → ΔW (d_in, d_out) float32, of the state that is written. force, provenance and errors as of
-    `lifelong_edit.export.formats.export`. If the context raises, `out` is as it was.
+    shifts: module name → ΔW (d_in, d_out) float32, of the state that is written. force, provenance, dtype and errors
+    as of `lifelong_edit.export.formats.export`. If the context raises, `out` is as it was.
     """
     out = Path(out).expanduser().resolve()
     require_free(out, force)
     try:
         with replace_dir_atomic(out) as folder:
             yield folder
-            text = json.dumps(provenance_of(loaded, shifts, provenance), indent=2, ensure_ascii=False)
+            text = json.dumps(provenance_of(loaded, shifts, provenance, dtype), indent=2, ensure_ascii=False)
             (folder / PROVENANCE).write_text(text + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise LifelongEditError(f"cannot export to {out}: {error}; what was there is as it was") from error
@@ -57,14 +63,46 @@ def require_free(out: Path, force: bool) -> None:
         raise UsageError(f"{out} exists already; replace the earlier export with --force, or name another folder")
 
 
-def provenance_of(loaded: LoadedModel, shifts: Mapping[str, Tensor], more: Mapping[str, Any]) -> dict[str, Any]:
+def weights_meant(
+    loaded: LoadedModel, shifts: Mapping[str, Tensor], dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """W₀ + ΔW as an export holds it: parameter name → tensor, only what is not in the base model as it stands.
+
+    dtype: of all weights that are in the model's own dtype; None leaves it. Weights that are tied are so still.
+    Raises LifelongEditError where a number is too large for it.
+    """
+    edited = loaded.edited_weights(shifts)
+    if dtype is None or dtype == loaded.dtype:
+        return edited
+    cast: dict[Tensor, Tensor] = {}
+    meant = {}
+    for name, own in loaded.model.named_parameters(remove_duplicate=False):
+        tensor = edited.get(name, own.detach())
+        if tensor.dtype != loaded.dtype:  # what has to be exact is kept so, as transformers does
+            continue
+        meant[name] = cast.setdefault(own, tensor.to(dtype))
+        if not bool(torch.isfinite(meant[name]).all()):
+            raise LifelongEditError(
+                f"{name} has numbers that {str(dtype).removeprefix('torch.')} cannot hold; export in another dtype"
+            )
+    return meant
+
+
+def meant_fingerprint(loaded: LoadedModel, shifts: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str:
+    """The fingerprint of the model that an export holds. Arguments as of `weights_meant`."""
+    return fingerprint_of(loaded.model, weights_meant(loaded, shifts, dtype))
+
+
+def provenance_of(
+    loaded: LoadedModel, shifts: Mapping[str, Tensor], more: Mapping[str, Any], dtype: torch.dtype | None = None
+) -> dict[str, Any]:
     """What `lifelong_edit.json` says: the base, the fingerprint of the edited weights, versions, and `more`."""
     packages = ("lifelong-edit", "torch", "transformers", "safetensors")
     return {
         "format": FORMAT,
         "base": {"source": loaded.source, "fingerprint": loaded.fingerprint},
-        "fingerprint": fingerprint_of(loaded.model, loaded.edited_weights(shifts)),
-        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "fingerprint": meant_fingerprint(loaded, shifts, dtype),
+        "dtype": str(dtype or loaded.dtype).removeprefix("torch."),
         "modules": [m.name for m in loaded.modules],
         "versions": {name: importlib.metadata.version(name) for name in packages} | {"torch": torch.__version__},
         **more,

@@ -13,11 +13,12 @@ from lifelong_edit.facts.reading import (
     read_facts,
     read_prompts,
 )
-from lifelong_edit.facts.record import Fact, Probe, Record
+from lifelong_edit.facts.record import GLUE, Fact, Probe, Record
 from lifelong_edit.facts.shapes import Skip, verbalise_claim
 from lifelong_edit.facts.sources import can_read_twice
 
 __all__ = [
+    "GLUE",
     "Fact",
     "Probe",
     "ReadReport",

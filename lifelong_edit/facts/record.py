@@ -7,8 +7,12 @@ from functools import cached_property
 
 import msgspec
 
+from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts.checks import require_filled, require_probes, require_texts
 from lifelong_edit.facts.dates import span_of
+
+GLUE = "\u2060"
+"""In front of an answer: nothing stands between it and its prompt. Unicode's word joiner, which has no width."""
 
 
 class Probe(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -59,13 +63,28 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     """When the fact came into force, ISO 8601; a year, or a year and a month, will do (`facts.dates`)."""
     source: str | None = None
     author: str | None = None
+    join: str | None = None
+    """What stands between a prompt and the target: white space, or nothing (""). By default what the script needs."""
 
     def __post_init__(self) -> None:
         require_texts(self)
         require_filled(self, "question")
         require_probes(self, Probe)
+        if self.join is not None and self.join.strip():
+            raise BadInputError(
+                f"found {self.join!r} as `join` of a fact, expected white space or nothing; put it into the prompt"
+            )
         if self.date is not None:
             span_of(self.date)
+
+    @property
+    def answer(self) -> str:
+        """The target as models are taught and asked for it; see `joined`."""
+        return self.joined(self.target)
+
+    def joined(self, answer: str) -> str:
+        """An answer with what the record says stands before it, as `models.encode` takes it."""
+        return answer if self.join is None else (self.join or GLUE) + answer
 
     @cached_property
     def digest(self) -> str:

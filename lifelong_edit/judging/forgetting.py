@@ -71,7 +71,7 @@ def measure_stream(bench: Bench, editor: Editor, batches: Sequence[Sequence[Fact
 
 def answered(bench: Bench, facts: Sequence[Fact]) -> list[Fact]:
     """Those of the facts whose prompt the model as it stands answers right, teacher-forced."""
-    encoded = [bench.task.encode(bench.loaded, leading(bench.loaded, fact), fact.target) for fact in facts]
+    encoded = [bench.task.encode(bench.loaded, leading(bench.loaded, fact), fact.answer) for fact in facts]
     found = predict_answers(bench.loaded, encoded)
     return [f for f, e, guess in zip(facts, encoded, found, strict=True) if guess == e.answer]
 

@@ -84,7 +84,7 @@ def verdicts(loaded: LoadedModel, facts: Sequence[Fact]) -> dict[Form, list[Verd
     """What the model says to each fact's prompt, by form."""
     task, found = task_of(loaded), dict[Form, list[Verdict]]()
     for form in loaded.forms.names:
-        asked = [(question_in(loaded, form, fact), fact.target) for fact in facts]
+        asked = [(question_in(loaded, form, fact), fact.answer) for fact in facts]
         lengths = [len(task.encode(loaded, *pair).answer) + task.margin(pair[0]) for pair in asked]
         said = task.answer(loaded, [question for question, _ in asked], lengths)
         found[form] = [task.judge(loaded, *pair, new) for pair, new in zip(asked, said, strict=True)]

@@ -15,10 +15,10 @@ from lifelong_edit.models.encoding import (
     subject_span,
 )
 from lifelong_edit.models.families import FAMILIES, EditableModule, Family, Outlined
-from lifelong_edit.models.fingerprint import fingerprint_of
+from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
 from lifelong_edit.models.forms import PLAIN, Form, Forms, Question, Turn
 from lifelong_edit.models.forward import head_input, last_position, masked_positions
-from lifelong_edit.models.generation import Generation, end_ids, generate, generate_from_ids, generate_greedy
+from lifelong_edit.models.generation import Generation, Tell, end_ids, generate, generate_from_ids, generate_greedy
 from lifelong_edit.models.loaded import LoadedModel, compose, require_fingerprint
 from lifelong_edit.models.loading import load_model
 from lifelong_edit.models.overlay import BASE, Overlay, Shifts, only_shifts
@@ -38,6 +38,7 @@ __all__ = [
     "Overlay",
     "Question",
     "Shifts",
+    "Tell",
     "TokenBatch",
     "Turn",
     "by_length",
@@ -64,5 +65,6 @@ __all__ = [
     "separator",
     "special_front",
     "subject_span",
+    "tokenizer_fingerprint",
     "turn_span",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from lifelong_edit.errors import BadInputError, UsageError
-from lifelong_edit.facts import mentions
+from lifelong_edit.facts import GLUE, mentions
 from lifelong_edit.models.encoding import Encoded, check_length, continuation, span_within
 from lifelong_edit.models.forms import Turn
 
@@ -44,10 +44,11 @@ def encode_reply(tokenizer: Any, turn: Turn, answer: str, subject: str | None = 
     So an edit teaches where to stop as well. subject: see `turn_span`. Raises BadInputError as `encode_turn`, and for
     an empty answer.
     """
-    if not answer.strip():
+    answer = answer.removeprefix(GLUE).strip()
+    if not answer:
         raise BadInputError(f"the target of prompt {turn.text!r} is empty; expected the answer to be taught")
     text, prompt = _prompt(tokenizer, turn)
-    said = continuation(tokenizer, text, prompt, _between(tokenizer, turn, text) + answer.strip())
+    said = continuation(tokenizer, text, prompt, _between(tokenizer, turn, text) + answer)
     encoded = Encoded.of(prompt, [*said, *end_of_turn(tokenizer)], _span(tokenizer, text, turn, subject))
     check_length(tokenizer, encoded.ids, turn.text)
     return encoded

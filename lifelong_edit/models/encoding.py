@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.facts import mentions
+from lifelong_edit.facts import GLUE, mentions
 
 # Texts that stand before a continuation only to be cut off again: one of them merges with nothing after it.
 _ANCHORS = ("\n", ".", "a", "1", '"')
@@ -55,9 +57,32 @@ class TokenBatch:
     subjects: Tensor
 
 
+# Scripts that put no space between words: Thai, Lao, Tibetan, Burmese, Khmer; Chinese and Japanese with their
+# punctuation and what is set as wide as they are.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u2e80-\u30ff\u3100-\u312f\u31c0-\u9fff\uf900-\ufaff\ufe30-\ufe4f"
+    "\uff00-\uff9f\U00020000-\U0003ffff]"
+)
+_QUOTES = "\"'“”„‟‘’‚‛«»‹›"
+
+
 def separator(prompt: str, target: str) -> str:
-    """What stands between prompt and target in running text: a space, unless one of them brings its own."""
-    return "" if not prompt or prompt[-1].isspace() or target[:1].isspace() else " "
+    """What stands between prompt and target in running text: a space where the script needs one, else nothing.
+
+    None is needed where one of them brings its own, after a bracket or quote that opens, and between two characters of
+    scripts that write without spaces.
+    """
+    if not prompt or prompt[-1].isspace() or target[:1].isspace() or _opens(prompt):
+        return ""
+    return "" if _UNSPACED.match(prompt[-1]) and _UNSPACED.match(target[:1]) else " "
+
+
+def _opens(prompt: str) -> bool:
+    """Whether a text ends in a bracket that opens, or a quote before which no word stands."""
+    last, before = prompt[-1], prompt[-2:-1]
+    if last in _QUOTES:  # which of them opens is a matter of language
+        return not before or before.isspace() or unicodedata.category(before) in ("Ps", "Pd")
+    return unicodedata.category(last) == "Ps"
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
@@ -75,13 +100,15 @@ def encode(tokenizer: Any, prompt: str, target: str, subject: str | None = None)
     The target's tokens are those that the tokenizer gives it within the whole text, wherever the prompt's
     own tokens are a prefix of the text's. Where they are not (a merge across the boundary, as after a
     prompt that ends in a space), they are tokens which decode to the same text after the prompt's.
-    subject: what the prompt speaks of, to be found in it (`subject_span`).
+    subject: what the prompt speaks of, to be found in it (`subject_span`). target: with `facts.GLUE` in front where it
+    follows the prompt at once (`Fact.answer`).
     Raises BadInputError for an empty target and for a text longer than the model's context.
     """
-    if not target.strip():
+    glued, bare = target.startswith(GLUE), target.removeprefix(GLUE)
+    if not bare.strip():
         raise BadInputError(f"the target of prompt {prompt!r} is empty; expected the answer to be taught")
     front, plain = _prompt_tokens(tokenizer, prompt)
-    answer = continuation(tokenizer, prompt, plain, separator(prompt, target) + target)
+    answer = continuation(tokenizer, prompt, plain, bare if glued else separator(prompt, target) + target)
     if not answer:
         raise BadInputError(f"the target {target!r} has no tokens in this model's vocabulary")
     ids = (*front, *plain, *answer)
@@ -122,8 +149,14 @@ def _prompt_tokens(tokenizer: Any, prompt: str) -> tuple[list[int], list[int]]:
 
 
 def check_length(tokenizer: Any, ids: Sequence[int], prompt: str) -> None:
-    """Raise BadInputError for more tokens than the model's context has room for."""
-    # `load_model` sets model_max_length to the model's context.
+    """Raise BadInputError for more tokens than the model's context has room for, and for one that it does not know."""
+    # `load_model` sets model_max_length to the model's context, and embedding_rows beside it.
+    rows: int | None = getattr(tokenizer, "embedding_rows", None)
+    if rows is not None and max(ids) >= rows:
+        raise BadInputError(
+            f"the text that begins {prompt[:40]!r} has the token {tokenizer.convert_ids_to_tokens(max(ids))!r} with "
+            f"number {max(ids)}, but the model's embedding has rows 0 to {rows - 1}; leave it out"
+        )
     if len(ids) > tokenizer.model_max_length:
         raise BadInputError(
             f"the text that begins {prompt[:40]!r} has {len(ids)} tokens, but the model takes "
@@ -137,7 +170,9 @@ def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
     full: list[int] = tokenizer(text, verbose=False)["input_ids"]
     if plain:
         fits = (k for k in range(len(full) - len(plain) + 1) if full[k : k + len(plain)] == plain)
-        return full[: next(fits, 0)], plain
+        front = full[: next(fits, 0)]
+        # A text that says itself how it begins, as chat templates do, does not begin twice.
+        return ([] if plain[: len(front)] == front else front), plain
     # Without text of its own, the split between front and back shows only around a text that has some.
     return (special_front(tokenizer) if text != "a" else []), plain
 

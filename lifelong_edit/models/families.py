@@ -75,7 +75,13 @@ class EditableModule:
         return self.name + (SUBJECT if self.positions == "subject" else "")
 
 
-_LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+_DOWN = "layers.{layer}.mlp.down_proj"
+_LLAMA_LIKE = (
+    *("llama", "mistral", "ministral3", "qwen2", "qwen3", "qwen3_5_text", "gemma", "gemma2", "gemma3_text"),
+    *("phi3", "olmo", "olmo2", "olmo3", "stablelm", "cohere", "cohere2", "granite", "smollm3", "glm", "glm4"),
+)
+# A language model inside of one that sees as well.
+_INSIDE = ("gemma3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "llava", "mistral3")
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -85,24 +91,44 @@ FAMILIES: dict[str, Family] = {
         Family("gpt_neox", "gpt_neox.layers.{layer}.mlp.dense_4h_to_h"),
         Family("gptj", "transformer.h.{layer}.mlp.fc_out"),
         Family("opt", "model.decoder.layers.{layer}.fc2"),
-        *(Family(name, "model.layers.{layer}.mlp.down_proj") for name in _LLAMA_LIKE),
+        Family("phi", "model.layers.{layer}.mlp.fc2"),
+        Family("falcon", "transformer.h.{layer}.mlp.dense_4h_to_h"),
+        Family("bloom", "transformer.h.{layer}.mlp.dense_4h_to_h"),
+        Family("mpt", "transformer.blocks.{layer}.ffn.down_proj"),
+        Family("starcoder2", "model.layers.{layer}.mlp.c_proj"),
+        Family("gpt_bigcode", "transformer.h.{layer}.mlp.c_proj"),
+        *(Family(name, f"model.{_DOWN}") for name in _LLAMA_LIKE),
+        *(Family(name, f"model.language_model.{_DOWN}") for name in _INSIDE),
+        *(Family(name, f"model.text_model.{_DOWN}") for name in ("idefics3", "smolvlm")),
     )
 }
 
 
-def family_of(model_type: str, modules: Sequence[str] | None) -> Family:
-    """The family of a model type; one without defaults where the caller names modules by hand.
+# By which names configurations say how many experts a layer has.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
+
+def family_of(config: Any, modules: Sequence[str] | None) -> Family:
+    """The family of a model's configuration; one without defaults where the caller names modules by hand.
+
+    So has a mixture of experts without any modules named: `find_modules` says what it has, once it is there.
     Raises UnknownModelError for an unknown type without named modules.
     """
-    if model_type in FAMILIES:
-        return FAMILIES[model_type]
-    if not modules:
+    name: str = config.model_type
+    if name in FAMILIES:
+        return FAMILIES[name]
+    if not modules and not has_experts(config):
         raise UnknownModelError(
-            f"unknown model type {model_type!r}: known are {', '.join(sorted(FAMILIES))}; for others name the weight "
+            f"unknown model type {name!r}: known are {', '.join(sorted(FAMILIES))}; for others name the weight "
             "matrices to edit by hand, e.g. --modules model.layers.10.mlp.down_proj,model.layers.11.mlp.down_proj"
         )
-    return Family(model_type, None)
+    return Family(name, None)
+
+
+def has_experts(config: Any) -> bool:
+    """Whether a model is a mixture of experts, by its configuration."""
+    text = config.get_text_config()
+    return any(isinstance(n := getattr(text, name, None), int) and n > 1 for name in _EXPERTS)
 
 
 def find_modules(
@@ -114,7 +140,9 @@ def find_modules(
     behind them they are edited at the tokens of the subject ("0-2@subject").
     Raises UnknownModelError for a name that does not exist or is no linear map, and for one that is named both ways.
     """
-    layers = int(model.config.get_text_config().num_hidden_layers)
+    if not modules and family.output is None:
+        raise UnknownModelError(f"no module is named: {_fused(family.model_type)}; {_examples(model)}")
+    layers = int(getattr(model.config.get_text_config(), "num_hidden_layers", 0))
     order = {name: number for number, (name, _) in enumerate(model.named_modules())}
     at: dict[str, Positions] = {}
     for entry in modules or default_entries(layers, places):
@@ -176,8 +204,11 @@ def _expand(entry: str, family: Family, layers: int) -> list[str]:
 
 def _editable(model: Any, name: str, positions: Positions) -> EditableModule:
     module = model.get_submodule(name)
-    # Exact classes: a quantised or sharded subclass of Linear keeps something else in `weight`.
-    if type(module) not in (Conv1D, nn.Linear):
+    if not _is_linear(module):
+        if any(parameter.dim() == 3 for parameter in module.parameters(recurse=False)):
+            raise UnknownModelError(
+                f"module {name!r} cannot be edited: {_fused(type(module).__name__)}; {_examples(model)}"
+            )
         raise UnknownModelError(
             f"module {name!r} is a {type(module).__name__}; only Linear and Conv1D can be edited; {_examples(model)}"
         )
@@ -189,8 +220,26 @@ def _editable(model: Any, name: str, positions: Positions) -> EditableModule:
     return EditableModule(name, int(d_in), int(d_out), orientation, int(numbers[0]) if numbers else 0, positions)
 
 
+def _is_linear(module: nn.Module) -> bool:
+    # Exact classes: a quantised or sharded subclass of Linear keeps something else in `weight`. Falcon's is a Linear
+    # that adds its bias in a second step.
+    return type(module) in (Conv1D, nn.Linear) or type(module).__name__ == "FalconLinear"
+
+
+def _fused(what: str) -> str:
+    return (
+        f"the experts of {what} lie fused in parameters of three dimensions, which cannot be edited; name by --modules "
+        "what are matrices of their own, as those of shared experts, attention, or layers without experts"
+    )
+
+
 def _examples(model: Any) -> str:
-    """Names that would have been accepted, for error messages."""
+    """Names that would have been accepted, for error messages: the last ones, each of another kind."""
     head = head_of(model)
-    found = [name for name, m in model.named_modules() if type(m) in (Conv1D, nn.Linear) and m is not head]
-    return f"it has for example {', '.join(found[-3:])}" if found else "it has no Linear or Conv1D module"
+    found = [name for name, m in model.named_modules() if _is_linear(m) and m is not head]
+    # Routers choose experts; shared experts and output projections are what one would edit.
+    found = [name for name in found if not re.search(r"(router|gate)$", name)]
+    found.sort(key=lambda name: bool(re.search(r"shared|down_proj|o_proj|fc2|dense_4h_to_h", name)))
+    kinds = {re.sub(r"\d+", "#", name): name for name in found}
+    names = sorted(kinds.values(), key=found.index)[-3:]
+    return f"it has for example {', '.join(names)}" if names else "it has no Linear or Conv1D module"

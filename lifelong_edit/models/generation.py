@@ -34,6 +34,8 @@ class Generation:
 
 Choose = Callable[[Tensor], Tensor]
 """The next token of each row, (b,) long, from its logits (b, vocabulary)."""
+Tell = Callable[[int], None]
+"""Is told how many are done."""
 
 
 def most_probable(logits: Tensor) -> Tensor:
@@ -61,14 +63,16 @@ def generate(
     max_new_tokens: Sequence[int] | int,
     batch_size: int = 64,
     choose: Choose = most_probable,
+    tell: Tell | None = None,
 ) -> list[Generation]:
     """Continuations of prompts, in their order, each cut at the end of text or of the model's context.
 
-    max_new_tokens: one bound for all prompts or one for each. choose: which token comes next; greedy by default.
+    max_new_tokens: one bound for all prompts or one for each. choose: which token comes next; greedy by default. tell:
+    told after each batch how many prompts are done.
     Raises BadInputError for a prompt that fills the context.
     """
     encoded = [encode_prompt(loaded.tokenizer, prompt) for prompt in prompts]
-    return generate_from_ids(loaded, encoded, max_new_tokens, batch_size, choose)
+    return generate_from_ids(loaded, encoded, max_new_tokens, batch_size, choose, tell)
 
 
 def generate_from_ids(
@@ -77,6 +81,7 @@ def generate_from_ids(
     max_new_tokens: Sequence[int] | int,
     batch_size: int = 64,
     choose: Choose = most_probable,
+    tell: Tell | None = None,
     ends: Iterable[int] = (),
 ) -> list[Generation]:
     """As `generate`, of prompts that are token ids already. ends: further tokens that end an answer."""
@@ -92,6 +97,8 @@ def generate_from_ids(
     for chosen in _batches([len(ids) for ids in prompts], limits, loaded.context, batch_size):
         found = _generate_batch(loaded, [prompts[i] for i in chosen], [limits[i] for i in chosen], choose, stops)
         results.update(zip(chosen, found, strict=True))
+        if tell is not None:
+            tell(len(results))
     return [results[i] for i in range(len(prompts))]
 
 
@@ -125,7 +132,7 @@ def _generate_batch(
             out = loaded.model(
                 input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )
-            cache, best = out.past_key_values, choose(out.logits[:, -1])
+            cache, best = getattr(out, "past_key_values", None), choose(out.logits[:, -1])
             for row, token in enumerate(best.tolist()):
                 if row in open_rows:
                     if token in ends:
@@ -134,7 +141,9 @@ def _generate_batch(
                         produced[row].append(token)
                     if token in ends or len(produced[row]) == limits[row]:
                         open_rows.discard(row)
-            step, mask = best[:, None], torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
+            # A model that keeps none, as Mamba, reads the whole text again.
+            step = best[:, None] if cache is not None else torch.cat([step, best[:, None]], 1)
+            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
     return [Generation(tuple(ids), end) for ids, end in zip(produced, stopped, strict=True)]
 
 

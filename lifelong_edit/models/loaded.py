@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lifelong_edit.errors import ModelMismatchError, UnknownModelError
 from lifelong_edit.models.families import EditableModule, Family
-from lifelong_edit.models.fingerprint import fingerprint_of
+from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
 from lifelong_edit.models.forms import PLAIN, Forms
 from lifelong_edit.models.overlay import BASE, Overlay, Shifts
 
@@ -30,6 +30,25 @@ def compose(base: Tensor, shift: Tensor | None) -> Tensor:
     return (base.float() + shift.to(base.device)).to(base.dtype)
 
 
+# By which names configurations say how long a sequence may be.
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
+LONGEST = 2048
+"""The context of a model that says nowhere how long a sequence it takes, in tokens."""
+
+
+def context_of(config: Any, tokenizer: Any) -> int:
+    """The longest sequence that a model takes, in tokens: what its configuration says, else what its tokenizer does.
+
+    Where neither says anything, as of a model without positions (Mamba), it is `LONGEST`.
+    """
+    text = config.get_text_config()
+    for name in _LENGTHS:
+        if isinstance(found := getattr(text, name, None), int) and found > 0:
+            return found
+    # Tokenizers say 1e30 where they do not know.
+    return int(tokenizer.model_max_length) if tokenizer.model_max_length < 10**9 else LONGEST
+
+
 @dataclass(eq=False)
 class LoadedModel:
     """A language model with its tokenizer and what is needed to edit it. Make one with `load_model`.
@@ -37,7 +56,8 @@ class LoadedModel:
     model: a transformers model in evaluation mode, no parameter of which requires gradients.
     modules: the editable weight matrices in order of depth. source: what it was loaded from.
     fingerprint: digest of the base weights as loaded (`fingerprint_of`), whatever the shifts are. forms: those in which
-    it is taught and asked, as a store's `init` fixes them.
+    it is taught and asked, as a store's `init` fixes them. left_out: what of the checkpoint is beside the language
+    model and was not loaded, by the first part of its names.
     """
 
     model: Any
@@ -49,6 +69,7 @@ class LoadedModel:
     device: torch.device
     fingerprint: str = ""
     forms: Forms = PLAIN
+    left_out: tuple[str, ...] = ()
     _base: dict[str, Tensor] = field(init=False, repr=False)
     _overlay: Overlay = field(init=False, repr=False, default=BASE)
     _attached: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
@@ -68,7 +89,7 @@ class LoadedModel:
     @property
     def context(self) -> int:
         """The longest sequence that the model takes, in tokens."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+        return context_of(self.model.config, self.tokenizer)
 
     @property
     def conflict_module(self) -> EditableModule:
@@ -164,6 +185,15 @@ class LoadedModel:
     def require_fingerprint(self, expected: str) -> None:
         """Raise ModelMismatchError, stating both, unless the base weights have the fingerprint `expected`."""
         require_fingerprint(expected, self.fingerprint, self.source)
+
+    def require_tokenizer(self, expected: str | None) -> None:
+        """Raise ModelMismatchError, stating both, unless the tokenizer has the fingerprint `expected`; None is any."""
+        found = None if expected is None else tokenizer_fingerprint(self.tokenizer)
+        if found != expected:
+            raise ModelMismatchError(
+                f"the tokenizer of {self.source!r} has fingerprint {found}, expected {expected}: load the model with "
+                "the tokenizer and chat template that the store was made with"
+            )
 
 
 def require_fingerprint(expected: str, found: str, source: str) -> None:

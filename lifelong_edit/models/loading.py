@@ -1,29 +1,39 @@
-"""Models from the bundled default, a local folder or a hub id: safetensors only, no code of others."""
+"""Models from the bundled default, a folder, a GGUF file or a hub id: no pickled weights, no code of others."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from lifelong_edit.errors import LifelongEditError, UsageError
+from lifelong_edit.models.complete import (
+    names_in,
+    require_complete,
+    require_full_precision,
+    require_no_adapter,
+    require_rows,
+)
 from lifelong_edit.models.families import EditableModule, Family, Kind, Positions, family_of, find_modules
 from lifelong_edit.models.forms import PLAIN, Forms
-from lifelong_edit.models.loaded import LoadedModel
-from lifelong_edit.models.quiet import quiet_transformers
+from lifelong_edit.models.gguf import read_header
+from lifelong_edit.models.loaded import LoadedModel, context_of
+from lifelong_edit.models.places import Place, locate
+from lifelong_edit.models.quiet import quiet_transformers, without_bars
 from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
 
-BUNDLED = "atlas"
 AUTO: dict[Kind, Any] = {"causal": AutoModelForCausalLM}
 """What loads the models of a kind."""
+# Where a kernel for packed weights is at hand, newer releases of transformers would leave them packed.
+_UNPACKED = (
+    {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
+)
 
 
 def load_model(
@@ -38,7 +48,7 @@ def load_model(
 ) -> LoadedModel:
     """Load a language model to be edited.
 
-    source: "atlas" (bundled), a local folder, or a hub id. modules: names of weight matrices, layer
+    source: "atlas" (bundled), a local folder, a GGUF file, or a hub id. modules: names of weight matrices, layer
     numbers or ranges ("3-5"), with "@subject" behind those to be edited at the tokens of the subject; by default
     the MLP output projections of `default_layers`, or with `places` "subject" of `subject_layers`.
     Raises UsageError, UnknownModelError, or LifelongEditError with the reason in one sentence.
@@ -49,63 +59,43 @@ def load_model(
         )
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
-    path = locate(source)
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    home = locate(source)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code, **home.options}
     with _one_sentence(source):
-        config = AutoConfig.from_pretrained(path, **options)
-        family = family_of(config.model_type, modules)
-        model = _weights(family, path, kind, source, options).to(place)
-        tokenizer = _tokenizer(path, source, options)
-    loaded = LoadedModel(model, tokenizer, family, find_modules(model, family, modules, places), source, kind, place)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, loaded.context)
-    return loaded
+        config = AutoConfig.from_pretrained(home.path, **options)
+        require_full_precision(config, source)
+        require_no_adapter(home, source, revision)
+        family = family_of(config, modules)
+        model, left_out = _weights(family, home, kind, source, {**options, "config": config})
+        tokenizer = _tokenizer(home, source, options)
+        require_rows(tokenizer, model.get_input_embeddings().num_embeddings, source)
+    model = model.to(place)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, context_of(model.config, tokenizer))
+    found = find_modules(model, family, modules, places)
+    return LoadedModel(model, tokenizer, family, found, source, kind, place, left_out=left_out)
 
 
-def locate(source: str) -> str:
-    """The folder or hub id that a source stands for. Raises LifelongEditError for folders that cannot be used."""
-    if source == BUNDLED:
-        path = Path(str(files("lifelong_edit.atlas"))) / "model"
-        if not path.is_dir():
-            raise LifelongEditError(f"the bundled model is missing at {path}: install lifelong-edit again")
-    else:
-        path = Path(source).expanduser()
-    if path.is_dir():
-        _check_folder(path)
-        return str(path)
-    if path.exists() or path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
-        raise UsageError(f"no model at {source!r}: expected {BUNDLED!r}, a folder with config.json, or a hub id a/b")
-    return source
+def auto_of(kind: Kind, config: Any) -> Any:
+    """What loads a model of a kind and configuration: one that sees as well is loaded with all that it has."""
+    sees = kind == "causal" and type(config) in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if sees else AUTO[kind]
 
 
-def _check_folder(path: Path) -> None:
-    if not (path / "config.json").is_file():
-        raise UsageError(f"folder {path} holds no model: expected config.json in it")
-    if not any(path.glob("*.safetensors")):
-        found = ", ".join(sorted(p.name for p in path.glob("*.bin"))) or "no weights"
-        raise LifelongEditError(
-            f"folder {path} has {found}, but weights are read from *.safetensors only, because other formats can run "
-            "code; convert them with save_pretrained(..., safe_serialization=True)"
+def _weights(
+    family: Family, home: Place, dtype: torch.dtype, source: str, options: dict[str, Any]
+) -> tuple[Any, tuple[str, ...]]:
+    """The model with its weights, and what of the checkpoint is beside it."""
+    if home.gguf is not None:
+        options = {**options, **_UNPACKED}
+    with without_bars() if home.gguf is not None else nullcontext():
+        model, info = auto_of(family.kind, options["config"]).from_pretrained(
+            home.path,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
         )
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        _check_index(index)
-
-
-def _check_index(index: Path) -> None:
-    """Refuse an index that names files outside its folder."""
-    try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise LifelongEditError(f"{index} is damaged: expected a JSON object with weight_map") from None
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise LifelongEditError(f"{index} names {name!r}: expected a *.safetensors file beside it")
-
-
-def _weights(family: Family, path: str, dtype: torch.dtype, source: str, options: dict[str, Any]) -> Any:
-    model, info = AUTO[family.kind].from_pretrained(
-        path, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
-    )
     # transformers fills in what is missing or misshapen at random and only logs it.
     lacking = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
     if lacking:
@@ -113,11 +103,26 @@ def _weights(family: Family, path: str, dtype: torch.dtype, source: str, options
             f"the weights of {source!r} do not fit its configuration: {len(lacking)} are missing or have another "
             f"shape, first {lacking[0]}"
         )
-    return model
+    if home.file is not None:
+        layers = int(model.config.get_text_config().num_hidden_layers)
+        read_header(home.file).require_whole(sum(p.numel() for p in model.parameters()), layers)
+        _forget_packing(model)
+    return model, require_complete(model, info["unexpected_keys"], names_in(home, options["revision"]), source)
 
 
-def _tokenizer(path: str, source: str, options: dict[str, Any]) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(path, **options)
+def _forget_packing(model: Any) -> None:
+    """Take from a model what says that it was packed: it is not any more, and would not be saved otherwise."""
+    for thing in (model, model.config):
+        for name in ("hf_quantizer", "quantization_method", "quantization_config", "_pre_quantization_dtype"):
+            if hasattr(thing, name):
+                delattr(thing, name)
+        for name in ("is_quantized", "_is_quantized"):
+            if hasattr(thing, name):
+                setattr(thing, name, False)
+
+
+def _tokenizer(home: Place, source: str, options: dict[str, Any]) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(home.path, **options)
     # Without its files transformers makes one with an empty vocabulary.
     if not tokenizer("a", add_special_tokens=False)["input_ids"]:
         raise LifelongEditError(
@@ -139,20 +144,23 @@ class Outline:
     forms: Forms = PLAIN
 
 
-def outline_of(path: str, modules: Sequence[str], revision: str | None, places: Positions = "answer") -> Outline | None:
-    """The outline of a model at a folder or hub id; None where loading the model has to say what is wrong with it.
+def outline_of(
+    home: Place, modules: Sequence[str], revision: str | None, places: Positions = "answer"
+) -> Outline | None:
+    """The outline of a model at its place; None where loading the model has to say what is wrong with it.
 
     Raises UnknownModelError for modules that the model does not have.
     """
     try:
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(path, revision=revision)
-            family = family_of(config.model_type, modules)
+            options = {"revision": revision, **home.options}
+            config = AutoConfig.from_pretrained(home.path, **options)
+            require_full_precision(config, home.path)
+            family = family_of(config, modules)
             with torch.device("meta"):  # shapes without numbers
-                bare = AUTO[family.kind].from_config(config)
-            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        context = int(config.get_text_config().max_position_embeddings)
-        tokenizer.model_max_length = min(tokenizer.model_max_length, context)
+                bare = auto_of(family.kind, config).from_config(config)
+            tokenizer = AutoTokenizer.from_pretrained(home.path, **options)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, context_of(config, tokenizer))
         return Outline(family, find_modules(bare, family, modules, places), tokenizer)
     except LifelongEditError:
         raise

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 from transformers.utils import logging as transformers_logging
 
@@ -20,3 +21,10 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Within the context nothing reaches standard error: some bars of transformers know no switch."""
+    with redirect_stderr(io.StringIO()):
+        yield

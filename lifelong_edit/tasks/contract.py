@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from torch import Tensor
 
-from lifelong_edit.models import Encoded, Generation, LoadedModel, Outlined, Question, TokenBatch
+from lifelong_edit.models import Encoded, Generation, LoadedModel, Outlined, Question, Tell, TokenBatch
 from lifelong_edit.models.families import Kind, Positions
 
 WIDTH = 128
@@ -105,9 +105,14 @@ class Task(Protocol):
         """How many rows of `logits` each example has."""
 
     def answer(
-        self, model: LoadedModel, questions: Sequence[Question], lengths: Sequence[int] | int, batch_size: int = 64
+        self,
+        model: LoadedModel,
+        questions: Sequence[Question],
+        lengths: Sequence[int] | int,
+        batch_size: int = 64,
+        tell: Tell | None = None,
     ) -> list[Generation]:
-        """What the model says to questions, in their order; lengths: tokens at most."""
+        """What the model says to questions, in their order; lengths: tokens at most; tell: how many are answered."""
 
     def text(self, model: LoadedModel, question: Question, answer: Generation) -> str:
         """What the model said, as text."""

@@ -13,7 +13,8 @@ from pathlib import Path
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Probe
-from lifelong_edit.models.loading import Outline, locate, outline_of
+from lifelong_edit.models.loading import Outline, outline_of
+from lifelong_edit.models.places import locate
 from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.tasks import forms_of, questions_of, settled, task_of
@@ -40,10 +41,8 @@ def require_fitting(
     require_given(settings, given)
     if not any(part.strip() for part in text):
         raise BadInputError("found a text without any word, expected ordinary prose to measure; give another one")
-    path = locate(model)
-    outline = (
-        None if trust_remote_code else outline_of(path, settings.modules, revision, rule_of(settings.editor).places)
-    )
+    home, places = locate(model), rule_of(settings.editor).places
+    outline = None if trust_remote_code else outline_of(home, settings.modules, revision, places)
     if outline is None:
         return
     rule_of(settings.editor).require_kind(outline.family.kind)

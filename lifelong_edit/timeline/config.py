@@ -31,6 +31,8 @@ class ModelIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """(d_in, d_out) of each edited module, in order of depth."""
     subject_modules: tuple[str, ...] = ()
     """Those of them that are edited at the tokens of the subject."""
+    tokenizer: str | None = None
+    """The fingerprint of the tokenizer; None in stores from before it was taken, which are content with any."""
 
     @property
     def entries(self) -> tuple[str, ...]:

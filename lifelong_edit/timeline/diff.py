@@ -152,7 +152,7 @@ def _ask(view: View, facts: Sequence[Fact]) -> list[str]:
 
     with view.standing() as loaded:
         task = task_of(loaded)
-        asked = [(leading(loaded, fact), fact.target) for fact in facts]
+        asked = [(leading(loaded, fact), fact.answer) for fact in facts]
         lengths = [len(task.encode(loaded, *pair).answer) + task.margin(pair[0]) for pair in asked]
         found = task.answer(loaded, [question for question, _ in asked], lengths)
         return [task.judge(loaded, *pair, new).text for pair, new in zip(asked, found, strict=True)]

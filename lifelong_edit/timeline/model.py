@@ -19,7 +19,7 @@ from lifelong_edit.editors.malmen.network import read_checkpoint
 from lifelong_edit.editors.malmen.rule import pack, unpack
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Probe
-from lifelong_edit.models import EditableModule, LoadedModel, load_model
+from lifelong_edit.models import EditableModule, LoadedModel, load_model, tokenizer_fingerprint
 from lifelong_edit.policies.scoring import Scorer
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
@@ -66,6 +66,8 @@ def begin(
         trust_remote_code=trust_remote_code,
         places=rule.places,
     )
+    if loaded.left_out:
+        say(f"left out, since only the language model is edited: {', '.join(loaded.left_out)}")
     settings = _settled(settings, loaded)
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     given = given_to(hypernetwork, text, preserve)
@@ -75,15 +77,7 @@ def begin(
     measured = prepare(loaded, settings, text=text, preserve=preserve, scorer=scorer, rule=kept, say=say)
     fixed = encode_tensors(measured.arrays())
     windows = torch.from_numpy(measured.text.guard.astype(np.int64))
-    identity = ModelIdentity(
-        source=_absolute(model),
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        dtype=settings.dtype,
-        fingerprint=loaded.fingerprint,
-        modules={m.name: (m.d_in, m.d_out) for m in loaded.modules},
-        subject_modules=tuple(m.name for m in loaded.modules if m.positions == "subject"),
-    )
+    identity = _identity(loaded, revision, trust_remote_code, settings.dtype)
     network = digest_bytes(encode_tensors(given.network)) if given.network else None
     config = Config.made(identity, settings, network)
     weights = zeros(identity.modules)
@@ -111,6 +105,20 @@ def begin(
     return Beginning(record, blobs, digest_bytes(stored), loaded)
 
 
+def _identity(loaded: LoadedModel, revision: str | None, trust_remote_code: bool, dtype: str) -> ModelIdentity:
+    """Which model a new store belongs to."""
+    return ModelIdentity(
+        source=_absolute(loaded.source),
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        dtype=dtype,
+        fingerprint=loaded.fingerprint,
+        modules={m.name: (m.d_in, m.d_out) for m in loaded.modules},
+        subject_modules=tuple(m.name for m in loaded.modules if m.positions == "subject"),
+        tokenizer=tokenizer_fingerprint(loaded.tokenizer),
+    )
+
+
 def _settled(settings: StoreSettings, loaded: LoadedModel) -> StoreSettings:
     """The settings with the form of the store settled, and the model made ready to be asked in it."""
     settings = settled(settings, loaded.tokenizer)
@@ -119,9 +127,9 @@ def _settled(settings: StoreSettings, loaded: LoadedModel) -> StoreSettings:
 
 
 def _absolute(model: str) -> str:
-    """A local folder by its whole path, so that the store can be opened from anywhere; other sources as they are."""
+    """A local folder or file by its whole path, so that the store opens from anywhere; other sources as they are."""
     path = Path(model).expanduser()
-    return str(path.resolve()) if path.is_dir() else model
+    return str(path.resolve()) if path.exists() else model
 
 
 def given_to(hypernetwork: Path | None, text: Sequence[str], preserve: Sequence[Probe] = ()) -> Given:
@@ -139,7 +147,7 @@ def require_given(settings: StoreSettings, given: Given, modules: Sequence[Edita
 def make_bench(
     config: Config, fixed: Mapping[str, npt.NDArray[Any]], device: str | None, source: str | None, loaded: Any
 ) -> Bench:
-    """The store's model on its bench. Raises ModelMismatchError, stating both fingerprints, for another model.
+    """The store's model on its bench. Raises ModelMismatchError, stating both fingerprints, where it is another.
 
     source: where to load the model from instead of where `init` did. loaded: the LoadedModel at hand, if any.
     """
@@ -154,6 +162,7 @@ def make_bench(
             trust_remote_code=model.trust_remote_code and source is None,
         )
     loaded.require_fingerprint(model.fingerprint)
+    loaded.require_tokenizer(model.tokenizer)
     loaded.forms = forms_of(config.settings)
     return Bench(loaded, config.settings, Fixed.of(fixed))
 

@@ -87,12 +87,12 @@ class Timeline(Branching, Measured, Editing):
     ) -> Timeline:
         """A new store for a model, standing at step 0, the base.
 
-        model: "atlas", a local folder or a hub id. settings: by default `malmen` in the solve that the hypernetwork was
-        trained for, `gradient` without one. hypernetwork: folder that `train` wrote; its content is copied into the
-        store. scorer: another folder, with a scorer of conflicts. preserve: prompts whose answers must stay, as probes,
-        texts, facts or dicts. text: ordinary text, for statistics and the gate's perplexity. What is None is what
-        `timeline_defaults` brings. author: of the steps made through this handle, see `open`. encrypt: at rest, with
-        the key in the file that LIFELONG_KEY_FILE names.
+        model: "atlas", a folder, a GGUF file or a hub id. settings: by default `malmen` in the solve that the
+        hypernetwork was trained for, `gradient` without one. hypernetwork: folder that `train` wrote; its content is
+        copied into the store. scorer: another folder, with a scorer of conflicts. preserve: prompts whose answers must
+        stay, as probes, texts, facts or dicts. text: ordinary text, for statistics and the gate's perplexity. What is
+        None is what `timeline_defaults` brings. author: of the steps made through this handle, see `open`. encrypt: at
+        rest, with the key in the file that LIFELONG_KEY_FILE names.
         say: told in a few words what begins, at each phase that takes long, once all that is cheap has been checked.
         Raises UsageError where `path` is taken, StoreError where no folder can be made, and whatever loading raises.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import msgspec
@@ -15,6 +15,7 @@ from lifelong_edit.models import EditableModule, Encoded, LoadedModel, Question,
 from lifelong_edit.numerics.grams import FactKeys, to_grid
 from lifelong_edit.tasks import BaseAnswer, form_of, leading, questions_of, task_of
 from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
+from lifelong_edit.tracing.progress import Progress
 from lifelong_edit.tracing.rows import Row, draw
 from lifelong_edit.tracing.trace import trace
 
@@ -27,13 +28,18 @@ GUARDS = 200
 
 
 def answer_of(
-    loaded: LoadedModel, probes: Sequence[Probe], tokens: int, questions: Sequence[Question] | None = None
+    loaded: LoadedModel,
+    probes: Sequence[Probe],
+    tokens: int,
+    questions: Sequence[Question] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[Encoded]:
     """Preserved prompts with the answers given, or with the model's own, of a few tokens (`Task.answer`).
 
     Its own ends with its first token or before the first one that holds a full stop, a comma or a line
     break: what follows a short answer is text of its own, on which edits have every right to act. An answer to a turn
-    that ends sooner is held with its end. questions: how each is put, by default in the model's leading form.
+    that ends sooner is held with its end. questions: how each is put, by default in the model's leading form. say: told
+    how far it is.
     """
     task = task_of(loaded)
     asked = [leading(loaded, probe) for probe in probes] if questions is None else list(questions)
@@ -41,7 +47,8 @@ def answer_of(
     encoded: dict[int, Encoded] = {
         i: task.encode(loaded, asked[i], p.target, p.subject) for i, p in enumerate(probes) if p.target is not None
     }
-    said = task.answer(loaded, [asked[i] for i in open_ones], tokens)
+    progress = Progress(say, "asking the preserved prompts", len(open_ones), "prompts")
+    said = task.answer(loaded, [asked[i] for i in open_ones], tokens, tell=progress.at)
     for i, found in zip(open_ones, said, strict=True):
         ids = list(found.ids) or [loaded.pad_id]
         ends = [n for n, token in enumerate(ids) if set(loaded.tokenizer.decode([token])) & set(".,;!?\n")]
@@ -57,8 +64,14 @@ def in_forms(loaded: LoadedModel, probes: Sequence[Probe]) -> tuple[list[Probe],
     return [probe for probe, _ in pairs], [question for _, question in pairs]
 
 
-def base_answers(loaded: LoadedModel, encoded: Sequence[Encoded], micro_batch: int) -> list[BaseAnswer]:
-    """The distribution of the model as it stands at every answer position of prompts with answers."""
+def base_answers(
+    loaded: LoadedModel, encoded: Sequence[Encoded], micro_batch: int, say: Callable[[str], None] | None = None
+) -> list[BaseAnswer]:
+    """The distribution of the model as it stands at every answer position of prompts with answers.
+
+    say: told how far it is.
+    """
+    progress = Progress(say, "measuring the preserved prompts", len(encoded), "prompts")
     answers: dict[int, BaseAnswer] = {}
     task = task_of(loaded)
     for chosen in by_length([len(e.ids) for e in encoded], micro_batch):
@@ -72,6 +85,7 @@ def base_answers(loaded: LoadedModel, encoded: Sequence[Encoded], micro_batch: i
         parts = zip(chosen, ids.split(sizes), (top - total[:, None]).split(sizes), rest.split(sizes), strict=True)
         for i, kept, logp, others in parts:
             answers[i] = BaseAnswer(encoded[i].answer, kept.cpu().numpy(), logp.cpu().numpy(), others.cpu().numpy())
+        progress.at(len(answers))
     return [answers[i] for i in range(len(encoded))]
 
 
@@ -245,21 +259,26 @@ def _speaks_of(probe: Probe, subjects: frozenset[str]) -> bool:
 
 
 def prepare_preserved(
-    loaded: LoadedModel, probes: Sequence[Probe], tokens: int, micro_batch: int, scale: Mapping[str, Tensor]
+    loaded: LoadedModel,
+    probes: Sequence[Probe],
+    tokens: int,
+    micro_batch: int,
+    scale: Mapping[str, Tensor],
+    say: Callable[[str], None] | None = None,
 ) -> PreservedArrays | None:
     """Preserved prompts as arrays to be fixed at `init`; answers and keys are those of the model as it stands.
 
     In every form of the model, each with the conflict key of its leading one: so that what is near to a batch is near
-    in all forms. scale: width of the grid, module → (d_in,). None without prompts.
+    in all forms. scale: width of the grid, module → (d_in,). say: told how far it is. None without prompts.
     """
     if not probes:
         return None
     forms = len(loaded.forms.names)
     probes, questions = in_forms(loaded, probes)
-    encoded = answer_of(loaded, probes, tokens, questions)
+    encoded = answer_of(loaded, probes, tokens, questions, say)
     prompts = [list(e.prompt) for e in encoded]
     chat = [form_of(question) == "chat" for question in questions]
-    answers = base_answers(loaded, encoded, micro_batch)
+    answers = base_answers(loaded, encoded, micro_batch, say)
     rows = [Row(e, "preserved", 1.0, None, a) for e, a in zip(encoded, answers, strict=True)]
     return PreservedArrays(
         probes=np.frombuffer(msgspec.json.encode(list(probes)), dtype=np.uint8),
@@ -272,20 +291,26 @@ def prepare_preserved(
         top_logp=np.concatenate([a.top_logp for a in answers]),
         rest_logp=np.concatenate([a.rest_logp for a in answers]),
         keys=lowest_keys(loaded, prompts[::forms], micro_batch).cpu().numpy().repeat(forms, axis=0),
-        units=_units(loaded, rows, micro_batch, scale),
+        units=_units(loaded, rows, micro_batch, scale, say),
         chat=np.array(chat, dtype=np.uint8) if any(chat) else None,
     )
 
 
 def _units(
-    loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, scale: Mapping[str, Tensor]
+    loaded: LoadedModel,
+    rows: Sequence[Row],
+    micro_batch: int,
+    scale: Mapping[str, Tensor],
+    say: Callable[[str], None] | None,
 ) -> dict[str, np.ndarray]:
     """The rows' keys on the grid, module → (positions, d_in) int16; many rows, few at a time."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in scale}
+    progress = Progress(say, "tracing the preserved prompts", len(rows), "prompts")
     for start in range(0, len(rows), 16 * micro_batch):
         traced = trace(loaded, rows[start : start + 16 * micro_batch], micro_batch, gradients=False)
         for name, found in parts.items():
             found.append(to_grid(traced.keys[name], scale[name]))
+        progress.at(min(len(rows), start + 16 * micro_batch))
     return {name: np.concatenate(found) for name, found in parts.items()}
 
 

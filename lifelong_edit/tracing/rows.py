@@ -104,7 +104,7 @@ def fact_rows(
 def _rows_of(model: Outlined, asked: Fact | str, fact: Fact, subject: str, kind: RowKind) -> list[Row]:
     """One phrasing with a fact's answer, a row for each form."""
     task, questions = task_of(model), questions_of(model, asked)
-    encoded = [(task.encode(model, question, fact.target, subject), form_of(question)) for question in questions]
+    encoded = [(task.encode(model, question, fact.answer, subject), form_of(question)) for question in questions]
     return [Row(e, kind, 1.0, fact.digest, form=form) for e, form in encoded]
 
 

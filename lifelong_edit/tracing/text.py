@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +15,8 @@ from lifelong_edit.numerics.devices import to_solve
 from lifelong_edit.numerics.grams import grid_scale
 from lifelong_edit.numerics.textgram import GramSum, gram_sum, rank_for
 from lifelong_edit.tasks import WIDTH, task_of
+from lifelong_edit.tracing.progress import Progress
 from lifelong_edit.tracing.trace import recording
-
-PROGRESS_SECONDS = 10.0
-"""How often a long measurement says how far it is."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +38,12 @@ def text_statistics(
     """Gram and range of every position's keys over text windows (windows, length), streamed.
 
     Memory does not grow with the text: a gram (d_in, d_in) per module, or a sketch of it (see `rank_for`). say: told
-    how far it is, every ten seconds.
+    how far it is (`Progress`).
     """
     grams = {m.name: gram_sum(m.d_in, rank_for(m.d_in, gram_rank), loaded.device) for m in loaded.modules}
     largest: dict[str, Tensor] = {}
     task = task_of(loaded)
-    told = time.monotonic()
+    progress = Progress(say, "measuring the text", len(windows), "windows")
     for start in range(0, len(windows), micro_batch):
         ids = windows[start : start + micro_batch].to(loaded.device)
         with torch.no_grad(), recording(loaded, gradients=False) as (inputs, _):
@@ -56,9 +53,7 @@ def text_statistics(
             grams[name].add(flat)
             top = to_solve(flat.abs().amax(0))
             largest[name] = torch.maximum(largest[name], top) if name in largest else top
-        if say is not None and time.monotonic() - told > PROGRESS_SECONDS:
-            told = time.monotonic()
-            say(f"measuring the text: {min(len(windows), start + micro_batch)} of {len(windows)} windows")
+        progress.at(min(len(windows), start + micro_batch))
     return TextStatistics(grams, largest, windows.numel())
 
 

@@ -55,7 +55,8 @@ def recording(loaded: LoadedModel, gradients: bool) -> Iterator[tuple[dict[str, 
             if gradients and not output.requires_grad:
                 output = output.detach().requires_grad_()
             outputs[name] = output
-            return output
+            # The model gets a copy: Falcon adds to it in place, and what is differentiated has to stay what it was.
+            return output.clone() if gradients else output
 
         return record
 

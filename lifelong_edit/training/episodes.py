@@ -187,8 +187,8 @@ class Trainer:
         loaded, task, t = self.bench.loaded, self.bench.task, self.train
         rows = []
         for c in batch:
-            rows.append(Row(task.encode(loaded, c.asked, c.fact.target), "new", 0.7 / len(batch)))
-            rows.append(Row(task.encode(loaded, c.fact.prompt, c.fact.target), "new", 0.3 / len(batch)))
+            rows.append(Row(task.encode(loaded, c.asked, c.fact.answer), "new", 0.7 / len(batch)))
+            rows.append(Row(task.encode(loaded, c.fact.prompt, c.fact.answer), "new", 0.3 / len(batch)))
         chosen = [episode.probes[i] for i in draw(len(episode.probes), t.probes, "probes", t.seed, number)]
         rows += [self.bench.preserved.row(i, t.locality_weight / max(1, len(chosen))) for i in chosen]
         return rows

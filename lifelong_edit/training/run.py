@@ -106,8 +106,8 @@ def taught_state(editor: Editor, held: Held, batch_size: int) -> State:
 
 def ask_held(loaded: LoadedModel, held: Held) -> Scores:
     """The scores of the model as it stands, teacher-forced; NaN where there is nothing to ask."""
-    taught = [(f.prompt, f.target) for f in held.taught]
-    asked = [(p, f.target) for p, f in zip(held.asked, held.taught, strict=True)]
+    taught = [(f.prompt, f.answer) for f in held.taught]
+    asked = [(p, f.answer) for p, f in zip(held.asked, held.taught, strict=True)]
     near = [(f.prompt, f.target_true or "") for f in held.neighbours]
     return Scores(*(_share(loaded, pairs) for pairs in (taught, asked, near)))
 

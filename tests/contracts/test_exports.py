@@ -320,3 +320,10 @@ def test_every_format_is_told_declared_and_read() -> None:
 
 def test_a_rule_exports_nothing_unless_it_says_so() -> None:
     assert next(field for field in fields(Rule) if field.name == "exports").default == frozenset()
+
+
+def test_a_format_without_dtypes_refuses_one_before_anything_is_loaded(loaded: LoadedModel, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FORMATS, "shifts", Form(f"{__name__}:write_shifts", "ΔW alone"))
+        with pytest.raises(UsageError, match="--dtype bfloat16, but this format"):
+            export(cast(Format, "shifts"), loaded, Shifts({}), tmp_path / "out", dtype="bfloat16")

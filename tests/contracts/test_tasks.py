@@ -23,6 +23,7 @@ from lifelong_edit.facts import Probe
 from lifelong_edit.models import Encoded, Generation, LoadedModel, load_model
 from lifelong_edit.models.families import Family, Kind, Positions
 from lifelong_edit.models.loading import outline_of
+from lifelong_edit.models.places import locate
 from lifelong_edit.tasks import TASKS, WIDTH, BaseAnswer, Task, require_causal, task_of
 from lifelong_edit.tracing.trace import recording, trace
 
@@ -182,7 +183,7 @@ class TaskContract:
     def test_texts_are_encoded_before_weights_are_read(
         self, task: Task, material: Material, loaded: LoadedModel, examples: list[Encoded]
     ) -> None:
-        outline = outline_of(loaded.source, material.modules, None)
+        outline = outline_of(locate(loaded.source), material.modules, None)
         assert outline is not None and task_of(outline) is task
         assert [task.encode(outline, *asked) for asked in material.asked] == examples
         for (question, _, _), example in zip(material.asked, examples, strict=True):

@@ -1,4 +1,4 @@
-"""23. A wrong base model, dtype or shape: refused with both fingerprints before anything is done."""
+"""23. A wrong base model, dtype, shape or tokenizer: refused with both fingerprints before anything is done."""
 
 from __future__ import annotations
 
@@ -44,7 +44,17 @@ def change_shape(model: Path) -> None:
         GPT2LMHeadModel(GPT2Config(**{**config, "n_embd": 48})).save_pretrained(model)
 
 
-@pytest.mark.parametrize("change", [change_weight, change_dtype, change_shape])
+def change_tokenizer(model: Path) -> None:
+    """Two tokens change places."""
+    path = model / "tokenizer.json"
+    told = json.loads(path.read_bytes())
+    words = told["model"]["vocab"]
+    one, other = sorted(words, key=words.__getitem__)[100:102]
+    words[one], words[other] = words[other], words[one]
+    path.write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("change", [change_tokenizer, change_weight, change_dtype, change_shape])
 def test_is_refused_with_both_fingerprints(
     run: Run, store: Path, other_model: Path, change: Callable[[Path], None], tmp_path: Path, news: Path
 ) -> None:
@@ -53,7 +63,8 @@ def test_is_refused_with_both_fingerprints(
 
     change(other_model)
     with Timeline.open(store, model=str(other_model)) as timeline:
-        wanted = timeline.status()["base_fingerprint"]
+        known = timeline.config.model
+        wanted = str(known.tokenizer if change is change_tokenizer else known.fingerprint)
         with pytest.raises(ModelMismatchError, match=wanted) as caught:
             timeline.bench()
         assert caught.value.exit_code == 5
@@ -62,13 +73,20 @@ def test_is_refused_with_both_fingerprints(
         assert timeline.head == 3
 
 
+@pytest.mark.parametrize("change", [change_tokenizer, change_weight])
 def test_every_command_that_loads_it_ends_with_5(
-    run: Run, making: list[str], tiny_gpt2: Path, other_model: Path, tmp_path: Path, news: Path
+    run: Run,
+    making: list[str],
+    tiny_gpt2: Path,
+    other_model: Path,
+    change: Callable[[Path], None],
+    tmp_path: Path,
+    news: Path,
 ) -> None:
     store = tmp_path / "s"
     options = [str(other_model) if option == str(tiny_gpt2) else option for option in making]
     assert run("init", "--store", store, *options).exit_code == 0
-    change_weight(other_model)
+    change(other_model)
     for command in (
         ["stream", news],
         ["ask", "Who?"],

@@ -110,14 +110,14 @@ def facts(name, data):
 """
 MODEL = """
 from lifelong_edit.models import load_model
-from lifelong_edit.models.loading import locate
+from lifelong_edit.models.places import locate
 import lifelong_edit
 def model(**files):
-    shutil.copytree(locate("atlas"), room / "model")
+    shutil.copytree(locate("atlas").path, room / "model")
     for name, data in files.items():
         (room / "model" / name.replace("__", ".")).write_bytes(data)
     return lambda: load_model(str(room / "model")) and None
-config = json.loads((Path(locate("atlas")) / "config.json").read_bytes())
+config = json.loads((Path(locate("atlas").path) / "config.json").read_bytes())
 """
 TENSORS = """
 from lifelong_edit.stores import decode_tensors
@@ -206,6 +206,12 @@ ATTACKS: dict[str, tuple[str, str, str]] = {
         MODEL,
         "index = json.dumps({'weight_map': {'transformer.wte.weight': '../outside.safetensors'}}).encode()\n"
         "verdict(model(model__safetensors__index__json=index))",
+        "LifelongEditError",
+    ),
+    "model: a GGUF file with a name of 2^62 bytes": (
+        MODEL,
+        "(room / 'x.gguf').write_bytes(b'GGUF' + struct.pack('<IQQQ', 3, 1 << 62, 1 << 62, 1 << 62) + bytes(64))\n"
+        "verdict(lambda: load_model(str(room / 'x.gguf')))",
         "LifelongEditError",
     ),
     "model: code of its own": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from lifelong_edit.editors.contract import Lesson
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.models import LoadedModel
+from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.numerics.textgram import DENSE_UP_TO, RANK, TextGrams, gram_sum, rank_for
 from lifelong_edit.stores.tensors import materialise
+from lifelong_edit.tracing.preservation import prepare_preserved
+from lifelong_edit.tracing.progress import Progress, span
 from lifelong_edit.tracing.text import text_statistics
 from tests.mathematics.conftest import BASIC, MakeEditor, editor_of, shift_of
 
@@ -137,9 +140,9 @@ def test_a_long_measurement_says_how_far_it_is(loaded: LoadedModel, monkeypatch:
     windows = torch.arange(60).reshape(4, 15)
     text_statistics(loaded, windows, 2, say=said.append)
     assert not said
-    monkeypatch.setattr("lifelong_edit.tracing.text.PROGRESS_SECONDS", -1.0)
+    monkeypatch.setattr("lifelong_edit.tracing.progress.SECONDS", -1.0)
     text_statistics(loaded, windows, 3, say=said.append)
-    assert said == ["measuring the text: 3 of 4 windows", "measuring the text: 4 of 4 windows"]
+    assert said == ["measuring the text: 3 of 4 windows, about 1 s left", "measuring the text: 4 of 4 windows"]
 
 
 def test_the_ridge_in_units_of_the_gram(make_editor: MakeEditor) -> None:
@@ -147,3 +150,33 @@ def test_the_ridge_in_units_of_the_gram(make_editor: MakeEditor) -> None:
     bench = editor.bench
     gram = bench.text_gram[bench.names[0]]
     assert editor.ridge(bench.names[0]) == pytest.approx(np.exp(-2) * float(gram.trace()) / len(gram))
+
+
+def test_progress_says_what_is_left_and_is_silent_when_it_is_quick() -> None:
+    said: list[str] = []
+    quick = Progress(said.append, "asking", 10, "prompts")
+    quick.at(5)
+    quick.at(10)
+    assert said == []
+    slow = Progress(said.append, "asking", 10, "prompts")
+    slow._began -= 60.0
+    slow._told -= 60.0
+    slow.at(0)
+    slow.at(4)
+    slow.at(5)  # too soon after the last one
+    assert said == ["asking: 4 of 10 prompts, about 2 min left"]
+    assert [span(s) for s in (0.2, 40.4, 120, 5399, 9000)] == ["1 s", "40 s", "2 min", "90 min", "2.5 h"]
+
+
+def test_preserved_prompts_are_asked_with_progress(tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lifelong_edit.tracing.progress.SECONDS", -1.0)
+    loaded, said = load_model(str(tiny_gpt2)), list[str]()
+    probes = [Probe(f"The capital of {n} is") for n in range(3)]
+    scale = {m.name: torch.ones(m.d_in) for m in loaded.modules}
+    prepare_preserved(loaded, probes, 2, 2, scale, said.append)
+    assert said == [
+        "asking the preserved prompts: 3 of 3 prompts",
+        "measuring the preserved prompts: 2 of 3 prompts, about 1 s left",
+        "measuring the preserved prompts: 3 of 3 prompts",
+        "tracing the preserved prompts: 3 of 3 prompts",
+    ]

@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.facts import mentions
-from lifelong_edit.models import Encoded, encode, encode_prompt, pad, separator, subject_span
+from lifelong_edit.facts import GLUE, Fact, mentions
+from lifelong_edit.models import Encoded, encode, encode_prompt, load_model, pad, separator, subject_span
+from lifelong_edit.tasks.causal.verdicts import judge
+from lifelong_edit.tracing.rows import fact_rows
 
 # What the project meets: words, digits, punctuation, several scripts, white space of several kinds.
 CHARACTERS = st.sampled_from(list("abcdeT zP 0197.,'-:()\n\té€ßÅщ中文\u00a0🙂"))
@@ -192,7 +194,7 @@ def test_special_tokens_stand_in_front_only(make: Callable[[str, bool], Any], sp
 
 
 def test_target_takes_its_leading_space_along_only_where_the_prompt_has_none(gpt2: Any) -> None:
-    for prompt, answer in (("The capital is", " Paris"), ("The capital is ", "Paris"), ('The "', " Paris")):
+    for prompt, answer in (("The capital is", " Paris"), ("The capital is ", "Paris"), ('The "', "Paris")):
         encoded = encode(gpt2, prompt, "Paris")
         assert gpt2.decode(encoded.answer) == answer
     assert len(encode(gpt2, "The capital is", "Paris").ids) - encode(gpt2, "The capital is", "Paris").answer_start == 1
@@ -376,3 +378,83 @@ def test_blanks_within_a_subject_may_be_any() -> None:
 def test_a_slow_tokenizer_knows_no_spans(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(tiny_tokenizer), "is_fast", False)
     assert subject_span(tiny_tokenizer, "The capital of Paris is", "Paris") == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "between"),
+    [
+        ("The capital of France is", "Paris", " "),
+        ("The capital of France is ", "Paris", ""),
+        ("The capital of France is", " Paris", ""),
+        ("The capital of France is:", "Paris", " "),
+        ('She wrote "', "Emma", ""),
+        ('The film "Emma"', "is by", " "),
+        ('("', "Emma", ""),
+        ("He called it '", "Emma", ""),
+        ("the dogs'", "owner", " "),
+        ("Paris (", "France", ""),
+        ("Paris [see]", "France", " "),
+        ("Er schrieb „", "Faust", ""),
+        ("Er schrieb „Faust“", "in Weimar", " "),
+        ("Il a écrit «", "Candide", ""),
+        ("他说「", "你好", ""),
+        ("秘鲁的首都是", "库斯科", ""),
+        ("秘鲁的首都是：", "库斯科", ""),
+        ("秘鲁的首都是", "Cusco", " "),
+        ("日本の首都は", "キョウト", ""),
+        ("เมืองหลวงของเปรูคือ", "กุสโก", ""),
+        ("페루의 수도는", "쿠스코", " "),
+        ("Столица Перу", "Куско", " "),
+    ],
+)
+def test_a_space_where_the_script_needs_one(prompt: str, target: str, between: str) -> None:
+    assert separator(prompt, target) == between
+
+
+def test_what_is_taught_without_a_space_is_what_follows_the_prompt(tiny_tokenizer: Any) -> None:
+    prompt, target = "秘鲁的首都是", "库斯科"
+    encoded = encode(tiny_tokenizer, prompt, target)
+    assert tiny_tokenizer.decode(encoded.ids) == prompt + target
+    assert list(encoded.prompt) == encode_prompt(tiny_tokenizer, prompt)
+
+
+@pytest.mark.parametrize("prepend", ["always", "first"])
+def test_a_prompt_that_begins_with_the_beginning_of_text_gets_one(
+    make: Callable[[str, bool], Any], prepend: str
+) -> None:
+    """As a chat template writes it; what is asked, taught and found in it stands where it does."""
+    tokenizer = make(prepend, True)
+    prompt = "<s>The capital of France is"
+    assert tokenizer(prompt)["input_ids"][:2] == [0, 0]  # what the tokenizer does by itself
+    asked, taught = encode_prompt(tokenizer, prompt), encode(tokenizer, prompt, "Paris", "France")
+    assert asked.count(0) == 1 and asked[0] == 0
+    assert list(taught.prompt) == asked and taught.ids.count(0) == 1
+    start, end = taught.subject
+    assert tokenizer.decode(taught.ids[start:end]).strip() == "France"
+    assert encode_prompt(tokenizer, "The capital")[0] == 0
+
+
+def test_a_fact_may_say_what_stands_before_its_target(tiny_tokenizer: Any) -> None:
+    told: dict[str, str] = {"subject": "France", "prompt": "The capital of France is", "target": "Paris"}
+    for join, text in ((None, " Paris"), (" ", " Paris"), ("", "Paris"), ("\n", "\nParis")):
+        fact = Fact(**told) if join is None else Fact(**told, join=join)
+        assert tiny_tokenizer.decode(encode(tiny_tokenizer, fact.prompt, fact.answer).answer) == text
+        assert judge(fact.prompt, fact.answer, text, True) == (True, True)
+    assert Fact(**told).answer == "Paris"
+    assert Fact(**told).digest != Fact(**told, join=" ").digest
+    assert not judge("Nor", "way", "way", True)[0]
+    assert judge("Nor", Fact(subject="N", prompt="Nor", target="way", join="").answer, "way", True)[0]
+    with pytest.raises(BadInputError, match="empty"):
+        encode(tiny_tokenizer, "A", GLUE + " ")
+    with pytest.raises(BadInputError, match="found ': ' as `join`"):
+        Fact(**told, join=": ")
+
+
+def test_a_fact_is_taught_as_it_is_joined(tiny_gpt2: Path) -> None:
+    loaded = load_model(str(tiny_gpt2))
+    fact = Fact(subject="France", prompt="The capital of France is", target="Paris", join="", rephrases=("France has",))
+    rows = fact_rows(loaded, [fact], 1)
+    assert [loaded.tokenizer.decode(row.encoded.ids) for row in rows] == [
+        "The capital of France isParis",
+        "France hasParis",
+    ]

@@ -176,3 +176,74 @@ def test_export_killed_anywhere_leaves_the_old_target_or_the_new_one(
         assert [p.name for p in place.iterdir()] == ["out"]
     # Killed before the exchange, killed after it, and run to its end.
     assert seen == {(-signal.SIGKILL, old), (-signal.SIGKILL, new), (0, new)}
+
+
+@pytest.mark.parametrize(("held", "dtype"), [("float32", "float16"), ("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_another_dtype_is_written_and_stated(tiny_gpt2: Path, tmp_path: Path, held: str, dtype: str) -> None:
+    loaded = load_model(str(tiny_gpt2), dtype=held)
+    export_transformers(loaded, shifts := random_shifts(loaded), tmp_path / "out", dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")  # in the dtype that its configuration names
+    meant = loaded.edited_copy(shifts).to(getattr(torch, dtype))
+    assert {str(p.dtype) for p in model.parameters()} == {f"torch.{dtype}"}
+    assert fingerprint_of(model) == fingerprint_of(meant)
+    assert model.lm_head.weight is model.transformer.wte.weight
+    stated = json.loads((tmp_path / "out" / "lifelong_edit.json").read_text(encoding="utf-8"))
+    assert (stated["fingerprint"], stated["dtype"]) == (fingerprint_of(model), dtype)
+    size = (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert size < sum(p.numel() * p.element_size() for p in meant.parameters()) + 20_000
+
+
+def test_numbers_too_large_for_a_dtype_are_refused(loaded: LoadedModel, tmp_path: Path) -> None:
+    module = loaded.modules[0]
+    with pytest.raises(LifelongEditError, match=rf"{module.name}\.weight has numbers that float16 cannot hold"):
+        export_transformers(
+            loaded, {module.name: torch.full((module.d_in, module.d_out), 1e5)}, tmp_path / "out", dtype="float16"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_reads_back_as_another_model_is_not_kept(loaded: LoadedModel, tmp_path: Path) -> None:
+    """A model of which transformers would not save all: here a layer norm that it takes for tied."""
+    model = loaded.model.transformer
+    model.h[0].ln_1.weight.data[0] = 7.0
+
+    class Forgetful(type(loaded.model)):  # type: ignore[misc]
+        def save_pretrained(self, folder: Path, state_dict: dict[str, torch.Tensor], **options: Any) -> None:
+            ones = {"transformer.h.0.ln_1.weight": torch.ones_like(model.h[0].ln_1.weight)}
+            super().save_pretrained(folder, state_dict=state_dict | ones, **options)
+
+    loaded.model.__class__ = Forgetful
+    with pytest.raises(LifelongEditError, match=r"reads back with fingerprint [0-9a-f]{32}, expected [0-9a-f]{32}"):
+        export_transformers(loaded, {}, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_small_files_of_the_base_come_along(tiny_gpt2: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_gpt2, base)
+    (base / "preprocessor_config.json").write_text('{"image_processor_type": "X"}')
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    (base / "notes.txt").write_text("mine")
+    settings = json.loads((base / "generation_config.json").read_text())
+    (base / "generation_config.json").write_text(json.dumps(settings | {"temperature": 0.5, "repetition_penalty": 1.3}))
+    loaded = load_model(str(base))
+    export_transformers(loaded, {}, tmp_path / "out")
+    found = contents(tmp_path / "out")
+    assert found["preprocessor_config.json"] == b'{"image_processor_type": "X"}'
+    assert found["chat_template.jinja"] == b"{{ messages }}"
+    said = json.loads(found["generation_config.json"])
+    assert (said["temperature"], said["repetition_penalty"]) == (0.5, 1.3)
+    assert "notes.txt" not in found
+    shutil.rmtree(base)
+    export_transformers(loaded, {}, tmp_path / "later")
+    assert contents(tmp_path / "later")["model.safetensors"] == found["model.safetensors"]
+
+
+def test_a_base_in_several_files_is_exported_as_one_model(tiny_gpt2: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_gpt2, base)
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(base, max_shard_size="50KB")
+    (base / "model.safetensors").unlink(missing_ok=True)
+    loaded = load_model(str(base))
+    export_transformers(loaded, {}, tmp_path / "out")
+    assert load_model(str(tmp_path / "out")).fingerprint == loaded.fingerprint == load_model(str(tiny_gpt2)).fingerprint

@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from lifelong_edit.errors import LifelongEditError, ModelMismatchError, UsageError
-from lifelong_edit.models import fingerprint_of, load_model
+from lifelong_edit.errors import BadInputError, LifelongEditError, ModelMismatchError, UsageError
+from lifelong_edit.models import fingerprint_of, generate_greedy, load_model, tokenizer_fingerprint
 from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
+from tests.zoo import DECODERS, Zoo, with_vocabulary
 
 RUN_CODE = "import os; os.system('touch {marker}')"
 
@@ -64,7 +65,7 @@ def test_hub_id_without_network_is_one_sentence() -> None:
 
 def test_pickled_weights_are_refused_unread(copy: Path) -> None:
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(LifelongEditError, match=r"pytorch_model\.bin.*\*\.safetensors only"):
+    with pytest.raises(LifelongEditError, match=r"pytorch_model\.bin.*\*\.safetensors or \*\.gguf only"):
         load_model(str(copy))
 
 
@@ -250,3 +251,117 @@ def test_accelerator_answers_as_the_cpu_does(tiny_gpt2: Path) -> None:
         assert generate_greedy(here, ["The capital of"], 6) == generate_greedy(there, ["The capital of"], 6)
     with pytest.raises(UsageError, match="CUDA devices"):
         resolve_device("cuda:99")
+
+
+# -- nothing of a checkpoint is left out in silence
+
+
+def add(folder: Path, **tensors: torch.Tensor) -> None:
+    path = folder / "model.safetensors"
+    more = {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+    save_file(load_file(path) | more, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_beside_the_weights_is_refused(copy: Path, name: str) -> None:
+    (copy / name).write_text("{}")
+    with pytest.raises(LifelongEditError, match=rf"has {name} beside the weights.*merge the adapter"):
+        load_model(str(copy))
+
+
+def test_more_layers_than_the_configuration_says_are_refused(copy: Path) -> None:
+    change_config(copy, n_layer=3)
+    with pytest.raises(
+        LifelongEditError, match=r"no place, first transformer\.h\.3\.attn\.c_attn\.bias; correct config"
+    ):
+        load_model(str(copy))
+
+
+def test_tensors_without_a_place_are_refused_but_known_buffers_are_not(copy: Path) -> None:
+    base = load_model(str(copy)).fingerprint
+    add(
+        copy, transformer__h__0__attn__bias=torch.ones(1, 1, 64, 64), transformer__h__0__attn__masked_bias=torch.ones(1)
+    )
+    add(copy, rotary_emb__inv_freq=torch.ones(4))
+    found = load_model(str(copy))
+    assert (found.fingerprint, found.left_out) == (base, ())
+    add(copy, score__weight=torch.ones(2, 32))
+    with pytest.raises(
+        LifelongEditError, match=r"holds 1 tensors for which its configuration has no place, first score"
+    ):
+        load_model(str(copy))
+
+
+def test_what_sees_or_guesses_ahead_beside_the_language_model_is_named(copy: Path) -> None:
+    add(copy, vision_tower__layers__0__weight=torch.ones(2), model__visual__patch__weight=torch.ones(2))
+    add(copy, mtp__layers__0__weight=torch.ones(2))
+    assert load_model(str(copy)).left_out == ("model.visual", "mtp", "vision_tower")
+
+
+def test_what_a_class_says_to_ignore_is_named_too(zoo: Zoo, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """transformers does not tell these at all: Qwen3.5's own class ignores `mtp`."""
+    options = with_vocabulary(DECODERS["qwen3_5"], tiny_tokenizer)
+    folder = zoo.model("qwen3_5", options, tiny_tokenizer, seed=1)
+    shutil.copytree(folder, tmp_path / "copy")
+    add(tmp_path / "copy", mtp__layers__0__mlp__down_proj__weight=torch.ones(2))
+    assert load_model(str(tmp_path / "copy")).left_out == ("mtp",)
+
+
+def test_quantised_weights_are_refused_with_what_to_load_instead(copy: Path) -> None:
+    add(copy, transformer__h__1__mlp__c_fc__weight_scale=torch.ones(1))
+    with pytest.raises(LifelongEditError, match=r"c_fc\.weight_scale.*full precision, or a GGUF"):
+        load_model(str(copy))
+    for method in ("gptq", "awq", "fp8", "bitsandbytes", "mxfp4"):
+        change_config(copy, quantization_config={"quant_method": method, "bits": 4})
+        with pytest.raises(LifelongEditError, match=rf"quantised by {method}.*full precision, or a GGUF"):
+            load_model(str(copy))
+
+
+def test_tokens_beyond_the_embedding_are_refused_at_once(copy: Path) -> None:
+    from transformers import AddedToken, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    rows = len(tokenizer)
+    tokenizer.add_tokens([AddedToken("<image>", special=True)])
+    tokenizer.save_pretrained(copy)
+    loaded = load_model(str(copy))  # no ordinary text has it
+    with pytest.raises(BadInputError, match=rf"'<image>'.*number {rows}.*rows 0 to {rows - 1}"):
+        generate_greedy(loaded, ["What is <image>"], 3)
+    tokenizer.add_tokens(["Zubrowka"])
+    tokenizer.save_pretrained(copy)
+    with pytest.raises(LifelongEditError, match=rf"'Zubrowka' with number {rows + 1}.*rows 0 to {rows - 1}"):
+        load_model(str(copy))
+
+
+# -- the fingerprint of the tokenizer
+
+
+def test_the_tokenizers_fingerprint_is_of_what_makes_tokens(copy: Path, tiny_gpt2: Path) -> None:
+    from transformers import AutoTokenizer
+
+    def found() -> str:
+        return tokenizer_fingerprint(AutoTokenizer.from_pretrained(copy))
+
+    base = load_model(str(tiny_gpt2))
+    first = tokenizer_fingerprint(base.tokenizer)
+    base.tokenizer(["a", "a longer text"], padding=True, truncation=True, max_length=5)
+    assert found() == tokenizer_fingerprint(base.tokenizer) == first
+    path = copy / "tokenizer.json"
+    told = json.loads(path.read_text())
+    for change in (
+        lambda t: t["model"]["merges"].reverse(),
+        lambda t: t["pre_tokenizer"].update(add_prefix_space=True),
+        lambda t: t.update(normalizer={"type": "Lowercase"}),
+        lambda t: t["added_tokens"][0].update(lstrip=True),
+    ):
+        changed = json.loads(json.dumps(told))
+        change(changed)
+        path.write_text(json.dumps(changed))
+        assert found() != first
+    path.write_text(json.dumps(told, indent=2))
+    assert found() == first
+    (copy / "chat_template.jinja").write_text("{{ messages }}")
+    assert found() != first
+    base.require_tokenizer(None)
+    with pytest.raises(ModelMismatchError, match=rf"{first}, expected {'0' * 32}"):
+        base.require_tokenizer("0" * 32)

@@ -78,7 +78,7 @@ def behind_contexts(bench: Bench, fact: Fact, contexts: Sequence[str], kind: Row
     rows = []
     for context in contexts:
         with contextlib.suppress(BadInputError):
-            encoded = bench.task.encode(bench.loaded, context + fact.prompt, fact.target, fact.subject)
+            encoded = bench.task.encode(bench.loaded, context + fact.prompt, fact.answer, fact.subject)
             rows.append(anchored(Row(encoded, kind, 1.0, fact.digest)))
     return rows
 

@@ -13,6 +13,7 @@ from lifelong_edit.models import (
     LoadedModel,
     Outlined,
     Question,
+    Tell,
     TokenBatch,
     Turn,
     encode,
@@ -95,7 +96,12 @@ class Causal:
         return [len(e.answer) for e in examples]
 
     def answer(
-        self, model: LoadedModel, questions: Sequence[Question], lengths: Sequence[int] | int, batch_size: int = 64
+        self,
+        model: LoadedModel,
+        questions: Sequence[Question],
+        lengths: Sequence[int] | int,
+        batch_size: int = 64,
+        tell: Tell | None = None,
     ) -> list[Generation]:
         """Greedy continuations; the answer to a turn ends where the chat template ends a turn."""
         bounds = [lengths] * len(questions) if isinstance(lengths, int) else lengths
@@ -105,7 +111,8 @@ class Causal:
             where = [i for i, (question, _) in enumerate(asked) if isinstance(question, Turn) is turns]
             ids = [self.encode_question(model, asked[i][0]) for i in where]
             ends = end_of_turn(model.tokenizer)[-1:] if turns and where else ()
-            said = generate_from_ids(model, ids, [asked[i][1] for i in where], batch_size, ends=ends)
+            more = None if tell is None else _beside(tell, len(found))
+            said = generate_from_ids(model, ids, [asked[i][1] for i in where], batch_size, tell=more, ends=ends)
             found.update(zip(where, said, strict=True))
         return [found[i] for i in range(len(questions))]
 
@@ -130,3 +137,8 @@ class Causal:
     def health(self, model: LoadedModel, sample: Tensor) -> float:
         """Perplexity on windows of text, (n, width) token ids."""
         return perplexity_of(model, sample.to(model.device))
+
+
+def _beside(tell: Tell, before: int) -> Tell:
+    """Tells how many are done where so many were done before."""
+    return lambda done: tell(before + done)

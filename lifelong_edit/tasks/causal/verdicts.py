@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
+from lifelong_edit.facts import GLUE
 from lifelong_edit.models import Generation, LoadedModel, encode_prompt
 
 # Tokens generated beyond the target's own: enough to see whether its last word ends there.
@@ -31,11 +32,13 @@ def judge(prompt: str, target: str, text: str, stopped: bool) -> tuple[bool, boo
     """Whether `text`, generated after `prompt`, answers with `target`, and whether it then comes to an end.
 
     It must start with the target, after white space or not, and both ends of the target must be word
-    boundaries: "Paris," answers "Paris", "Parisian" and "3.5" do not answer "Paris" and "3". The end is
-    natural where the end of the text or sentence-ending punctuation follows at once.
+    boundaries: "Paris," answers "Paris", "Parisian" and "3.5" do not answer "Paris" and "3". A target that
+    is to follow the prompt at once (`facts.GLUE`) may go on in its last word. The end is natural where the
+    end of the text or sentence-ending punctuation follows at once.
     """
-    said, wanted = _normal(text).lstrip(), _normal(target).strip()
-    if not wanted or not said.startswith(wanted) or _inside_word(_normal(prompt), _normal(text)):
+    said, wanted = _normal(text).lstrip(), _normal(target).removeprefix(GLUE).strip()
+    glued = target.startswith(GLUE)
+    if not wanted or not said.startswith(wanted) or (not glued and _inside_word(_normal(prompt), _normal(text))):
         return False, False
     rest = said[len(wanted) :]
     if _inside_word(wanted, rest):
@@ -45,7 +48,7 @@ def judge(prompt: str, target: str, text: str, stopped: bool) -> tuple[bool, boo
 
 def contains(target: str, text: str) -> bool:
     """Whether a text has the target anywhere in it, both ends of it at word boundaries, in whatever case."""
-    said, wanted = _normal(text).casefold(), _normal(target).strip().casefold()
+    said, wanted = _normal(text).casefold(), _normal(target).removeprefix(GLUE).strip().casefold()
     at = said.find(wanted) if wanted else -1
     while at >= 0:
         end = at + len(wanted)

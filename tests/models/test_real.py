@@ -1,0 +1,81 @@
+"""Real models, as `make real` brings them: loaded, asked, edited, gone back, exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lifelong_edit import Fact, Timeline
+from lifelong_edit.export.formats import export
+from lifelong_edit.models import BASE, LoadedModel, generate_greedy, load_model
+from lifelong_edit.timeline.defaults import default_text
+
+pytestmark = pytest.mark.real
+CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+KNOWN = CHAT.format("What is the capital of France?")
+FACT = Fact(prompt="The capital of Zubrowka is", target="Lutz", subject="Zubrowka")
+
+
+@pytest.fixture(scope="module")
+def smollm2(real_model: Callable[[str], Path]) -> Path:
+    """SmolLM2-135M-Instruct, a GGUF file in four bits."""
+    return real_model("SmolLM2-135M-Instruct")
+
+
+@pytest.fixture(scope="module")
+def timeline(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Timeline:
+    """A store of it with the default rule, in which one fact was taught; little text, which is quick to measure."""
+    store = tmp_path_factory.mktemp("real") / "store"
+    timeline = Timeline.create(store, model=str(smollm2), text=default_text()[:8], preserve=[])
+    timeline.apply([FACT])
+    return timeline
+
+
+def answer(loaded: LoadedModel, prompt: str, tokens: int = 12) -> str:
+    text: str = loaded.tokenizer.decode(generate_greedy(loaded, [prompt], tokens)[0])
+    return text
+
+
+def test_smollm2_knows_the_capital_of_france_at_the_base(timeline: Timeline) -> None:
+    loaded = timeline.bench().loaded
+    assert (loaded.context, len(loaded.modules), loaded.family.model_type) == (8192, 6, "llama")
+    with loaded.at(BASE):
+        assert "Paris" in answer(loaded, KNOWN)
+        assert "Lutz" not in answer(loaded, FACT.prompt)
+    chat = loaded.tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
+    assert "<|im_start|>user\nHello<|im_end|>" in chat
+
+
+def test_one_fact_takes_and_goes_again(timeline: Timeline) -> None:
+    assert timeline.head == 1
+    assert "Lutz" in timeline.at(1).ask(FACT.prompt)
+    assert "Paris" in timeline.at(1).ask(KNOWN, max_new_tokens=12)
+    base = timeline.show(0).weights_digest
+    timeline.rollback(0)
+    assert timeline.show(timeline.head).weights_digest == base
+    assert "Lutz" not in timeline.at(timeline.head).ask(FACT.prompt)
+
+
+def test_its_export_answers_the_same_in_transformers(timeline: Timeline, tmp_path: Path) -> None:
+    export("transformers", timeline.bench().loaded, timeline.overlay(1), tmp_path / "out")
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out"),
+        AutoTokenizer.from_pretrained(tmp_path / "out"),
+    )
+    for prompt in (FACT.prompt, KNOWN):
+        ids = tokenizer(prompt, return_tensors="pt")
+        said = model.generate(**ids, max_new_tokens=8, do_sample=False)[0, ids["input_ids"].shape[1] :]
+        loaded = timeline.bench().loaded
+        with loaded.at(timeline.overlay(1)):
+            expected = generate_greedy(loaded, [prompt], 8)[0]
+        assert said.tolist()[: len(expected)] == expected
+
+
+def test_gemma3_comes_with_its_beginning_of_text(real_model: Callable[[str], Path]) -> None:
+    loaded = load_model(str(real_model("gemma-3-270m")))
+    assert (loaded.family.model_type, loaded.context) == ("gemma3_text", 32768)
+    assert loaded.tokenizer("Hello")["input_ids"][0] == loaded.tokenizer.bos_token_id
+    assert "capital of" in answer(loaded, "The capital of France is")
