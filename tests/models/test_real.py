@@ -52,11 +52,11 @@ def test_smollm2_knows_the_capital_of_france_at_the_base(timeline: Timeline) -> 
 def test_one_fact_takes_and_goes_again(timeline: Timeline) -> None:
     assert timeline.head == 1
     assert "Lutz" in timeline.at(1).ask(FACT.prompt)
-    assert "Paris" in timeline.at(1).ask(KNOWN, max_new_tokens=12)
     base = timeline.show(0).weights_digest
     timeline.rollback(0)
     assert timeline.show(timeline.head).weights_digest == base
     assert "Lutz" not in timeline.at(timeline.head).ask(FACT.prompt)
+    assert "Paris" in timeline.at(timeline.head).ask(KNOWN, max_new_tokens=12)
 
 
 def test_its_export_answers_the_same_in_transformers(timeline: Timeline, tmp_path: Path) -> None:
