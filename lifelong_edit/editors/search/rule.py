@@ -41,6 +41,8 @@ NAMED = 50
 """Subjects that the preserved prompts should speak of: with fewer, names that everybody knows of stand beside them."""
 NEAR = 256
 """Facts, at the most, near which preserved prompts are looked for."""
+READ = 4
+"""Contexts behind which a fact's key is read, beside its own words: what is changed there is to be changed in all."""
 TRACED = 64
 """Facts whose rows are traced at a time where all are."""
 
@@ -88,7 +90,7 @@ class SearchEditor:
         clock.lap("rows")
         shifts = self.shifts_of(state)
         others = {d: state.keys[d] for d in live if d not in rows}
-        variables = self.variables(facts, rows, shifts, self.held(others, subjects))
+        variables = self.variables(material, shifts, self.held(others, subjects))
         clock.lap("preservation")
         search = Search(bench, s, shifts, variables, material, drawn)
         search.run(s.rounds)
@@ -140,24 +142,27 @@ class SearchEditor:
         self.around.add_to(grams, s.around, subjects)
         return grams
 
-    def variables(
-        self,
-        facts: Sequence[Fact],
-        rows: Mapping[str, list[Row]],
-        shifts: Mapping[str, Tensor],
-        held: Mapping[str, Tensor],
-    ) -> Variables:
-        """The value differences to be searched for, all zero: at the key of each fact's prompt, as it is at ΔW."""
+    def variables(self, material: Material, shifts: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> Variables:
+        """The value differences to be searched for, all zero, at the facts' keys as they are at ΔW."""
         bench, s = self.bench, self.settings
-        prompts = [rows[fact.digest][0] for fact in facts]
+        read = [[*own, *behind[:READ]] for own, behind in zip(material.rows, material.behind, strict=True)]
+        rows = [row for own in read for row in own]
+        fact = torch.tensor([i for i, own in enumerate(read) for _ in own])
+        prompt = torch.tensor([row is own[0] for own in read for row in own])
         with bench.loaded.at(shifts):
-            traced = trace(bench.loaded, prompts, s.micro_batch, gradients=False)
-        influence = {}
-        for name, keys in traced.keys.items():
+            traced = trace(bench.loaded, rows, s.micro_batch, gradients=False)
+        found = Variables.none()
+        for module in bench.loaded.modules:
+            name, of = module.name, traced.row[module.name].cpu()
+            chosen = torch.ones(len(of), dtype=torch.bool) if module.positions == "subject" else prompt[of]
+            keys, own = traced.keys[name][chosen.to(bench.loaded.device)], fact[of][chosen]
+            whole = module.positions == "subject"
+            group, owner = (own, torch.arange(len(read))) if whole else (torch.arange(len(own)), own)
             ridge = math.exp(s.log_ridge) * bench.text_gram.trace(name) / bench.text_gram.width(name)
-            none = torch.zeros(len(keys), 1)
-            influence[name] = solve(keys, none, torch.ones(len(keys)), held[name], ridge).influence()
-        return Variables.at_rest(traced.keys, influence, bench, traced.row)
+            weights = (1 / torch.bincount(group).float())[group]
+            solved = solve(keys, torch.zeros(len(keys), 1), weights, held[name], ridge)
+            found.add(bench, name, keys, solved.influence(), group, owner)
+        return found
 
     def keys_after(
         self, shifts: Mapping[str, Tensor], rows: Mapping[str, list[Row]], conflict: Mapping[str, object]
@@ -190,7 +195,7 @@ class SearchEditor:
         near = torch.from_numpy(bench.conflict_keys([f.prompt for f in sample])).to(bench.loaded.device)
         material = self.material(facts, rows, subjects, near, drawn)
         shifts = self.shifts_of(State(shifts=dict(start or {})))
-        variables = self.variables(facts, rows, shifts, self.held({}, subjects))
+        variables = self.variables(material, shifts, self.held({}, subjects))
         search = Search(bench, s, shifts, variables, material, drawn, s.reconsolidation_facts, say)
         search.run(s.reconsolidation_rounds)
         found = search.shifts()

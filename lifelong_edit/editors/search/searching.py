@@ -31,10 +31,11 @@ _TINY = torch.finfo(torch.float32).tiny
 
 @dataclass
 class Variables:
-    """What is searched for: of each module U = A⁻¹Kᵀ/diag(KA⁻¹Kᵀ), (d_in, n), and D, (n, d_out), n keys each.
+    """What is searched for: of each module U (d_in, m), and D (m, d_out), a row for each group of keys.
 
-    With this scale a row of D is what its own key's output changes by. owner: (n,) number of each key's fact. scale:
-    root mean square of the module's outputs at these keys in the base model: the unit in which steps are measured.
+    A group is what is to be answered alike: of a module edited at the subject all keys of a fact, in its own words and
+    behind contexts; of one edited at the answer each position of its prompt. owner: (m,) number of each group's fact.
+    scale: root mean square of the module's outputs at these keys in the base model: the unit of a step.
     """
 
     left: dict[str, Tensor]
@@ -43,18 +44,28 @@ class Variables:
     scale: dict[str, float]
 
     @classmethod
-    def at_rest(
-        cls, keys: Mapping[str, Tensor], influence: Mapping[str, Tensor], bench: Bench, owner: Mapping[str, Tensor]
-    ) -> Variables:
-        """D = 0. keys: K by module (n, d_in); influence: A⁻¹Kᵀ by module (d_in, n) float64."""
-        left, right, scale = {}, {}, {}
-        for name, k in keys.items():
-            u, width = influence[name], bench.loaded.module(name).d_out
-            hat = (k.to(u) * u.T).sum(1).clamp_min(torch.finfo(u.dtype).tiny)
-            left[name] = (u / hat).float().to(bench.loaded.device)
-            right[name] = torch.zeros(len(k), width, device=bench.loaded.device)
-            scale[name] = float((k @ bench.loaded.base_weight(name)).square().mean().sqrt()) if len(k) else 1.0
-        return cls(left, right, {n: o.cpu() for n, o in owner.items()}, scale)
+    def none(cls) -> Variables:
+        """Of no module yet."""
+        return cls({}, {}, {}, {})
+
+    def add(self, bench: Bench, name: str, keys: Tensor, influence: Tensor, group: Tensor, owner: Tensor) -> None:
+        """A module, with D = 0. keys: K (n, d_in); influence: A⁻¹Kᵀ (d_in, n) float64; group: (n,) of each key.
+
+        U_g = A⁻¹ Σ kᵀ over the keys of group g, divided by the mean of what these keys meet in it: so a row of D is
+        what the outputs at its group's keys change by in the mean.
+        """
+        device, count = bench.loaded.device, len(owner)
+        group = group.to(influence.device)
+        left = torch.zeros(len(influence), count, dtype=influence.dtype, device=influence.device)
+        left.index_add_(1, group, influence)
+        met = (keys.to(left) * left[:, group].T).sum(1)
+        mean = torch.zeros(count, dtype=left.dtype, device=left.device).index_add_(0, group, met)
+        mean /= torch.bincount(group, minlength=count).clamp_min(1)
+        self.left[name] = (left / mean.clamp_min(torch.finfo(left.dtype).tiny)).float().to(device)
+        self.right[name] = torch.zeros(count, bench.loaded.module(name).d_out, device=device)
+        self.owner[name] = owner.cpu()
+        base = keys.to(device) @ bench.loaded.base_weight(name)
+        self.scale[name] = float(base.square().mean().sqrt()) if len(keys) else 1.0
 
     def shifts(self) -> dict[str, Tensor]:
         """S = UD by module, (d_in, d_out) float32."""
