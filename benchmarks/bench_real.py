@@ -1,13 +1,14 @@
 """Real language models, real counterfactual facts, nothing given but a prompt: what an edit is worth by generation.
 
 Facts are those of CounterFact's edit split, as they are; preserved prompts and every choice of a setting come from its
-train split. Asked by greedy generation: the prompt (ES), the record's own rephrase (GS), its neighbour (LS: the first
-three tokens as the base model's; beside it whether its first word is), and where there is a template the prompt as a
-turn of a conversation (chat). Ability: perplexity on WikiText-2's test text.
+train split. Asked by greedy generation: the prompt (ES); the record's own rephrase (GS; beside it whether the target
+stands anywhere in sixteen tokens); its neighbour (LS: the first three tokens as the base model's; beside it whether its
+first word is); and where there is a template the prompt as a turn of a conversation (chat). Ability: perplexity on
+WikiText-2's test text, as the share by which it rises.
 
     python -m benchmarks.bench_real --model FOLDER [--arm search] [--batches 4] [--size 25] [--seed 0] [--facts edit]
 
-The models come by `make real-models`.
+The models come by `python scripts/real-models.py`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from lifelong_edit.tasks import question_in, task_of
 
 PRESERVED = 600
 WINDOWS = 30
+ROOM = 16
+"""Tokens within which an answer counts as contained."""
 
 
 def counterfact(split: str) -> list[dict[str, Any]]:
@@ -87,18 +90,20 @@ class Judge:
         if has_template(self.loaded.tokenizer):
             found["chat"] = self._right("prompt", "chat")
         return found | {
+            "GS_contained": self._right("rephrase_prompt", anywhere=True),
             "LS": share(now[0] == then[0] for now, then in zip(said, self.said, strict=True)),
             "LS_first_word": share(now[1] == then[1] for now, then in zip(said, self.said, strict=True)),
             "perplexity": self.task.health(self.loaded, self.windows) / self.perplexity - 1,
         }
 
-    def _right(self, field: str, form: Form = "plain") -> float:
-        """The share of facts that are answered with their targets."""
+    def _right(self, field: str, form: Form = "plain", anywhere: bool = False) -> float:
+        """The share of facts that are answered with their targets; `anywhere` in ROOM tokens, or at once."""
         task, loaded = self.task, self.loaded
         asked = [(question_in(loaded, form, r[field]), r["target_new"]) for r in self.records]
-        lengths = [len(task.encode(loaded, q, t).answer) + task.margin(q) for q, t in asked]
+        lengths = [ROOM if anywhere else len(task.encode(loaded, q, t).answer) + task.margin(q) for q, t in asked]
         said = task.answer(loaded, [q for q, _ in asked], lengths)
-        return share(task.judge(loaded, q, t, a).right for (q, t), a in zip(asked, said, strict=True))
+        found = [task.judge(loaded, q, t, a) for (q, t), a in zip(asked, said, strict=True)]
+        return share(verdict.contained if anywhere else verdict.right for verdict in found)
 
 
 def share(values: Any) -> float:

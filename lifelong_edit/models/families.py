@@ -22,6 +22,8 @@ Positions = Literal["answer", "subject"]
 MOST_LAYERS = 6
 # Beside them, where the subject is read, if asked for.
 MOST_SUBJECT_LAYERS = 4
+# Of a rule that edits at the subject alone.
+MOST_READING = 5
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,17 @@ def default_layers(layers: int) -> list[str]:
 
 def default_entries(layers: int, places: Positions) -> list[str]:
     """The layers that a rule edits which is at home at `places`, as entries of `--modules`."""
-    return (subject_layers(layers) if places == "subject" else []) or default_layers(layers)
+    return reading_layers(layers) if places == "subject" else default_layers(layers)
+
+
+def reading_layers(layers: int) -> list[str]:
+    """Where a rule edits that is at home at the subject: five layers up to 30 % of the depth.
+
+    5 to 9 of the 30 layers of SmolLM2-135M, where this was measured, and near what MEMIT edits in larger models (arXiv
+    2210.07229).
+    """
+    last = min(layers - 1, round(0.3 * layers))
+    return [f"{max(0, last - MOST_READING + 1)}-{last}{SUBJECT}"]
 
 
 def subject_layers(layers: int) -> list[str]:

@@ -50,7 +50,7 @@ def load_model(
 
     source: "atlas" (bundled), a local folder, a GGUF file, or a hub id. modules: names of weight matrices, layer
     numbers or ranges ("3-5"), with "@subject" behind those to be edited at the tokens of the subject; by default
-    the MLP output projections of `default_layers`, or with `places` "subject" of `subject_layers`.
+    the MLP output projections of `default_layers`, or with `places` "subject" of `reading_layers`.
     Raises UsageError, UnknownModelError, or LifelongEditError with the reason in one sentence.
     """
     if trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):

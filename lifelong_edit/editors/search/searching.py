@@ -124,6 +124,7 @@ class Search:
         last: dict[int, float] = {}
         resting: set[int] = set()
         for number in range(rounds):
+            self._adam.slow(number / rounds)
             again = number % REST == REST - 1 or len(resting) == len(everyone)
             order = shuffled(len(everyone), "order", *self._drawn, number)
             spread, count = [], 0
@@ -173,12 +174,18 @@ class Adam:
     """Adam (Kingma and Ba, arXiv 1412.6980) for some keys at a time, with a rate in units of each module's outputs."""
 
     BETAS = (0.9, 0.99)
+    SLOWEST = 0.1
 
     def __init__(self, variables: Variables, rate: float, decay: float) -> None:
-        self._rate, self._decay = rate, decay
+        self._rate = self._now = rate
+        self._decay = decay
         self._mean = {n: torch.zeros_like(d) for n, d in variables.right.items()}
         self._square = {n: torch.zeros_like(d) for n, d in variables.right.items()}
         self._steps = {n: torch.zeros(len(d), 1, device=d.device) for n, d in variables.right.items()}
+
+    def slow(self, spent: float) -> None:
+        """The rate falls along a straight line to SLOWEST of itself; spent: the share of the rounds that is over."""
+        self._now = self._rate * (1 - (1 - self.SLOWEST) * spent)
 
     def step(self, variables: Variables, name: str, keys: Tensor, gradient: Tensor) -> None:
         """D ← (1 − decay) D − rate · scale · m / √v for the keys of a module; gradient: (keys, d_out)."""
@@ -190,7 +197,7 @@ class Adam:
         steps = self._steps[name][keys]
         moved = (mean[keys] / (1 - first**steps)) / ((square[keys] / (1 - second**steps)).sqrt() + _TINY**0.5)
         right = variables.right[name]
-        right[keys] = (1 - self._decay) * right[keys] - self._rate * variables.scale[name] * moved
+        right[keys] = (1 - self._decay) * right[keys] - self._now * variables.scale[name] * moved
 
 
 def differentiated(

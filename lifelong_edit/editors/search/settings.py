@@ -31,21 +31,21 @@ class SearchSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fi
     rounds: AtLeastOne = 24
     """The most rounds of a batch's search: one forward and one backward pass each, over the facts that have not taken
     yet and some preserved prompts."""
-    rate: Positive = 0.05
-    """The step of a round (Adam's rate), in root mean squares of the matrix's outputs."""
+    rate: Positive = 0.1
+    """The step of the first round (Adam's rate), in root mean squares of the matrix's outputs. It falls to a tenth."""
     decay: BelowOne = 0.02
     """The share of what was found that each round lets go: what no fact asks for again fades."""
     enough: Positive = 0.05
     """A fact rests while the loss at each token of its answer is below this, in all that a round asks of it."""
     rehearse: Count = 25
     """How many earlier facts, of those in force, are searched for again beside a batch."""
-    preserved: Count = 120
+    preserved: Count = 150
     """How many preserved prompts a batch's search is held by. They are drawn near the batch."""
-    preserved_at_once: AtLeastOne = 40
+    preserved_at_once: AtLeastOne = 60
     """How many of them are asked in a round."""
     swapped: Count = 4
     """With how many other subjects the prompt of each fact is asked beside them: these answers must stay too."""
-    preserved_weight: NotNegative = 1.0
+    preserved_weight: NotNegative = 2.0
     """Weight of the mean divergence at preserved prompts against the mean loss of the facts."""
     precision: Narrow = "bfloat16"
     """Number format of the passes of the search, where the model is held in float32. What a step leaves, and what
