@@ -55,8 +55,9 @@ def breadth_first(loaded: LoadedModel, facts: Sequence[Fact], recipe: Breadth, s
                 with torch.enable_grad():
                     losses, _ = task.loss(task.logits(loaded, batch), batch, part)
                     loss = losses.sum() / len(part)
-                total += float(loss) * len(part)
-                if float(loss) >= recipe.enough:
+                found = float(loss.detach())
+                total += found * len(part)
+                if found >= recipe.enough:
                     adam.zero_grad()
                     loss.backward()
                     adam.step()
