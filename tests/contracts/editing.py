@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ultraedit": {"eta": 1e-3},
     "search": {
         "rounds": 3,
+        "more_rounds": 0,
         "contexts": 2,
         "swapped": 1,
         "reconsolidation_rounds": 2,

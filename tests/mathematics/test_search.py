@@ -24,6 +24,7 @@ from lifelong_edit.tracing.trace import trace
 
 SMALL = SearchSettings(
     rounds=4,
+    more_rounds=0,
     contexts=3,
     swapped=2,
     text_tokens=2000,
@@ -244,6 +245,15 @@ def test_a_shift_is_stored_as_the_factors_that_were_found(bench: Bench, news: li
         assert np.isfinite(materialise(shift)).all()
         assert np.linalg.norm(materialise(shift)) == pytest.approx(change.report["norm"][name], rel=1e-4)  # type: ignore[index]
     assert set(change.keys()) == {fact.digest for fact in news[:2]}
+
+
+def test_a_batch_that_has_not_taken_has_further_rounds(bench: Bench, news: list[Fact]) -> None:
+    def rounds(**changes: float) -> object:
+        editor = SearchEditor(bench_of(bench.loaded, SMALL.replace(**changes), bench.preserved.probes))
+        return editor.learn(State(digest="a"), Lesson(news[:2])).report["rounds"]
+
+    assert rounds(rounds=1, more_rounds=2) == 3
+    assert rounds(rounds=1, more_rounds=2, taken_enough=0.0) == 1
 
 
 def test_phrasings_given_are_rows_and_one_of_them_is_asked_in_a_round(bench: Bench, news: list[Fact]) -> None:

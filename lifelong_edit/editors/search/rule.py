@@ -93,15 +93,18 @@ class SearchEditor:
         variables = self.variables(material, shifts, self.held(others, subjects))
         clock.lap("preservation")
         search = Search(bench, s, shifts, variables, material, drawn)
-        search.run(s.rounds)
-        clock.lap("search")
+        known = {digest: keys.conflict for digest, keys in state.keys.items()} | conflict
+        for rounds in (s.rounds, s.more_rounds):
+            search.run(rounds)
+            clock.lap("search")
+            keys, taken = self.keys_after(search.shifts(), rows, known)
+            clock.lap("keys")
+            if taken >= s.taken_enough:
+                break
         shift = {
             n: smaller((left @ variables.right[n]).cpu().numpy(), left.cpu().numpy(), variables.right[n].cpu().numpy())
             for n, left in variables.left.items()
         }
-        known = {digest: keys.conflict for digest, keys in state.keys.items()} | conflict
-        keys, taken = self.keys_after(search.shifts(), rows, known)
-        clock.lap("keys")
         report = search.report() | {"taken": taken, "rows": material.counts()}
         report |= {"seconds": clock.seconds, "norm": norms_of(variables.shifts())}
         return Change({WEIGHTS: Added(shift), KEYS: Entries(lambda: iter([keys]))}, report)
@@ -167,12 +170,13 @@ class SearchEditor:
     def keys_after(
         self, shifts: Mapping[str, Tensor], rows: Mapping[str, list[Row]], conflict: Mapping[str, object]
     ) -> tuple[dict[str, FactKeys], float]:
-        """Keys of facts at the weights that a step leaves, and the share of the new ones whose prompt is answered."""
+        """Keys of facts at the weights that a step leaves, and the share of the new ones answered in every form."""
         own = [row for found in rows.values() for row in found]
         with self.bench.loaded.at(shifts):
             traced = trace(self.bench.loaded, own, self.settings.micro_batch, gradients=False)
-        first = {row.fact: i for i, row in reversed(list(enumerate(own))) if row.kind == "new"}
-        taken = sum(float(traced.worst[i]) < math.log(2) for i in first.values()) / max(1, len(first))
+        first = {(row.fact, row.form): i for i, row in reversed(list(enumerate(own))) if row.kind == "new"}
+        missed = {fact for (fact, _), i in first.items() if float(traced.worst[i]) >= math.log(2)}
+        taken = 1 - len(missed) / max(1, len({fact for fact, _ in first}))
         return fact_keys(self.bench, traced, own, conflict), taken  # type: ignore[arg-type]
 
     # -- all facts together

@@ -119,12 +119,13 @@ class Search:
         return {"rounds": len(self.losses), "loss": self.losses, "divergence": self.divergences}
 
     def run(self, rounds: int) -> None:
-        """Search until all facts are at rest, `rounds` times over them at the most."""
+        """Search until all facts are at rest, `rounds` times over them at the most; a further run goes on."""
+        before = len(self.losses)
         everyone = range(len(self.material.rows))
         last: dict[int, float] = {}
         resting: set[int] = set()
-        for number in range(rounds):
-            self._adam.slow(number / rounds)
+        for number in range(before, before + rounds):
+            self._adam.slow((number - before) / rounds)
             again = number % REST == REST - 1 or len(resting) == len(everyone)
             order = shuffled(len(everyone), "order", *self._drawn, number)
             spread, count = [], 0
@@ -141,7 +142,7 @@ class Search:
                 resting |= {i for i, worst in asked.worst.items() if worst < self.settings.enough}
             self.losses.append(sum(last.values()) / len(last))
             self.divergences.append(sum(spread) / len(spread))
-            self._say(f"round {number + 1} of {rounds}: {count} facts, loss {self.losses[-1]:.3f}")
+            self._say(f"round {number + 1} of {before + rounds}: {count} facts, loss {self.losses[-1]:.3f}")
             if again and len(resting) == len(everyone):
                 break
 

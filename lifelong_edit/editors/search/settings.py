@@ -31,6 +31,11 @@ class SearchSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fi
     rounds: AtLeastOne = 24
     """The most rounds of a batch's search: one forward and one backward pass each, over the facts that have not taken
     yet and some preserved prompts."""
+    more_rounds: Count = 16
+    """How many further ones a batch may have where the share of its facts that has taken is below `taken_enough`."""
+    taken_enough: NotNegative = 0.9
+    """The share of a batch's facts that is enough. For this setting a fact has taken when in every form each token of
+    its target is the most probable one after its prompt."""
     rate: Positive = 0.1
     """The step of the first round (Adam's rate), in root mean squares of the matrix's outputs. It falls to a tenth."""
     decay: BelowOne = 0.02
