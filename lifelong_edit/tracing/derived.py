@@ -59,6 +59,13 @@ def derived_rows(
     Of a model with several forms fewer prompts, each in all of them.
     """
     probes = derived_prompts(facts, -(-count // len(loaded.forms.names)), *parts)
+    return answered_rows(loaded, probes, tokens=tokens, weight=weight, micro_batch=micro_batch)
+
+
+def answered_rows(
+    loaded: LoadedModel, probes: Sequence[Probe], *, tokens: int, weight: float, micro_batch: int
+) -> list[Row]:
+    """Preserved rows of prompts in each form of the model, with the base model's answers of `tokens` tokens at most."""
     if not probes:
         return []
     probes, questions = in_forms(loaded, probes)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lifelong_edit.models import LoadedModel, by_length
-from lifelong_edit.tasks import task_of
+from lifelong_edit.tasks import Task, task_of
 from lifelong_edit.tracing.rows import Row
 
 
@@ -93,12 +93,20 @@ def trace(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, gradients:
         for name in names:
             keys[name].append(_at(masks[name], inputs[name]))
             index[name].append(where[masks[name].nonzero()[:, 0]])
-        row, loss = row.cpu(), loss.detach().cpu()
-        losses[chosen] = torch.zeros(len(part)).index_add_(0, row, loss)
-        sizes = task.counts([r.encoded for r in part])
-        counts = torch.tensor([1 if r.base is not None else n for r, n in zip(part, sizes, strict=True)])
-        worst[chosen] = torch.zeros(len(part)).scatter_reduce_(0, row, loss * counts[row], "amax")
+        losses[chosen], worst[chosen] = losses_of_rows(task, part, loss, row)
     return _in_row_order(keys, grads if gradients else {}, index, losses, worst)
+
+
+def losses_of_rows(task: Task, rows: Sequence[Row], loss: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of each row, and the greatest at any one of its answer tokens, (rows,) float32 on the CPU each.
+
+    loss, row: (n,) as `Task.loss` gives them for these rows.
+    """
+    row, loss = row.cpu(), loss.detach().float().cpu()
+    sizes = task.counts([r.encoded for r in rows])
+    counts = torch.tensor([1 if r.base is not None else n for r, n in zip(rows, sizes, strict=True)])
+    worst = torch.zeros(len(rows)).scatter_reduce_(0, row, loss * counts[row], "amax")
+    return torch.zeros(len(rows)).index_add_(0, row, loss), worst
 
 
 def _at(mask: Tensor, states: Tensor) -> Tensor:

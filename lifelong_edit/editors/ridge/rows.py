@@ -19,9 +19,8 @@ def select_rows(bench: Bench, s: RidgeSettings, state: State, lesson: Lesson, li
     """
     facts = lesson.facts
     batch = tuple(f.digest for f in facts)
-    rehearsed = [state.live[live[i]] for i in draw(len(live), s.rehearse, "rehearsal", s.seed, state.digest, batch)]
     rows = fact_rows(bench.loaded, facts, s.phrasings, replaced=lesson.replaced)
-    rows += fact_rows(bench.loaded, rehearsed, s.phrasings, "rehearsal")
+    rows += fact_rows(bench.loaded, rehearsed(state, live, s.rehearse, s.seed, batch), s.phrasings, "rehearsal")
     known = [*facts, *(state.live[digest] for digest in live)]
     if s.preserved and bench.preserved.probes:
         near = bench.centred_keys(lesson.conflict or bench.conflict_of(facts), facts)
@@ -31,6 +30,11 @@ def select_rows(bench: Bench, s: RidgeSettings, state: State, lesson: Lesson, li
     elif s.preserved:
         rows += derived(bench, s, known, s.preserved, s.seed, state.digest, batch)
     return rows
+
+
+def rehearsed(state: State, live: Sequence[str], count: int, seed: int, batch: tuple[str, ...]) -> list[Fact]:
+    """A sample of earlier live facts, drawn by the state and the batch; live: digests to draw from, sorted."""
+    return [state.live[live[i]] for i in draw(len(live), count, "rehearsal", seed, state.digest, batch)]
 
 
 def derived(bench: Bench, s: RidgeSettings, facts: Sequence[Fact], count: int, *parts: object) -> list[Row]:

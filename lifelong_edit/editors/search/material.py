@@ -6,14 +6,11 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lifelong_edit.bench import Bench, State
+from lifelong_edit.bench import Bench
 from lifelong_edit.editors.search.settings import SearchSettings
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, Probe, mentions, put_in
-from lifelong_edit.models import BASE
-from lifelong_edit.tasks import form_of
 from lifelong_edit.tracing.derived import asked_of
-from lifelong_edit.tracing.preservation import answer_of, base_answers, in_forms
 from lifelong_edit.tracing.rows import Row, RowKind, draw, fact_rows
 
 
@@ -98,20 +95,3 @@ def swapped_prompts(
                 prompt = put_in(fact.prompt, fact.subject, free[i])
                 found.setdefault(prompt, Probe(prompt, None, free[i], fact.relation, asked_of(fact, free[i])))
     return list(found.values())
-
-
-def preserved_of(bench: Bench, s: SearchSettings, probes: Sequence[Probe]) -> list[Row]:
-    """Rows of prompts with the base model's own answers, in each form of the model."""
-    if not probes:
-        return []
-    probes, questions = in_forms(bench.loaded, probes)
-    with bench.loaded.at(BASE):
-        encoded = answer_of(bench.loaded, probes, s.preserved_tokens, questions)
-        answers = base_answers(bench.loaded, encoded, s.micro_batch)
-    told = zip(encoded, answers, map(form_of, questions), strict=True)
-    return [Row(e, "preserved", 1.0, None, answer, form) for e, answer, form in told]
-
-
-def rehearsed(state: State, s: SearchSettings, live: Sequence[str], batch: tuple[str, ...]) -> list[Fact]:
-    """A sample of earlier live facts, drawn by the state and the batch."""
-    return [state.live[live[i]] for i in draw(len(live), s.rehearse, "rehearsal", s.seed, state.digest, batch)]

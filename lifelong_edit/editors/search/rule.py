@@ -13,7 +13,7 @@ from lifelong_edit.bench import Bench, Say, State, silent
 from lifelong_edit.editors.contract import Added, Arrays, Brought, Change, Entries, Given, Lesson, Whole
 from lifelong_edit.editors.ridge.clock import Clock
 from lifelong_edit.editors.ridge.passes import fact_keys
-from lifelong_edit.editors.ridge.rows import changed_subjects
+from lifelong_edit.editors.ridge.rows import changed_subjects, rehearsed
 from lifelong_edit.editors.ridge.together import norms_of, slices
 from lifelong_edit.editors.search.around import Around, around_grams
 from lifelong_edit.editors.search.contexts import contexts_of, drawn_contexts
@@ -21,8 +21,6 @@ from lifelong_edit.editors.search.material import (
     Material,
     anchored_rows,
     behind_contexts,
-    preserved_of,
-    rehearsed,
     swapped_prompts,
 )
 from lifelong_edit.editors.search.searching import Search, Variables
@@ -34,6 +32,7 @@ from lifelong_edit.numerics.grams import ExactGram
 from lifelong_edit.numerics.solver import solve
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys, smaller
+from lifelong_edit.tracing.derived import answered_rows
 from lifelong_edit.tracing.rows import Row, RowKind, draw, subjects_of
 from lifelong_edit.tracing.trace import trace
 
@@ -81,7 +80,7 @@ class SearchEditor:
         clock, s, bench = Clock(), self.settings, self.bench
         live = [d for d in sorted(state.live) if d not in set(lesson.retire)]
         drawn = (s.seed, state.digest, tuple(f.digest for f in lesson.facts))
-        again = rehearsed(state, s, live, drawn[2])
+        again = rehearsed(state, live, s.rehearse, s.seed, drawn[2])
         facts = [*lesson.facts, *again]
         rows = self.rows(lesson.facts, "new", lesson.replaced) | self.rows(again, "rehearsal")
         subjects = lesson.hidden | changed_subjects(state, lesson.facts)
@@ -136,7 +135,9 @@ class SearchEditor:
         taken = subjects | subjects_of(facts)
         swapped = swapped_prompts(facts, named, s.swapped, taken, *drawn)
         kept = bench.preserved.rows(s.preserved, near, 1.0, subjects, *drawn)
-        return Material([rows[f.digest] for f in facts], behind, kept + preserved_of(bench, s, swapped))
+        options = {"tokens": s.preserved_tokens, "micro_batch": s.micro_batch}
+        kept = kept + answered_rows(bench.loaded, swapped, weight=1.0, **options)
+        return Material([rows[f.digest] for f in facts], behind, kept)
 
     def held(self, others: Mapping[str, FactKeys], subjects: frozenset[str]) -> dict[str, Tensor]:
         """P by module, (d_in, d_in) float64: text, all tokens of preserved prompts, the other live facts."""

@@ -23,6 +23,7 @@ from lifelong_edit.editors.search.settings import SearchSettings
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.models import by_length
 from lifelong_edit.tracing.rows import Row, shuffled
+from lifelong_edit.tracing.trace import losses_of_rows
 
 REST = 4
 """Facts at rest are asked again every so many rounds: what others learn may have unsettled them."""
@@ -214,11 +215,7 @@ def differentiated(
         with torch.enable_grad(), narrowed(bench, s):
             loss, row = task.loss(task.logits(loaded, batch), batch, part)
             (loss * weight[chosen].to(loss)[row]).sum().backward()
-        row, loss = row.cpu(), loss.detach().float().cpu()
-        losses[chosen] = torch.zeros(len(part)).index_add_(0, row, loss)
-        sizes = task.counts([r.encoded for r in part])
-        counts = torch.tensor([1 if r.base is not None else n for r, n in zip(part, sizes, strict=True)])
-        worst[chosen] = torch.zeros(len(part)).scatter_reduce_(0, row, loss * counts[row], "amax")
+        losses[chosen], worst[chosen] = losses_of_rows(task, part, loss, row)
     return losses, worst
 
 
