@@ -71,21 +71,19 @@ class Judge:
         taught = {r["subject"].casefold() for r in records}
         near = dict.fromkeys(r["locality_prompt"] for r in records)
         self.neighbours = [n for n in near if not any(subject in n.casefold() for subject in taught)]
+        self.same = [f"{r['subject']} is known for" for r in records]
         self.windows = self.task.windows(loaded, text, WINDOWS)
         with loaded.at(BASE):
-            self.said = self._said()
+            self.said, self.same_said = self._said(self.neighbours), self._said(self.same)
             self.perplexity = self.task.health(loaded, self.windows)
 
-    def _said(self) -> list[tuple[tuple[int, ...], str]]:
-        answers = self.task.answer(self.loaded, self.neighbours, 3)
-        return [
-            (a.ids, first_word(self.task.text(self.loaded, n, a)))
-            for n, a in zip(self.neighbours, answers, strict=True)
-        ]
+    def _said(self, prompts: Sequence[str]) -> list[tuple[tuple[int, ...], str]]:
+        answers = self.task.answer(self.loaded, prompts, 3)
+        return [(a.ids, first_word(self.task.text(self.loaded, p, a))) for p, a in zip(prompts, answers, strict=True)]
 
     def figures(self) -> dict[str, float]:
         """The model as it stands."""
-        said = self._said()
+        said, same = self._said(self.neighbours), self._said(self.same)
         found = {"ES": self._right("prompt"), "GS": self._right("rephrase_prompt")}
         if has_template(self.loaded.tokenizer):
             found["chat"] = self._right("prompt", "chat")
@@ -93,6 +91,7 @@ class Judge:
             "GS_contained": self._right("rephrase_prompt", anywhere=True),
             "LS": share(now[0] == then[0] for now, then in zip(said, self.said, strict=True)),
             "LS_first_word": share(now[1] == then[1] for now, then in zip(said, self.said, strict=True)),
+            "same_subject": share(now[1] == then[1] for now, then in zip(same, self.same_said, strict=True)),
             "perplexity": self.task.health(self.loaded, self.windows) / self.perplexity - 1,
         }
 
@@ -183,6 +182,7 @@ def tuned(options: argparse.Namespace, records: Sequence[dict[str, Any]], text: 
 
 
 ARMS: Mapping[str, Callable[[argparse.Namespace, Sequence[dict[str, Any]], str], dict[str, Any]]] = {
+    "neurons": edited,
     "search": edited,
     "gradient": edited,
     "breadth": tuned,

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import msgspec
 
+from lifelong_edit.editors.neurons.settings import NeuronsSettings
 from lifelong_edit.editors.ridge.settings import RidgeSettings
-from lifelong_edit.editors.search.settings import SearchSettings
+from lifelong_edit.editors.search.settings import SearchingSettings, SearchSettings
 from lifelong_edit.settings import StoreSettings
 
 Sections = Sequence[tuple[str, type[msgspec.Struct]]]
@@ -25,7 +26,9 @@ Number = msgspec.inspect.IntType | msgspec.inspect.FloatType
 SECTIONS: Sections = (
     ("Settings of every store", StoreSettings),
     ("Settings of the ridge rules", RidgeSettings),
+    ("Settings of rules that search", SearchingSettings),
     ("Settings of the search", SearchSettings),
+    ("Settings of the neurons", NeuronsSettings),
 )
 
 HEAD = """\

@@ -37,6 +37,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "reconsolidation_facts": 4,
         "precision": "float32",
     },
+    "neurons": {
+        "modules": ("1@subject",),
+        "rounds": 6,
+        "contexts": 2,
+        "swapped": 1,
+        "reconsolidation_rounds": 6,
+        "reconsolidation_facts": 4,
+        "precision": "float32",
+    },
 }
 """Settings that a rule needs beside them: UltraEdit's own step, 1e-6, would hardly move a model this small, and a
 search in bfloat16 gives another change with each way of cutting its rows."""

@@ -29,7 +29,7 @@ from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts import Fact, read_facts, read_prompts
 from lifelong_edit.models import LoadedModel, fingerprint_of, load_model
-from lifelong_edit.stores import Part, StepRecord, fsck
+from lifelong_edit.stores import Entry, Part, StepRecord, fsck
 from lifelong_edit.tasks import task_of
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.defaults import default_hypernetwork, solve_of
@@ -56,12 +56,18 @@ def state_of(timeline: Timeline) -> dict[str, Any]:
     return {
         "weights": _bytes(timeline.weights(at)),
         "live": timeline.show(at).live_digest,
-        "parts": {name: _bytes(arrays) for name, arrays in parts.items()},
+        "parts": {name: _content(held) for name, held in parts.items()},
         "keys": {
             digest: (_bytes(keys.rows), keys.conflict.tobytes())
             for digest, keys in sorted(keys_at(log, history, at).items())
         },
     }
+
+
+def _content(held: Mapping[str, Any]) -> dict[str, Any]:
+    """A part to the bit: arrays by name, or the entries of facts."""
+    entries = {name: _bytes(entry.rows) for name, entry in sorted(held.items()) if isinstance(entry, Entry)}
+    return entries or _bytes(held)
 
 
 def _bytes(arrays: Mapping[str, Any]) -> dict[str, bytes]:

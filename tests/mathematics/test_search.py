@@ -14,7 +14,7 @@ from lifelong_edit.editors.search.around import AROUND, Around, token_keys
 from lifelong_edit.editors.search.contexts import contexts_of
 from lifelong_edit.editors.search.material import anchored, anchored_rows, swapped_prompts
 from lifelong_edit.editors.search.rule import READ, SearchEditor
-from lifelong_edit.editors.search.searching import Adam, Search, differentiated
+from lifelong_edit.editors.search.searching import Adam, ThroughSolve, differentiated
 from lifelong_edit.editors.search.settings import SearchSettings
 from lifelong_edit.facts import Fact, Probe, general_names, mentions
 from lifelong_edit.models import LoadedModel, encode_prompt
@@ -55,14 +55,15 @@ def bench_of(loaded: LoadedModel, settings: SearchSettings, probes: list[Probe])
     return Bench(loaded, settings, Fixed.of(measured.arrays()))
 
 
-def search_of(editor: SearchEditor, facts: list[Fact]) -> Search:
+def search_of(editor: SearchEditor, facts: list[Fact]) -> ThroughSolve:
     """A search for facts from the base, about to begin."""
     bench, drawn = editor.bench, ("test",)
     rows = editor.rows(facts, "new")
     material = editor.material(facts, rows, frozenset(), torch.zeros(0, len(bench.conflict_mean)), drawn)
     shifts = editor.shifts_of(State())
     held = editor.held({}, frozenset())
-    return Search(bench, editor.settings, shifts, editor.variables(material, shifts, held), material, drawn)
+    variables = editor.variables(material, shifts, held)
+    return ThroughSolve(bench, editor.settings, variables, material, drawn, shifts=shifts)
 
 
 def test_a_variable_is_what_its_keys_outputs_change_by(bench: Bench, news: list[Fact]) -> None:

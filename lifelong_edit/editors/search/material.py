@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lifelong_edit.bench import Bench
-from lifelong_edit.editors.search.settings import SearchSettings
+from lifelong_edit.editors.search.settings import SearchingSettings
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, Probe, mentions, put_in
 from lifelong_edit.tracing.derived import asked_of
@@ -26,7 +26,7 @@ def anchored(row: Row) -> Row:
 
 def anchored_rows(
     bench: Bench,
-    s: SearchSettings,
+    s: SearchingSettings,
     facts: Sequence[Fact],
     kind: RowKind = "new",
     replaced: Mapping[str, Sequence[Fact]] | None = None,
@@ -39,15 +39,11 @@ def anchored_rows(
 
 
 @dataclass
-class Material:
-    """All that a search may ask. rows: by number of fact those in its own words; behind: those behind contexts.
-
-    preserved: rows whose answers must stay; some of them are asked in a round.
-    """
+class Asking:
+    """What a search may ask of facts. rows: by number of fact those in its own words; behind: those behind contexts."""
 
     rows: list[list[Row]]
     behind: list[list[Row]]
-    preserved: list[Row]
 
     def of(self, fact: int, *drawn: object) -> list[Row]:
         """What a round asks of a fact: its prompt in each form, another phrasing, and a context before its prompt."""
@@ -58,6 +54,13 @@ class Material:
         for rows in (others, self.behind[fact]):
             chosen += [rows[i] for i in draw(len(rows), 1, "of a fact", prompt.fact, *drawn)]
         return chosen
+
+
+@dataclass
+class Material(Asking):
+    """With preserved prompts, whose answers must stay; some of them are asked in a round."""
+
+    preserved: list[Row]
 
     def held(self, count: int, *drawn: object) -> list[Row]:
         """The preserved prompts that a round asks."""

@@ -23,7 +23,7 @@ from lifelong_edit.editors.search.material import (
     behind_contexts,
     swapped_prompts,
 )
-from lifelong_edit.editors.search.searching import Search, Variables
+from lifelong_edit.editors.search.searching import ThroughSolve, Variables
 from lifelong_edit.editors.search.settings import SearchSettings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact, general_names
@@ -91,7 +91,7 @@ class SearchEditor:
         others = {d: state.keys[d] for d in live if d not in rows}
         variables = self.variables(material, shifts, self.held(others, subjects))
         clock.lap("preservation")
-        search = Search(bench, s, shifts, variables, material, drawn)
+        search = ThroughSolve(bench, s, variables, material, drawn, shifts=shifts)
         known = {digest: keys.conflict for digest, keys in state.keys.items()} | conflict
         for rounds in (s.rounds, s.more_rounds):
             search.run(rounds)
@@ -201,7 +201,7 @@ class SearchEditor:
         material = self.material(facts, rows, subjects, near, drawn)
         shifts = self.shifts_of(State(shifts=dict(start or {})))
         variables = self.variables(material, shifts, self.held({}, subjects))
-        search = Search(bench, s, shifts, variables, material, drawn, s.reconsolidation_facts, say)
+        search = ThroughSolve(bench, s, variables, material, drawn, s.reconsolidation_facts, say, shifts=shifts)
         search.run(s.reconsolidation_rounds)
         found = search.shifts()
         report = search.report() | {"norm": norms_of(found)}

@@ -12,16 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, silent
 from lifelong_edit.editors.search.adapters import Adapted
-from lifelong_edit.editors.search.material import Material
-from lifelong_edit.editors.search.settings import SearchSettings
+from lifelong_edit.editors.search.material import Asking, Material
+from lifelong_edit.editors.search.settings import SearchingSettings, SearchSettings
 from lifelong_edit.errors import StepRefusedError
-from lifelong_edit.models import by_length
+from lifelong_edit.models import Overlay, by_length
 from lifelong_edit.tracing.rows import Row, shuffled
 from lifelong_edit.tracing.trace import losses_of_rows
 
@@ -91,29 +92,38 @@ class Asked:
 
 
 class Search:
-    """Rounds over facts, some at a time. shifts: ΔW that the edit comes on top of; drawn: what draws depend on."""
+    """Rounds over facts, some at a time. drawn: what draws depend on.
+
+    What the variables are to the model is said by `overlay`, what is to hold still beside the facts by `kept`.
+    """
 
     def __init__(
         self,
         bench: Bench,
-        settings: SearchSettings,
-        shifts: Mapping[str, Tensor],
+        settings: SearchingSettings,
         variables: Variables,
-        material: Material,
+        material: Asking,
         drawn: tuple[object, ...],
         at_once: int | None = None,
         say: Say = silent,
     ) -> None:
         self.bench, self.settings, self.variables, self.material = bench, settings, variables, material
-        self._shifts, self._drawn, self._say = shifts, drawn, say
+        self._drawn, self._say = drawn, say
         self._at_once = at_once or len(material.rows)
         self._adam = Adam(variables, settings.rate, settings.decay)
         self.losses: list[float] = []
         self.divergences: list[float] = []
 
-    def shifts(self) -> dict[str, Tensor]:
-        """ΔW with what was found so far, (d_in, d_out) by module."""
-        return {n: self._shifts[n].to(found) + found for n, found in self.variables.shifts().items()}
+    def overlay(self, held: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Overlay:
+        """The model with what was found so far, and on top of it what D of some keys changes by.
+
+        held: by module the numbers of these keys; right: of them, (keys, d_out) zeros that gradients reach.
+        """
+        raise NotImplementedError
+
+    def kept(self, facts: Sequence[int], *drawn: object) -> tuple[list[Row], float]:
+        """Rows whose answers must stay, asked beside some facts in a round, and the weight of each."""
+        return [], 0.0
 
     def report(self) -> dict[str, object]:
         """How it went: by round the facts' mean loss and the preserved prompts' mean divergence before it."""
@@ -148,28 +158,51 @@ class Search:
                 break
 
     def round(self, facts: Sequence[int], awake: Sequence[int], number: int) -> Asked:
-        """Ask those of some facts that are awake, and preserved prompts, and move the D of all these facts by one step.
+        """Ask those of some facts that are awake, and what is kept, and move the D of all these facts by one step.
 
-        The gradient is that of the sum over the awake of their mean losses, and of the mean divergence at preserved
-        prompts times the number of facts.
+        The gradient is that of the sum over the awake of their mean losses, and of the weighted losses of what is kept.
         """
         s, bench, held = self.settings, self.bench, self.variables.keys_of(facts)
-        left = {n: self.variables.left[n][:, keys] for n, keys in held.items()}
         right = {
             n: torch.zeros(len(keys), self.variables.right[n].shape[1], device=bench.loaded.device, requires_grad=True)
             for n, keys in held.items()
         }
         drawn = (*self._drawn, number)
         own = {i: self.material.of(i, *drawn) for i in awake}
-        kept = self.material.held(s.preserved_at_once, *drawn, *facts[:1])
+        kept, weight = self.kept(facts, *drawn)
         rows = [row for found in own.values() for row in found] + kept
-        weights = [1 / len(found) for found in own.values() for _ in found]
-        weights += [s.preserved_weight * len(facts) / max(1, len(kept))] * len(kept)
-        with bench.loaded.at(Adapted(self.shifts(), left, right)):
+        weights = [1 / len(found) for found in own.values() for _ in found] + [weight] * len(kept)
+        with bench.loaded.at(self.overlay(held, right)):
             losses, worst = differentiated(bench, s, rows, weights)
         for name, keys in held.items():
             self._adam.step(self.variables, name, keys, _gradient(name, right[name]))
         return _by_fact([i for i, found in own.items() for _ in found] + [-1] * len(kept), losses, worst)
+
+
+class ThroughSolve(Search):
+    """The search of the rule `search`: D through S = UD on top of ΔW, held by preserved prompts in the same model."""
+
+    settings: SearchSettings
+    material: Material
+
+    def __init__(self, *arguments: Any, shifts: Mapping[str, Tensor], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._shifts = shifts
+
+    def shifts(self) -> dict[str, Tensor]:
+        """ΔW with what was found so far, (d_in, d_out) by module."""
+        return {n: self._shifts[n].to(found) + found for n, found in self.variables.shifts().items()}
+
+    def overlay(self, held: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Overlay:
+        """W₀ + ΔW + UD, and beside it the columns of U that belong to the keys."""
+        left = {n: self.variables.left[n][:, keys] for n, keys in held.items()}
+        return Adapted(self.shifts(), left, right)
+
+    def kept(self, facts: Sequence[int], *drawn: object) -> tuple[list[Row], float]:
+        """Preserved prompts, which weigh as much as `preserved_weight` says against the mean loss of these facts."""
+        s = self.settings
+        rows = self.material.held(s.preserved_at_once, *drawn, *facts[:1])
+        return rows, s.preserved_weight * len(facts) / max(1, len(rows))
 
 
 class Adam:
@@ -203,7 +236,7 @@ class Adam:
 
 
 def differentiated(
-    bench: Bench, s: SearchSettings, rows: Sequence[Row], weights: Sequence[float]
+    bench: Bench, s: SearchingSettings, rows: Sequence[Row], weights: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     """Add the gradient of Σ weight · loss over rows to the variables; (rows,) losses, and those at the worst tokens."""
     task, loaded = bench.task, bench.loaded
@@ -219,7 +252,7 @@ def differentiated(
     return losses, worst
 
 
-def narrowed(bench: Bench, s: SearchSettings) -> AbstractContextManager[object]:
+def narrowed(bench: Bench, s: SearchingSettings) -> AbstractContextManager[object]:
     """Passes in the number format of the search, where that is narrower than the model's."""
     if s.precision == "float32" or bench.loaded.dtype != torch.float32:
         return nullcontext()

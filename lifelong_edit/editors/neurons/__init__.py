@@ -1,0 +1,19 @@
+"""New neurons for each fact, gated by its subject: for real language models, and many facts."""
+
+from __future__ import annotations
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.neurons.settings import NeuronsSettings
+
+RULE = Rule(
+    name="neurons",
+    title="new neurons for each fact, gated by its subject",
+    reference="docs/neurons.md; after Huang et al., arXiv 2301.09785",
+    settings=NeuronsSettings,
+    home="lifelong_edit.editors.neurons.rule",
+    parts={"weights": "sum", "keys": "upsert", "neurons": "upsert"},
+    places="memory",
+    general=True,
+    needs=frozenset({"subject", "text"}),
+    relearns="gates solved again for all facts, values searched again from the base, some facts at a time",
+)

@@ -1,0 +1,60 @@
+"""Gates: of each fact a linear reading of a layer's state that is 1 at its subject and −1 at everything else.
+
+What an MLP reads is normalised, and some direction of it is the same at every token: so a reading without a constant
+can be 1 here and −1 there. One ridge regression gives it: on ordinary text and preserved prompts −1 is wanted, whose
+normal equations are fixed at `init`; at the fact's own prompts, behind contexts, in each form, 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Shut:
+    """Where gates are shut, as normal equations: gram Σ w xᵀx (d, d), total Σ w x (d,), float64."""
+
+    gram: Tensor
+    total: Tensor
+
+    def beside(self, states: Tensor, weight: float) -> Shut:
+        """With further states (n, d), each with `weight`."""
+        exact = states.to(self.gram)
+        return Shut(self.gram + weight * exact.T @ exact, self.total + weight * exact.sum(0))
+
+
+class Regression:
+    """The regression for one layer, factored once for all facts. ridge: λ as a share of the gram's mean diagonal."""
+
+    def __init__(self, shut: Shut, ridge: float) -> None:
+        gram = shut.gram.clone()
+        gram.diagonal().add_(ridge * float(gram.trace()) / len(gram))
+        self._root = torch.linalg.cholesky(gram)
+        self._closed = -torch.cholesky_solve(shut.total[:, None], self._root)
+
+    def gate(self, states: Tensor, wanted: Tensor, weight: float) -> Tensor:
+        """g (d,) float32: xg is near −1 on what is shut, and near `wanted` (n,) at `states` (n, d)."""
+        own = states.to(self._root)
+        reach = torch.cholesky_solve(own.T, self._root)
+        inner = own @ reach
+        inner.diagonal().add_(1 / weight)
+        missing = wanted.to(own)[:, None] - own @ self._closed
+        return (self._closed + reach @ torch.linalg.solve(inner, missing))[:, 0].float()
+
+
+def gates_of(
+    regression: Regression, own: Sequence[Tensor], weight: float, strangers: Sequence[Tensor] | None = None
+) -> Tensor:
+    """The gates of facts, (n, d) float32. own: states of each (m, d); strangers: of others, where it has to be shut."""
+    found = []
+    for i, states in enumerate(own):
+        wanted = torch.ones(len(states))
+        if strangers is not None and len(strangers[i]):
+            states = torch.cat([states, strangers[i].to(states)])
+            wanted = torch.cat([wanted, -torch.ones(len(strangers[i]))])
+        found.append(regression.gate(states, wanted, weight))
+    return torch.stack(found)

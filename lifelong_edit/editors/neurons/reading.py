@@ -1,0 +1,125 @@
+"""What the MLP of a layer reads: the states by which a gate tells its subject, at chosen tokens or at all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lifelong_edit.errors import UnknownModelError
+from lifelong_edit.models import Encoded, LoadedModel, by_length
+from lifelong_edit.models.families import is_linear, shape_of
+from lifelong_edit.tasks import task_of
+
+
+def reader_of(model: Any, output: str) -> str:
+    """The matrix beside an MLP's output projection that reads what the MLP is given: its gate, or its first matrix.
+
+    Raises UnknownModelError where the output projection has no such neighbour.
+    """
+    home, _, own = output.rpartition(".")
+    width = shape_of(model.get_submodule(output))[1]
+    for name, module in model.get_submodule(home).named_children():
+        if name != own and is_linear(module) and shape_of(module)[0] == width:
+            return f"{home}.{name}" if home else name
+    raise UnknownModelError(
+        f"found no matrix beside {output} that reads the MLP's {width} inputs, expected one as in an MLP of a known "
+        "family; name the output projection of an MLP"
+    )
+
+
+@contextmanager
+def read_by(model: Any, readers: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
+    """Within the context each forward pass leaves what the readers read, (…, d), by the name of the output projection.
+
+    readers: output projection → the matrix that reads.
+    """
+    states: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            states[name] = arguments[0]
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, reader in readers.items():
+            stack.callback(model.get_submodule(reader).register_forward_pre_hook(keep(name)).remove)
+        yield states
+
+
+def read(
+    loaded: LoadedModel, readers: Mapping[str, str], encoded: Sequence[Encoded], micro_batch: int, *, everywhere: bool
+) -> Iterator[tuple[int, str, Tensor]]:
+    """What is read of each text as the model stands: its number, the output projection, (n, d) float32 states.
+
+    everywhere: at all tokens; else at those of the subject.
+    """
+    task = task_of(loaded)
+    for chosen in by_length([len(e.ids) for e in encoded], micro_batch):
+        batch = task.collate(loaded, [encoded[i] for i in chosen])
+        mask = batch.mask.bool() if everywhere else task.slots(batch, "subject")
+        with torch.no_grad(), read_by(loaded.model, readers) as states, _stopping(loaded.model, readers):
+            task.read(loaded, batch.ids, batch.mask)
+        for name, state in states.items():
+            state = state.reshape(*mask.shape, -1)
+            for at, i in enumerate(chosen):
+                yield i, name, state[at][mask[at]].float()
+
+
+class _Seen(Exception):  # noqa: N818: no error, but the end of a pass that has shown all it had to
+    """Ends a pass."""
+
+
+@contextmanager
+def _stopping(model: Any, readers: Mapping[str, str]) -> Iterator[None]:
+    """A pass within the context ends with the last of the readers: what comes after it is of no interest."""
+
+    def stop(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        raise _Seen
+
+    last = next(name for name, _ in reversed(list(model.named_modules())) if name in readers.values())
+    handle = model.get_submodule(last).register_forward_pre_hook(stop)
+    try:
+        yield
+    except _Seen:
+        pass
+    finally:
+        handle.remove()
+
+
+def states_of(
+    loaded: LoadedModel, readers: Mapping[str, str], encoded: Sequence[Encoded], micro_batch: int, *, everywhere: bool
+) -> dict[str, list[Tensor]]:
+    """What `read` gives, held together: by output projection, of each text."""
+    found: dict[str, list[Tensor]] = {name: [torch.empty(0)] * len(encoded) for name in readers}
+    for i, name, states in read(loaded, readers, encoded, micro_batch, everywhere=everywhere):
+        found[name][i] = states
+    return found
+
+
+def stream_scale(loaded: LoadedModel, output: str, encoded: Sequence[Encoded], micro_batch: int) -> float:
+    """Root mean square of what the layer of an output projection passes on at the subjects of texts."""
+    layer = re.match(r".*?\.\d+(?=\.)", output)
+    task, squares, count = task_of(loaded), 0.0, 0
+    held: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: Any, given: Any) -> None:
+        held.append(given if isinstance(given, Tensor) else given[0])
+
+    handle = loaded.model.get_submodule(layer[0] if layer else output).register_forward_hook(keep)
+    try:
+        for chosen in by_length([len(e.ids) for e in encoded], micro_batch):
+            batch = task.collate(loaded, [encoded[i] for i in chosen])
+            with torch.no_grad():
+                task.read(loaded, batch.ids, batch.mask)
+            mask = task.slots(batch, "subject")
+            states = held.pop().reshape(*mask.shape, -1)[mask].float()
+            squares, count = squares + float(states.square().sum()), count + states.numel()
+    finally:
+        handle.remove()
+    return (squares / max(1, count)) ** 0.5 or 1.0

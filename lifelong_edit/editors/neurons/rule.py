@@ -1,0 +1,338 @@
+"""The rule at work: gates by a ridge regression, values by a search, both entries of each fact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lifelong_edit.bench import Bench, Say, State, silent
+from lifelong_edit.editors.contract import Arrays, Change, Entries, Given, Lesson
+from lifelong_edit.editors.neurons.gates import Regression, Shut, gates_of
+from lifelong_edit.editors.neurons.overlay import Grown, Neurons
+from lifelong_edit.editors.neurons.reading import read, reader_of, states_of, stream_scale
+from lifelong_edit.editors.neurons.searching import OfValues, Thinned
+from lifelong_edit.editors.neurons.settings import NeuronsSettings
+from lifelong_edit.editors.ridge.clock import Clock
+from lifelong_edit.editors.ridge.together import slices
+from lifelong_edit.editors.search.contexts import contexts_of, drawn_contexts
+from lifelong_edit.editors.search.material import anchored_rows, behind_contexts, swapped_prompts
+from lifelong_edit.editors.search.searching import Variables
+from lifelong_edit.errors import UnknownModelError, UsageError
+from lifelong_edit.facts import Fact, Probe, general_names
+from lifelong_edit.models import BASE, EditableModule, Encoded, LoadedModel, Overlay
+from lifelong_edit.settings import StoreSettings
+from lifelong_edit.stores import Entry
+from lifelong_edit.tasks import WIDTH, questions_of, task_of
+from lifelong_edit.tracing.derived import answered_rows
+from lifelong_edit.tracing.rows import Row, RowKind, subjects_of
+
+PART = "neurons"
+GRAM, TOTAL = "neurons/gram/", "neurons/total/"
+GATE, VALUE, OWN = "gate/", "value/", "own/"
+FEW = 100
+"""Facts for which all of the weight `others` is meant: fewer weigh less."""
+
+Read = Mapping[str, Tensor]
+"""What an MLP reads of one fact, by output projection: (m, d), its prompt first."""
+
+
+@dataclass
+class Grew:
+    """Neurons of facts, in their order. gates, values: by module (n, d). report: of the search."""
+
+    gates: dict[str, Tensor]
+    values: dict[str, Tensor]
+    report: dict[str, object]
+
+
+class NeuronsEditor:
+    """Facts in, for each of them a gate and a value out."""
+
+    def __init__(self, bench: Bench) -> None:
+        assert isinstance(bench.settings, NeuronsSettings)  # the registry pairs rules with their settings
+        self.bench, self.settings = bench, bench.settings
+        self.contexts = contexts_of(bench.fixed.rule)
+        self.readers = {name: reader_of(bench.loaded.model, name) for name in bench.names}
+        fixed = {n: torch.from_numpy(a).double() for n, a in bench.fixed.rule.items() if n.startswith((GRAM, TOTAL))}
+        self._shut = {name: Shut(fixed[GRAM + name], fixed[TOTAL + name]) for name in bench.names}
+
+    @property
+    def phrasings(self) -> int:
+        """How many of a fact's rephrases are taught beside its prompt."""
+        return self.settings.phrasings
+
+    def require(self, fact: Fact) -> None:
+        """Whatever the model can take: without a mention of its subject a fact's gate is at its prompt's last token."""
+
+    def kept_rows(self, facts: Sequence[Fact]) -> Sequence[Row]:
+        """None: what its gates are solved from is kept in its own entries."""
+        return []
+
+    def overlay(self, state: State) -> Overlay:
+        """The base model with the neurons of the live facts."""
+        entries = state.parts.get(PART, {})
+        return self._standing({digest: entries[digest] for digest in sorted(entries)}) if entries else BASE
+
+    # -- a batch
+
+    def learn(self, state: State, lesson: Lesson) -> Change:
+        """What teaching a batch would change, see `Editor.learn`."""
+        if not lesson.facts:
+            raise UsageError("a batch without facts was given; expected at least one")
+        clock, new = Clock(), {fact.digest for fact in lesson.facts}
+        gone, subjects = set(lesson.retire) | new, subjects_of(lesson.facts)
+        live = {d: state.parts.get(PART, {})[d] for d in sorted(state.live) if d not in gone}
+        kin = [state.live[d] for d in live if state.live[d].subject.casefold() in subjects]
+        facts = [*lesson.facts, *kin]
+        rows = self._rows(lesson.facts, "new", lesson.replaced) | self._rows(kin, "rehearsal")
+        known = {d: self._own(entry) for d, entry in live.items()} | self._read(facts, rows)
+        clock.lap("rows")
+        everyone = {**{d: state.live[d] for d in live}, **{fact.digest: fact for fact in facts}}
+        others = [everyone[d] for d in live if everyone[d] not in kin]
+        shut = self._shut_for(facts, subjects_of(everyone.values()) | lesson.hidden, known)
+        gates = {name: self._gates(name, shut[name], facts, everyone, known) for name in shut}
+        moved = self._confused(shut, others, facts, live, known)
+        clock.lap("gates")
+        beside = {fact.digest: live[fact.digest] for fact in others} | moved
+        start = {d: live[d] for d in live if d in {fact.digest for fact in kin}}
+        grew = self._search(facts, rows, gates, self._standing(beside).grown, start, self.settings.rounds)
+        clock.lap("search")
+        entries = moved | self._entries(facts, grew, known)
+        report = grew.report | {"kin": len(kin), "gates moved": len(moved), "seconds": clock.seconds}
+        return Change({PART: Entries(lambda: iter([entries]))}, report)
+
+    def _rows(
+        self, facts: Sequence[Fact], kind: RowKind, replaced: Mapping[str, Sequence[Fact]] | None = None
+    ) -> dict[str, list[Row]]:
+        return anchored_rows(self.bench, self.settings, facts, kind, replaced)
+
+    def _read(self, facts: Sequence[Fact], rows: Mapping[str, Sequence[Row]]) -> dict[str, Read]:
+        """By digest what is read of each fact at its subject: in its own words, then behind contexts."""
+        asked = [[*rows[f.digest], *behind_contexts(self.bench, f, self.contexts, "new")] for f in facts]
+        flat = [row.encoded for own in asked for row in own]
+        with self.bench.loaded.at(BASE):
+            states = states_of(self.bench.loaded, self.readers, flat, self.settings.micro_batch, everywhere=False)
+        ends = np.cumsum([0, *map(len, asked)])
+        return {
+            fact.digest: {name: torch.cat(found[ends[i] : ends[i + 1]]).cpu() for name, found in states.items()}
+            for i, fact in enumerate(facts)
+        }
+
+    def _shut_for(self, facts: Sequence[Fact], taken: frozenset[str], known: Mapping[str, Read]) -> dict[str, Shut]:
+        """Where the gates of facts are shut: text, other subjects in their prompts, the subjects of all facts."""
+        bench, s = self.bench, self.settings
+        named = [p.subject for p in bench.preserved.probes if p.subject is not None]
+        swapped = swapped_prompts(facts, [*named, *general_names()], s.swapped, taken, s.seed)
+        asked = encoded_questions(bench.loaded, swapped)
+        with bench.loaded.at(BASE):
+            states = states_of(bench.loaded, self.readers, asked, s.micro_batch, everywhere=True)
+        found = {}
+        for name, shut in self._shut.items():
+            if asked:
+                tokens = torch.cat(states[name]).cpu()
+                shut = shut.beside(tokens, s.others / len(tokens))
+            firsts = torch.stack([known[d][name][0] for d in sorted(known)])
+            found[name] = shut.beside(firsts, s.others / max(FEW, len(firsts)))
+        return found
+
+    def _gates(
+        self, name: str, shut: Shut, facts: Sequence[Fact], everyone: Mapping[str, Fact], known: Mapping[str, Read]
+    ) -> Tensor:
+        """The gates of facts at one module, (n, d): solved, and again where one opens at another fact's subject."""
+        s, regression = self.settings, Regression(shut, self.settings.gate_ridge)
+        own = [known[fact.digest][name] for fact in facts]
+        gates = gates_of(regression, own, s.own)
+        strangers = self._strangers(name, gates, facts, list(everyone.values()), known)
+        if any(len(found) for found in strangers):
+            gates = gates_of(regression, own, s.own, strangers)
+        return gates
+
+    def _strangers(
+        self, name: str, gates: Tensor, facts: Sequence[Fact], met: Sequence[Fact], known: Mapping[str, Read]
+    ) -> list[Tensor]:
+        """Of each gate the states of other subjects, among those of `met`, at which it opens, (m, d)."""
+        firsts = torch.stack([known[fact.digest][name][0] for fact in met])
+        opened = firsts @ gates.T > self.settings.opens
+        other = [[m.subject.casefold() != fact.subject.casefold() for m in met] for fact in facts]
+        return [firsts[opened[:, i] & torch.tensor(apart)] for i, apart in enumerate(other)]
+
+    def _confused(
+        self,
+        shut: Mapping[str, Shut],
+        others: Sequence[Fact],
+        facts: Sequence[Fact],
+        live: Mapping[str, Entry],
+        known: Mapping[str, Read],
+    ) -> dict[str, Entry]:
+        """Entries of live facts whose gates open at a new subject, with gates that do so no longer."""
+        moved: dict[str, Entry] = {}
+        for name in shut if others else ():
+            gates = torch.stack([torch.from_numpy(live[fact.digest].rows[GATE + name][0]) for fact in others])
+            strangers = self._strangers(name, gates, others, facts, known)
+            which = [i for i, found in enumerate(strangers) if len(found)]
+            if not which:
+                continue
+            regression = Regression(shut[name], self.settings.gate_ridge)
+            own = [known[others[i].digest][name] for i in which]
+            solved = gates_of(regression, own, self.settings.own, [strangers[i] for i in which])
+            for i, gate in zip(which, solved, strict=True):
+                entry = moved.get(others[i].digest, live[others[i].digest])
+                moved[others[i].digest] = Entry({**entry.rows, GATE + name: gate[None].numpy()})
+        return moved
+
+    def _search(
+        self,
+        facts: Sequence[Fact],
+        rows: Mapping[str, list[Row]],
+        gates: Mapping[str, Tensor],
+        beside: Sequence[tuple[str, Grown]],
+        start: Mapping[str, Entry],
+        rounds: int,
+    ) -> Grew:
+        """The values of facts, searched for with their gates and the neurons beside in place."""
+        bench, s = self.bench, self.settings
+        device = bench.loaded.device
+        variables, first = Variables.none(), [rows[fact.digest][0].encoded for fact in facts]
+        for name in bench.names:
+            width = bench.loaded.module(name).d_out
+            variables.right[name] = torch.zeros(len(facts), width, device=device)
+            for i, fact in enumerate(facts):
+                if fact.digest in start:
+                    variables.right[name][i] = torch.from_numpy(start[fact.digest].rows[VALUE + name][0]).to(device)
+            variables.owner[name] = torch.arange(len(facts))
+            with bench.loaded.at(BASE):
+                variables.scale[name] = stream_scale(bench.loaded, name, first, s.micro_batch)
+        behind = [behind_contexts(bench, fact, self.contexts, rows[fact.digest][0].kind) for fact in facts]
+        material = Thinned([rows[fact.digest] for fact in facts], behind, s.thinned)
+        drawn = (s.seed, tuple(fact.digest for fact in facts))
+        placed = {name: found.to(device) for name, found in gates.items()}
+        search = OfValues(
+            bench, s, variables, material, drawn, gates=placed, beside=beside, essence=self._essence(facts)
+        )
+        search.run(rounds)
+        return Grew(dict(gates), {n: found.cpu() for n, found in variables.right.items()}, search.report())
+
+    def _essence(self, facts: Sequence[Fact]) -> list[Row]:
+        """What the base model goes on to say after each subject alone, to be held; none where it weighs nothing."""
+        if not self.settings.essence:
+            return []
+        probes = [Probe(fact.subject, None, fact.subject) for fact in facts]
+        options = {"tokens": self.settings.preserved_tokens, "micro_batch": self.settings.micro_batch}
+        return answered_rows(self.bench.loaded, probes, weight=1.0, **options)[: len(facts)]
+
+    # -- entries
+
+    def _entries(self, facts: Sequence[Fact], grew: Grew, known: Mapping[str, Read]) -> dict[str, Entry]:
+        found = {}
+        for i, fact in enumerate(facts):
+            rows: dict[str, npt.NDArray[Any]] = {}
+            for name in self.bench.names:
+                rows[GATE + name] = grew.gates[name][i : i + 1].numpy()
+                rows[VALUE + name] = grew.values[name][i : i + 1].numpy()
+                rows[OWN + name] = known[fact.digest][name].half().numpy()
+            found[fact.digest] = Entry(rows)
+        return found
+
+    def _own(self, entry: Entry) -> Read:
+        return {name: torch.from_numpy(entry.rows[OWN + name].astype(np.float32)) for name in self.bench.names}
+
+    def _standing(self, entries: Mapping[str, Entry]) -> Neurons:
+        """The overlay of entries; of none the base model's."""
+        if not entries:
+            return Neurons([])
+        device = self.bench.loaded.device
+
+        def stacked(name: str) -> Tensor:
+            return torch.from_numpy(np.concatenate([e.rows[name] for e in entries.values()])).to(device)
+
+        s = self.settings
+        return Neurons([(n, Grown(stacked(GATE + n), stacked(VALUE + n), s.opens, s.width)) for n in self.bench.names])
+
+    # -- all facts together
+
+    def relearn(
+        self,
+        facts: Sequence[Fact],
+        *,
+        start: Mapping[str, Tensor] | None = None,
+        identity: str = "",
+        say: Say = silent,
+    ) -> Change:
+        """What growing all neurons anew would change, see `Editor.relearn`; there is no warm start."""
+        if not facts:
+            raise UsageError("the store has no live facts; expected at least one to reconsolidate")
+        facts = sorted(facts, key=lambda fact: (fact.subject.casefold(), fact.digest))
+        everyone, known = {fact.digest: fact for fact in facts}, dict[str, Read]()
+        for part in slices(facts, self.settings.reconsolidation_facts):
+            known |= self._read(part, self._rows(part, "new"))
+        entries: dict[str, Entry] = {}
+        losses = []
+        for part in parted(facts, self.settings.reconsolidation_facts):
+            say(f"neurons for {len(entries) + len(part)} of {len(facts)} facts")
+            shut = self._shut_for(part, subjects_of(facts), known)
+            gates = {name: self._gates(name, shut[name], part, everyone, known) for name in shut}
+            rows = self._rows(part, "new")
+            grew = self._search(part, rows, gates, [], {}, self.settings.reconsolidation_rounds)
+            losses.append(grew.report["loss"])
+            entries |= self._entries(part, grew, known)
+        return Change({PART: Entries(lambda: iter([entries]), whole=True)}, {"loss": losses})
+
+
+def parted(facts: Sequence[Fact], count: int) -> Iterator[list[Fact]]:
+    """Facts in parts of `count` or a few more: those of one subject, which stand together, are in one part."""
+    part: list[Fact] = []
+    for fact in facts:
+        if len(part) >= count and fact.subject.casefold() != part[-1].subject.casefold():
+            yield part
+            part = []
+        part.append(fact)
+    if part:
+        yield part
+
+
+def encoded_questions(loaded: LoadedModel, probes: Iterable[Probe]) -> list[Encoded]:
+    """Prompts in each form of the model, without answers."""
+    task = task_of(loaded)
+    return [Encoded.of(task.encode_question(loaded, q)) for probe in probes for q in questions_of(loaded, probe)]
+
+
+def make(bench: Bench) -> NeuronsEditor:
+    """The rule with what it fixed at `init`."""
+    return NeuronsEditor(bench)
+
+
+def require(settings: StoreSettings, given: Given, modules: Sequence[EditableModule] = ()) -> None:
+    """Raise UsageError without text, UnknownModelError for modules that are not edited at the subject."""
+    if not any(line.strip() for line in given.text):
+        raise UsageError("the editing rule neurons needs ordinary text to tell subjects from; found none; give --text")
+    wrong = [m.name for m in modules if m.positions != "subject"]
+    if wrong:
+        raise UnknownModelError(
+            f"the editing rule neurons grows neurons at subjects, found {wrong[0]} edited at the answer; name it with "
+            "@subject behind it"
+        )
+
+
+def fix(loaded: LoadedModel, settings: StoreSettings, given: Given) -> Arrays:
+    """Contexts, and the normal equations of what gates are shut at: ordinary text, all tokens of preserved prompts."""
+    assert isinstance(settings, NeuronsSettings)
+    readers = {m.name: reader_of(loaded.model, m.name) for m in loaded.modules}
+    windows = task_of(loaded).windows(loaded, "\n".join(given.text), max(1, settings.text_tokens // WIDTH))
+    text = [Encoded.of(window) for window in windows.tolist()]
+    near = encoded_questions(loaded, given.preserve)
+    found: dict[str, npt.NDArray[Any]] = {}
+    with loaded.at(BASE):
+        for encoded, weight in ((text, 1.0), (near, settings.around)):
+            count = sum(len(e.ids) for e in encoded)
+            for _, name, states in read(loaded, readers, encoded, settings.micro_batch, everywhere=True):
+                exact = states.double().cpu()
+                for key, add in ((GRAM + name, exact.T @ exact), (TOTAL + name, exact.sum(0))):
+                    found[key] = found.get(key, 0.0) + weight / count * add.numpy()
+        fixed = {key: array.astype(np.float32) for key, array in found.items()}
+        return fixed | drawn_contexts(loaded, given.text, settings.contexts, settings.context_tokens, settings.seed)

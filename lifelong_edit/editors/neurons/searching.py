@@ -1,0 +1,67 @@
+"""The search for values: what a neuron adds to the layer where its gate is open, found with the neurons in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from lifelong_edit.editors.neurons.overlay import Grown, Neurons
+from lifelong_edit.editors.neurons.settings import NeuronsSettings
+from lifelong_edit.editors.search.material import Asking
+from lifelong_edit.editors.search.searching import Search
+from lifelong_edit.models import Encoded, Overlay
+from lifelong_edit.tracing.rows import Row, draw
+
+
+@dataclass
+class Thinned(Asking):
+    """What is asked of facts, and each prompt once more with words left out. share: of those behind the subject."""
+
+    share: float
+
+    def of(self, fact: int, *drawn: object) -> list[Row]:
+        """The rows of a round, see `Asking.of`, and a thinned one."""
+        plain = next((row for row in self.rows[fact] if row.form == "plain"), None)
+        more = [] if plain is None or not self.share else [thinned(plain, self.share, plain.fact, *drawn)]
+        return [*super().of(fact, *drawn), *more]
+
+
+def thinned(row: Row, share: float, *drawn: object) -> Row:
+    """A row without a `share` of the tokens between its subject and its prompt's last one."""
+    e = row.encoded
+    free = range(e.subject[1], e.answer_start - 1)
+    gone = {free[i] for i in draw(len(free), round(share * len(free)), "thinned", *drawn)}
+    ids = [token for at, token in enumerate(e.ids) if at not in gone]
+    short = len(e.ids) - len(ids)
+    return replace(row, encoded=Encoded(tuple(ids), e.answer_start - short, e.subject))
+
+
+class OfValues(Search):
+    """D are the values themselves. gates: by module those of all facts searched for, (n, d); beside: neurons there."""
+
+    settings: NeuronsSettings
+
+    def __init__(
+        self,
+        *arguments: Any,
+        gates: Mapping[str, Tensor],
+        beside: Sequence[tuple[str, Grown]],
+        essence: Sequence[Row] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__(*arguments, **options)
+        self._gates, self._beside, self._essence = gates, beside, essence
+
+    def overlay(self, held: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Overlay:
+        """The neurons with the values found so far, and again with those of some facts, which gradients reach."""
+        s = self.settings
+        grown = [(n, Grown(self._gates[n], self.variables.right[n], s.opens, s.width)) for n in held]
+        grown += [(n, Grown(self._gates[n][keys], right[n], s.opens, s.width)) for n, keys in held.items()]
+        return Neurons([*self._beside, *grown])
+
+    def kept(self, facts: Sequence[int], *drawn: object) -> tuple[list[Row], float]:
+        """What the base model says of the subjects by themselves."""
+        return [self._essence[i] for i in facts] if self._essence else [], self.settings.essence

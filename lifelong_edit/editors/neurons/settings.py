@@ -1,0 +1,39 @@
+"""The settings of the rule that gives each fact neurons of its own."""
+
+from __future__ import annotations
+
+from lifelong_edit.editors.search.settings import SearchingSettings
+from lifelong_edit.settings import AtLeastOne, BelowOne, Count, NotNegative, Positive
+
+
+class NeuronsSettings(SearchingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `neurons`. The defaults were chosen on SmolLM2-135M-Instruct with training facts alone."""
+
+    editor: str = "neurons"
+    """The editing rule."""
+    rounds: AtLeastOne = 25
+    """The most rounds of a search: one forward and one backward pass each, over the facts that have not taken yet."""
+    rate: Positive = 0.3
+    """The step of the first round (Adam's rate), in root mean squares of the layer's states. It falls to a tenth."""
+    swapped: Count = 2
+    """In whose prompts' words the gates of a batch are told what not to answer to: so many other subjects a fact."""
+    reconsolidation_rounds: AtLeastOne = 25
+    """The most rounds over each part of the facts in a reconsolidation."""
+    around: NotNegative = 1.0
+    """Weight of all tokens of the preserved prompts beside those of ordinary text (1), where a gate has to be shut."""
+    others: NotNegative = 0.5
+    """Weight of the prompts' other subjects, and of the other facts' subjects, there."""
+    own: Positive = 0.05
+    """Weight of each of a fact's own prompts, where its gate has to be open: so many times all of ordinary text."""
+    gate_ridge: Positive = 1e-3
+    """λ of the gates' ridge regression, as a share of the mean square of the layer's inputs."""
+    opens: BelowOne = 0.1
+    """A gate begins to open where its regression says so much: 1 is its subject, −1 is anything else."""
+    width: Positive = 0.25
+    """So much further on it is open."""
+    thinned: BelowOne = 0.7
+    """Each round asks a fact's plain prompt once more with a part of the words behind its subject left out: this
+    share of their tokens. What is taught so hangs on the subject and not on the wording. 0: not asked."""
+    essence: NotNegative = 0.0
+    """Weight of what the base model says of the subject by itself, beside a fact's own loss: how much a fact may change
+    what else is said of its subject (after the essence of Meng et al., arXiv 2202.05262)."""
