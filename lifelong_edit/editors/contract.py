@@ -223,7 +223,7 @@ class Rule:
     home: str
     parts: Mapping[str, Fold]
     places: Places = "answer"
-    """Where it edits unless modules are named: upper layers at the answer, lower ones at the subject, or one of those."""
+    """Where it edits unless modules are named: upper layers at the answer, lower ones at the subject, one of those."""
     general: bool = False
     """Whether a store whose maker names no preserved prompts has the general ones (`facts.general_prompts`)."""
     tasks: frozenset[Kind] = frozenset({"causal"})
