@@ -34,7 +34,7 @@ from lifelong_edit.eval.metrics.verdicts import (
     summarise,
 )
 from lifelong_edit.facts import Fact, Probe, preserved_prompts_of, read_facts
-from lifelong_edit.models import Encoded, LoadedModel, encode, encode_prompt, load_model
+from lifelong_edit.models import Encoded, LoadedModel, Overlay, encode, encode_prompt, load_model
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.timeline.model import make_editor
 from lifelong_edit.training.episodes import TrainSettings
@@ -161,11 +161,18 @@ def make_stream(facts: Sequence[Fact], count: int, seed: int) -> Stream:
 
 
 def judge(
-    loaded: LoadedModel, stream: Stream, text: str, *, generated: bool = True, cohorts: bool = False
+    loaded: LoadedModel,
+    stream: Stream,
+    text: str,
+    *,
+    generated: bool = True,
+    cohorts: bool = False,
+    overlay: Overlay | None = None,
 ) -> dict[str, Any]:
     """Efficacy, generality, locality (neighbours, random facts), teacher-forced and by generation; perplexity.
 
-    generated: without it teacher-forced alone, at a fraction of the time. cohorts: also batch by batch.
+    generated: without it teacher-forced alone, at a fraction of the time. cohorts: also batch by batch. overlay: of the
+    state, where it is more than the stream's shifts.
     """
     live = list(stream.state.live.values())
     edited = {(f.subject.casefold(), f.relation) for f in stream.facts}
@@ -174,7 +181,7 @@ def judge(
     unknown = [(p, t) for p, (_, t) in (near | far).items() if p not in stream.base]
     stream.base.update(zip([p for p, _ in unknown], base_answers(loaded, unknown), strict=True))
     asked = [f for f in live if f.digest in stream.asked]
-    with loaded.at(stream.state.shifts):
+    with loaded.at(stream.state.shifts if overlay is None else overlay):
         found = {
             "efficacy": _ask(loaded, [f.digest for f in live], [(f.prompt, f.target) for f in live], generated),
             "generality": _ask(
