@@ -6,6 +6,7 @@ this grid by its name in `RULES`; `tests.contracts.editing.OPTIONS` has the sett
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -97,9 +98,13 @@ def taught() -> list[Fact]:
 
 
 @pytest.fixture(scope="module")
-def known() -> tuple[LoadedModel, Fixed]:
-    """The bundled model with what `init` measures on it, edited where its network was trained to edit."""
-    modules = solve_of(default_hypernetwork("atlas"))["modules"]
+def known(row: Row) -> tuple[LoadedModel, Fixed]:
+    """The bundled model with what `init` measures on it, edited where the rule edits."""
+    return _known(tuple(TAKES.get(row.name, {}).get("modules", solve_of(default_hypernetwork("atlas"))["modules"])))
+
+
+@functools.cache
+def _known(modules: tuple[str, ...]) -> tuple[LoadedModel, Fixed]:
     loaded = load_model("atlas", modules=list(modules))
     settings = Row("gradient").settings(modules=modules, text_tokens=3000, preserved_tokens=3, micro_batch=64)
     preserve = list(read_prompts([str(atlas.preserved_prompts_path())]))[:60]
@@ -319,7 +324,7 @@ class EditorContract:
         """The same rule, declared to be able to do less: nothing is loaded, and nothing is written."""
         timeline = lived()
         poorer = replace(row.rule, relearns="", exports=frozenset())
-        monkeypatch.setattr(sys.modules[f"lifelong_edit.editors.{row.name}"], "RULE", poorer)
+        monkeypatch.setattr(sys.modules[row.rule.home.rpartition(".")[0]], "RULE", poorer)
         for attempt in (lambda: timeline.reconsolidate(guard=False), lambda: timeline.retract([batch(0)[0]])):
             with pytest.raises(UsageError, match=f"the editing rule {row.name} cannot solve again for all facts"):
                 attempt()
@@ -377,8 +382,11 @@ def _held(log: Any, part: Part) -> bool:
 
 # -- the bundled model
 
-TAKES: dict[str, dict[str, Any]] = {"ultraedit": {"eta": 1e-2}}
-"""Settings with which a rule teaches the bundled model; all others are those of its network."""
+TAKES: dict[str, dict[str, Any]] = {
+    "ultraedit": {"eta": 1e-2},
+    "memit": {"modules": ("0-2@subject",)},
+}
+"""Settings with which a rule teaches the bundled model, and where; all others are those of its network."""
 
 
 def _for_atlas(row: Row, loaded: LoadedModel, fixed: Fixed) -> Bench:
