@@ -18,8 +18,8 @@ Orientation = Literal["conv1d", "linear"]
 Kind = Literal["causal"]
 Positions = Literal["answer", "subject"]
 Home = Literal["answer", "subject", "located", "one"]
-"""Where a rule edits by itself: the upper layers at the answer, lower ones at the subject, the layers in which published
-work located facts in a model, or one layer of them."""
+"""Where a rule edits by itself: the upper layers at the answer, lower ones at the subject, there in the layers in which
+published work located a model's facts, or in one of them."""
 
 # MALMEN (arXiv 2311.04661, section 5.1) edits six layers; more cost time and memory in proportion.
 MOST_LAYERS = 6
@@ -28,7 +28,7 @@ MOST_SUBJECT_LAYERS = 4
 # Of a rule that edits at the subject alone.
 MOST_READING = 5
 LOCATED = {("gpt2", 48): ("13-17", "17"), ("gptj", 28): ("3-8", "5"), ("llama", 32): ("4-8", "5")}
-"""The layers that MEMIT edits, and the one that ROME does, by model type and depth: GPT-2-XL, GPT-J, Llama of 7 and 8 B.
+"""The layers that MEMIT edits, and the one that ROME does, by model type and depth: GPT-2-XL, GPT-J, Llama.
 
 As the published hyperparameters have them (arXiv 2202.05262, 2210.07229 and 2410.02355).
 """

@@ -144,9 +144,7 @@ class Outline:
     forms: Forms = PLAIN
 
 
-def outline_of(
-    home: Place, modules: Sequence[str], revision: str | None, places: Home = "answer"
-) -> Outline | None:
+def outline_of(home: Place, modules: Sequence[str], revision: str | None, places: Home = "answer") -> Outline | None:
     """The outline of a model at its place; None where loading the model has to say what is wrong with it.
 
     Raises UnknownModelError for modules that the model does not have.

@@ -1,13 +1,13 @@
 """The combine rules of locate-then-edit: keys in, a matrix L out, with which a layer's shift is S = L R.
 
-R (n, d_out) is what each fact asks of a matrix at its key; K (n, d_in) are the facts' keys; H (d_in, d_in) is what holds
-still, in the mean c₀C₀, and where a rule remembers, the gram of earlier facts' keys. The rules differ in L alone:
+R (n, d_out) is what each fact asks of a matrix at its key; K (n, d_in) are the facts' keys; H (d_in, d_in) is what
+holds still: c₀C₀ of text and, where a rule keeps earlier facts in mind, the gram of their keys. They differ in L alone:
 
     ROME       L = uᵀ / (k₀ uᵀ), u = k̄ H⁻¹          one fact (Meng et al., arXiv 2202.05262, equation 2)
     MEMIT      L = (H + KᵀK)⁻¹ Kᵀ                    (arXiv 2210.07229, equation 14)
     EMMET      L = H⁻¹Kᵀ (K H⁻¹ Kᵀ + μI)⁻¹           (Gupta et al., arXiv 2403.14236)
     AlphaEdit  L = [P (KᵀK + Q) + λI]⁻¹ P Kᵀ         P projects on what text leaves free (arXiv 2410.02355)
-    NSE        MEMIT's on chosen inputs, else 0       (arXiv 2410.02335)
+    NSE        MEMIT's on chosen inputs, else 0       (arXiv 2410.04045)
 
 All in float64, on the device that solves. They raise StepRefusedError where a system is singular.
 """
@@ -31,7 +31,7 @@ def rank_one(mean: Tensor, plain: Tensor, metric: Tensor) -> Tensor:
     met = plain @ direction
     if not bool(met.abs() > torch.finfo(met.dtype).tiny):
         raise StepRefusedError(
-            "the key of a fact in its own words meets nothing of its key behind contexts; expected keys that are alike; "
+            "a fact's key in its own words meets nothing of its key behind contexts; expected keys that are alike; "
             "take the rule r-rome, which asks at one key"
         )
     return direction / met
@@ -80,7 +80,7 @@ def projected(keys: Tensor, basis: Tensor, earlier: Tensor | None, penalty: floa
 
 
 def strongest(keys: Tensor, share: float) -> Tensor:
-    """Mask (d_in,) of the inputs that carry a share of Σ|k| over facts, the strongest first and one beyond the share."""
+    """Mask (d_in,) of the inputs that carry a share of Σ|k| over facts: the strongest, and one beyond the share."""
     strength = keys.abs().sum(0)
     order = torch.argsort(strength, descending=True, stable=True)
     carried = strength[order].cumsum(0)

@@ -38,7 +38,7 @@ from lifelong_edit.timeline.following import HeadState
 from lifelong_edit.timeline.model import given_to
 from lifelong_edit.timeline.purging import purge
 from lifelong_edit.timeline.states import keys_at, parts_at
-from tests.contracts.editing import Row, batch, fact, lenient, placed
+from tests.contracts.editing import LOCATED, OPTIONS, Row, batch, fact, lenient, placed
 
 Make = Callable[..., Timeline]
 TOLERANCE = 1e-4
@@ -384,7 +384,7 @@ def _held(log: Any, part: Part) -> bool:
 
 TAKES: dict[str, dict[str, Any]] = {
     "ultraedit": {"eta": 1e-2},
-    "memit": {"modules": ("0-2@subject",)},
+    **{name: {"modules": OPTIONS[name]["modules"], "contexts": 0, "c0": 1.0} for name in LOCATED},
 }
 """Settings with which a rule teaches the bundled model, and where; all others are those of its network."""
 

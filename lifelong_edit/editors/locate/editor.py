@@ -56,7 +56,11 @@ class Met:
 
 @dataclass
 class Work:
-    """A change on its way. shifts: ΔW by module (d_in, d_out); left, right: the factors of each solve by module."""
+    """A change on its way.
+
+    shifts: ΔW by module (d_in, d_out). left, right: the factors of each solve by module. asked: (n,), how far the facts
+    at hand were from their targets when they were first solved for.
+    """
 
     shifts: dict[str, Tensor]
     left: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -64,6 +68,7 @@ class Work:
     losses: list[Tensor] = field(default_factory=list)
     looks: list[int] = field(default_factory=list)
     out_of_reach: list[str] = field(default_factory=list)
+    asked: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def add(self, name: str, left: Tensor, right: Tensor) -> None:
         """ΔW ← ΔW + LR for one module. Raises StepRefusedError where a number is not finite."""
@@ -75,7 +80,10 @@ class Work:
         self.right.setdefault(name, []).append(right.float())
 
     def factors(self, name: str) -> tuple[Tensor, Tensor]:
-        """L (d_in, m) and R (m, d_out) of all solves of a module together."""
+        """L (d_in, m) and R (m, d_out) of all solves of a module together; zeros where no fact asked for anything."""
+        if name not in self.left:
+            d_in, d_out = self.shifts[name].shape
+            return torch.zeros(d_in, 1), torch.zeros(1, d_out)
         return torch.cat(self.left[name], 1), torch.cat(self.right[name])
 
 

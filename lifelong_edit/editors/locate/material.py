@@ -26,9 +26,9 @@ class Asked:
         return [*self.own, *self.behind]
 
     def weights(self, evenly: bool) -> list[float]:
-        """How much of the fact's key each row is: all alike, as in ROME, or half its own words and half behind contexts.
+        """How much of the fact's key each row is, together 1.
 
-        The latter is MEMIT's mean of the means of two groups. Their sum is 1.
+        evenly: all alike, as in ROME; else MEMIT's mean of the means of two groups, own words and behind contexts.
         """
         groups = [len(group) for group in (self.own, self.behind) if group]
         if evenly:

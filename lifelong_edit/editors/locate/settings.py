@@ -25,8 +25,8 @@ class LocateSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fi
     editor: str = "memit"
     """The editing rule."""
     units: Units = "relative"
-    """`relative`: ridges and thresholds are taken relative to what the model's keys of text show. `published`: absolute,
-    with the values of the published code and no ridge where it has none."""
+    """`relative`: ridges and thresholds are relative to what the model's keys of text show. `published`: absolute, with
+    the values of the published code and no ridge where it has none."""
     contexts: Count | None = None
     """How many beginnings of sentences are drawn at `init` to stand before prompts. None: 5; 20 for `rome` and
     `r-rome`."""
@@ -42,7 +42,7 @@ class LocateSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fi
     decay: NotNegative | None = None
     """Weight of the size of the change against the loss. None: 0.5."""
     clamp: Positive | None = None
-    """The greatest size of the change, as a multiple of the hidden state's. None: 0.75, or 4 for `rome` and `r-rome`."""
+    """The greatest size of the change, as a multiple of the hidden state's. None: 0.75; 4 for `rome` and `r-rome`."""
     kl: NotNegative = 0.0625
     """Weight of the divergence of what follows the subject in "{subject} is a"."""
     enough: Positive = 0.05
@@ -55,8 +55,8 @@ class LocateSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fi
     """The ridge ℓ in λ = exp(ℓ)·trace(C₀)/d_in beside C₀, which keeps a gram of little text from being singular; none
     with published units."""
     metric: Metric | None = None
-    """Of `rome` and `r-rome`: whether a key is turned away from what text holds (`text`) or taken as it is (`identity`).
-    None: `text`; `identity` for Llama-3-8B, as published."""
+    """Of `rome` and `r-rome`: whether a key is turned away from what text holds (`text`) or is taken as it is
+    (`identity`). None: `text`; `identity` for Llama-3-8B, as published."""
     slack: NotNegative = 0.1
     """Of `emmet`: μ, how far the values at the keys may stay from what is asked, in batches of more than one fact. 0:
     they meet it exactly; 1: `memit`."""
@@ -64,8 +64,8 @@ class LocateSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fi
     """Of `alphaedit`: edits stay in the directions that hold together at most this share of the trace of C₀. With
     published units: those of eigenvalues below it."""
     penalty: Positive | None = None
-    """Of `alphaedit`: the ridge, relative to the mean of ‖kP‖² over text keys. None: 0.1; with published units 10, which
-    is absolute, or 1 for Llama-3-8B."""
+    """Of `alphaedit`: the ridge, relative to the mean of ‖kP‖² over text keys. None: 0.1; with published units 10, or
+    1 for Llama-3-8B, which are absolute."""
     neurons: Share | None = None
     """Of `nse`: the share of the keys' size that the edited inputs carry. None: 1, which is all; 0.8 for GPT-J."""
     passes: AtLeastOne = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,10 +93,8 @@ def read(loaded: LoadedModel, rows: Sequence[Row], site: Site, micro_batch: int)
                 see, module = keep(found), loaded.model.get_submodule(name)
                 stack.callback(module.register_forward_pre_hook(_first(see)).remove)
             stack.enter_context(site.watched(loaded.model, _last(keep(states))))
-            try:
+            with suppress(_Reached):
                 task.read(loaded, batch.ids, batch.mask)
-            except _Reached:
-                pass
         where.extend(chosen)
     order = torch.argsort(torch.tensor(where)).to(loaded.device)
     return Reading({name: torch.cat(found)[order] for name, found in keys.items()}, torch.cat(states)[order])

@@ -3,8 +3,8 @@
 Of each fact a vector δ is sought by gradient steps, alone, with no weight changed (Meng et al., arXiv 2202.05262,
 equation 4; arXiv 2210.07229, equation 16): the mean loss of the answer behind contexts, the divergence of what follows
 the subject in "{subject} is a", and the size of δ. As published: the loss is looked at before each step and the search
-stops there, so that there is at most one step fewer than looks; the size is not squared; after each step δ is taken back
-to its bound. Facts are searched for side by side and do not see each other.
+stops there, so that there is one step fewer than looks; the size is not squared; after each step δ is taken back to its
+bound. Facts are searched for side by side and do not see each other.
 """
 
 from __future__ import annotations
