@@ -30,7 +30,7 @@ LOCATED = ("memit", "memit-seq", "alphaedit", "nse", "rome", "r-rome", "emmet")
 """Rules that edit at the last token of the subject alone."""
 _LOCATED: dict[str, Any] = {"modules": ("0-1@subject",), "contexts": 1, "steps": 3, "c0": 5.0, "rate": 0.2}
 OPTIONS: dict[str, dict[str, Any]] = {
-    **{name: _LOCATED for name in LOCATED},
+    **dict.fromkeys(LOCATED, _LOCATED),
     **{name: {**_LOCATED, "modules": ("1@subject",)} for name in ("rome", "r-rome", "emmet")},
     "ultraedit": {"eta": 1e-3},
     "search": {

@@ -21,7 +21,7 @@ from lifelong_edit.bench import Bench, Say, State, silent
 from lifelong_edit.editors.contract import Added, Arrays, Brought, Change, Entries, Given, Lesson, Whole
 from lifelong_edit.editors.locate.earlier import Earlier
 from lifelong_edit.editors.locate.material import Asked, asked_of, essence, own_rows
-from lifelong_edit.editors.locate.published import ALONE, constants_of
+from lifelong_edit.editors.locate.published import ALONE, constants_of, outline_of
 from lifelong_edit.editors.locate.settings import LocateSettings
 from lifelong_edit.editors.locate.sites import Reading, Site, block_of, read
 from lifelong_edit.editors.locate.targets import TargetSearch, answered
@@ -105,7 +105,7 @@ class LocateEditor(ABC):
     def __init__(self, bench: Bench) -> None:
         assert isinstance(bench.settings, LocateSettings)  # the registry pairs rules with their settings
         self.bench, self.settings = bench, bench.settings
-        self.constants = constants_of(bench.settings, bench.loaded)
+        self.constants = constants_of(bench.settings, outline_of(bench.loaded))
         self.contexts, self._earlier = contexts_of(bench.fixed.rule), Earlier(bench)
         last = bench.loaded.modules[-1]
         self.site = Site(block_of(last) if self.at_block else last.name)

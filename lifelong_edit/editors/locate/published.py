@@ -60,10 +60,14 @@ NSE = {GPT2_XL: (35.0, 150.0, 10_000.0, 1.0), GPT_J: (15.0, 100.0, 15_000.0, 0.8
 """settled, reach, c₀, share of the neurons."""
 
 
-def constants_of(settings: LocateSettings, loaded: LoadedModel) -> Constants:
-    """What holds for a model: what the settings say, else what is published for it, else the rule for all others."""
+def outline_of(loaded: LoadedModel) -> tuple[str, int, int]:
+    """By what a model is known here: its type, its layers, the inputs of its last edited matrix."""
     layers = int(getattr(loaded.model.config.get_text_config(), "num_hidden_layers", 0))
-    known = (loaded.family.model_type, layers, loaded.modules[-1].d_in)
+    return loaded.family.model_type, layers, loaded.modules[-1].d_in
+
+
+def constants_of(settings: LocateSettings, known: tuple[str, int, int]) -> Constants:
+    """What holds for a model: what the settings say, else what is published for it, else the rule for all others."""
     found = _of_rule(settings.editor, known)
     if settings.units == "published":
         found = _absolute(settings, found, known)
