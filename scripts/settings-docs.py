@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from lifelong_edit.editors.locate.settings import LocateSettings
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.search.settings import SearchSettings
 from lifelong_edit.settings import StoreSettings
@@ -26,6 +27,7 @@ SECTIONS: Sections = (
     ("Settings of every store", StoreSettings),
     ("Settings of the ridge rules", RidgeSettings),
     ("Settings of the search", SearchSettings),
+    ("Settings of locate-then-edit", LocateSettings),
 )
 
 HEAD = """\

@@ -44,7 +44,7 @@ WRONG: list[tuple[str, object]] = [
     ("ask", "x"),
     ("form", "both ways"),
     ("conflict_policy", "shrug"),
-    ("editor", "rome"),
+    ("editor", "rmoe"),
     ("passes", "three"),
     ("passes", 1.5),
     ("c0", "much"),

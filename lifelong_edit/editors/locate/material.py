@@ -9,7 +9,7 @@ from lifelong_edit.bench import Bench
 from lifelong_edit.editors.search.material import anchored, behind_contexts
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import Encoded, encode_prompt, subject_span
+from lifelong_edit.models import Encoded
 from lifelong_edit.tracing.rows import Row, fact_rows, without_mention
 
 
@@ -70,12 +70,11 @@ def essence(bench: Bench, fact: Fact) -> Row | None:
     Its only answer position is the subject's last token. None where the tokenizer cannot tell which that is, or the
     model has no room.
     """
-    prompt, tokenizer = f"{fact.subject} is a", bench.loaded.tokenizer
     try:
-        ids = encode_prompt(tokenizer, prompt)
+        said = bench.task.encode_said(bench.loaded, f"{fact.subject} is a", (), fact.subject)
     except BadInputError:
         return None
-    end = subject_span(tokenizer, prompt, fact.subject)[1]
-    if not 0 < end < len(ids):
+    end = said.subject[1]
+    if not 0 < end < len(said.ids):
         return None
-    return Row(Encoded(tuple(ids[: end + 1]), end, (end - 1, end)), "preserved", fact=fact.digest)
+    return Row(Encoded(said.ids[: end + 1], end, (end - 1, end)), "preserved", fact=fact.digest)
