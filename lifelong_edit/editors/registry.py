@@ -10,8 +10,10 @@ from lifelong_edit.errors import UsageError
 if TYPE_CHECKING:
     from lifelong_edit.editors.contract import Rule
 
-RULES = ("malmen", "gradient", "ultraedit", "search")
-RULES += ("rome", "r-rome", "memit", "memit-seq", "emmet", "alphaedit", "nse")
+RULES = (
+    *("malmen", "gradient", "ultraedit", "search"),
+    *("rome", "r-rome", "memit", "memit-seq", "emmet", "alphaedit", "nse"),
+)
 PLAIN, TRAINED = "gradient", "malmen"
 """The rule of a new store unless it is told otherwise: without a trained network, and with one."""
 

@@ -61,9 +61,9 @@ def free_directions(gram: Tensor, threshold: float | None, share: float) -> Tens
     """
     values, vectors = torch.linalg.eigh(gram)
     values = values.clamp_min(0)
-    if threshold is not None:
-        return vectors[:, values < threshold]
-    return vectors[:, values.cumsum(0) <= share * values.sum()]
+    chosen = values.cumsum(0) <= share * values.sum() if threshold is None else values < threshold
+    found: Tensor = vectors[:, chosen]
+    return found
 
 
 def projected(keys: Tensor, basis: Tensor, earlier: Tensor | None, penalty: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import torch
 
 from lifelong_edit.bench import Bench, Fixed, State, prepare
 from lifelong_edit.editors.contract import Given, Lesson, moved_by
-from lifelong_edit.editors.locate.editor import LocateEditor, Work, require
+from lifelong_edit.editors.locate.editor import LocateEditor, Met, Work, require
 from lifelong_edit.editors.locate.material import Asked, asked_of, essence
 from lifelong_edit.editors.locate.published import GPT2_XL, GPT_J, LLAMA_2, LLAMA_3, constants_of
 from lifelong_edit.editors.locate.settings import LocateSettings
 from lifelong_edit.editors.locate.sites import read
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.editors.ridge.clock import Clock
+from lifelong_edit.editors.search.contexts import contexts_of
 from lifelong_edit.errors import BadInputError, StepRefusedError, UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel, encode_prompt, load_model
@@ -35,10 +36,20 @@ from lifelong_edit.numerics.located import (
 from lifelong_edit.tracing.rows import Row
 
 TEXT = ["The river was long and the people of the town went home. Nobody knew where the road would lead them to."] * 40
+LINES = [f"The {name} road of the people was long and old." for name in "abcdefghijklmnopqrstuvwxyz"]
 SMALL: dict[str, Any] = {"text_tokens": 2000, "micro_batch": 4, "steps": 4, "rate": 0.2, "contexts": 3, "c0": 5.0}
 RULES = ("rome", "r-rome", "memit", "memit-seq", "emmet", "alphaedit", "nse")
 EXACT = 1e-9
 """Relative. Two float64 solves of one well conditioned system of 12 differ by some hundred roundings."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """A model this small gains nothing from threads, and on a busy machine they wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 # -- solves
@@ -326,6 +337,46 @@ def test_a_replaced_fact_no_longer_holds_still(read_at_the_subject: LoadedModel,
         assert np.linalg.norm(kept[name] - wanted[name]) > 0.01 * np.linalg.norm(wanted[name])
 
 
+def judged(editor: Any, met: Met) -> np.ndarray:
+    """L of a rule by its equation, with what the store measured and the settings say, in NumPy."""
+    name, c = editor.settings.editor, editor.bench.text_gram[met.module].numpy()
+    eye, relative = np.eye(len(c)), editor.settings.units == "relative"
+    k, plain, q = met.mean.numpy(), met.plain.numpy(), 0.0 if met.earlier is None else met.earlier.numpy()
+    tiny = np.exp(editor.settings.log_ridge) * np.trace(c) / len(c) * eye if relative else 0 * eye
+    if name in ("rome", "r-rome"):
+        u = np.linalg.solve(c + tiny, k.T)
+        return u / ((plain if name == "rome" else k) @ u)
+    if name == "alphaedit":
+        values, vectors = np.linalg.eigh(c)
+        few = vectors[:, np.cumsum(values) <= 0.02 * values.sum()] if relative else vectors[:, values < 0.02]
+        project = few @ few.T
+        penalty = 0.1 * np.trace(project @ c) if relative else 10.0
+        return np.linalg.solve(project @ (k.T @ k + q) + penalty * eye, project @ k.T)
+    held = 5.0 * c + tiny + q
+    if name == "emmet":
+        moved = np.linalg.solve(held, k.T)
+        return moved @ np.linalg.inv(k @ moved + 0.1 * np.eye(len(k)))
+    return np.linalg.solve(held + k.T @ k, k.T)
+
+
+@pytest.mark.parametrize("units", ["relative", "published"])
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_at_work_solves_its_equation(single: LoadedModel, name: str, units: str) -> None:
+    """With the keys, the text, the earlier facts and the constants that are its own; text here spans all directions."""
+    editor, generator = editor_of(single, name, units=units), torch.Generator().manual_seed(5)
+    module, width = editor.bench.names[0], editor.bench.text_gram.width(editor.bench.names[0])
+    draw = lambda n: torch.randn(n, width, generator=generator, dtype=torch.float64)  # noqa: E731
+    spread = draw(300)
+    editor.bench.text_gram._whole[module] = spread.T @ (0.02 * torch.arange(1, 301).double()[:, None] * spread) / 9e4
+    n = 1 if editor.alone else 3
+    earlier = draw(4)
+    met = Met(module, draw(n), draw(n), earlier.T @ earlier if editor.recalls else None)
+    wanted = judged(editor, met)
+    assert np.abs(wanted).max() > 0
+    assert close(editor.influence(met), wanted, 1e-6)
+    assert editor.recalls == (name in ("memit-seq", "alphaedit", "nse"))
+
+
 @pytest.mark.parametrize("name", ["rome", "r-rome"])
 def test_one_after_another_in_the_order_of_digests(single: LoadedModel, news: list[Fact], name: str) -> None:
     editor = editor_of(single, name)
@@ -390,6 +441,16 @@ def test_a_key_is_half_its_own_words_or_all_alike() -> None:
     assert Asked([row], [row] * 5).weights(evenly=False) == [0.5] + [0.1] * 5
     assert Asked([row], [row] * 4).weights(evenly=True) == [0.2] * 5
     assert Asked([row, row], []).weights(evenly=False) == [0.5, 0.5]
+
+
+def test_contexts_are_as_many_as_the_rule_was_published_with(read_at_the_subject: LoadedModel) -> None:
+    def drawn(name: str, **told: Any) -> list[str]:
+        settings = LocateSettings(editor=name, context_tokens=12, **told)
+        return contexts_of(rule_of(name).fix(read_at_the_subject, settings, Given({}, LINES, [])))
+
+    assert [len(drawn(name)) for name in RULES] == [20, 20, 5, 5, 5, 5, 5]
+    assert drawn("rome", contexts=5) == drawn("memit") == drawn("memit")
+    assert drawn("memit") != drawn("memit", seed=1)
 
 
 # -- constants

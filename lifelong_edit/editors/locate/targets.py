@@ -94,7 +94,7 @@ class TargetSearch:
             awake[[i for i in part if float(total[i]) < self.settings.enough]] = False
             if looks == c.steps or not bool(awake.any()):
                 break
-            penalty.sum().backward()  # type: ignore[no-untyped-call]
+            penalty.sum().backward()
             bound.step(looks, awake, _finite(change.grad))
         return Wanted(bound.change, losses, looks)
 
@@ -107,7 +107,7 @@ class TargetSearch:
             part = [rows[i] for i in chosen]
             losses = self._losses([row for row, _, _ in part], [i for _, i, _ in part], change)
             weighted = losses * torch.tensor([weight for _, _, weight in part], device=losses.device)
-            weighted.sum().backward()  # type: ignore[no-untyped-call]
+            weighted.sum().backward()
             found.index_add_(0, torch.tensor([i for _, i, _ in part]), weighted.detach().cpu())
         return found
 

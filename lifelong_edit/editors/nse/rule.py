@@ -41,7 +41,8 @@ class Nse(LocateEditor):
         near = c.settled if c.settled is not None else (self.FAR * work.asked if number else 0.0)
         reached = far < (float("inf") if c.reach is None else c.reach)
         work.out_of_reach += [f.digest for f, ok in zip(facts, reached.tolist(), strict=True) if not ok and not number]
-        return (far > near) & reached
+        found: Tensor = (far > near) & reached
+        return found
 
 
 def make(bench: Bench) -> Nse:
