@@ -22,7 +22,7 @@ from lifelong_edit.editors.ridge.clock import Clock
 from lifelong_edit.editors.search.contexts import contexts_of
 from lifelong_edit.errors import BadInputError, StepRefusedError, UsageError
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import LoadedModel, encode_prompt, load_model
+from lifelong_edit.models import Forms, LoadedModel, encode_prompt, load_model
 from lifelong_edit.models.families import default_entries
 from lifelong_edit.numerics.located import (
     equality,
@@ -174,14 +174,14 @@ def single(tiny_gpt2: Path) -> LoadedModel:
     return load_model(str(tiny_gpt2), modules=["1@subject"])
 
 
-MEASURED: dict[int, Fixed] = {}
+MEASURED: dict[tuple[str, int], Fixed] = {}
 
 
 def editor_of(loaded: LoadedModel, name: str, **changes: Any) -> Any:
     """A rule at work on a model, with what `init` would fix."""
     settings = LocateSettings(editor=name, **{**SMALL, **changes})
     contexts = rule_of(name).fix(loaded, settings, Given({}, TEXT, []))
-    key = len(loaded.modules)
+    key = (loaded.source, len(loaded.modules))
     if key not in MEASURED:
         MEASURED[key] = prepare(loaded, settings, text=TEXT)
     measured = MEASURED[key]
@@ -299,6 +299,38 @@ def test_one_fact_is_reached_exactly_where_nothing_holds_still(single: LoadedMod
             after = read(single, asked[0].rows, editor.site, 1).states
         far = float((wanted - after).norm() / (wanted - before).norm())
         assert (far < 1e-4) if reached else (far > 0.05), name
+
+
+@pytest.mark.parametrize("kind", ["tiny_llama", "tiny_opt"])
+@pytest.mark.parametrize("name", ["rome", "emmet"])
+def test_states_are_reached_in_models_that_are_made_otherwise(
+    request: pytest.FixtureRequest, news: list[Fact], kind: str, name: str
+) -> None:
+    """Matrices stored transposed, blocks that give tuples, an MLP that sees batch and positions as one dimension."""
+    loaded = load_model(str(request.getfixturevalue(kind)), modules=["1@subject"])
+    editor = editor_of(loaded, name, contexts=0)
+    asked = asked_of(editor.bench, news[:2], [], 0)
+    wanted = editor.wanted(Work({}), news[:2], asked, lambda _: None)
+    before = read(loaded, [own.own[0] for own in asked], editor.site, 1).states
+    state = moved_by(State(), editor.learn(State(), Lesson(news[:1])), news[:1])
+    with loaded.at(state.shifts):
+        after = read(loaded, asked[0].rows, editor.site, 1).states
+    assert float((wanted - before).norm()) > 0.1
+    assert float((wanted[0] - after[0]).norm() / (wanted - before)[0].norm()) < 1e-3
+
+
+def test_a_fact_is_asked_in_a_turn_as_well(chat_gpt2: Path, news: list[Fact]) -> None:
+    """In a model with a chat template: the prompt and the turn are own words, half of the key together."""
+    loaded = load_model(str(chat_gpt2), modules=["0-1@subject"])
+    loaded.forms = Forms(("plain", "chat"))
+    editor = editor_of(loaded, "memit", form="both")
+    asked = asked_of(editor.bench, news[:1], editor.contexts, 0)[0]
+    assert [row.form for row in asked.own] == ["plain", "chat"] and asked.behind
+    assert sum(asked.weights(evenly=False)[:2]) == 0.5
+    last = [row.encoded.ids[row.encoded.subject[0]] for row in asked.own]
+    assert last[0] == last[1]  # both at the name's last token
+    keys = editor.learn(State(), Lesson(news[:1])).keys()[news[0].digest]
+    assert all(len(rows) == 3 for rows in keys.rows.values())
 
 
 def test_keys_are_kept_in_own_words_and_in_the_mean(read_at_the_subject: LoadedModel, news: list[Fact]) -> None:

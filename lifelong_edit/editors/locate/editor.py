@@ -245,7 +245,7 @@ class LocateEditor(ABC):
         """What facts show at the weights so far: all rows; numbers of the prompts (n,); mean keys (n, d_in) float64."""
         rows = [row for own in asked for row in own.rows]
         with self.bench.loaded.at(work.shifts):
-            seen = read(self.bench.loaded, rows, self.site, self.settings.micro_batch)
+            seen = read(self.bench.loaded, rows, self.site, self.settings.micro_batch, module)
         sizes = torch.tensor([len(own.rows) for own in asked])
         return seen, sizes.cumsum(0) - sizes, self.means(asked, seen.keys[module])
 

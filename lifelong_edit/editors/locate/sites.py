@@ -74,10 +74,13 @@ def cut(row: Row) -> Row:
     return replace(row, encoded=replace(row.encoded, ids=row.encoded.ids[:end], answer_start=end))
 
 
-def read(loaded: LoadedModel, rows: Sequence[Row], site: Site, micro_batch: int) -> Reading:
-    """Keys of all edited matrices, and states at a site, at the anchors of rows, at the model's present weights."""
+def read(loaded: LoadedModel, rows: Sequence[Row], site: Site, micro_batch: int, *names: str) -> Reading:
+    """Keys of edited matrices, and states at a site, at the anchors of rows, at the model's present weights.
+
+    names: of the matrices whose keys are wanted; none named are all.
+    """
     task, short = task_of(loaded), [cut(row) for row in rows]
-    keys: dict[str, list[Tensor]] = {m.name: [] for m in loaded.modules}
+    keys: dict[str, list[Tensor]] = {name: [] for name in names or [m.name for m in loaded.modules]}
     states: list[Tensor] = []
     where: list[int] = []
     for chosen in by_length([len(row.encoded.ids) for row in short], micro_batch):
