@@ -211,7 +211,7 @@ def searched_by_hand(editor: LocateEditor, fact: Fact, asked: Asked, essence: Ro
 
     states = read(loaded, [asked.own[0]], editor.site, 1).states[0]
     delta = torch.zeros_like(states, requires_grad=True)
-    rate = c.rate if c.rate is not None else 0.25 * float(states.norm()) / len(states) ** 0.5
+    rate = c.rate if c.rate is not None else 0.5 * 1.4826 * float(np.quantile(states.abs(), 0.5, method="lower"))
     adam = torch.optim.Adam([delta], lr=rate)
     ids, end = encode_prompt(loaded.tokenizer, f"{fact.subject} is a"), essence.encoded.subject[1]
     base = logits(ids, end - 1, torch.zeros_like(states))[end - 1].detach()

@@ -16,8 +16,11 @@ GPT2_XL, GPT_J, LLAMA_2, LLAMA_3 = ("gpt2", 48, 6400), ("gptj", 28, 16384), ("ll
 """Model type, layers, and the inputs of the MLP's output projection."""
 ALONE = frozenset({"rome", "r-rome"})
 """Rules that take one fact at a time, in one matrix."""
-RATE = 0.25
-"""The step of the search where none is published, in root mean squares of the hidden state."""
+RATE = 0.5
+"""The step of the search where none is published, in the typical size of the hidden state's entries: by their median,
+since in many models a few entries are hundreds of times as large as the others."""
+MEDIAN = 1.4826
+"""The deviation of a normal distribution over the median of its absolute values."""
 SIXTH = 0.15625
 """EMMET's c₀ over d_in for GPT-2-XL: 1,000 over 6,400."""
 
@@ -26,8 +29,8 @@ SIXTH = 0.15625
 class Constants:
     """What a store's settings come to for its model.
 
-    rate: None is RATE of the hidden state. c0: None is `c0_share` of a matrix's inputs. penalty, threshold: of
-    AlphaEdit; threshold None goes by the share of the trace. settled, reach: of NSE; None by its relative rule.
+    rate: None is RATE, relative to the hidden state. c0: None is `c0_share` of a matrix's inputs. penalty, threshold:
+    of AlphaEdit; threshold None goes by the share of the trace. settled, reach: of NSE; None by its relative rule.
     """
 
     steps: int = 25

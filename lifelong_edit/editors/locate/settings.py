@@ -38,7 +38,8 @@ class LocateSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fi
     """How often the loss of a fact's hidden state is looked at; the state moves between two looks. None: 25, or 20 for
     `rome` and `r-rome`."""
     rate: Positive | None = None
-    """The step of the search (Adam's rate), in units of the hidden state. None: a quarter of its root mean square."""
+    """The step of the search (Adam's rate), in units of the hidden state. None: half of the typical size of its
+    entries, by their median."""
     decay: NotNegative | None = None
     """Weight of the size of the change against the loss. None: 0.5."""
     clamp: Positive | None = None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench
-from lifelong_edit.editors.locate.published import RATE, Constants
+from lifelong_edit.editors.locate.published import MEDIAN, RATE, Constants
 from lifelong_edit.editors.locate.settings import LocateSettings
 from lifelong_edit.editors.locate.sites import Site
 from lifelong_edit.errors import StepRefusedError
@@ -80,7 +80,8 @@ class TargetSearch:
         """Search from δ = 0; states: h₀ (n, d), what the facts' prompts show at the site."""
         found, c = torch.zeros_like(states), self.constants
         size = states.norm(dim=1, keepdim=True)
-        rate = RATE * size / states.shape[1] ** 0.5 if c.rate is None else torch.full_like(size, c.rate)
+        typical = MEDIAN * states.abs().median(dim=1, keepdim=True).values
+        rate = RATE * typical if c.rate is None else torch.full_like(size, c.rate)
         bound = Bound(found, rate, c.clamp * size)
         awake, losses = torch.ones(len(states), dtype=torch.bool, device=states.device), torch.zeros(len(states))
         looks = 0
