@@ -37,7 +37,7 @@ from lifelong_edit.tracing.rows import Row
 
 TEXT = ["The river was long and the people of the town went home. Nobody knew where the road would lead them to."] * 40
 LINES = [f"The {name} road of the people was long and old." for name in "abcdefghijklmnopqrstuvwxyz"]
-SMALL: dict[str, Any] = {"text_tokens": 2000, "micro_batch": 4, "steps": 4, "rate": 0.2, "contexts": 3, "c0": 5.0}
+SMALL: dict[str, Any] = {"text_tokens": 2000, "micro_batch": 4, "steps": 4, "rate": 0.2, "contexts": 2, "c0": 5.0}
 RULES = ("rome", "r-rome", "memit", "memit-seq", "emmet", "alphaedit", "nse")
 EXACT = 1e-9
 """Relative. Two float64 solves of one well conditioned system of 12 differ by some hundred roundings."""
@@ -269,6 +269,7 @@ def test_the_residual_is_spread_over_layers_traced_anew(read_at_the_subject: Loa
     loaded, facts = read_at_the_subject, news[:3]
     asked = asked_of(editor.bench, facts, editor.contexts, 0)
     change = editor.learn(State(), Lesson(facts))
+    assert change.report["rows"] == {"new": 3, "behind contexts": 6} and change.report["looks"] == [4]
     wanted = editor.wanted(Work({}), facts, asked, lambda _: None).double().numpy()
     shifts: dict[str, torch.Tensor] = {}
     for i, name in enumerate(editor.bench.names):

@@ -287,7 +287,7 @@ class LocateEditor(ABC):
             "rows": rows,
             "looks": work.looks,
             "searched": float(torch.cat(work.losses).mean()),
-            "loss": float(losses.mean()),
+            "loss": [float(losses.mean())],
             "norm": norms_of(moved),
             "out_of_reach": work.out_of_reach,
         }
