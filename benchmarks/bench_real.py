@@ -27,7 +27,7 @@ import torch
 from benchmarks import common
 from benchmarks.breadth import Breadth, breadth_first
 from lifelong_edit import Timeline
-from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.editors.registry import RULES, rule_of
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import BASE, Form, LoadedModel, has_template
 from lifelong_edit.settings import settings_of
@@ -182,9 +182,7 @@ def tuned(options: argparse.Namespace, records: Sequence[dict[str, Any]], text: 
 
 
 ARMS: Mapping[str, Callable[[argparse.Namespace, Sequence[dict[str, Any]], str], dict[str, Any]]] = {
-    "neurons": edited,
-    "search": edited,
-    "gradient": edited,
+    **dict.fromkeys(RULES, edited),
     "breadth": tuned,
 }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from lifelong_edit.editors.locate.settings import LocateSettings
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.search.settings import SearchingSettings, SearchSettings
@@ -29,6 +30,7 @@ SECTIONS: Sections = (
     ("Settings of rules that search", SearchingSettings),
     ("Settings of the search", SearchSettings),
     ("Settings of the neurons", NeuronsSettings),
+    ("Settings of locate-then-edit", LocateSettings),
 )
 
 HEAD = """\

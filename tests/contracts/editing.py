@@ -26,7 +26,12 @@ SMALL: dict[str, Any] = {
     "reconsolidation_passes": 2,
 }
 """Settings for a model of four layers and width 32; a rule that has not all of them takes those that it has."""
+LOCATED = ("memit", "memit-seq", "alphaedit", "nse", "rome", "r-rome", "emmet")
+"""Rules that edit at the last token of the subject alone."""
+_LOCATED: dict[str, Any] = {"modules": ("0-1@subject",), "contexts": 1, "steps": 3, "c0": 5.0, "rate": 0.2}
 OPTIONS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(LOCATED, _LOCATED),
+    **{name: {**_LOCATED, "modules": ("1@subject",)} for name in ("rome", "r-rome", "emmet")},
     "ultraedit": {"eta": 1e-3},
     "search": {
         "rounds": 3,
