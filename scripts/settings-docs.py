@@ -15,6 +15,9 @@ from pathlib import Path
 
 import msgspec
 
+from lifelong_edit.editors.ft.settings import FtSettings
+from lifelong_edit.editors.ft_replay.settings import ReplaySettings
+from lifelong_edit.editors.locft.settings import LocftSettings
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.search.settings import SearchSettings
 from lifelong_edit.settings import StoreSettings
@@ -26,6 +29,9 @@ SECTIONS: Sections = (
     ("Settings of every store", StoreSettings),
     ("Settings of the ridge rules", RidgeSettings),
     ("Settings of the search", SearchSettings),
+    ("Settings of fine-tuning", FtSettings),
+    ("Settings of fine-tuning with replay", ReplaySettings),
+    ("Settings of breadth-first fine-tuning", LocftSettings),
 )
 
 HEAD = """\

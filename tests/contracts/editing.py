@@ -26,6 +26,7 @@ SMALL: dict[str, Any] = {
     "reconsolidation_passes": 2,
 }
 """Settings for a model of four layers and width 32; a rule that has not all of them takes those that it has."""
+TUNED: dict[str, Any] = {"rate": 1e-2, "epochs": 3, "batch": 4, "epsilon": 1e-3}
 OPTIONS: dict[str, dict[str, Any]] = {
     "ultraedit": {"eta": 1e-3},
     "search": {
@@ -37,9 +38,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "reconsolidation_facts": 4,
         "precision": "float32",
     },
+    "ft": TUNED,
+    "ft-replay": {**TUNED, "replay": 3},
+    "locft": TUNED,
 }
 """Settings that a rule needs beside them: UltraEdit's own step, 1e-6, would hardly move a model this small, and a
-search in bfloat16 gives another change with each way of cutting its rows."""
+search in bfloat16 gives another change with each way of cutting its rows. So does Adam where ε is no larger than the
+rounding of a gradient."""
 
 
 @dataclass(frozen=True)

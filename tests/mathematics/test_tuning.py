@@ -1,0 +1,186 @@
+"""Fine-tuning: the same as a bare torch loop, bounded, ended, and mixed as the settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lifelong_edit.bench import Bench, Fixed, State
+from lifelong_edit.editors.contract import Change, Lesson, moved_by
+from lifelong_edit.editors.ft.settings import FtSettings
+from lifelong_edit.editors.ft_replay.settings import ReplaySettings
+from lifelong_edit.editors.locft.settings import LocftSettings
+from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.editors.tuning.editor import TunedEditor, closed
+from lifelong_edit.editors.tuning.gradients import weight_gradients
+from lifelong_edit.editors.tuning.training import Beside, Tuning
+from lifelong_edit.facts import Fact
+from lifelong_edit.models import LoadedModel, encode, load_model
+from lifelong_edit.settings import StoreSettings
+from lifelong_edit.stores import materialise
+from lifelong_edit.tasks import task_of
+from lifelong_edit.tracing.rows import Row, fact_rows, shuffled
+from tests.mathematics.conftest import shift_of, whole_of
+
+SMALL: dict[str, Any] = {"text_tokens": 3000, "micro_batch": 8, "rate": 1e-2, "epochs": 3, "batch": 4, "epsilon": 1e-3}
+Make = Callable[[StoreSettings], TunedEditor]
+
+
+@pytest.fixture
+def make(loaded: LoadedModel, fixed: Fixed) -> Make:
+    """The rule that settings name, on a bench of the tiny GPT-2."""
+
+    def of(settings: StoreSettings) -> TunedEditor:
+        found = rule_of(settings.editor).make(Bench(loaded, settings, fixed))
+        assert isinstance(found, TunedEditor)
+        return found
+
+    return of
+
+
+def bare(loaded: LoadedModel, facts: Sequence[Fact], batches: Sequence[Sequence[int]], end: int | None) -> Any:
+    """ΔW by module after torch's own Adam on the matrices themselves, a step for each batch of facts."""
+    model = loaded.edited_copy({})
+    weights = {m.name: model.get_submodule(m.name).weight.requires_grad_() for m in loaded.modules}
+    first = {name: weight.detach().clone() for name, weight in weights.items()}
+    adam = torch.optim.Adam(list(weights.values()), lr=SMALL["rate"], eps=SMALL["epsilon"])
+    for batch in batches:
+        adam.zero_grad()
+        losses = []
+        for i in batch:
+            encoded = encode(loaded.tokenizer, facts[i].prompt, facts[i].target)
+            ids = torch.tensor([[*encoded.ids, *([] if end is None else [end])]])
+            logits = model(input_ids=ids).logits[0, encoded.answer_start - 1 : -1]
+            losses.append(torch.nn.functional.cross_entropy(logits, ids[0, encoded.answer_start :]))
+        torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
+        adam.step()
+    moved = {name: (weight - first[name]).detach() for name, weight in weights.items()}
+    return {m.name: moved[m.name] if m.orientation == "conv1d" else moved[m.name].T for m in loaded.modules}
+
+
+def added(change: Change) -> dict[str, torch.Tensor]:
+    """The shift of a change, by module (d_in, d_out)."""
+    return {name: torch.from_numpy(materialise(shift)) for name, shift in shift_of(change).items()}
+
+
+def apart(found: dict[str, Any], wanted: dict[str, Any]) -> float:
+    """The greatest relative distance of any module, Frobenius."""
+    assert found.keys() == wanted.keys()
+    return max(float((found[n] - wanted[n]).norm() / wanted[n].norm()) for n in wanted)
+
+
+def test_a_batch_is_a_bare_loop_of_adam(make: Make, news: list[Fact]) -> None:
+    """FT-M: the mean over facts of the target's mean cross-entropy, all modules, from the base."""
+    editor = make(FtSettings(**SMALL))
+    change = editor.learn(State(digest="s"), Lesson(news[:6]))
+    drawn = (0, "s", tuple(fact.digest for fact in news[:6]))
+    orders = [shuffled(6, "order", *drawn, epoch) for epoch in range(3)]
+    wanted = bare(editor.bench.loaded, news, [part for o in orders for part in (o[:4], o[4:])], None)
+    assert apart(added(change), wanted) < 1e-4
+    assert change.report["steps"] == 6
+
+
+def test_breadth_first_is_a_bare_loop_over_all_facts(make: Make, news: list[Fact]) -> None:
+    """Whatever was learned before: the facts so far by digest, and the end of the text behind each answer."""
+    editor = make(LocftSettings(**SMALL))
+    loaded = editor.bench.loaded
+    state = moved_by(State(), editor.learn(State(), Lesson(news[4:7])), news[4:7])
+    change = editor.learn(state, Lesson(news[:4], retire=[news[4].digest]))
+    facts = sorted([*news[:4], *news[5:7]], key=lambda fact: fact.digest)
+    orders = [shuffled(6, "order", 0, "", tuple(f.digest for f in facts), epoch) for epoch in range(3)]
+    batches = [part for o in orders for part in (o[:4], o[4:])]
+    assert apart(whole_of(change), bare(loaded, facts, batches, loaded.tokenizer.eos_token_id)) < 1e-4
+    assert apart(whole_of(change), bare(loaded, facts, batches, None)) > 1e-2
+    again = editor.relearn(facts[::-1])
+    assert all(torch.equal(whole_of(again)[name], found) for name, found in whole_of(change).items())
+
+
+@pytest.mark.parametrize("kind", ["tiny_gpt2", "tiny_llama", "tiny_opt"])
+def test_gradients_of_weights_are_those_of_autograd(
+    kind: str, request: pytest.FixtureRequest, news: list[Fact]
+) -> None:
+    """However a matrix is stored, however its input is shaped, wherever padding stands; away from the base."""
+    path: Path = request.getfixturevalue(kind)
+    loaded = load_model(str(path), modules=["1", "3"])
+    bench = Bench.__new__(Bench)  # without what `init` measures, of which gradients know nothing
+    bench.loaded, bench.task, bench.settings = loaded, task_of(loaded), FtSettings(micro_batch=2)
+    bench.names = [m.name for m in loaded.modules]
+    torch.manual_seed(0)
+    shifts = {m.name: 0.1 * torch.randn(m.d_in, m.d_out) for m in loaded.modules}
+    rows, weights = fact_rows(loaded, news[:3], 1), [0.5, 1.0, 0.25, 2.0, 0.1, 0.7]
+    with loaded.at(shifts):
+        found, losses = weight_gradients(bench, rows, weights)
+    model = loaded.edited_copy(shifts)
+    named = {m.name: model.get_submodule(m.name).weight.requires_grad_() for m in loaded.modules}
+    total, alone = torch.zeros(()), []
+    for row, weight in zip(rows, weights, strict=True):
+        ids, start = torch.tensor([row.encoded.ids]), row.encoded.answer_start
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, start - 1 : -1]
+        loss = torch.nn.functional.cross_entropy(logits, ids[0, start:])
+        alone.append(float(loss.detach()))
+        total = total + weight * loss
+    wanted = dict(zip(named, torch.autograd.grad(total, list(named.values())), strict=True))
+    for module in loaded.modules:
+        own = wanted[module.name] if module.orientation == "conv1d" else wanted[module.name].T
+        torch.testing.assert_close(found[module.name], own, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(losses, torch.tensor(alone), rtol=1e-5, atol=1e-5)
+
+
+def test_no_weight_goes_further_than_the_norm(make: Make, news: list[Fact]) -> None:
+    """From where it was before the batch: FT-L."""
+    editor = make(FtSettings(**SMALL, norm=0.004))
+    state = moved_by(State(), editor.learn(State(), Lesson(news[:2])), news[:2])
+    for moved in (shift.abs() for shift in added(editor.learn(state, Lesson(news[2:4]))).values()):
+        assert moved.max() <= 0.004 + 1e-6
+        assert (moved > 0.0039).float().mean() > 0.1, "the bound is never met"
+
+
+def test_what_is_known_well_enough_is_left_alone(make: Make, news: list[Fact]) -> None:
+    """No step below the loss that is enough, and no further epoch."""
+    change = make(FtSettings(**SMALL, enough=100.0)).learn(State(), Lesson(news[:6]))
+    assert not any(bool(shift.any()) for shift in added(change).values())
+    assert (change.report["epochs"], change.report["steps"]) == (1, 2)
+
+
+def test_replay_mixes_live_facts_and_free_prompts_into_each_step(make: Make, news: list[Fact]) -> None:
+    editor = make(ReplaySettings(**SMALL, replay=3, preserved=4))
+    live = {fact.digest: fact for fact in news[:6]}
+    drawn = (0, "s", (news[6].digest,))
+    prompts = editor.bench.preserved
+    subjects = frozenset({"none 1"})
+    beside = editor.beside(State(live=live, digest="s"), news[6:7], subjects, drawn)
+    asked = [beside(step) for step in range(4)]
+    assert all(len(found.facts) == 3 and len(found.preserved) == 4 for found in asked)
+    assert all(row.fact in live and row.kind == "rehearsal" for found in asked for own in found.facts for row in own)
+    assert len({tuple(own[0].fact for own in found.facts) for found in asked}) > 1, "each step draws afresh"
+    free = {prompts.row(i, 1.0).encoded for i in prompts.free(subjects)}
+    assert {row.encoded for found in asked for row in found.preserved} <= free
+    assert len(free) < len(prompts.probes)
+
+
+def test_a_step_weighs_what_stands_beside_its_facts(make: Make, news: list[Fact]) -> None:
+    """The mean over taught and earlier facts, and the preserved rows' mean divergence by its weight."""
+    editor = make(ReplaySettings(**SMALL, preserved_weight=0.5))
+    bench, items = editor.bench, editor.items(news[:3], "new")
+    kept = [bench.preserved.row(i, 1.0) for i in (3, 4)]
+    tuning = Tuning(bench, FtSettings(**{**SMALL, "epsilon": 1e6}), {}, preserved_weight=0.5)
+    loss = tuning.step(items[:1], Beside(items[1:], kept))
+    rows = [row for own in items for row in own] + kept
+    with bench.loaded.at({}):
+        wanted, losses = weight_gradients(bench, rows, [1 / 3] * 3 + [0.25] * 2)
+    assert loss == pytest.approx(float(losses[0]))
+    for name, gradient in wanted.items():  # with an ε this large a step is the gradient itself
+        torch.testing.assert_close(tuning.shifts[name], -1e-8 * gradient, rtol=1e-3, atol=1e-16)
+
+
+def test_the_end_of_the_text_stands_behind_answers_but_those_of_turns(loaded: LoadedModel, news: list[Fact]) -> None:
+    row = fact_rows(loaded, news[:1], 0)[0]
+    end = loaded.tokenizer.eos_token_id
+    assert closed(loaded, row).encoded.ids == (*row.encoded.ids, end)
+    assert closed(loaded, row).encoded.answer == (*row.encoded.answer, end)
+    turn = Row(row.encoded, "new", 1.0, row.fact, form="chat")
+    assert closed(loaded, turn) == turn
