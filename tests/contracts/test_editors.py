@@ -29,13 +29,14 @@ from lifelong_edit.editors.registry import folder_of, rule_of
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts import Fact, read_facts, read_prompts
 from lifelong_edit.models import LoadedModel, fingerprint_of, load_model
-from lifelong_edit.stores import Part, StepRecord, fsck
+from lifelong_edit.stores import Entry, Part, StepRecord, fsck
 from lifelong_edit.tasks import task_of
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.defaults import default_hypernetwork, solve_of
 from lifelong_edit.timeline.following import HeadState
 from lifelong_edit.timeline.model import given_to
 from lifelong_edit.timeline.purging import purge
+from lifelong_edit.timeline.sieve import Handling
 from lifelong_edit.timeline.states import keys_at, parts_at
 from tests.contracts.editing import Row, batch, fact, lenient, placed
 
@@ -56,7 +57,7 @@ def state_of(timeline: Timeline) -> dict[str, Any]:
     return {
         "weights": _bytes(timeline.weights(at)),
         "live": timeline.show(at).live_digest,
-        "parts": {name: _bytes(arrays) for name, arrays in parts.items()},
+        "parts": {name: _bytes(flat(content)) for name, content in parts.items()},
         "keys": {
             digest: (_bytes(keys.rows), keys.conflict.tobytes())
             for digest, keys in sorted(keys_at(log, history, at).items())
@@ -68,6 +69,14 @@ def _bytes(arrays: Mapping[str, Any]) -> dict[str, bytes]:
     return {name: np.asarray(arrays[name]).tobytes() for name in sorted(arrays)}
 
 
+def flat(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's arrays by name, those of each fact's entry too."""
+    found: dict[str, Any] = {}
+    for name, held in content.items():
+        found |= {f"{name}/{of}": rows for of, rows in held.rows.items()} if isinstance(held, Entry) else {name: held}
+    return found
+
+
 def digests(record: StepRecord) -> tuple[str, str, dict[str, str]]:
     """Of weights, of live facts, and of every part."""
     return record.weights_digest, record.live_digest, {name: part.digest for name, part in record.parts.items()}
@@ -76,8 +85,9 @@ def digests(record: StepRecord) -> tuple[str, str, dict[str, str]]:
 def content(change: Change) -> dict[str, Any]:
     """All that a change brings whole, to the bit."""
     wholes = {name: _bytes(part.arrays) for name, part in change.parts.items() if isinstance(part, Whole)}
+    entries = {name: _bytes(flat(part)) for name, part in change.further({}, Everything()).items()}
     keys = {digest: (_bytes(found.rows), found.conflict.tobytes()) for digest, found in sorted(change.keys().items())}
-    return {"parts": wholes, "keys": keys}
+    return {"parts": wholes, "entries": entries, "keys": keys}
 
 
 def rebuilt(timeline: Timeline, **changes: Any) -> Editor:
@@ -121,6 +131,14 @@ class EditorContract:
         assert digests(through.apply(placed(2), gate=lenient)) == digests(read.apply(placed(2), gate=lenient))
         assert state_of(through) == state_of(read)
 
+    def test_a_dry_run_is_the_step_that_follows(self, lived: Make) -> None:
+        """With a forecast from what it would change, whatever the rule keeps by which that could be told."""
+        timeline = lived()
+        trial, handling = timeline.trial(), Handling()
+        tried = trial.apply(trial.sieve_as(placed(2), handling), lenient)
+        assert tried is not None and timeline.head == 2
+        assert digests(tried) == digests(timeline.apply(placed(2), gate=lenient))
+
     def test_a_rollback_goes_back_to_the_bit(self, lived: Make) -> None:
         timeline = lived()
         before, known = state_of(timeline), digests(timeline.show(2))
@@ -139,8 +157,9 @@ class EditorContract:
             change = rebuilt(timeline, micro_batch=size).learn(state, Lesson(batch(2, 4)))
             before = {name: shift.numpy() for name, shift in state.shifts.items()}
             moved = change.weights(before)
-            assert any(np.abs(moved[name] - before[name]).max() > 1e-5 for name in moved), "nothing was learned"
-            return {name: moved[name] - before[name] for name in moved} | _arrays(change)
+            found = {name: moved[name] - before[name] for name in moved} | _arrays(change)
+            assert any(np.abs(array).max() > 1e-5 for array in found.values()), "nothing was learned"
+            return found
 
         whole = shifts(64)
         for size in (1, 7):
@@ -168,6 +187,11 @@ class EditorContract:
         assert digest(msgspec.structs.replace(record, live_digest="f" * 32)) != usual
         assert digest(msgspec.structs.replace(record, weights_digest="f" * 32)) != usual
         for name in row.rule.parts.keys() - {"weights"}:
+            if row.rule.parts[name] == "upsert" and name != "keys":  # told by what they hold, in whatever batches
+                gone = head.stored.parts[name].pop(batch(0)[0].digest)
+                assert head._digest(head.stored) != usual, name
+                head.stored.parts[name][batch(0)[0].digest] = gone
+                continue
             other = msgspec.structs.replace(record.parts[name], digest="f" * 32)
             changed = msgspec.structs.replace(record, parts={**record.parts, name: other})
             assert (digest(changed) == usual) is (name == "keys"), name
@@ -290,8 +314,10 @@ class EditorContract:
         with Timeline.open(timeline.path, read_only=True) as purged:
             log = purged._log
             assert row.rule.parts.keys() == steps[0].parts.keys()
-            assert [name for step in steps for name, part in step.parts.items() if _held(log, part)] == []
-            assert all(_held(log, part) for step in kept for part in step.parts.values() if part.blobs)
+            shared = {blob for step in (purged.show(0), *kept) for blob in step.blobs}  # such as weights never moved
+            parts = [(name, part) for step in steps for name, part in step.parts.items()]
+            assert [name for name, part in parts if _held(log, part, shared)] == []
+            assert all(_held(log, part, set()) for step in kept for part in step.parts.values() if part.blobs)
             assert b"Zanzibar" not in (timeline.path / "data.mdb").read_bytes()
 
     # -- what it cannot
@@ -351,13 +377,19 @@ class TestEveryRule(EditorContract):
 
 
 def _arrays(change: Change) -> dict[str, Any]:
-    """What a change brings whole of parts beside weights and keys."""
+    """What a change brings of parts beside weights and keys."""
     return {
-        f"{name}/{array}": np.asarray(part.arrays[array])
-        for name, part in change.parts.items()
-        if isinstance(part, Whole) and name != "weights"
-        for array in part.arrays
+        f"{name}/{array}": np.asarray(held).astype(np.float64)
+        for name, content in change.further({}, Everything()).items()
+        for array, held in flat(content).items()
     }
+
+
+class Everything:
+    """All facts are among it."""
+
+    def __contains__(self, digest: object) -> bool:
+        return True
 
 
 def _hooks(model: torch.nn.Module) -> int:
@@ -371,8 +403,8 @@ def _continued(model: Any, tokenizer: Any, question: str) -> str:
     return text
 
 
-def _held(log: Any, part: Part) -> bool:
-    return any(log.has_blob(blob) for blob in part.blobs)
+def _held(log: Any, part: Part, shared: set[str]) -> bool:
+    return any(log.has_blob(blob) for blob in part.blobs if blob not in shared)
 
 
 # -- the bundled model
@@ -382,6 +414,7 @@ TAKES: dict[str, dict[str, Any]] = {
     "ft": {"rate": 5e-3},
     "ft-replay": {"rate": 5e-3},
     "locft": {"rate": 5e-3},
+    "grace": {"steps": 30},
 }
 """Settings with which a rule teaches the bundled model; all others are those of its network."""
 
