@@ -18,6 +18,7 @@ import msgspec
 from lifelong_edit.editors.ft.settings import FtSettings
 from lifelong_edit.editors.ft_replay.settings import ReplaySettings
 from lifelong_edit.editors.grace.settings import GraceSettings
+from lifelong_edit.editors.li.settings import LiSettings
 from lifelong_edit.editors.locft.settings import LocftSettings
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.search.settings import SearchSettings
@@ -33,6 +34,7 @@ SECTIONS: Sections = (
     ("Settings of fine-tuning", FtSettings),
     ("Settings of fine-tuning with replay", ReplaySettings),
     ("Settings of breadth-first fine-tuning", LocftSettings),
+    ("Settings of interpolated fine-tuning", LiSettings),
     ("Settings of the codebook", GraceSettings),
 )
 

@@ -10,7 +10,7 @@ from lifelong_edit.errors import UsageError
 if TYPE_CHECKING:
     from lifelong_edit.editors.contract import Rule
 
-RULES = ("malmen", "gradient", "ultraedit", "search", "ft", "ft-replay", "locft", "grace")
+RULES = ("malmen", "gradient", "ultraedit", "search", "ft", "ft-replay", "locft", "li", "grace")
 PLAIN, TRAINED = "gradient", "malmen"
 """The rule of a new store unless it is told otherwise: without a trained network, and with one."""
 

@@ -41,6 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ft": TUNED,
     "ft-replay": {**TUNED, "replay": 3},
     "locft": TUNED,
+    "li": {**TUNED, "grid": 2, "validation": 3},
     "grace": {"steps": 3, "rate": 0.3, "radius": 0.1},
 }
 """Settings that a rule needs beside them: UltraEdit's own step, 1e-6, would hardly move a model this small, and a

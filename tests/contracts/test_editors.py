@@ -414,6 +414,7 @@ TAKES: dict[str, dict[str, Any]] = {
     "ft": {"rate": 5e-3},
     "ft-replay": {"rate": 5e-3},
     "locft": {"rate": 5e-3},
+    "li": {"rate": 5e-3},
     "grace": {"steps": 30},
 }
 """Settings with which a rule teaches the bundled model; all others are those of its network."""

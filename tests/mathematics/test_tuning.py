@@ -13,11 +13,15 @@ from lifelong_edit.bench import Bench, Fixed, State
 from lifelong_edit.editors.contract import Change, Lesson, moved_by
 from lifelong_edit.editors.ft.settings import FtSettings
 from lifelong_edit.editors.ft_replay.settings import ReplaySettings
+from lifelong_edit.editors.li.curve import robustness_curve
+from lifelong_edit.editors.li.rule import InterpolatedEditor
+from lifelong_edit.editors.li.settings import LiSettings
 from lifelong_edit.editors.locft.settings import LocftSettings
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.editors.tuning.editor import TunedEditor, closed
 from lifelong_edit.editors.tuning.gradients import weight_gradients
 from lifelong_edit.editors.tuning.training import Beside, Tuning
+from lifelong_edit.eval.metrics.verdicts import predict_answers
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel, encode, load_model
 from lifelong_edit.settings import StoreSettings
@@ -184,3 +188,63 @@ def test_the_end_of_the_text_stands_behind_answers_but_those_of_turns(loaded: Lo
     assert closed(loaded, row).encoded.answer == (*row.encoded.answer, end)
     turn = Row(row.encoded, "new", 1.0, row.fact, form="chat")
     assert closed(loaded, turn) == turn
+
+
+# -- interpolated
+
+
+def li_of(make_bench: Callable[[StoreSettings], Bench], **changes: Any) -> InterpolatedEditor:
+    return InterpolatedEditor(make_bench(LiSettings(**{**SMALL, **changes})))
+
+
+@pytest.fixture
+def bench_of(loaded: LoadedModel, fixed: Fixed) -> Callable[[StoreSettings], Bench]:
+    return lambda settings: Bench(loaded, settings, fixed)
+
+
+def test_a_share_of_a_batch_is_kept(make: Make, bench_of: Any, news: list[Fact]) -> None:
+    """Towards the state where the inner rule begins there, towards the base where it begins at the base."""
+    state = moved_by(State(), make(FtSettings(**SMALL)).learn(State(), Lesson(news[:2])), news[:2])
+    editor = li_of(bench_of, inner="ft", alpha=0.25, closing=False)
+    whole = added(make(FtSettings(**SMALL)).learn(state, Lesson(news[2:4])))
+    for name, shift in added(editor.learn(state, Lesson(news[2:4]))).items():
+        torch.testing.assert_close(shift, 0.25 * whole[name])
+    from_base = make(LocftSettings(**SMALL)).learn(state, Lesson(news[2:4]))
+    breadth = li_of(bench_of, alpha=0.25)
+    for name, shift in whole_of(breadth.learn(state, Lesson(news[2:4]))).items():
+        torch.testing.assert_close(shift, 0.25 * whole_of(from_base)[name])
+
+
+def test_a_warm_start_is_what_it_is_drawn_back_to(make: Make, bench_of: Any, news: list[Fact]) -> None:
+    start = {m.name: torch.full((m.d_in, m.d_out), 1e-3) for m in bench_of(FtSettings(**SMALL)).loaded.modules}
+    found = whole_of(li_of(bench_of, alpha=0.5).relearn(news[:3], start=start, identity="s"))
+    inner = whole_of(make(LocftSettings(**SMALL)).relearn(news[:3], start=start, identity="s"))
+    for name, shift in found.items():
+        torch.testing.assert_close(shift, (start[name] + inner[name]) / 2)
+
+
+def test_the_least_share_with_the_best_score_is_chosen(bench_of: Any, news: list[Fact]) -> None:
+    editor = li_of(bench_of, grid=4, validation=6, rate=0.05, epochs=6)
+    report = editor.learn(State(), Lesson(news[:4])).report
+    points: Any = report["curve"]
+    assert [point["alpha"] for point in points] == [0.25, 0.5, 0.75, 1.0]
+    scores = [(point["efficacy"] + point["locality"]) / 2 for point in points]
+    assert report["alpha"] == points[scores.index(max(scores))]["alpha"]
+    assert len(set(scores)) > 1, "nothing to choose"
+
+
+def test_the_curve_begins_at_the_base_and_ends_at_the_change(bench_of: Any, news: list[Fact]) -> None:
+    """Nothing lost at the base: its answers are its own. At the end the figures are those of the change itself."""
+    editor = li_of(bench_of, rate=0.05, epochs=6, alpha=1.0)
+    bench, change = editor.bench, whole_of(editor.learn(State(), Lesson(news[:4])))
+    facts, kept = editor.asked(news[:4]), editor.kept(news[:4], ())
+    assert len(facts) == 4 + sum(len(fact.rephrases) for fact in news[:4])
+    first, last = robustness_curve(bench, {}, change, facts, kept, [0.0, 1.0])
+    with bench.loaded.at({}):
+        assert (first.locality, first.perplexity) == (1.0, bench.task.health(bench.loaded, bench.guard_windows))
+    with bench.loaded.at(change):
+        said = predict_answers(bench.loaded, [row.encoded for row in facts])
+        right = sum(guess == row.encoded.answer for guess, row in zip(said, facts, strict=True))
+        assert last.perplexity == bench.task.health(bench.loaded, bench.guard_windows)
+    assert last.efficacy == right / len(facts) > first.efficacy
+    assert last.locality < 1
