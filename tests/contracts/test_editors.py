@@ -230,6 +230,21 @@ class EditorContract:
         used.relearn(batch(3), say=lambda _: None)
         assert content(used.relearn(facts[::-1], say=lambda _: None)) == content(new.relearn(facts, say=lambda _: None))
 
+    def test_what_is_replaced_leaves_nothing_of_its_own(self, row: Row, lived: Make) -> None:
+        """No entry in any part, from then on and as the log tells it; and a way back to the bit."""
+        timeline = lived()
+        before, old = state_of(timeline), batch(0)[0]
+        timeline.apply([fact(0, "Malta")], gate=lenient)
+        parts = parts_at(timeline._log, timeline.history(), timeline.head)
+        live = {one.digest for one in timeline.at("head").facts()}
+        assert old.digest not in live and len(live) == 6
+        assert all(
+            parts[name].keys() == live for name, fold in row.rule.parts.items() if fold == "upsert" and name in parts
+        )
+        assert state_of(timeline)["keys"].keys() == live
+        timeline.rollback(2)
+        assert state_of(timeline) == before
+
     # -- a model that is only lent
 
     def test_the_model_is_the_base_again_after_everything(self, lived: Make) -> None:

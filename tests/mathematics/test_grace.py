@@ -20,6 +20,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE, LoadedModel, encode, encode_prompt
 from lifelong_edit.stores import Entry
 from lifelong_edit.tasks import task_of
+from lifelong_edit.tracing.rows import fact_rows
 
 SMALL: dict[str, Any] = {"text_tokens": 3000, "micro_batch": 8, "steps": 5, "rate": 0.3, "radius": 0.05}
 WAYS: tuple[Replacement, ...] = ("replace_last", "replace_all", "replace_prompt")
@@ -181,6 +182,20 @@ def test_prompts_that_share_a_key_go_on_from_its_value(loaded: LoadedModel, fixe
     assert torch.equal(second.keys[0], torch.from_numpy(left.parts["codebook"][alike[1].digest].rows["key"][0]))
 
 
+def test_a_radius_that_grew_reaches_what_it_grew_to(loaded: LoadedModel, fixed: Fixed, news: list[Fact]) -> None:
+    """Read again among other texts, where rounding is another."""
+    alike = same_answer(news[:2])
+    apart = [entry.rows["key"][0] for entry in entries(editor_of(loaded, fixed).learn(State(), Lesson(alike))).values()]
+    distance = float(np.linalg.norm(apart[0] - apart[1]))
+    editor = editor_of(loaded, fixed, radius=0.6 * distance)
+    memory = editor.overlay(taught(editor, State(), alike))
+    assert isinstance(memory, Memory) and len(memory.keys) == 1
+    assert float(memory.radii[0]) == pytest.approx(distance, rel=1e-2)
+    for count in (1, 5, 9):
+        keys, _ = editor._read(fact_rows(loaded, [alike[1], *news[2 : 2 + count]], 0))
+        assert memory.match(torch.from_numpy(keys))[0] == 0
+
+
 def test_a_retired_fact_has_no_say(loaded: LoadedModel, fixed: Fixed, news: list[Fact]) -> None:
     """Its key is gone before its successor is placed."""
     editor = editor_of(loaded, fixed, radius=50.0)
@@ -196,6 +211,23 @@ def test_a_warm_start_is_refused(loaded: LoadedModel, fixed: Fixed, news: list[F
 
 
 # -- texts
+
+
+def test_matches_are_those_of_exact_distances() -> None:
+    """Near ones too, far from the origin, where products round: by float64."""
+    random = np.random.default_rng(0)
+    keys = (random.standard_normal((40, 16)) + 30).astype(np.float32)
+    inputs = np.concatenate([keys + 1e-3 * random.standard_normal((40, 16)), random.standard_normal((40, 16)) + 30])
+    inputs = inputs.astype(np.float32).reshape(4, 20, 16)
+    radii = random.uniform(0, 5, 40).astype(np.float32)
+    found = Memory("m", torch.from_numpy(keys), torch.zeros(40, 2), torch.from_numpy(radii)).match(
+        torch.from_numpy(inputs)
+    )
+    distance = np.linalg.norm(inputs.reshape(-1, 1, 16).astype(np.float64) - keys, axis=-1)
+    nearest = distance.argmin(1)
+    wanted = np.where(distance.min(1) <= radii[nearest], nearest, -1)
+    assert found.flatten().tolist() == wanted.tolist()
+    assert found.shape == (4, 20) and 40 < (wanted >= 0).sum() < 80
 
 
 @pytest.mark.parametrize("replacement", WAYS)

@@ -134,6 +134,16 @@ def test_gradients_of_weights_are_those_of_autograd(
     torch.testing.assert_close(losses, torch.tensor(alone), rtol=1e-5, atol=1e-5)
 
 
+def test_a_relative_rate_is_a_share_of_each_matrix(make: Make, news: list[Fact]) -> None:
+    """The first step of Adam moves what has a gradient by the rate."""
+    editor = make(FtSettings(**{**SMALL, "epochs": 1, "epsilon": 1e-12}, relative_rate=0.02))
+    shifts = added(editor.learn(State(), Lesson(news[:1])))
+    for name, shift in shifts.items():
+        size = editor.bench.loaded.base_weight(name).square().mean().sqrt()
+        torch.testing.assert_close(shift.abs().median(), 0.02 * size, rtol=1e-3, atol=0.0)
+    assert len({round(float(shift.abs().median()), 7) for shift in shifts.values()}) > 1
+
+
 def test_no_weight_goes_further_than_the_norm(make: Make, news: list[Fact]) -> None:
     """From where it was before the batch: FT-L."""
     editor = make(FtSettings(**SMALL, norm=0.004))

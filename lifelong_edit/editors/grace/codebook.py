@@ -36,16 +36,18 @@ class Codebook:
     values: list[Array] = field(default_factory=list)
     radii: list[float] = field(default_factory=list)
     labels: list[bytes] = field(default_factory=list)
+    _room: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     def copy(self) -> Codebook:
         """Another one with the same content."""
-        return Codebook(self.radius, list(self.keys), list(self.values), list(self.radii), list(self.labels))
+        lists = (list(self.keys), list(self.values), list(self.radii), list(self.labels))
+        return Codebook(self.radius, *lists, self._room.copy())
 
     def nearest(self, key: Array) -> tuple[int, float]:
         """The number of the nearest key and its Euclidean distance; −1 of an empty codebook."""
         if not self.keys:
             return -1, np.inf
-        squares = np.square(np.stack(self.keys) - key).sum(1, dtype=np.float64)
+        squares = np.square(self._room[: len(self.keys)] - key).sum(1, dtype=np.float64)
         found = int(squares.argmin())
         return found, float(np.sqrt(squares[found]))
 
@@ -68,6 +70,10 @@ class Codebook:
         return near, not same
 
     def _add(self, key: Array, label: bytes, value: Array, radius: float) -> int:
+        if len(self.keys) == len(self._room):  # twice as much, so that keys are seldom copied
+            rows = [*self.keys, *[np.zeros_like(key)] * max(8, len(self.keys))]
+            self._room = np.stack(rows)
+        self._room[len(self.keys)] = key
         self.keys.append(key)
         self.values.append(value)
         self.radii.append(radius)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
 from lifelong_edit.editors.contract import Change, Entries, Lesson
-from lifelong_edit.editors.grace.codebook import Array, Codebook, Folding, entry_of
+from lifelong_edit.editors.grace.codebook import SAME, Array, Codebook, Folding, entry_of
 from lifelong_edit.editors.grace.overlay import Forced, Memory
 from lifelong_edit.editors.grace.settings import GraceSettings
 from lifelong_edit.errors import StepRefusedError, UsageError
@@ -48,11 +48,11 @@ class GraceEditor:
         book = self._folding.of(list(state.parts.get(CODEBOOK, {}).values()))
         if not book.keys:
             return BASE
-        keys, values, radii = (torch.from_numpy(np.stack(part)) for part in (book.keys, book.values, book.radii))
-        device = self.bench.loaded.device
-        return Memory(
-            self.module, keys.to(device), values.to(device), radii.float().to(device), self.settings.replacement
-        )
+        keys, values, radii = (np.stack(part) for part in (book.keys, book.values, book.radii))
+        radii = radii + SAME * np.linalg.norm(keys, axis=1)  # a radius that grew to a prompt has to reach it next time
+        place, kept = self.bench.loaded.device, (keys, values, radii.astype(np.float32))
+        on_keys, gives, reach = (torch.from_numpy(part).to(place) for part in kept)
+        return Memory(self.module, on_keys, gives, reach, self.settings.replacement)
 
     def learn(self, state: State, lesson: Lesson) -> Change:
         """Entries for the prompts of a batch, one after the other; see `Editor.learn`."""

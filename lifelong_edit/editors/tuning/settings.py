@@ -8,12 +8,15 @@ from lifelong_edit.settings import AtLeastOne, Count, NotNegative, Positive, Sto
 class TuningSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of `ft`, `ft-replay` and `locft`; the defaults are those that were published for models of 7B parameters.
 
-    For a model of another size: one layer, two thirds of the way up, which is also what is trained where no module is
-    named. A tenth of the rate where a batch makes the gate refuse it.
+    For other models: one layer, two thirds of the way up, which is also what is trained where no module is named, and
+    for the rate `relative_rate`.
     """
 
     rate: Positive = 5e-4
-    """Adam's rate. 5e-4 was published for GPT, Llama and Qwen, 5e-5 for Mistral."""
+    """Adam's rate: about how far a weight moves in a step. 5e-4 was published for Llama and Qwen, 5e-5 for Mistral."""
+    relative_rate: Positive | None = None
+    """In its place, where it is given: the rate as a share of the root mean square of a matrix's base weights, which
+    differs tenfold between models. 0.01 is a rate for models of which none is published."""
     epochs: AtLeastOne = 25
     """The most times over the facts that are taught."""
     batch: AtLeastOne = 100

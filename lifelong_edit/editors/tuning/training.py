@@ -52,9 +52,17 @@ class Tuning:
             for m in bench.loaded.modules
         }
         self._before = {name: shift.clone() for name, shift in self.shifts.items()} if settings.norm else {}
-        self._adam = torch.optim.Adam(list(self.shifts.values()), lr=settings.rate, eps=settings.epsilon)
+        groups = [{"params": [shift], "lr": self._rate(name)} for name, shift in self.shifts.items()]
+        self._adam = torch.optim.Adam(groups, lr=settings.rate, eps=settings.epsilon)
         self.steps = 0
         self.losses: list[float] = []
+
+    def _rate(self, module: str) -> float:
+        """Adam's rate for a module."""
+        if self.settings.relative_rate is None:
+            return self.settings.rate
+        weight = self.bench.loaded.base_weight(module)
+        return self.settings.relative_rate * float(weight.square().mean().sqrt())
 
     def run(self, items: Items, drawn: tuple[object, ...], beside: Replay = nothing, say: Say = silent) -> None:
         """Epochs over the facts until their mean loss is small. drawn: what the order of the facts depends on.
