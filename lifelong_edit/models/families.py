@@ -17,7 +17,7 @@ from lifelong_edit.settings import SUBJECT
 Orientation = Literal["conv1d", "linear"]
 Kind = Literal["causal"]
 Positions = Literal["answer", "subject"]
-Places = Positions | float
+Home = Literal["answer", "subject"] | float
 """Where a rule edits unless modules are named; a number: in one layer, at this share of the depth."""
 
 # MALMEN (arXiv 2311.04661, section 5.1) edits six layers; more cost time and memory in proportion.
@@ -136,7 +136,7 @@ def has_experts(config: Any) -> bool:
 
 
 def find_modules(
-    model: Any, family: Family, modules: Sequence[str] | None, places: Places = "answer"
+    model: Any, family: Family, modules: Sequence[str] | None, places: Home = "answer"
 ) -> tuple[EditableModule, ...]:
     """The editable modules of a model in order of depth: those asked for, else those that are edited at `places`.
 
@@ -173,7 +173,7 @@ def default_layers(layers: int) -> list[str]:
     return [f"{max(layers // 2, layers - MOST_LAYERS)}-{layers - 1}"]
 
 
-def default_entries(layers: int, places: Places) -> list[str]:
+def default_entries(layers: int, places: Home) -> list[str]:
     """The layers that a rule edits which is at home at `places`, as entries of `--modules`."""
     if isinstance(places, float):
         return [str(min(layers - 1, round(places * layers)))]

@@ -25,7 +25,7 @@ from lifelong_edit.bench import Bench, Fixed, State, prepare
 from lifelong_edit.cli import PROGRAM, cli
 from lifelong_edit.editors.contract import Change, Editor, Lesson, Whole, moved_by
 from lifelong_edit.editors.malmen.network import read_config
-from lifelong_edit.editors.registry import folder_of, rule_of
+from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts import Fact, read_facts, read_prompts
 from lifelong_edit.models import LoadedModel, fingerprint_of, load_model
@@ -360,7 +360,7 @@ class EditorContract:
         """The same rule, declared to be able to do less: nothing is loaded, and nothing is written."""
         timeline = lived()
         poorer = replace(row.rule, relearns="", exports=frozenset())
-        monkeypatch.setattr(sys.modules[folder_of(row.name)], "RULE", poorer)
+        monkeypatch.setattr(sys.modules[row.rule.home.rpartition(".")[0]], "RULE", poorer)
         for attempt in (lambda: timeline.reconsolidate(guard=False), lambda: timeline.retract([batch(0)[0]])):
             with pytest.raises(UsageError, match=f"the editing rule {row.name} cannot solve again for all facts"):
                 attempt()
