@@ -427,9 +427,9 @@ def _held(log: Any, part: Part, shared: set[str]) -> bool:
 TAKES: dict[str, dict[str, Any]] = {
     "ultraedit": {"eta": 1e-2},
     "ft": {"rate": 5e-3},
-    "ft-replay": {"rate": 5e-3},
+    "ft-replay": {"rate": 5e-3, "preserved": 10},
     "locft": {"rate": 5e-3},
-    "li": {"rate": 5e-3},
+    "li": {"rate": 5e-3, "grid": 4, "validation": 10},
     "grace": {"steps": 30},
 }
 """Settings with which a rule teaches the bundled model; all others are those of its network."""

@@ -8,7 +8,7 @@ from lifelong_edit.editors.li.settings import LiSettings
 RULE = Rule(
     name="li",
     title="fine-tuning of one layer, interpolated towards the base (1-LI)",
-    reference="1-LI, Jiang et al., arXiv 2303.00046",
+    reference="1-LI, Brown et al., arXiv 2303.00046",
     settings=LiSettings,
     home="lifelong_edit.editors.li.rule",
     parts={"weights": "sum", "keys": "upsert"},
