@@ -163,7 +163,13 @@ def _wanted(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(repr(choice) for choice in get_args(hint))
     if get_origin(hint) is not Annotated:
-        known: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", type(None): "none"}
+        known: dict[Any, str] = {
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+            str: "a text",
+            type(None): "none",
+        }
         return known.get(hint, "a list of texts")
     kind, meta = get_args(hint)
     bounds = [f"greater than {_number(meta.gt)}"] if meta.gt is not None else []

@@ -10,9 +10,10 @@ from lifelong_edit.errors import UsageError
 if TYPE_CHECKING:
     from lifelong_edit.editors.contract import Rule
 
-RULES = (
+RULES: tuple[str, ...] = (
     *("malmen", "gradient", "ultraedit", "search", "neurons"),
     *("rome", "r-rome", "memit", "memit-seq", "emmet", "alphaedit", "nse"),
+    *("ft", "ft-replay", "locft", "li", "grace"),
 )
 PLAIN, TRAINED = "gradient", "malmen"
 """The rule of a new store unless it is told otherwise: without a trained network, and with one."""

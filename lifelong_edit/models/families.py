@@ -17,9 +17,10 @@ from lifelong_edit.settings import SUBJECT
 Orientation = Literal["conv1d", "linear"]
 Kind = Literal["causal"]
 Positions = Literal["answer", "subject"]
-Home = Literal["answer", "subject", "memory", "located", "one"]
-"""Where a rule edits by itself: the upper layers at the answer, lower ones at the subject, one of them at the subject
-(`memory_layer`), there in the layers in which published work located a model's facts, or in one of those."""
+Home = Literal["answer", "subject", "memory", "located", "one"] | float
+"""Where a rule edits unless modules are named: the upper layers at the answer, lower ones at the subject, one of them
+there (`memory_layer`), there in the layers in which published work located a model's facts, or in one of those; a
+number: in one layer at the answer, at this share of the depth."""
 
 # MALMEN (arXiv 2311.04661, section 5.1) edits six layers; more cost time and memory in proportion.
 MOST_LAYERS = 6
@@ -181,6 +182,8 @@ def default_layers(layers: int) -> list[str]:
 
 def default_entries(layers: int, places: Home, model_type: str = "") -> list[str]:
     """The layers that a rule edits which is at home at `places`, as entries of `--modules`."""
+    if isinstance(places, float):
+        return [str(min(layers - 1, round(places * layers)))]
     if places == "answer":
         return default_layers(layers)
     if places == "memory":
