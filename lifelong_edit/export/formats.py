@@ -79,15 +79,16 @@ def export(
     what was there is then as it was.
     """
     from lifelong_edit.export.placing import placed
-    from lifelong_edit.models import only_shifts
+    from lifelong_edit.models import without_hooks
     from lifelong_edit.numerics.devices import DTYPES
 
-    shifts, form = only_shifts(overlay), FORMATS[kind]
+    form = FORMATS[kind]
     form.require_dtype(dtype)
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"found the dtype {dtype!r} for an export, expected one of {', '.join(DTYPES)}")
     cast = None if dtype is None else DTYPES[dtype]
     options: dict[str, Any] = {} if cast is None else {"dtype": cast}
     write = partial(form.writer(), **options)
-    with placed(out, loaded, shifts, force=force, provenance=provenance or {}, dtype=cast) as folder:
-        write(loaded, shifts, folder)
+    alone, shifts = without_hooks(loaded, overlay)
+    with placed(out, alone, shifts, base=loaded, force=force, provenance=provenance or {}, dtype=cast) as folder:
+        write(alone, shifts, folder)

@@ -29,13 +29,15 @@ def placed(
     loaded: LoadedModel,
     shifts: Mapping[str, Tensor],
     *,
+    base: LoadedModel,
     force: bool,
     provenance: Mapping[str, Any],
     dtype: torch.dtype | None = None,
 ) -> Iterator[Path]:
     """An empty folder to fill; when the context closes it has its provenance, and is `out`.
 
-    shifts: module name → ΔW (d_in, d_out) float32, of the state that is written. force, provenance, dtype and errors
+    shifts: module name → ΔW (d_in, d_out) float32, of the state that is written, on top of `loaded`, which is `base`
+    itself or a model made of it. force, provenance, dtype and errors
     as of `lifelong_edit.export.formats.export`. If the context raises, `out` is as it was.
     """
     out = Path(out).expanduser().resolve()
@@ -43,7 +45,7 @@ def placed(
     try:
         with replace_dir_atomic(out) as folder:
             yield folder
-            text = json.dumps(provenance_of(loaded, shifts, provenance, dtype), indent=2, ensure_ascii=False)
+            text = json.dumps(provenance_of(loaded, shifts, base, provenance, dtype), indent=2, ensure_ascii=False)
             (folder / PROVENANCE).write_text(text + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise LifelongEditError(f"cannot export to {out}: {error}; what was there is as it was") from error
@@ -94,16 +96,20 @@ def meant_fingerprint(loaded: LoadedModel, shifts: Mapping[str, Tensor], dtype: 
 
 
 def provenance_of(
-    loaded: LoadedModel, shifts: Mapping[str, Tensor], more: Mapping[str, Any], dtype: torch.dtype | None = None
+    loaded: LoadedModel,
+    shifts: Mapping[str, Tensor],
+    base: LoadedModel,
+    more: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
     """What `lifelong_edit.json` says: the base, the fingerprint of the edited weights, versions, and `more`."""
     packages = ("lifelong-edit", "torch", "transformers", "safetensors")
     return {
         "format": FORMAT,
-        "base": {"source": loaded.source, "fingerprint": loaded.fingerprint},
+        "base": {"source": base.source, "fingerprint": base.fingerprint},
         "fingerprint": meant_fingerprint(loaded, shifts, dtype),
         "dtype": str(dtype or loaded.dtype).removeprefix("torch."),
-        "modules": [m.name for m in loaded.modules],
+        "modules": [m.name for m in base.modules],
         "versions": {name: importlib.metadata.version(name) for name in packages} | {"torch": torch.__version__},
         **more,
     }

@@ -21,7 +21,7 @@ from lifelong_edit.models.forward import head_input, last_position, masked_posit
 from lifelong_edit.models.generation import Generation, Tell, end_ids, generate, generate_from_ids, generate_greedy
 from lifelong_edit.models.loaded import LoadedModel, compose, require_fingerprint
 from lifelong_edit.models.loading import load_model
-from lifelong_edit.models.overlay import BASE, Overlay, Shifts, only_shifts
+from lifelong_edit.models.overlay import BASE, Overlay, Shifts, without_hooks
 
 __all__ = [
     "BASE",
@@ -58,7 +58,6 @@ __all__ = [
     "last_position",
     "load_model",
     "masked_positions",
-    "only_shifts",
     "pad",
     "require_fingerprint",
     "require_template",
@@ -67,4 +66,5 @@ __all__ = [
     "subject_span",
     "tokenizer_fingerprint",
     "turn_span",
+    "without_hooks",
 ]

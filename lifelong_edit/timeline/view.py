@@ -82,9 +82,10 @@ class View:
 
         Raises UsageError where the state is more than weights, as of a rule that attaches hooks.
         """
-        from lifelong_edit.models import only_shifts
+        from lifelong_edit.models import without_hooks
 
-        return self._states.bench().loaded.edited_copy(only_shifts(self._states.overlay(self.step)))
+        alone, shifts = without_hooks(self._states.bench().loaded, self._states.overlay(self.step))
+        return alone.edited_copy(shifts)
 
     @contextmanager
     def standing(self) -> Iterator[LoadedModel]:

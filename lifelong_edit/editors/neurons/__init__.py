@@ -14,6 +14,7 @@ RULE = Rule(
     parts={"weights": "sum", "keys": "upsert", "neurons": "upsert"},
     places="memory",
     general=True,
+    exports=frozenset({"transformers"}),
     needs=frozenset({"subject", "text"}),
     relearns="gates solved again for all facts, values searched again from the base, some facts at a time",
 )

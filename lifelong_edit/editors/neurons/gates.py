@@ -36,25 +36,30 @@ class Regression:
         self._root = torch.linalg.cholesky(gram)
         self._closed = -torch.cholesky_solve(shut.total[:, None], self._root)
 
-    def gate(self, states: Tensor, wanted: Tensor, weight: float) -> Tensor:
-        """g (d,) float32: xg is near −1 on what is shut, and near `wanted` (n,) at `states` (n, d)."""
+    def constant(self) -> Tensor:
+        """u (d,) float32: xu is near 1 for all x that are shut out, that is for whatever the layer reads."""
+        return -self._closed[:, 0].float()
+
+    def gate(self, states: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+        """g (d,) float32: xg is near −1 on what is shut, near `wanted` (n,) at `states` (n, d), by `weight` (n,)."""
         own = states.to(self._root)
         reach = torch.cholesky_solve(own.T, self._root)
         inner = own @ reach
-        inner.diagonal().add_(1 / weight)
+        inner.diagonal().add_(1 / weight.to(inner))
         missing = wanted.to(own)[:, None] - own @ self._closed
         return (self._closed + reach @ torch.linalg.solve(inner, missing))[:, 0].float()
 
 
 def gates_of(
-    regression: Regression, own: Sequence[Tensor], weight: float, strangers: Sequence[Tensor] | None = None
+    regression: Regression, own: Sequence[Tensor], apart: Sequence[Tensor], weights: tuple[float, float]
 ) -> Tensor:
-    """The gates of facts, (n, d) float32. own: states of each (m, d); strangers: of others, where it has to be shut."""
+    """The gates of facts, (n, d) float32. own: states of each (m, d); apart: those at which it has to be shut.
+
+    weights: of each state of either kind.
+    """
     found = []
-    for i, states in enumerate(own):
-        wanted = torch.ones(len(states))
-        if strangers is not None and len(strangers[i]):
-            states = torch.cat([states, strangers[i].to(states)])
-            wanted = torch.cat([wanted, -torch.ones(len(strangers[i]))])
-        found.append(regression.gate(states, wanted, weight))
+    for states, others in zip(own, apart, strict=True):
+        wanted = torch.cat([torch.ones(len(states)), -torch.ones(len(others))])
+        weight = torch.where(wanted > 0, *weights)
+        found.append(regression.gate(torch.cat([states, others.to(states)]), wanted, weight))
     return torch.stack(found)

@@ -15,6 +15,9 @@ from lifelong_edit.models import Encoded, LoadedModel, by_length
 from lifelong_edit.models.families import is_linear, shape_of
 from lifelong_edit.tasks import task_of
 
+GATE, UP, FUSED = "gate_proj", "up_proj", "gate_up_proj"
+"""Names in an MLP whose first half is two matrices, or two in one."""
+
 
 def reader_of(model: Any, output: str) -> str:
     """The matrix beside an MLP's output projection that reads what the MLP is given: its gate, or its first matrix.
@@ -30,6 +33,12 @@ def reader_of(model: Any, output: str) -> str:
         f"found no matrix beside {output} that reads the MLP's {width} inputs, expected one as in an MLP of a known "
         "family; name the output projection of an MLP"
     )
+
+
+def is_gated(model: Any, output: str) -> bool:
+    """Whether an MLP multiplies what its activation gives by a second reading, as SwiGLU does."""
+    home = model.get_submodule(output.rpartition(".")[0])
+    return hasattr(home, GATE) or hasattr(home, FUSED)
 
 
 @contextmanager
@@ -71,7 +80,7 @@ def read(
                 yield i, name, state[at][mask[at]].float()
 
 
-class _Seen(Exception):  # noqa: N818: no error, but the end of a pass that has shown all it had to
+class _Seen(Exception):
     """Ends a pass."""
 
 

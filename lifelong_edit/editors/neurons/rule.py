@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,7 +16,7 @@ from lifelong_edit.bench import Bench, Say, State, silent
 from lifelong_edit.editors.contract import Arrays, Change, Entries, Given, Lesson
 from lifelong_edit.editors.neurons.gates import Regression, Shut, gates_of
 from lifelong_edit.editors.neurons.overlay import Grown, Neurons
-from lifelong_edit.editors.neurons.reading import read, reader_of, states_of, stream_scale
+from lifelong_edit.editors.neurons.reading import is_gated, read, reader_of, states_of, stream_scale
 from lifelong_edit.editors.neurons.searching import OfValues, Thinned
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
 from lifelong_edit.editors.ridge.clock import Clock
@@ -24,7 +25,7 @@ from lifelong_edit.editors.search.contexts import contexts_of, drawn_contexts
 from lifelong_edit.editors.search.material import anchored_rows, behind_contexts, swapped_prompts
 from lifelong_edit.editors.search.searching import Variables
 from lifelong_edit.errors import UnknownModelError, UsageError
-from lifelong_edit.facts import Fact, Probe, general_names
+from lifelong_edit.facts import Fact, Probe, general_names, mentions, put_in
 from lifelong_edit.models import BASE, EditableModule, Encoded, LoadedModel, Overlay
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Entry
@@ -34,12 +35,23 @@ from lifelong_edit.tracing.rows import Row, RowKind, subjects_of
 
 PART = "neurons"
 GRAM, TOTAL = "neurons/gram/", "neurons/total/"
-GATE, VALUE, OWN = "gate/", "value/", "own/"
+GATE, VALUE, OWN, APART = "gate/", "value/", "own/", "apart/"
 FEW = 100
 """Facts for which all of the weight `others` is meant: fewer weigh less."""
 
-Read = Mapping[str, Tensor]
-"""What an MLP reads of one fact, by output projection: (m, d), its prompt first."""
+CUT = 3
+"""Contexts behind which the last word of a subject is read without the rest of it."""
+
+
+@dataclass
+class Seen:
+    """What MLPs read of one fact, by output projection, (m, d).
+
+    own: at its subject, its prompt first. apart: at the last word of its subject where the rest of it is missing.
+    """
+
+    own: dict[str, Tensor]
+    apart: dict[str, Tensor]
 
 
 @dataclass
@@ -61,11 +73,16 @@ class NeuronsEditor:
         self.readers = {name: reader_of(bench.loaded.model, name) for name in bench.names}
         fixed = {n: torch.from_numpy(a).double() for n, a in bench.fixed.rule.items() if n.startswith((GRAM, TOTAL))}
         self._shut = {name: Shut(fixed[GRAM + name], fixed[TOTAL + name]) for name in bench.names}
+        self._level = {n: self._level_of(n) for n in bench.names}
 
     @property
     def phrasings(self) -> int:
         """How many of a fact's rephrases are taught beside its prompt."""
         return self.settings.phrasings
+
+    @property
+    def _weights(self) -> tuple[float, float]:
+        return self.settings.own, self.settings.apart
 
     def require(self, fact: Fact) -> None:
         """Whatever the model can take: without a mention of its subject a fact's gate is at its prompt's last token."""
@@ -91,7 +108,7 @@ class NeuronsEditor:
         kin = [state.live[d] for d in live if state.live[d].subject.casefold() in subjects]
         facts = [*lesson.facts, *kin]
         rows = self._rows(lesson.facts, "new", lesson.replaced) | self._rows(kin, "rehearsal")
-        known = {d: self._own(entry) for d, entry in live.items()} | self._read(facts, rows)
+        known = {d: self._seen(entry) for d, entry in live.items()} | self._read(facts, rows)
         clock.lap("rows")
         everyone = {**{d: state.live[d] for d in live}, **{fact.digest: fact for fact in facts}}
         others = [everyone[d] for d in live if everyone[d] not in kin]
@@ -112,19 +129,30 @@ class NeuronsEditor:
     ) -> dict[str, list[Row]]:
         return anchored_rows(self.bench, self.settings, facts, kind, replaced)
 
-    def _read(self, facts: Sequence[Fact], rows: Mapping[str, Sequence[Row]]) -> dict[str, Read]:
-        """By digest what is read of each fact at its subject: in its own words, then behind contexts."""
-        asked = [[*rows[f.digest], *behind_contexts(self.bench, f, self.contexts, "new")] for f in facts]
-        flat = [row.encoded for own in asked for row in own]
+    def _read(self, facts: Sequence[Fact], rows: Mapping[str, Sequence[Row]]) -> dict[str, Seen]:
+        """By digest what is read of each fact: in its own words, then behind contexts; and with its subject cut."""
+        asked: list[list[Row]] = []
+        for fact in facts:
+            asked.append([*rows[fact.digest], *behind_contexts(self.bench, fact, self.contexts, "new")])
+            cut = last_word_of(fact)
+            asked.append([] if cut is None else behind_contexts(self.bench, cut, ["", *self.contexts[:CUT]], "new"))
+        flat = [row.encoded for found in asked for row in found]
         with self.bench.loaded.at(BASE):
             states = states_of(self.bench.loaded, self.readers, flat, self.settings.micro_batch, everywhere=False)
         ends = np.cumsum([0, *map(len, asked)])
-        return {
-            fact.digest: {name: torch.cat(found[ends[i] : ends[i + 1]]).cpu() for name, found in states.items()}
-            for i, fact in enumerate(facts)
-        }
 
-    def _shut_for(self, facts: Sequence[Fact], taken: frozenset[str], known: Mapping[str, Read]) -> dict[str, Shut]:
+        def of(part: int) -> dict[str, Tensor]:
+            return {
+                name: torch.cat([torch.empty(0, width(name)), *(t.cpu() for t in found[ends[part] : ends[part + 1]])])
+                for name, found in states.items()
+            }
+
+        def width(name: str) -> int:
+            return len(self._shut[name].total)
+
+        return {fact.digest: Seen(of(2 * i), of(2 * i + 1)) for i, fact in enumerate(facts)}
+
+    def _shut_for(self, facts: Sequence[Fact], taken: frozenset[str], known: Mapping[str, Seen]) -> dict[str, Shut]:
         """Where the gates of facts are shut: text, other subjects in their prompts, the subjects of all facts."""
         bench, s = self.bench, self.settings
         named = [p.subject for p in bench.preserved.probes if p.subject is not None]
@@ -137,27 +165,28 @@ class NeuronsEditor:
             if asked:
                 tokens = torch.cat(states[name]).cpu()
                 shut = shut.beside(tokens, s.others / len(tokens))
-            firsts = torch.stack([known[d][name][0] for d in sorted(known)])
+            firsts = torch.stack([known[d].own[name][0] for d in sorted(known)])
             found[name] = shut.beside(firsts, s.others / max(FEW, len(firsts)))
         return found
 
     def _gates(
-        self, name: str, shut: Shut, facts: Sequence[Fact], everyone: Mapping[str, Fact], known: Mapping[str, Read]
+        self, name: str, shut: Shut, facts: Sequence[Fact], everyone: Mapping[str, Fact], known: Mapping[str, Seen]
     ) -> Tensor:
         """The gates of facts at one module, (n, d): solved, and again where one opens at another fact's subject."""
-        s, regression = self.settings, Regression(shut, self.settings.gate_ridge)
-        own = [known[fact.digest][name] for fact in facts]
-        gates = gates_of(regression, own, s.own)
+        regression = Regression(shut, self.settings.gate_ridge)
+        own = [known[fact.digest].own[name] for fact in facts]
+        apart = [known[fact.digest].apart[name] for fact in facts]
+        gates = gates_of(regression, own, apart, self._weights)
         strangers = self._strangers(name, gates, facts, list(everyone.values()), known)
         if any(len(found) for found in strangers):
-            gates = gates_of(regression, own, s.own, strangers)
+            gates = gates_of(regression, own, list(map(both, apart, strangers)), self._weights)
         return gates
 
     def _strangers(
-        self, name: str, gates: Tensor, facts: Sequence[Fact], met: Sequence[Fact], known: Mapping[str, Read]
+        self, name: str, gates: Tensor, facts: Sequence[Fact], met: Sequence[Fact], known: Mapping[str, Seen]
     ) -> list[Tensor]:
         """Of each gate the states of other subjects, among those of `met`, at which it opens, (m, d)."""
-        firsts = torch.stack([known[fact.digest][name][0] for fact in met])
+        firsts = torch.stack([known[fact.digest].own[name][0] for fact in met])
         opened = firsts @ gates.T > self.settings.opens
         other = [[m.subject.casefold() != fact.subject.casefold() for m in met] for fact in facts]
         return [firsts[opened[:, i] & torch.tensor(apart)] for i, apart in enumerate(other)]
@@ -168,7 +197,7 @@ class NeuronsEditor:
         others: Sequence[Fact],
         facts: Sequence[Fact],
         live: Mapping[str, Entry],
-        known: Mapping[str, Read],
+        known: Mapping[str, Seen],
     ) -> dict[str, Entry]:
         """Entries of live facts whose gates open at a new subject, with gates that do so no longer."""
         moved: dict[str, Entry] = {}
@@ -179,8 +208,9 @@ class NeuronsEditor:
             if not which:
                 continue
             regression = Regression(shut[name], self.settings.gate_ridge)
-            own = [known[others[i].digest][name] for i in which]
-            solved = gates_of(regression, own, self.settings.own, [strangers[i] for i in which])
+            seen = [known[others[i].digest] for i in which]
+            apart = [both(found.apart[name], strangers[i]) for i, found in zip(which, seen, strict=True)]
+            solved = gates_of(regression, [found.own[name] for found in seen], apart, self._weights)
             for i, gate in zip(which, solved, strict=True):
                 entry = moved.get(others[i].digest, live[others[i].digest])
                 moved[others[i].digest] = Entry({**entry.rows, GATE + name: gate[None].numpy()})
@@ -211,9 +241,9 @@ class NeuronsEditor:
         behind = [behind_contexts(bench, fact, self.contexts, rows[fact.digest][0].kind) for fact in facts]
         material = Thinned([rows[fact.digest] for fact in facts], behind, s.thinned)
         drawn = (s.seed, tuple(fact.digest for fact in facts))
-        placed = {name: found.to(device) for name, found in gates.items()}
+        grown = {n: self._grown(n, found.to(device), variables.right[n]) for n, found in gates.items()}
         search = OfValues(
-            bench, s, variables, material, drawn, gates=placed, beside=beside, essence=self._essence(facts)
+            bench, s, variables, material, drawn, grown=grown, beside=beside, essence=self._essence(facts)
         )
         search.run(rounds)
         return Grew(dict(gates), {n: found.cpu() for n, found in variables.right.items()}, search.report())
@@ -228,19 +258,23 @@ class NeuronsEditor:
 
     # -- entries
 
-    def _entries(self, facts: Sequence[Fact], grew: Grew, known: Mapping[str, Read]) -> dict[str, Entry]:
+    def _entries(self, facts: Sequence[Fact], grew: Grew, known: Mapping[str, Seen]) -> dict[str, Entry]:
         found = {}
         for i, fact in enumerate(facts):
             rows: dict[str, npt.NDArray[Any]] = {}
             for name in self.bench.names:
                 rows[GATE + name] = grew.gates[name][i : i + 1].numpy()
                 rows[VALUE + name] = grew.values[name][i : i + 1].numpy()
-                rows[OWN + name] = known[fact.digest][name].half().numpy()
+                rows[OWN + name] = known[fact.digest].own[name].half().numpy()
+                rows[APART + name] = known[fact.digest].apart[name].half().numpy()
             found[fact.digest] = Entry(rows)
         return found
 
-    def _own(self, entry: Entry) -> Read:
-        return {name: torch.from_numpy(entry.rows[OWN + name].astype(np.float32)) for name in self.bench.names}
+    def _seen(self, entry: Entry) -> Seen:
+        def part(kind: str) -> dict[str, Tensor]:
+            return {name: torch.from_numpy(entry.rows[kind + name].astype(np.float32)) for name in self.bench.names}
+
+        return Seen(part(OWN), part(APART))
 
     def _standing(self, entries: Mapping[str, Entry]) -> Neurons:
         """The overlay of entries; of none the base model's."""
@@ -251,8 +285,20 @@ class NeuronsEditor:
         def stacked(name: str) -> Tensor:
             return torch.from_numpy(np.concatenate([e.rows[name] for e in entries.values()])).to(device)
 
+        return Neurons([(n, self._grown(n, stacked(GATE + n), stacked(VALUE + n))) for n in self.bench.names])
+
+    def _grown(self, name: str, gate: Tensor, value: Tensor) -> Grown:
         s = self.settings
-        return Neurons([(n, Grown(stacked(GATE + n), stacked(VALUE + n), s.opens, s.width)) for n in self.bench.names])
+        gated = is_gated(self.bench.loaded.model, name)
+        return Grown(gate, value, s.opens, s.width, self._level[name], gated)
+
+    def _level_of(self, name: str) -> Tensor | None:
+        """In whose units thresholds are: None where the MLP has biases for them."""
+        model = self.bench.loaded.model
+        if not is_gated(model, name) and model.get_submodule(self.readers[name]).bias is not None:
+            return None
+        constant = Regression(self._shut[name], self.settings.gate_ridge).constant()
+        return constant.to(self.bench.loaded.device)
 
     # -- all facts together
 
@@ -268,7 +314,7 @@ class NeuronsEditor:
         if not facts:
             raise UsageError("the store has no live facts; expected at least one to reconsolidate")
         facts = sorted(facts, key=lambda fact: (fact.subject.casefold(), fact.digest))
-        everyone, known = {fact.digest: fact for fact in facts}, dict[str, Read]()
+        everyone, known = {fact.digest: fact for fact in facts}, dict[str, Seen]()
         for part in slices(facts, self.settings.reconsolidation_facts):
             known |= self._read(part, self._rows(part, "new"))
         entries: dict[str, Entry] = {}
@@ -282,6 +328,24 @@ class NeuronsEditor:
             losses.append(grew.report["loss"])
             entries |= self._entries(part, grew, known)
         return Change({PART: Entries(lambda: iter([entries]), whole=True)}, {"loss": losses})
+
+
+def both(first: Tensor, second: Tensor) -> Tensor:
+    """States of two kinds, one below the other."""
+    return torch.cat([first, second])
+
+
+def last_word_of(fact: Fact) -> Fact | None:
+    """The fact as if its subject were the last of its words alone; None where it has no other.
+
+    "Theatre" in the place of "Bush Theatre": a gate that does not tell these apart opens at half of all texts.
+    """
+    words = fact.subject.split()
+    if len(words) < 2 or not mentions(fact.prompt, fact.subject):
+        return None
+    return msgspec.structs.replace(
+        fact, subject=words[-1], prompt=put_in(fact.prompt, fact.subject, words[-1]), rephrases=()
+    )
 
 
 def parted(facts: Sequence[Fact], count: int) -> Iterator[list[Fact]]:

@@ -40,27 +40,28 @@ def thinned(row: Row, share: float, *drawn: object) -> Row:
 
 
 class OfValues(Search):
-    """D are the values themselves. gates: by module those of all facts searched for, (n, d); beside: neurons there."""
+    """D are the values themselves. grown: by module the neurons of all facts searched for; beside: those there."""
 
     settings: NeuronsSettings
 
     def __init__(
         self,
         *arguments: Any,
-        gates: Mapping[str, Tensor],
+        grown: Mapping[str, Grown],
         beside: Sequence[tuple[str, Grown]],
         essence: Sequence[Row] = (),
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
-        self._gates, self._beside, self._essence = gates, beside, essence
+        self._grown, self._beside, self._essence = grown, beside, essence
 
     def overlay(self, held: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Overlay:
         """The neurons with the values found so far, and again with those of some facts, which gradients reach."""
-        s = self.settings
-        grown = [(n, Grown(self._gates[n], self.variables.right[n], s.opens, s.width)) for n in held]
-        grown += [(n, Grown(self._gates[n][keys], right[n], s.opens, s.width)) for n, keys in held.items()]
-        return Neurons([*self._beside, *grown])
+        found = list(self._beside)
+        for name, keys in held.items():
+            grown = replace(self._grown[name], value=self.variables.right[name])
+            found += [(name, grown), (name, replace(grown, gate=grown.gate[keys], value=right[name]))]
+        return Neurons(found)
 
     def kept(self, facts: Sequence[int], *drawn: object) -> tuple[list[Row], float]:
         """What the base model says of the subjects by themselves."""

@@ -25,11 +25,14 @@ class NeuronsSettings(SearchingSettings, frozen=True, kw_only=True, forbid_unkno
     """Weight of the prompts' other subjects, and of the other facts' subjects, there."""
     own: Positive = 0.05
     """Weight of each of a fact's own prompts, where its gate has to be open: so many times all of ordinary text."""
+    apart: Positive = 0.001
+    """Weight of each prompt with the last word of the subject alone, and of each other subject at which a gate opened:
+    there it has to be shut."""
     gate_ridge: Positive = 1e-3
     """λ of the gates' ridge regression, as a share of the mean square of the layer's inputs."""
-    opens: BelowOne = 0.1
+    opens: BelowOne = 0.2
     """A gate begins to open where its regression says so much: 1 is its subject, −1 is anything else."""
-    width: Positive = 0.25
+    width: Positive = 0.2
     """So much further on it is open."""
     thinned: BelowOne = 0.7
     """Each round asks a fact's plain prompt once more with a part of the words behind its subject left out: this
