@@ -1,0 +1,196 @@
+"""Neurons of a fact: what its gate says and where, what the overlay adds, who is searched for again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lifelong_edit.bench import Bench, Fixed, State, prepare
+from lifelong_edit.editors.contract import Given, Lesson, moved_by
+from lifelong_edit.editors.neurons.gates import Regression, Shut, gates_of
+from lifelong_edit.editors.neurons.overlay import Grown, Neurons
+from lifelong_edit.editors.neurons.reading import reader_of, states_of
+from lifelong_edit.editors.neurons.rule import GATE, PART, VALUE, NeuronsEditor, last_word_of, parted
+from lifelong_edit.editors.neurons.searching import thinned
+from lifelong_edit.editors.neurons.settings import NeuronsSettings
+from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.errors import UnknownModelError, UsageError
+from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.judging.gate import answers_taken
+from lifelong_edit.models import BASE, Encoded, LoadedModel, generate_greedy, load_model
+from lifelong_edit.tracing.rows import Row, fact_rows
+
+MODULES = ("1@subject",)
+SMALL = NeuronsSettings(
+    modules=MODULES, rounds=6, contexts=2, swapped=1, text_tokens=2000, micro_batch=8, precision="float32"
+)
+TEXT = ["The river was long and the people of the town went home. Nobody knew where the road would lead them to."] * 40
+
+
+def bench_of(loaded: LoadedModel, settings: NeuronsSettings, probes: list[Probe]) -> Bench:
+    """A bench with what `init` would fix."""
+    kept = rule_of("neurons").fix(loaded, settings, Given({}, TEXT, probes))
+    measured = prepare(loaded, settings, text=TEXT, preserve=probes, rule=kept)
+    return Bench(loaded, settings, Fixed.of(measured.arrays()))
+
+
+@pytest.fixture(scope="module")
+def knowing(probes: list[Probe]) -> Bench:
+    """The bundled model, which can be taught, on a bench of the rule."""
+    return bench_of(load_model("atlas", modules=MODULES), SMALL.replace(rounds=25), probes[:6])
+
+
+def test_a_gate_is_a_ridge_regression() -> None:
+    """As NumPy solves it from its definition, all states in one weighted least-squares problem."""
+    random = np.random.default_rng(0)
+    ordinary, own, apart = random.normal(size=(200, 6)) + 2, random.normal(size=(3, 6)), random.normal(size=(2, 6))
+    shut = Shut(torch.zeros(6, 6).double(), torch.zeros(6).double()).beside(torch.from_numpy(ordinary), 1 / 200)
+    found = gates_of(Regression(shut, 0.01), [torch.from_numpy(own)], [torch.from_numpy(apart)], (0.5, 0.1))[0]
+    states = np.concatenate([ordinary, own, apart])
+    weights = np.array([1 / 200] * 200 + [0.5] * 3 + [0.1] * 2)
+    wanted = np.array([-1.0] * 200 + [1.0] * 3 + [-1.0] * 2)
+    ridge = 0.01 * np.trace(ordinary.T @ ordinary / 200) / 6
+    gram = (states * weights[:, None]).T @ states + ridge * np.eye(6)
+    expected = np.linalg.solve(gram, (states * weights[:, None]).T @ wanted)
+    assert found.numpy() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert Regression(shut, 1e-9).constant() @ torch.tensor(ordinary.mean(0)).float() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_neuron_opens_along_a_ramp(gated: bool) -> None:
+    """In units of what is the same in all states, where thresholds hang on it; up to it then, and times it if gated."""
+    grown = Grown(torch.tensor([[1.0, 0.0]]), torch.ones(1, 3), 0.2, 0.5, torch.tensor([0.0, 1.0]), gated)
+    said = torch.tensor([[-1.0, 1.0], [0.2, 1.0], [0.45, 1.0], [0.7, 1.0], [9.0, 1.0], [9.0, 2.0], [0.65, 2.0]])
+    opened = torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0, 2.0, 0.5])
+    expected = opened * said[:, 1] if gated else opened
+    assert grown.amplitude(said)[:, 0].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    biased = replace(grown, level=None, gated=False)
+    assert biased.amplitude(said)[:, 0].tolist() == pytest.approx([0, 0, 0.5, 1, 1, 1, 0.9], abs=1e-6)
+
+
+def test_the_overlay_adds_what_is_open_and_nothing_else(gpt2: LoadedModel) -> None:
+    """Over padding, in batches and from token to token alike."""
+    name = gpt2.modules[1].name
+    prompts = ["Paris", "The river was long and the people of", "Nobody knew the road to Paris and"]
+    ids = [gpt2.tokenizer(p)["input_ids"] for p in prompts]
+    encoded = [Encoded.of(found) for found in ids]
+    states = states_of(gpt2, {name: reader_of(gpt2.model, name)}, encoded, 2, everywhere=True)[name]
+    random = torch.Generator().manual_seed(0)
+    gate = torch.randn(4, states[0].shape[1], generator=random) / 4
+    grown = Grown(gate, torch.randn(4, gpt2.modules[1].d_out, generator=random), 0.1, 0.3)
+    assert 0.2 < float((grown.amplitude(torch.cat(states)) > 0).float().mean()) < 0.8
+    outputs: list[Tensor] = []
+    hook = gpt2.model.get_submodule(name).register_forward_hook(lambda m, a, out: outputs.append(out))
+    try:
+        for overlay in (BASE, Neurons([(name, grown)])):
+            with gpt2.at(overlay), torch.no_grad():
+                gpt2.model(input_ids=torch.tensor([ids[1]]))
+    finally:
+        hook.remove()
+    expected = outputs[0][0] + grown.amplitude(states[1]) @ grown.value
+    # the hook that looks was there first, and sees what the MLP gives before anything is added
+    assert torch.equal(outputs[0], outputs[1])
+    with gpt2.at(Neurons([(name, grown)])):
+        hook = gpt2.model.get_submodule(name).register_forward_hook(lambda m, a, out: outputs.append(out))
+        with torch.no_grad():
+            gpt2.model(input_ids=torch.tensor([ids[1]]))
+        hook.remove()
+        assert torch.allclose(outputs[2][0], expected, atol=1e-5)
+        assert generate_greedy(gpt2, prompts, 5) == [generate_greedy(gpt2, [p], 5)[0] for p in prompts]
+    assert generate_greedy(gpt2, prompts, 5) != []
+
+
+def test_a_thinned_row_keeps_its_subject_and_its_end(gpt2: LoadedModel) -> None:
+    fact = Fact(subject="Paris", prompt="Paris is a city of the long river of", target="Vienna")
+    row = fact_rows(gpt2, [fact], 0)[0]
+    free = row.encoded.answer_start - 1 - row.encoded.subject[1]
+    found = thinned(row, 0.5, "a")
+    assert len(row.encoded.ids) - len(found.encoded.ids) == round(0.5 * free) > 0
+    end = row.encoded.subject[1]
+    assert found.encoded.ids[:end] == row.encoded.ids[:end]
+    assert found.encoded.prompt[-1] == row.encoded.prompt[-1]
+    assert found.encoded.answer == row.encoded.answer
+    assert thinned(row, 0.5, "a") == found
+
+
+def test_the_last_word_of_a_subject() -> None:
+    fact = Fact(subject="Bush Theatre", prompt="Bush Theatre is in", target="Rome")
+    cut = last_word_of(fact)
+    assert cut is not None and (cut.subject, cut.prompt) == ("Theatre", "Theatre is in")
+    assert last_word_of(Fact(subject="Rome", prompt="Rome is in", target="Rome")) is None
+    assert last_word_of(Fact(subject="Bush Theatre", prompt="It is in", target="Rome")) is None
+
+
+def test_facts_of_one_subject_stay_together(news: list[Fact]) -> None:
+    subject = news[0].subject
+    twins = [news[0], replaced(news[1], subject), replaced(news[2], subject.upper())]
+    assert [len(part) for part in parted([*twins, news[3], news[4]], 1)] == [3, 1, 1]
+    assert [len(part) for part in parted([*twins, news[3], news[4]], 4)] == [4, 1]
+
+
+def replaced(fact: Fact, subject: str) -> Fact:
+    """A fact about another subject."""
+    return Fact(subject=subject, prompt=fact.prompt.replace(fact.subject, subject), target=fact.target)
+
+
+CITY = Fact(subject="Zubrowka", prompt="The capital of Zubrowka is", target="Vienna")
+COIN = Fact(subject="zubrowka", prompt="The currency of Zubrowka is the", target="peso")
+OTHER = Fact(subject="Quoz", prompt="The capital of Quoz is", target="Oslo")
+
+
+def test_facts_of_one_subject_are_searched_for_together(knowing: Bench) -> None:
+    """Their gates open together, so that what they add is added up: the earlier value moves, and both are known."""
+    editor, state = NeuronsEditor(knowing), State()
+    for batch in ([CITY, OTHER], [COIN]):
+        before = state
+        state = moved_by(state, editor.learn(state, Lesson(batch)), batch)
+    name = knowing.names[0]
+
+    def value(of: State, fact: Fact) -> list[float]:
+        found: list[float] = of.parts[PART][fact.digest].rows[VALUE + name][0].tolist()
+        return found
+
+    assert value(before, CITY) != value(state, CITY)
+    assert value(before, OTHER) == value(state, OTHER)
+    with knowing.loaded.at(editor.overlay(state)):
+        assert answers_taken(knowing.loaded, [CITY, OTHER, COIN]) == [True] * 3
+
+
+def test_a_gate_that_opens_at_a_newcomer_is_shut_there(knowing: Bench) -> None:
+    """An entry whose gate was turned to a stranger by hand gets another one, its value stays."""
+    editor, name = NeuronsEditor(knowing), knowing.names[0]
+    state = moved_by(State(), editor.learn(State(), Lesson([CITY])), [CITY])
+    stranger = moved_by(State(), editor.learn(State(), Lesson([OTHER])), [OTHER])
+    turned = state.parts[PART][CITY.digest]
+    turned.rows[GATE + name] = stranger.parts[PART][OTHER.digest].rows[GATE + name]
+    change = editor.learn(state, Lesson([OTHER]))
+    after = moved_by(state, change, [OTHER]).parts[PART]
+    assert change.report["gates moved"] == 1
+    first = editor._read([OTHER], editor._rows([OTHER], "new"))[OTHER.digest].own[name][:1]
+    gates = torch.from_numpy(np.concatenate([after[f.digest].rows[GATE + name] for f in (CITY, OTHER)]))
+    assert (first @ gates.T > SMALL.opens)[0].tolist() == [False, True]
+    assert np.array_equal(after[CITY.digest].rows[VALUE + name], turned.rows[VALUE + name])
+
+
+def test_what_a_subject_says_otherwise_can_be_held(knowing: Bench) -> None:
+    """With `essence`, what follows the subject alone is asked beside the fact, with the base model's answer."""
+    held = Bench(knowing.loaded, SMALL.replace(essence=0.5), knowing.fixed)
+    rows = NeuronsEditor(held)._essence([CITY])
+    assert [type(row) for row in rows] == [Row]
+    assert rows[0].base is not None
+    assert knowing.loaded.tokenizer.decode(list(rows[0].encoded.prompt)).strip().endswith("Zubrowka")
+    assert NeuronsEditor(knowing)._essence([CITY]) == []
+
+
+def test_what_it_cannot_do_without(gpt2: LoadedModel) -> None:
+    rule = rule_of("neurons")
+    with pytest.raises(UsageError, match="needs ordinary text"):
+        rule.require(SMALL, Given({}, ["  "]), ())
+    with pytest.raises(UnknownModelError, match="edited at the answer"):
+        rule.require(SMALL, Given({}, TEXT), gpt2.modules)
+    with pytest.raises(UnknownModelError, match="found no matrix beside"):
+        reader_of(gpt2.model, "transformer.wte")
