@@ -18,16 +18,15 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import common
-from benchmarks.breadth import Breadth, breadth_first
 from lifelong_edit import Timeline
-from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.editors.registry import RULES, rule_of
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import BASE, Form, LoadedModel, has_template
 from lifelong_edit.settings import settings_of
@@ -123,10 +122,11 @@ def facts_of(records: Sequence[dict[str, Any]]) -> list[Fact]:
 
 def edited(options: argparse.Namespace, records: Sequence[dict[str, Any]], text: str) -> dict[str, Any]:
     """A store's stream by one of the rules: figures at the end, after the first batch, and what it took."""
-    kind = rule_of(options.arm).settings
+    rule = ARMS.get(options.arm, options.arm)
+    kind = rule_of(rule).settings
     given: dict[str, Any] = dict(pair.split("=", 1) for pair in options.set)
     given |= {"modules": tuple(options.modules.split(","))} if options.modules else {}
-    settings = settings_of(kind, {"editor": options.arm, "micro_batch": 32, **given})
+    settings = settings_of(kind, {"editor": rule, "micro_batch": 32, **given})
     avoid = frozenset(s for r in records for s in (r["subject"].casefold(),))
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
@@ -164,36 +164,15 @@ def _told(record: Any) -> dict[str, Any]:
     return {"taken": record.gate.taken if record.gate else None, "phases": seconds, "loss": report.get("loss", [])[-1:]}
 
 
-def tuned(options: argparse.Namespace, records: Sequence[dict[str, Any]], text: str) -> dict[str, Any]:
-    """Breadth-first fine-tuning of all facts together from the base (arXiv 2509.22072)."""
-    from lifelong_edit.models import load_model
-
-    given = dict(pair.split("=", 1) for pair in options.set)
-    recipe = settings_of(Breadth, given)
-    loaded = load_model(options.model, modules=[recipe.layer])
-    judge = Judge(loaded, records, text)
-    begun = time.perf_counter()
-    shifts = breadth_first(loaded, facts_of(records), recipe, options.seed)
-    found: dict[str, Any] = {"seconds": time.perf_counter() - begun, "settings": recipe.told()}
-    with loaded.at(shifts):
-        found["figures"] = judge.figures()
-    print(json.dumps(common.rounded(found["figures"])), flush=True)
-    return found
-
-
-ARMS: Mapping[str, Callable[[argparse.Namespace, Sequence[dict[str, Any]], str], dict[str, Any]]] = {
-    "neurons": edited,
-    "search": edited,
-    "gradient": edited,
-    "breadth": tuned,
-}
+ARMS = {"neurons": "neurons", "search": "search", "gradient": "gradient", "breadth": "locft"}
+"""Editing rules by arm; any other rule is an arm of its own name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """One arm on one model; figures to results/real-….json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or GGUF file")
-    parser.add_argument("--arm", choices=sorted(ARMS), default="search")
+    parser.add_argument("--arm", choices=sorted({*ARMS, *RULES}), default="search")
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--size", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
@@ -206,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     records = chosen(counterfact(options.facts), options.batches * options.size, options.seed)
     text = common.shared("data", "wikitext2", "test.txt").read_text(encoding="utf-8")
-    found = ARMS[options.arm](options, records, text)
+    found = edited(options, records, text)
     model = Path(options.model).stem.lower()
     name = options.name or f"real-{model}-{options.arm}-{options.batches}x{options.size}-{options.seed}"
     if options.name or options.facts == "edit":

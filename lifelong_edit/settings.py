@@ -67,8 +67,8 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     seed: int = 0
     """Seed of every random draw."""
     editor: str = "gradient"
-    """The editing rule: `malmen` (needs a trained hypernetwork), `gradient` (needs none) or `ultraedit`. A store
-    that is made with a hypernetwork, as one for `atlas` is, has `malmen` unless told otherwise."""
+    """The editing rule, one of those that `lifelong-edit editors` lists. A store that is made with a hypernetwork, as
+    one for `atlas` is, has `malmen` unless told otherwise."""
     preserved_tokens: AtLeastOne = 3
     """How many tokens of the base model's own answer to a preserved prompt are held."""
     text_tokens: AtLeastOne = 60_000
@@ -163,7 +163,13 @@ def _wanted(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(repr(choice) for choice in get_args(hint))
     if get_origin(hint) is not Annotated:
-        known: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", type(None): "none"}
+        known: dict[Any, str] = {
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+            str: "a text",
+            type(None): "none",
+        }
         return known.get(hint, "a list of texts")
     kind, meta = get_args(hint)
     bounds = [f"greater than {_number(meta.gt)}"] if meta.gt is not None else []

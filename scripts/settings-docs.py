@@ -15,6 +15,12 @@ from pathlib import Path
 
 import msgspec
 
+from lifelong_edit.editors.ft.settings import FtSettings
+from lifelong_edit.editors.ft_replay.settings import ReplaySettings
+from lifelong_edit.editors.grace.settings import GraceSettings
+from lifelong_edit.editors.li.settings import LiSettings
+from lifelong_edit.editors.locate.settings import LocateSettings
+from lifelong_edit.editors.locft.settings import LocftSettings
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.search.settings import SearchingSettings, SearchSettings
@@ -29,6 +35,12 @@ SECTIONS: Sections = (
     ("Settings of rules that search", SearchingSettings),
     ("Settings of the search", SearchSettings),
     ("Settings of the neurons", NeuronsSettings),
+    ("Settings of locate-then-edit", LocateSettings),
+    ("Settings of fine-tuning", FtSettings),
+    ("Settings of fine-tuning with replay", ReplaySettings),
+    ("Settings of breadth-first fine-tuning", LocftSettings),
+    ("Settings of interpolated fine-tuning", LiSettings),
+    ("Settings of the codebook", GraceSettings),
 )
 
 HEAD = """\

@@ -33,7 +33,7 @@ from lifelong_edit.stores import (
 if TYPE_CHECKING:
     from lifelong_edit.bench import Bench, Say, State
     from lifelong_edit.models import EditableModule, LoadedModel, Overlay
-    from lifelong_edit.models.families import Kind, Places
+    from lifelong_edit.models.families import Home, Kind
     from lifelong_edit.tracing.rows import Row
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -222,8 +222,8 @@ class Rule:
     settings: type[StoreSettings]
     home: str
     parts: Mapping[str, Fold]
-    places: Places = "answer"
-    """Where it edits unless modules are named: upper layers at the answer, lower ones at the subject, one of those."""
+    places: Home = "answer"
+    """Where it edits unless modules are named, see `default_entries`."""
     general: bool = False
     """Whether a store whose maker names no preserved prompts has the general ones (`facts.general_prompts`)."""
     tasks: frozenset[Kind] = frozenset({"causal"})

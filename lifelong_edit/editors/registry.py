@@ -10,7 +10,11 @@ from lifelong_edit.errors import UsageError
 if TYPE_CHECKING:
     from lifelong_edit.editors.contract import Rule
 
-RULES = ("malmen", "gradient", "ultraedit", "search", "neurons")
+RULES: tuple[str, ...] = (
+    *("malmen", "gradient", "ultraedit", "search", "neurons"),
+    *("rome", "r-rome", "memit", "memit-seq", "emmet", "alphaedit", "nse"),
+    *("ft", "ft-replay", "locft", "li", "grace"),
+)
 PLAIN, TRAINED = "gradient", "malmen"
 """The rule of a new store unless it is told otherwise: without a trained network, and with one."""
 
@@ -24,5 +28,5 @@ def require_rule(name: str) -> None:
 def rule_of(name: str) -> Rule:
     """The declaration of a rule; needs no torch. Raises UsageError where there is none of that name."""
     require_rule(name)
-    found: Rule = import_module(f"lifelong_edit.editors.{name}").RULE
+    found: Rule = import_module(f"lifelong_edit.editors.{name.replace('-', '_')}").RULE
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lifelong_edit.models.alone import without_hooks
 from lifelong_edit.models.chat import encode_reply, encode_turn, end_of_turn, has_template, require_template, turn_span
 from lifelong_edit.models.encoding import (
     Encoded,
@@ -21,7 +22,7 @@ from lifelong_edit.models.forward import head_input, last_position, masked_posit
 from lifelong_edit.models.generation import Generation, Tell, end_ids, generate, generate_from_ids, generate_greedy
 from lifelong_edit.models.loaded import LoadedModel, compose, require_fingerprint
 from lifelong_edit.models.loading import load_model
-from lifelong_edit.models.overlay import BASE, Overlay, Shifts, without_hooks
+from lifelong_edit.models.overlay import BASE, Overlay, Shifts
 
 __all__ = [
     "BASE",

@@ -17,7 +17,10 @@ from lifelong_edit.settings import SUBJECT
 Orientation = Literal["conv1d", "linear"]
 Kind = Literal["causal"]
 Positions = Literal["answer", "subject"]
-Places = Literal["answer", "subject", "memory"]
+Home = Literal["answer", "subject", "memory", "located", "one"] | float
+"""Where a rule edits unless modules are named: the upper layers at the answer, lower ones at the subject, one of them
+there (`memory_layer`), there in the layers in which published work located a model's facts, or in one of those; a
+number: in one layer at the answer, at this share of the depth."""
 
 # MALMEN (arXiv 2311.04661, section 5.1) edits six layers; more cost time and memory in proportion.
 MOST_LAYERS = 6
@@ -25,6 +28,11 @@ MOST_LAYERS = 6
 MOST_SUBJECT_LAYERS = 4
 # Of a rule that edits at the subject alone.
 MOST_READING = 5
+LOCATED = {("gpt2", 48): ("13-17", "17"), ("gptj", 28): ("3-8", "5"), ("llama", 32): ("4-8", "5")}
+"""The layers that MEMIT edits, and the one that ROME does, by model type and depth: GPT-2-XL, GPT-J, Llama.
+
+As the published hyperparameters have them (arXiv 2202.05262, 2210.07229 and 2410.02355).
+"""
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ def has_experts(config: Any) -> bool:
 
 
 def find_modules(
-    model: Any, family: Family, modules: Sequence[str] | None, places: Places = "answer"
+    model: Any, family: Family, modules: Sequence[str] | None, places: Home = "answer"
 ) -> tuple[EditableModule, ...]:
     """The editable modules of a model in order of depth: those asked for, else those that are edited at `places`.
 
@@ -148,7 +156,7 @@ def find_modules(
     layers = int(getattr(model.config.get_text_config(), "num_hidden_layers", 0))
     order = {name: number for number, (name, _) in enumerate(model.named_modules())}
     at: dict[str, Positions] = {}
-    for entry in modules or default_entries(layers, places):
+    for entry in modules or default_entries(layers, places, family.model_type):
         plain = entry.strip().removesuffix(SUBJECT)
         where: Positions = "answer" if plain == entry.strip() else "subject"
         if "@" in plain:
@@ -172,11 +180,24 @@ def default_layers(layers: int) -> list[str]:
     return [f"{max(layers // 2, layers - MOST_LAYERS)}-{layers - 1}"]
 
 
-def default_entries(layers: int, places: Places) -> list[str]:
+def default_entries(layers: int, places: Home, model_type: str = "") -> list[str]:
     """The layers that a rule edits which is at home at `places`, as entries of `--modules`."""
+    if isinstance(places, float):
+        return [str(min(layers - 1, round(places * layers)))]
+    if places == "answer":
+        return default_layers(layers)
     if places == "memory":
         return memory_layer(layers)
-    return reading_layers(layers) if places == "subject" else default_layers(layers)
+    several, one = LOCATED.get((model_type, layers), (None, None))
+    if places == "subject" or several is None:
+        several = reading_layers(layers)[0]
+    return [f"{one or _middle(several)}{SUBJECT}"] if places == "one" else [several.removesuffix(SUBJECT) + SUBJECT]
+
+
+def _middle(entry: str) -> int:
+    """The layer in the middle of a range of them."""
+    first, _, last = entry.removesuffix(SUBJECT).partition("-")
+    return (int(first) + int(last or first)) // 2
 
 
 def memory_layer(layers: int) -> list[str]:

@@ -20,7 +20,7 @@ from lifelong_edit.models.complete import (
     require_no_adapter,
     require_rows,
 )
-from lifelong_edit.models.families import EditableModule, Family, Kind, Places, family_of, find_modules
+from lifelong_edit.models.families import EditableModule, Family, Home, Kind, family_of, find_modules
 from lifelong_edit.models.forms import PLAIN, Forms
 from lifelong_edit.models.gguf import read_header
 from lifelong_edit.models.loaded import LoadedModel, context_of
@@ -44,13 +44,13 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
     trust_remote_code: bool = False,
-    places: Places = "answer",
+    places: Home = "answer",
 ) -> LoadedModel:
     """Load a language model to be edited.
 
     source: "atlas" (bundled), a local folder, a GGUF file, or a hub id. modules: names of weight matrices, layer
     numbers or ranges ("3-5"), with "@subject" behind those to be edited at the tokens of the subject; by default
-    the MLP output projections of `default_layers`, or with `places` "subject" of `reading_layers`.
+    the MLP output projections of `default_layers`, or those of `default_entries` at other `places`.
     Raises UsageError, UnknownModelError, or LifelongEditError with the reason in one sentence.
     """
     if trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
@@ -144,7 +144,7 @@ class Outline:
     forms: Forms = PLAIN
 
 
-def outline_of(home: Place, modules: Sequence[str], revision: str | None, places: Places = "answer") -> Outline | None:
+def outline_of(home: Place, modules: Sequence[str], revision: str | None, places: Home = "answer") -> Outline | None:
     """The outline of a model at its place; None where loading the model has to say what is wrong with it.
 
     Raises UnknownModelError for modules that the model does not have.

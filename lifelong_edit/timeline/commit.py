@@ -136,7 +136,8 @@ def _parts(
 
 
 def _keep_whole(history: History, config: Config, draft: Draft) -> bool:
-    if draft.record.kind in SOLVED:  # they have no shift from the state before
+    brought = {} if draft.change is None else draft.change.parts
+    if draft.record.kind in SOLVED or isinstance(brought.get(WEIGHTS), Whole):  # no shift from the state before
         return True
     return history.since_snapshot(draft.record.parent) + 1 >= config.settings.snapshot_every
 

@@ -188,11 +188,14 @@ class Solving:
         return self._outlook(self.state(), sieved.facts, *self._conflicts(self.state(), sieved))
 
     def forecast_of(self, draft: Draft) -> Forecast:
-        """The same from the change that a step proposes, with the facts most at risk; before it is committed."""
+        """The same from the change that a step proposes, with the facts most at risk; before it is committed.
+
+        Of no fact where the change gives the weights whole, or the rule keeps no keys by which it could be told.
+        """
         state = self.state()
         live = _left(state, draft.record.superseded)
         shift = None if draft.change is None else draft.change.shift
-        if not live or draft.change is None or shift is None:
+        if draft.change is None or shift is None or not live or not all(state.keys[digest].rows for digest in live):
             return Forecast.of(outlook("change", (), np.zeros(0), AT_RISK))
         raw = {digest: keys.conflict for digest, keys in draft.change.keys().items()}
         batch = self._bench.centred_keys(raw, draft.facts).cpu().numpy()

@@ -26,7 +26,13 @@ SMALL: dict[str, Any] = {
     "reconsolidation_passes": 2,
 }
 """Settings for a model of four layers and width 32; a rule that has not all of them takes those that it has."""
+LOCATED = ("memit", "memit-seq", "alphaedit", "nse", "rome", "r-rome", "emmet")
+"""Rules that edit at the last token of the subject alone."""
+_LOCATED: dict[str, Any] = {"modules": ("0-1@subject",), "contexts": 1, "steps": 3, "c0": 5.0, "rate": 0.2}
+TUNED: dict[str, Any] = {"rate": 1e-2, "epochs": 3, "batch": 4, "epsilon": 1e-3}
 OPTIONS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(LOCATED, _LOCATED),
+    **{name: {**_LOCATED, "modules": ("1@subject",)} for name in ("rome", "r-rome", "emmet")},
     "ultraedit": {"eta": 1e-3},
     "search": {
         "rounds": 3,
@@ -46,9 +52,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "reconsolidation_facts": 4,
         "precision": "float32",
     },
+    "ft": TUNED,
+    "ft-replay": {**TUNED, "replay": 3},
+    "locft": TUNED,
+    "li": {**TUNED, "grid": 2, "validation": 3},
+    "grace": {"steps": 3, "rate": 0.3, "radius": 0.1},
 }
 """Settings that a rule needs beside them: UltraEdit's own step, 1e-6, would hardly move a model this small, and a
-search in bfloat16 gives another change with each way of cutting its rows."""
+search in bfloat16 gives another change with each way of cutting its rows. So does Adam where ε is no larger than the
+rounding of a gradient."""
 
 
 @dataclass(frozen=True)

@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lifelong_edit.editors import registry
 from lifelong_edit.editors.contract import Rule
-from lifelong_edit.facts import Fact
+from lifelong_edit.editors.grace.rule import GraceEditor
+from lifelong_edit.editors.grace.settings import GraceSettings
 from lifelong_edit.stores import Entry, FactKeys, decode_entries, encode_entries, fsck
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.purging import purge
 from lifelong_edit.timeline.states import parts_at
-from tests.contracts import codebook
-from tests.contracts.codebook import RULE, CodebookSettings
-from tests.contracts.editing import batch
+from lifelong_edit.tracing.rows import Row
+from tests.contracts.editing import batch, fact
 
-NEW = batch(0, 2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def known() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "RULES", (*registry.RULES, "codebook"))
-        patch.setitem(sys.modules, "lifelong_edit.editors.codebook", codebook)
-        yield
+NEW = [fact(0), fact(2)]  # of one word each: one position can say no more
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory, known: None) -> Path:
-    settings = CodebookSettings(editor="codebook", text_tokens=2000, snapshot_every=3)
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = GraceSettings(modules=("2",), steps=20, radius=0.1, text_tokens=2000, snapshot_every=3)
     path = tmp_path_factory.mktemp("codebook") / "empty"
     Timeline.create(path, model="atlas", settings=settings, preserve=["The capital of Japan is"]).close()
     return path
@@ -113,13 +103,13 @@ def test_what_is_purged_is_gone(make: Callable[[str], Timeline], tmp_path: Path)
 def test_an_entry_is_made_once(make: Callable[[str], Timeline], monkeypatch: pytest.MonkeyPatch) -> None:
     """Gate and guard look at what is written then."""
     made: list[str] = []
-    entry = codebook.CodebookEditor._entry
+    trained = GraceEditor._trained
 
-    def counted(self: codebook.CodebookEditor, fact: Fact) -> Entry:
-        made.append(fact.digest)
-        return entry(self, fact)
+    def counted(self: GraceEditor, rows: Sequence[Row], begin: np.ndarray) -> tuple[np.ndarray, list[float]]:
+        made.extend(str(row.fact) for row in rows)
+        return trained(self, rows, begin)
 
-    monkeypatch.setattr(codebook.CodebookEditor, "_entry", counted)
+    monkeypatch.setattr(GraceEditor, "_trained", counted)
     with make("s") as timeline:
         timeline.apply(NEW)
         assert sorted(made) == sorted(fact.digest for fact in NEW)
@@ -139,7 +129,7 @@ def test_an_entry_is_made_once(make: Callable[[str], Timeline], monkeypatch: pyt
 )
 def test_parts_that_no_log_can_keep_are_refused(parts: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="the rule odd has the parts"):
-        Rule(name="odd", title="", reference="", settings=RULE.settings, home="", parts=parts, relearns="")  # type: ignore[arg-type]
+        Rule(name="odd", title="", reference="", settings=GraceSettings, home="", parts=parts, relearns="")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("conflict", [True, False])

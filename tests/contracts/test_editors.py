@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lifelong_edit import atlas
 from lifelong_edit.bench import Bench, Fixed, State, prepare
 from lifelong_edit.cli import PROGRAM, cli
-from lifelong_edit.editors.contract import Change, Editor, Lesson, Whole, moved_by
+from lifelong_edit.editors.contract import Change, Editor, Given, Lesson, Whole, moved_by
 from lifelong_edit.editors.malmen.network import read_config
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import BadInputError, UsageError
@@ -36,8 +37,9 @@ from lifelong_edit.timeline.defaults import default_hypernetwork, solve_of
 from lifelong_edit.timeline.following import HeadState
 from lifelong_edit.timeline.model import given_to
 from lifelong_edit.timeline.purging import purge
+from lifelong_edit.timeline.sieve import Handling
 from lifelong_edit.timeline.states import keys_at, parts_at
-from tests.contracts.editing import Row, batch, fact, lenient, placed
+from tests.contracts.editing import LOCATED, Row, batch, fact, lenient, placed
 
 Make = Callable[..., Timeline]
 TOLERANCE = 1e-4
@@ -56,7 +58,7 @@ def state_of(timeline: Timeline) -> dict[str, Any]:
     return {
         "weights": _bytes(timeline.weights(at)),
         "live": timeline.show(at).live_digest,
-        "parts": {name: _content(held) for name, held in parts.items()},
+        "parts": {name: _bytes(flat(content)) for name, content in parts.items()},
         "keys": {
             digest: (_bytes(keys.rows), keys.conflict.tobytes())
             for digest, keys in sorted(keys_at(log, history, at).items())
@@ -64,14 +66,16 @@ def state_of(timeline: Timeline) -> dict[str, Any]:
     }
 
 
-def _content(held: Mapping[str, Any]) -> dict[str, Any]:
-    """A part to the bit: arrays by name, or the entries of facts."""
-    entries = {name: _bytes(entry.rows) for name, entry in sorted(held.items()) if isinstance(entry, Entry)}
-    return entries or _bytes(held)
-
-
 def _bytes(arrays: Mapping[str, Any]) -> dict[str, bytes]:
     return {name: np.asarray(arrays[name]).tobytes() for name in sorted(arrays)}
+
+
+def flat(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's arrays by name, those of each fact's entry too."""
+    found: dict[str, Any] = {}
+    for name, held in content.items():
+        found |= {f"{name}/{of}": rows for of, rows in held.rows.items()} if isinstance(held, Entry) else {name: held}
+    return found
 
 
 def digests(record: StepRecord) -> tuple[str, str, dict[str, str]]:
@@ -82,8 +86,9 @@ def digests(record: StepRecord) -> tuple[str, str, dict[str, str]]:
 def content(change: Change) -> dict[str, Any]:
     """All that a change brings whole, to the bit."""
     wholes = {name: _bytes(part.arrays) for name, part in change.parts.items() if isinstance(part, Whole)}
+    entries = {name: _bytes(flat(part)) for name, part in change.further({}, Everything()).items()}
     keys = {digest: (_bytes(found.rows), found.conflict.tobytes()) for digest, found in sorted(change.keys().items())}
-    return {"parts": wholes, "keys": keys}
+    return {"parts": wholes, "entries": entries, "keys": keys}
 
 
 def rebuilt(timeline: Timeline, **changes: Any) -> Editor:
@@ -102,15 +107,28 @@ def taught() -> list[Fact]:
     return [record.fact for record in read_facts([str(atlas.edits_validation_path())])][:6]
 
 
+Known = Callable[[Row], tuple[LoadedModel, Fixed, Given]]
+
+
 @pytest.fixture(scope="module")
-def known() -> tuple[LoadedModel, Fixed]:
-    """The bundled model with what `init` measures on it, edited where its network was trained to edit."""
-    modules = solve_of(default_hypernetwork("atlas"))["modules"]
-    loaded = load_model("atlas", modules=list(modules))
-    settings = Row("gradient").settings(modules=modules, text_tokens=3000, preserved_tokens=3, micro_batch=64)
+def known() -> Known:
+    """The bundled model with what `init` measures on it, edited where its network was trained to edit unless told."""
     preserve = list(read_prompts([str(atlas.preserved_prompts_path())]))[:60]
     text = atlas.text_path().read_text(encoding="utf-8").splitlines()[:60]
-    return loaded, prepare(loaded, settings, text=text, preserve=preserve)
+
+    @cache
+    def at(modules: tuple[str, ...]) -> tuple[LoadedModel, Fixed]:
+        loaded = load_model("atlas", modules=list(modules))
+        settings = Row("gradient").settings(modules=modules, text_tokens=3000, preserved_tokens=3, micro_batch=64)
+        return loaded, prepare(loaded, settings, text=text, preserve=preserve)
+
+    def of(row: Row) -> tuple[LoadedModel, Fixed, Given]:
+        network = default_hypernetwork("atlas")
+        modules = TAKES.get(row.name, {}).get("modules") or solve_of(network)["modules"]
+        given = given_to(network if "network" in row.rule.needs else None, text, preserve)
+        return *at(tuple(modules)), given
+
+    return of
 
 
 class EditorContract:
@@ -126,6 +144,14 @@ class EditorContract:
         assert digests(through.show(2)) == digests(read.show(2))
         assert digests(through.apply(placed(2), gate=lenient)) == digests(read.apply(placed(2), gate=lenient))
         assert state_of(through) == state_of(read)
+
+    def test_a_dry_run_is_the_step_that_follows(self, lived: Make) -> None:
+        """With a forecast from what it would change, whatever the rule keeps by which that could be told."""
+        timeline = lived()
+        trial, handling = timeline.trial(), Handling()
+        tried = trial.apply(trial.sieve_as(placed(2), handling), lenient)
+        assert tried is not None and timeline.head == 2
+        assert digests(tried) == digests(timeline.apply(placed(2), gate=lenient))
 
     def test_a_rollback_goes_back_to_the_bit(self, lived: Make) -> None:
         timeline = lived()
@@ -145,8 +171,9 @@ class EditorContract:
             change = rebuilt(timeline, micro_batch=size).learn(state, Lesson(batch(2, 4)))
             before = {name: shift.numpy() for name, shift in state.shifts.items()}
             moved = change.weights(before)
-            assert any(np.abs(moved[name] - before[name]).max() > 1e-5 for name in moved), "nothing was learned"
-            return {name: moved[name] - before[name] for name in moved} | _arrays(change)
+            found = {name: moved[name] - before[name] for name in moved} | _arrays(change)
+            assert any(np.abs(array).max() > 1e-5 for array in found.values()), "nothing was learned"
+            return found
 
         whole = shifts(64)
         for size in (1, 7):
@@ -174,6 +201,11 @@ class EditorContract:
         assert digest(msgspec.structs.replace(record, live_digest="f" * 32)) != usual
         assert digest(msgspec.structs.replace(record, weights_digest="f" * 32)) != usual
         for name in row.rule.parts.keys() - {"weights"}:
+            if row.rule.parts[name] == "upsert" and name != "keys":  # told by what they hold, in whatever batches
+                gone = head.stored.parts[name].pop(batch(0)[0].digest)
+                assert head._digest(head.stored) != usual, name
+                head.stored.parts[name][batch(0)[0].digest] = gone
+                continue
             other = msgspec.structs.replace(record.parts[name], digest="f" * 32)
             changed = msgspec.structs.replace(record, parts={**record.parts, name: other})
             assert (digest(changed) == usual) is (name == "keys"), name
@@ -211,6 +243,21 @@ class EditorContract:
         used.learn(timeline._solve().state(), Lesson(batch(2)))
         used.relearn(batch(3), say=lambda _: None)
         assert content(used.relearn(facts[::-1], say=lambda _: None)) == content(new.relearn(facts, say=lambda _: None))
+
+    def test_what_is_replaced_leaves_nothing_of_its_own(self, row: Row, lived: Make) -> None:
+        """No entry in any part, from then on and as the log tells it; and a way back to the bit."""
+        timeline = lived()
+        before, old = state_of(timeline), batch(0)[0]
+        timeline.apply([fact(0, "Malta")], gate=lenient)
+        parts = parts_at(timeline._log, timeline.history(), timeline.head)
+        live = {one.digest for one in timeline.at("head").facts()}
+        assert old.digest not in live and len(live) == 6
+        assert all(
+            parts[name].keys() == live for name, fold in row.rule.parts.items() if fold == "upsert" and name in parts
+        )
+        assert state_of(timeline)["keys"].keys() == live
+        timeline.rollback(2)
+        assert state_of(timeline) == before
 
     # -- a model that is only lent
 
@@ -296,8 +343,10 @@ class EditorContract:
         with Timeline.open(timeline.path, read_only=True) as purged:
             log = purged._log
             assert row.rule.parts.keys() == steps[0].parts.keys()
-            assert [name for step in steps for name, part in step.parts.items() if _held(log, part)] == []
-            assert all(_held(log, part) for step in kept for part in step.parts.values() if part.blobs)
+            shared = {blob for step in (purged.show(0), *kept) for blob in step.blobs}  # such as weights never moved
+            parts = [(name, part) for step in steps for name, part in step.parts.items()]
+            assert [name for name, part in parts if _held(log, part, shared)] == []
+            assert all(_held(log, part, set()) for step in kept for part in step.parts.values() if part.blobs)
             assert b"Zanzibar" not in (timeline.path / "data.mdb").read_bytes()
 
     # -- what it cannot
@@ -325,7 +374,7 @@ class EditorContract:
         """The same rule, declared to be able to do less: nothing is loaded, and nothing is written."""
         timeline = lived()
         poorer = replace(row.rule, relearns="", exports=frozenset())
-        monkeypatch.setattr(sys.modules[f"lifelong_edit.editors.{row.name}"], "RULE", poorer)
+        monkeypatch.setattr(sys.modules[row.rule.home.rpartition(".")[0]], "RULE", poorer)
         for attempt in (lambda: timeline.reconsolidate(guard=False), lambda: timeline.retract([batch(0)[0]])):
             with pytest.raises(UsageError, match=f"the editing rule {row.name} cannot solve again for all facts"):
                 attempt()
@@ -338,12 +387,16 @@ class EditorContract:
 
     # -- that it teaches at all
 
-    def test_it_takes(self, row: Row, known: tuple[LoadedModel, Fixed], taught: list[Fact]) -> None:
+    def test_it_takes(self, row: Row, known: Known, taught: list[Fact]) -> None:
         """Facts that the bundled model does not answer are answered, each by itself, by generation."""
-        loaded, fixed = known
         if "network" in row.rule.needs and read_config(default_hypernetwork("atlas")).form != row.form:
             pytest.skip("the bundled network is for the other solve")
-        editor = row.rule.make(_for_atlas(row, loaded, fixed))
+        if row.name in LOCATED:
+            pytest.skip(
+                "in so small a model the tokens beside a subject have keys too much like its own; see test_locate"
+            )
+        loaded, fixed, given = known(row)
+        editor = row.rule.make(_for_atlas(row, loaded, fixed, given))
         state = State()
         state = moved_by(state, editor.learn(state, Lesson(taught)), taught)
         assert _answered(loaded, taught) == 0
@@ -357,13 +410,19 @@ class TestEveryRule(EditorContract):
 
 
 def _arrays(change: Change) -> dict[str, Any]:
-    """What a change brings whole of parts beside weights and keys."""
+    """What a change brings of parts beside weights and keys."""
     return {
-        f"{name}/{array}": np.asarray(part.arrays[array])
-        for name, part in change.parts.items()
-        if isinstance(part, Whole) and name != "weights"
-        for array in part.arrays
+        f"{name}/{array}": np.asarray(held).astype(np.float64)
+        for name, content in change.further({}, Everything()).items()
+        for array, held in flat(content).items()
     }
+
+
+class Everything:
+    """All facts are among it."""
+
+    def __contains__(self, digest: object) -> bool:
+        return True
 
 
 def _hooks(model: torch.nn.Module) -> int:
@@ -377,23 +436,30 @@ def _continued(model: Any, tokenizer: Any, question: str) -> str:
     return text
 
 
-def _held(log: Any, part: Part) -> bool:
-    return any(log.has_blob(blob) for blob in part.blobs)
+def _held(log: Any, part: Part, shared: set[str]) -> bool:
+    return any(log.has_blob(blob) for blob in part.blobs if blob not in shared)
 
 
 # -- the bundled model
 
-TAKES: dict[str, dict[str, Any]] = {"ultraedit": {"eta": 1e-2}}
+TAKES: dict[str, dict[str, Any]] = {
+    "ultraedit": {"eta": 1e-2},
+    "ft": {"rate": 5e-3},
+    "ft-replay": {"rate": 5e-3, "preserved": 10},
+    "locft": {"rate": 5e-3},
+    "li": {"rate": 5e-3, "grid": 4, "validation": 10},
+    "grace": {"steps": 30},
+    "neurons": {"modules": ("2@subject",), "text_tokens": 3000},
+}
 """Settings with which a rule teaches the bundled model; all others are those of its network."""
 
 
-def _for_atlas(row: Row, loaded: LoadedModel, fixed: Fixed) -> Bench:
+def _for_atlas(row: Row, loaded: LoadedModel, fixed: Fixed, given: Given) -> Bench:
     """A bench for the bundled model, with what the rule would have fixed at `init`."""
-    network = default_hypernetwork("atlas")
     told = {"ask": row.ask} if row.ask else {}
-    chosen = {n: v for n, v in solve_of(network).items() if n in row.rule.settings.__struct_fields__}
+    known = solve_of(default_hypernetwork("atlas"))
+    chosen = {n: v for n, v in known.items() if n in row.rule.settings.__struct_fields__}
     settings = row.rule.settings(editor=row.name, **(chosen | told | TAKES.get(row.name, {})))
-    given = given_to(network if "network" in row.rule.needs else None, ())
     row.rule.require(settings, given, loaded.modules)
     return Bench(loaded, settings, replace(fixed, rule={**given.network, **row.rule.fix(loaded, settings, given)}))
 

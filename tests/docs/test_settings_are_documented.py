@@ -60,11 +60,13 @@ ROWS = [(kind, name) for kind in KINDS for name in kind.__struct_fields__]
 
 
 @pytest.mark.parametrize(("kind", "name"), ROWS, ids=lambda value: getattr(value, "__name__", value))
-def test_setting_has_a_row(kind: type[StoreSettings], name: str) -> None:
-    """In the part of the page that says whose it is: of every store, or of a kind of rules."""
-    shared, *own = PAGE.read_text(encoding="utf-8").split("\n## ")[1:]
-    page = shared if name in StoreSettings.__struct_fields__ else own[KINDS.index(kind)]
-    assert f"\n| `{name}` | " in page, f"`{name}` is not where it belongs in docs/settings.md"
+def test_setting_has_a_row(kind: type[StoreSettings], name: str, script: dict[str, Any]) -> None:
+    """One, in the part of the page that says whose it is: of every store, of several rules, or of one."""
+    parts = PAGE.read_text(encoding="utf-8").split("\n## ")[1:]
+    its = [part for (_, told), part in zip(script["SECTIONS"], parts, strict=True) if issubclass(kind, told)]
+    rows = sum(part.count(f"\n| `{name}` | ") for part in its)
+    assert rows == 1, f"`{name}` is not where it belongs in docs/settings.md"
+    assert (f"\n| `{name}` | " in parts[0]) is (name in StoreSettings.__struct_fields__)
 
 
 def test_several_classes_make_several_tables(script: dict[str, Any]) -> None:

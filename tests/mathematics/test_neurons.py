@@ -12,7 +12,8 @@ from torch import Tensor
 from lifelong_edit.bench import Bench, Fixed, State, prepare
 from lifelong_edit.editors.contract import Given, Lesson, moved_by
 from lifelong_edit.editors.neurons.gates import Regression, Shut, gates_of
-from lifelong_edit.editors.neurons.overlay import Grown, Neurons
+from lifelong_edit.editors.neurons.grown import Grown
+from lifelong_edit.editors.neurons.overlay import Neurons
 from lifelong_edit.editors.neurons.reading import reader_of, states_of
 from lifelong_edit.editors.neurons.rule import GATE, PART, VALUE, NeuronsEditor, last_word_of, parted
 from lifelong_edit.editors.neurons.searching import thinned

@@ -99,7 +99,7 @@ def test_settings_are_numbers_that_json_can_hold(name: str, value: float) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("passes", 0), ("kappa", 0.0), ("eta", 0.0), ("c0", -1.0), ("ask", "x"), ("editor", "rome")]
+    ("name", "value"), [("passes", 0), ("kappa", 0.0), ("eta", 0.0), ("c0", -1.0), ("ask", "x"), ("editor", "rmoe")]
 )
 def test_settings_out_of_range_are_refused(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=name):

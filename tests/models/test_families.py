@@ -22,7 +22,13 @@ from lifelong_edit.models import (
     load_model,
     pad,
 )
-from lifelong_edit.models.families import MOST_LAYERS, MOST_SUBJECT_LAYERS, default_layers, subject_layers
+from lifelong_edit.models.families import (
+    MOST_LAYERS,
+    MOST_SUBJECT_LAYERS,
+    default_entries,
+    default_layers,
+    subject_layers,
+)
 from tests.zoo import DECODERS
 
 LAYERS = 4
@@ -276,6 +282,12 @@ def test_unknown_modules_are_refused_with_what_exists(tiny_gpt2: Path, modules: 
 def test_layers(layers: int, subject: list[str], answer: list[str]) -> None:
     """Golden: networks and stores are made for them, and stores that name no modules are made with the default."""
     assert (subject_layers(layers), default_layers(layers)) == (subject, answer)
+
+
+def test_a_rule_of_one_layer_says_at_which_share_of_the_depth_it_lies() -> None:
+    """Golden: 21 of 32 is published for fine-tuning, 27 of 32 for the codebook; there is always a layer."""
+    assert [default_entries(layers, 2 / 3) for layers in (1, 2, 30, 32)] == [["0"], ["1"], ["20"], ["21"]]
+    assert [default_entries(layers, 27 / 32) for layers in (1, 4, 32)] == [["0"], ["3"], ["27"]]
 
 
 def test_subject_layers_lie_beneath_the_others_about_a_third_of_the_way_up() -> None:

@@ -47,7 +47,8 @@ class Regression:
         inner = own @ reach
         inner.diagonal().add_(1 / weight.to(inner))
         missing = wanted.to(own)[:, None] - own @ self._closed
-        return (self._closed + reach @ torch.linalg.solve(inner, missing))[:, 0].float()
+        solved: Tensor = torch.linalg.solve(inner, missing)
+        return (self._closed + reach @ solved)[:, 0].float()
 
 
 def gates_of(

@@ -10,33 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lifelong_edit.editors.neurons.grown import Grown
 from lifelong_edit.editors.neurons.reading import read_by, reader_of
+from lifelong_edit.editors.neurons.widening import widened
 from lifelong_edit.models import LoadedModel
-
-
-@dataclass(frozen=True)
-class Grown:
-    """The neurons of one MLP. gate: (n, d), value: (n, d_out). Each begins to open at `opens`, is at `width` more.
-
-    level: u (d,), of which xu is near 1 whatever x is: in its units thresholds are, where the MLP has no biases to hold
-    them; None where it has. gated: whether what opens is multiplied by a second reading, which is then xu as well. So
-    all of it can be written into the matrices of the MLP (`widening`).
-    """
-
-    gate: Tensor
-    value: Tensor
-    opens: float
-    width: float
-    level: Tensor | None = None
-    gated: bool = False
-
-    def amplitude(self, states: Tensor) -> Tensor:
-        """How far each neuron is open at states (…, d): (…, n), 0 to about 1."""
-        states = states.float()
-        one = torch.ones(1, device=states.device) if self.level is None else (states @ self.level)[..., None]
-        ramp = (states @ self.gate.T - self.opens * one) / self.width
-        found = ramp.relu() - (ramp - one).relu()
-        return found * one if self.gated else found
 
 
 @dataclass(frozen=True)
@@ -62,8 +39,6 @@ class Neurons:
 
     def as_model(self, loaded: LoadedModel) -> LoadedModel:
         """The same without hooks: its MLPs made wider, see `widening.widened`."""
-        from lifelong_edit.editors.neurons.widening import widened
-
         return widened(loaded, self.grown)
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from lifelong_edit.bench import Bench, Say, State, silent
 from lifelong_edit.editors.contract import Arrays, Change, Entries, Given, Lesson
 from lifelong_edit.editors.neurons.gates import Regression, Shut, gates_of
-from lifelong_edit.editors.neurons.overlay import Grown, Neurons
+from lifelong_edit.editors.neurons.grown import Grown
+from lifelong_edit.editors.neurons.overlay import Neurons
 from lifelong_edit.editors.neurons.reading import is_gated, read, reader_of, states_of, stream_scale
 from lifelong_edit.editors.neurons.searching import OfValues, Thinned
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
@@ -56,10 +57,11 @@ class Seen:
 
 @dataclass
 class Grew:
-    """Neurons of facts, in their order. gates, values: by module (n, d). report: of the search."""
+    """Neurons of facts, in their order. gates, values: by module (n, d). losses: of rounds. report: of the search."""
 
     gates: dict[str, Tensor]
     values: dict[str, Tensor]
+    losses: list[float]
     report: dict[str, object]
 
 
@@ -246,7 +248,8 @@ class NeuronsEditor:
             bench, s, variables, material, drawn, grown=grown, beside=beside, essence=self._essence(facts)
         )
         search.run(rounds)
-        return Grew(dict(gates), {n: found.cpu() for n, found in variables.right.items()}, search.report())
+        values = {n: found.cpu() for n, found in variables.right.items()}
+        return Grew(dict(gates), values, search.losses, search.report())
 
     def _essence(self, facts: Sequence[Fact]) -> list[Row]:
         """What the base model goes on to say after each subject alone, to be held; none where it weighs nothing."""
@@ -325,7 +328,7 @@ class NeuronsEditor:
             gates = {name: self._gates(name, shut[name], part, everyone, known) for name in shut}
             rows = self._rows(part, "new")
             grew = self._search(part, rows, gates, [], {}, self.settings.reconsolidation_rounds)
-            losses.append(grew.report["loss"])
+            losses.append(grew.losses)
             entries |= self._entries(part, grew, known)
         return Change({PART: Entries(lambda: iter([entries]), whole=True)}, {"loss": losses})
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lifelong_edit.editors.neurons.overlay import Grown, Neurons
+from lifelong_edit.editors.neurons.grown import Grown
+from lifelong_edit.editors.neurons.overlay import Neurons
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
 from lifelong_edit.editors.search.material import Asking
 from lifelong_edit.editors.search.searching import Search

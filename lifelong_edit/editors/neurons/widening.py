@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lifelong_edit.editors.neurons.overlay import Grown
+from lifelong_edit.editors.neurons.grown import Grown
 from lifelong_edit.editors.neurons.reading import FUSED, UP, reader_of
 from lifelong_edit.errors import UsageError
 from lifelong_edit.models import LoadedModel
@@ -87,11 +87,12 @@ def _write(model: Any, output: str, neurons: Grown, start: int) -> None:
         reader.bias[where] = -levels.to(reader.bias)
     else:
         rows -= levels[:, None] * neurons.level.cpu()
-    if neurons.gated and (up := getattr(home, UP, None)) is not None:
-        _matrix(up)[:, where] = neurons.level[:, None].to(up.weight)
-    elif neurons.gated:  # both in one matrix, one above the other
+    beside_it = neurons.level if neurons.gated else None
+    if beside_it is not None and (up := getattr(home, UP, None)) is not None:
+        _matrix(up)[:, where] = beside_it[:, None].to(up.weight)
+    elif beside_it is not None:  # both in one matrix, one above the other
         beside = len(reader.weight) // 2 + start
-        reader.weight[beside : beside + 2 * count] = neurons.level.to(reader.weight)
+        reader.weight[beside : beside + 2 * count] = beside_it.to(reader.weight)
     _matrix(reader)[:, where] = rows.T.to(reader.weight)
     out = model.get_submodule(output)
     _matrix(out)[where] = (torch.cat([neurons.value, -neurons.value]) / SHARPNESS).to(out.weight)

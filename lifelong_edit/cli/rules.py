@@ -1,0 +1,55 @@
+"""`editors`: what editing rules there are, told from their declarations. Needs neither a store nor torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lifelong_edit.cli.common import json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from lifelong_edit.editors.contract import Rule
+
+
+@click.command()
+@json_option
+def editors(as_json: bool) -> None:
+    """The editing rules that a store can have: what each needs, edits, exports and keeps, and where it is from.
+
+    `needs` is what a rule cannot do without: a trained network, facts that name their subject, ordinary text. `keeps`
+    is what it remembers beside weights and keys. `relearns`, in JSON, is how it solves again for all facts.
+
+    \b
+    Examples:
+      lifelong-edit editors
+      lifelong-edit editors --json | jq -r '.[] | select(.needs | index("network") | not).name'
+    """
+    from lifelong_edit.editors.registry import RULES, rule_of
+
+    found = [describe(rule_of(name)) for name in RULES]
+    if as_json:
+        print_json(found)
+        return
+    columns = ("name", "needs", "tasks", "exports", "keeps", "reference")
+    print_table(columns, [[_joined(rule[name]) for name in columns] for rule in found])
+
+
+def describe(rule: Rule) -> dict[str, Any]:
+    """A rule's declaration as plain values."""
+    return {
+        "name": rule.name,
+        "title": rule.title,
+        "needs": sorted(rule.needs),
+        "tasks": sorted(rule.tasks),
+        "exports": sorted(rule.exports),
+        "keeps": rule.further_parts,
+        "trains": sorted(rule.trains),
+        "edits": rule.places,
+        "relearns": rule.relearns,
+        "reference": rule.reference,
+    }
+
+
+def _joined(value: object) -> object:
+    return (", ".join(value) or None) if isinstance(value, list) else value

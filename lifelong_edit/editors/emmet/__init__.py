@@ -1,0 +1,19 @@
+"""EMMET (arXiv 2403.14236): what facts ask for is a constraint, in one matrix."""
+
+from __future__ import annotations
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.locate.settings import LocateSettings
+
+RULE = Rule(
+    name="emmet",
+    title="EMMET: many facts as equality constraints in one matrix",
+    reference="Gupta et al., arXiv 2403.14236",
+    settings=LocateSettings,
+    home="lifelong_edit.editors.emmet.rule",
+    parts={"weights": "sum", "keys": "upsert"},
+    places="one",
+    exports=frozenset({"transformers"}),
+    needs=frozenset({"subject", "text"}),
+    relearns="all facts as one batch, from the base",
+)

@@ -1,0 +1,18 @@
+"""Fine-tuning of each batch where it is: the simplest rule there is, and the measure of all others."""
+
+from __future__ import annotations
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.ft.settings import FtSettings
+
+RULE = Rule(
+    name="ft",
+    title="fine-tuning of one layer on each batch",
+    reference="FT-M of Wang et al., arXiv 2308.07269; FT-L of Zhu et al., arXiv 2012.00363",
+    settings=FtSettings,
+    home="lifelong_edit.editors.ft.rule",
+    parts={"weights": "sum", "keys": "upsert"},
+    places=2 / 3,
+    exports=frozenset({"transformers"}),
+    relearns="epochs over all facts together, from the base",
+)

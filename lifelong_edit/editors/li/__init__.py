@@ -1,0 +1,19 @@
+"""1-LI: fine-tuned weights drawn back towards those before by one number, chosen on facts and preserved prompts."""
+
+from __future__ import annotations
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.li.settings import LiSettings
+
+RULE = Rule(
+    name="li",
+    title="fine-tuning of one layer, interpolated towards the base (1-LI)",
+    reference="1-LI, Brown et al., arXiv 2303.00046",
+    settings=LiSettings,
+    home="lifelong_edit.editors.li.rule",
+    parts={"weights": "sum", "keys": "upsert"},
+    places=2 / 3,
+    general=True,
+    exports=frozenset({"transformers"}),
+    relearns="what the rule that it interpolates does, interpolated towards the base",
+)

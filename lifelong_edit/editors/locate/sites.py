@@ -1,0 +1,115 @@
+"""Where a hidden state is looked at and moved, and the keys of edited matrices at the same tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lifelong_edit.errors import UsageError
+from lifelong_edit.models import EditableModule, LoadedModel, by_length
+from lifelong_edit.tasks import task_of
+from lifelong_edit.tracing.rows import Row
+
+_LAYER = re.compile(r"^(.*?\.\d+)(?=\.|$)")
+
+
+def block_of(module: EditableModule) -> str:
+    """The name of the block that a matrix stands in: up to the number of its layer.
+
+    Raises UsageError for a matrix that stands in none.
+    """
+    found = _LAYER.match(module.name)
+    if found is None:
+        raise UsageError(
+            f"module {module.name!r} stands in no numbered layer; expected a name such as model.layers.7.mlp.down_proj"
+        )
+    return found[1]
+
+
+@dataclass(frozen=True)
+class Site:
+    """The module whose output is looked at and moved: a block, or an edited matrix itself."""
+
+    name: str
+
+    @contextmanager
+    def watched(self, model: Any, see: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        """Within the context `see` gets the output of each pass, and may give another in its place."""
+
+        def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+            states = output[0] if isinstance(output, tuple) else output
+            changed = see(states)
+            if changed is None:
+                return None
+            return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+        handle = model.get_submodule(self.name).register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+class _Reached(Exception):
+    """The site was reached: what is above it is not needed."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What rows show at their anchors. keys: module → (rows, d_in) float32; states: (rows, d) float32 at the site."""
+
+    keys: dict[str, Tensor]
+    states: Tensor
+
+
+def cut(row: Row) -> Row:
+    """The row up to its anchor: what follows has no say in what a decoder holds there."""
+    end = row.encoded.subject[1]
+    return replace(row, encoded=replace(row.encoded, ids=row.encoded.ids[:end], answer_start=end))
+
+
+def read(loaded: LoadedModel, rows: Sequence[Row], site: Site, micro_batch: int, *names: str) -> Reading:
+    """Keys of edited matrices, and states at a site, at the anchors of rows, at the model's present weights.
+
+    names: of the matrices whose keys are wanted; none named are all.
+    """
+    task, short = task_of(loaded), [cut(row) for row in rows]
+    keys: dict[str, list[Tensor]] = {name: [] for name in names or [m.name for m in loaded.modules]}
+    states: list[Tensor] = []
+    where: list[int] = []
+    for chosen in by_length([len(row.encoded.ids) for row in short], micro_batch):
+        batch = task.collate(loaded, [short[i].encoded for i in chosen])
+        at = (torch.arange(len(chosen), device=batch.ids.device), batch.subjects[:, 1] - 1)
+
+        def keep(found: list[Tensor], at: Any = at, shape: Any = batch.ids.shape) -> Callable[[Tensor], None]:
+            # OPT's MLP sees (b·t, d).
+            return lambda seen: found.append(seen.detach().reshape(*shape, -1)[at].float())
+
+        with torch.no_grad(), ExitStack() as stack:
+            for name, found in keys.items():
+                see, module = keep(found), loaded.model.get_submodule(name)
+                stack.callback(module.register_forward_pre_hook(_first(see)).remove)
+            stack.enter_context(site.watched(loaded.model, _last(keep(states))))
+            with suppress(_Reached):
+                task.read(loaded, batch.ids, batch.mask)
+        where.extend(chosen)
+    order = torch.argsort(torch.tensor(where)).to(loaded.device)
+    return Reading({name: torch.cat(found)[order] for name, found in keys.items()}, torch.cat(states)[order])
+
+
+def _first(see: Callable[[Tensor], None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    return lambda module, arguments: see(arguments[0])
+
+
+def _last(see: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+    def reach(states: Tensor) -> None:
+        see(states)
+        raise _Reached
+
+    return reach

@@ -1,0 +1,159 @@
+"""The target search: what the hidden state at a subject's last token should be, so that its fact is answered.
+
+Of each fact a vector δ is sought by gradient steps, alone, with no weight changed (Meng et al., arXiv 2202.05262,
+equation 4; arXiv 2210.07229, equation 16): the mean loss of the answer behind contexts, the divergence of what follows
+the subject in "{subject} is a", and the size of δ. As published: the loss is looked at before each step and the search
+stops there, so that there is one step fewer than looks; the size is not squared; after each step δ is taken back to its
+bound. Facts are searched for side by side and do not see each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lifelong_edit.bench import Bench
+from lifelong_edit.editors.locate.published import MEDIAN, RATE, Constants
+from lifelong_edit.editors.locate.settings import LocateSettings
+from lifelong_edit.editors.locate.sites import Site
+from lifelong_edit.errors import StepRefusedError
+from lifelong_edit.models import by_length
+from lifelong_edit.tracing.rows import Row
+from lifelong_edit.tracing.trace import losses_of_rows
+
+BETAS, TINY = (0.9, 0.999), 1e-8
+"""Adam's, as torch has them."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was found. change: δ (n, d); losses: (n,) of each fact's rows as they were last looked at; looks: rounds."""
+
+    change: Tensor
+    losses: Tensor
+    looks: int
+
+
+@dataclass
+class Bound:
+    """Adam's steps of δ (n, d), each fact with a rate of its own, within a ball around zero. rate, radius: (n, 1)."""
+
+    change: Tensor
+    rate: Tensor
+    radius: Tensor
+
+    def __post_init__(self) -> None:
+        self._mean, self._square = torch.zeros_like(self.change), torch.zeros_like(self.change)
+
+    def step(self, number: int, awake: Tensor, gradient: Tensor) -> None:
+        """Step `number`, counted from 1, of those facts that are awake, (n,) bool; gradient: (n, d)."""
+        first, second = BETAS
+        self._mean = first * self._mean + (1 - first) * gradient
+        self._square = second * self._square + (1 - second) * gradient.square()
+        mean, square = self._mean / (1 - first**number), self._square / (1 - second**number)
+        moved = self.change - self.rate * mean / (square.sqrt() + TINY)
+        size = moved.norm(dim=1, keepdim=True)
+        moved = torch.where(size > self.radius, moved * (self.radius / size.clamp_min(TINY)), moved)
+        self.change = torch.where(awake[:, None], moved, self.change)
+
+
+class TargetSearch:
+    """A search at one site. rows: of each fact; essences: of each fact "{subject} is a", where it can be asked."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        settings: LocateSettings,
+        constants: Constants,
+        site: Site,
+        rows: Sequence[Sequence[Row]],
+        essences: Sequence[Row | None],
+    ) -> None:
+        self.bench, self.settings, self.constants, self.site = bench, settings, constants, site
+        self.rows, self.essences = rows, essences
+        self._before: dict[int, Tensor] = {}
+
+    def run(self, states: Tensor) -> Wanted:
+        """Search from δ = 0; states: h₀ (n, d), what the facts' prompts show at the site."""
+        found, c = torch.zeros_like(states), self.constants
+        size = states.norm(dim=1, keepdim=True)
+        typical = MEDIAN * states.abs().median(dim=1, keepdim=True).values
+        rate = RATE * typical if c.rate is None else torch.full_like(size, c.rate)
+        bound = Bound(found, rate, c.clamp * size)
+        awake, losses = torch.ones(len(states), dtype=torch.bool, device=states.device), torch.zeros(len(states))
+        looks = 0
+        for looks in range(1, c.steps + 1):
+            change = bound.change.clone().requires_grad_()
+            part = [i for i, still in enumerate(awake.tolist()) if still]
+            seen = self.look(change, part)
+            penalty = c.decay * change.norm(dim=1) / size[:, 0].clamp_min(TINY).square()
+            total = seen + penalty.detach().cpu()
+            losses[part] = total[part]
+            awake[[i for i in part if float(total[i]) < self.settings.enough]] = False
+            if looks == c.steps or not bool(awake.any()):
+                break
+            penalty.sum().backward()
+            bound.step(looks, awake, _finite(change.grad))
+        return Wanted(bound.change, losses, looks)
+
+    def look(self, change: Tensor, facts: Sequence[int]) -> Tensor:
+        """The loss of some facts with δ in place, (n,) on the CPU, and its gradient added to `change`."""
+        rows = [(row, i, 1 / len(self.rows[i])) for i in facts for row in self.rows[i]]
+        rows += [(row, i, self.settings.kl) for i in facts if (row := self.essences[i]) is not None]
+        found = torch.zeros(len(change))
+        for chosen in by_length([len(row.encoded.ids) for row, _, _ in rows], self.settings.micro_batch):
+            part = [rows[i] for i in chosen]
+            losses = self._losses([row for row, _, _ in part], [i for _, i, _ in part], change)
+            weighted = losses * torch.tensor([weight for _, _, weight in part], device=losses.device)
+            weighted.sum().backward()
+            found.index_add_(0, torch.tensor([i for _, i, _ in part]), weighted.detach().cpu())
+        return found
+
+    def _losses(self, rows: Sequence[Row], facts: Sequence[int], change: Tensor) -> Tensor:
+        """The loss of each row, (rows,): cross-entropy, or the divergence from what was there at the first look."""
+        bench, task = self.bench, self.bench.task
+        batch = task.collate(bench.loaded, [row.encoded for row in rows])
+        at = (torch.arange(len(rows), device=batch.ids.device), batch.subjects[:, 1] - 1)
+        added = change[torch.tensor(facts, device=change.device)]
+
+        def move(states: Tensor) -> Tensor:
+            shaped = states.reshape(*batch.ids.shape, -1)
+            return shaped.index_put(at, added.to(shaped.dtype), accumulate=True).reshape(states.shape)
+
+        with torch.enable_grad(), self.site.watched(bench.loaded.model, move):
+            logits = task.logits(bench.loaded, batch)
+            loss, row = task.loss(logits, batch, rows)
+        found = torch.zeros(len(rows), device=loss.device).index_add(0, row, loss)
+        held = [i for i, r in enumerate(rows) if r.kind == "preserved"]
+        if not held:
+            return found
+        kept = torch.stack([self._divergence(facts[i], logits[row == i][0]) for i in held])
+        return found.index_put((torch.tensor(held, device=found.device),), kept)
+
+    def _divergence(self, fact: int, logits: Tensor) -> Tensor:
+        """KL(before ‖ now) of the next token; before is what the first look saw, when δ was zero."""
+        now = logits.log_softmax(-1)
+        before = self._before.setdefault(fact, now.detach())
+        return (before.exp() * (before - now)).sum()
+
+
+def _finite(gradient: Tensor | None) -> Tensor:
+    assert gradient is not None  # the size of δ alone gives one
+    if not bool(torch.isfinite(gradient).all()):
+        raise StepRefusedError("a gradient of the target search is not finite; expected numbers; the step was refused")
+    return gradient
+
+
+def answered(bench: Bench, rows: Sequence[Row], micro_batch: int) -> tuple[Tensor, Tensor]:
+    """Losses of rows and those at their worst tokens, (rows,) each, at the model's present weights."""
+    losses, worst = torch.zeros(len(rows)), torch.zeros(len(rows))
+    for chosen in by_length([len(row.encoded.ids) for row in rows], micro_batch):
+        part = [rows[i] for i in chosen]
+        batch = bench.task.collate(bench.loaded, [row.encoded for row in part])
+        with torch.no_grad():
+            loss, row = bench.task.loss(bench.task.logits(bench.loaded, batch), batch, part)
+        losses[chosen], worst[chosen] = losses_of_rows(bench.task, part, loss, row)
+    return losses, worst

@@ -1,0 +1,18 @@
+"""Breadth-first fine-tuning: with every batch all facts in force are trained again together, from the base."""
+
+from __future__ import annotations
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.locft.settings import LocftSettings
+
+RULE = Rule(
+    name="locft",
+    title="breadth-first fine-tuning of one layer, all facts together",
+    reference="LocFT-BF, arXiv 2509.22072",
+    settings=LocftSettings,
+    home="lifelong_edit.editors.locft.rule",
+    parts={"weights": "sum", "keys": "upsert"},
+    places=2 / 3,
+    exports=frozenset({"transformers"}),
+    relearns="what every batch does: epochs over all facts together, from the base",
+)

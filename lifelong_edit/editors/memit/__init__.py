@@ -1,0 +1,19 @@
+"""MEMIT (arXiv 2210.07229): many facts at once, spread over several layers."""
+
+from __future__ import annotations
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.locate.settings import LocateSettings
+
+RULE = Rule(
+    name="memit",
+    title="MEMIT: searched hidden states, one least squares per layer",
+    reference="Meng et al., arXiv 2210.07229",
+    settings=LocateSettings,
+    home="lifelong_edit.editors.memit.rule",
+    parts={"weights": "sum", "keys": "upsert"},
+    places="located",
+    exports=frozenset({"transformers"}),
+    needs=frozenset({"subject", "text"}),
+    relearns="all facts as one batch, from the base",
+)

@@ -1,0 +1,19 @@
+"""Sequential MEMIT: earlier facts hold still by their keys."""
+
+from __future__ import annotations
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.locate.settings import LocateSettings
+
+RULE = Rule(
+    name="memit-seq",
+    title="MEMIT that keeps earlier facts in mind by their keys",
+    reference="Meng et al., arXiv 2210.07229; Fang et al., arXiv 2410.02355",
+    settings=LocateSettings,
+    home="lifelong_edit.editors.memit_seq.rule",
+    parts={"weights": "sum", "keys": "upsert"},
+    places="located",
+    exports=frozenset({"transformers"}),
+    needs=frozenset({"subject", "text"}),
+    relearns="all facts as one batch, from the base",
+)

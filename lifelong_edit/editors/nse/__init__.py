@@ -1,0 +1,19 @@
+"""NSE (arXiv 2410.04045): targets from the original weights, chosen inputs, a second pass."""
+
+from __future__ import annotations
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.locate.settings import LocateSettings
+
+RULE = Rule(
+    name="nse",
+    title="NSE: targets of the base model, chosen inputs, a second pass",
+    reference="Jiang et al., arXiv 2410.04045",
+    settings=LocateSettings,
+    home="lifelong_edit.editors.nse.rule",
+    parts={"weights": "sum", "keys": "upsert"},
+    places="located",
+    exports=frozenset({"transformers"}),
+    needs=frozenset({"subject", "text"}),
+    relearns="all facts as one batch, from the base",
+)

@@ -1,0 +1,19 @@
+"""R-ROME (arXiv 2403.07175): ROME with one key throughout."""
+
+from __future__ import annotations
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.locate.settings import LocateSettings
+
+RULE = Rule(
+    name="r-rome",
+    title="R-ROME: ROME with the same key throughout",
+    reference="Gupta et al., arXiv 2403.07175",
+    settings=LocateSettings,
+    home="lifelong_edit.editors.r_rome.rule",
+    parts={"weights": "sum", "keys": "upsert"},
+    places="one",
+    exports=frozenset({"transformers"}),
+    needs=frozenset({"subject", "text"}),
+    relearns="its facts one after another, in the order of their digests, from the base",
+)

@@ -1,0 +1,19 @@
+"""ROME (arXiv 2202.05262): one fact, one matrix, a shift of rank one."""
+
+from __future__ import annotations
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.locate.settings import LocateSettings
+
+RULE = Rule(
+    name="rome",
+    title="ROME: a shift of rank one in one matrix, fact after fact",
+    reference="Meng et al., arXiv 2202.05262",
+    settings=LocateSettings,
+    home="lifelong_edit.editors.rome.rule",
+    parts={"weights": "sum", "keys": "upsert"},
+    places="one",
+    exports=frozenset({"transformers"}),
+    needs=frozenset({"subject", "text"}),
+    relearns="its facts one after another, in the order of their digests, from the base",
+)
