@@ -32,7 +32,6 @@ from lifelong_edit.models import BASE, Form, LoadedModel, has_template
 from lifelong_edit.settings import settings_of
 from lifelong_edit.tasks import question_in, task_of
 
-PRESERVED = 600
 WINDOWS = 30
 ROOM = 16
 """Tokens within which an answer counts as contained."""
@@ -60,6 +59,11 @@ def preserved(count: int, avoid: frozenset[str]) -> list[Probe]:
     """Prompts of the train split about other subjects: their answers have to stay."""
     records = [r for r in chosen(counterfact("train"), 3 * count, 1) if r["subject"].casefold() not in avoid]
     return [Probe(r["prompt"], None, r["subject"]) for r in records[:count]]
+
+
+def ordinary() -> list[str]:
+    """WikiText-2's validation text; perplexity is on its test text."""
+    return common.shared("data", "wikitext2", "valid.txt").read_text(encoding="utf-8").splitlines()
 
 
 class Judge:
@@ -131,7 +135,11 @@ def edited(options: argparse.Namespace, records: Sequence[dict[str, Any]], text:
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         timeline = Timeline.create(
-            Path(folder) / "store", model=options.model, settings=settings, preserve=preserved(PRESERVED, avoid)
+            Path(folder) / "store",
+            model=options.model,
+            settings=settings,
+            preserve=preserved(options.preserved, avoid) if options.preserved else None,
+            text=ordinary() if options.text == "wikitext" else None,
         )
         found: dict[str, Any] = {"init_seconds": time.perf_counter() - begun, "settings": settings.told()}
         judge = Judge(timeline.bench().loaded, records, text)
@@ -179,6 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--facts", choices=("edit", "train"), default="edit")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--modules", help="as of the command line; by default the rule's own")
+    parser.add_argument("--preserved", type=int, default=600, help="prompts of the train split; 0: the rule's own")
+    parser.add_argument("--text", choices=("bundled", "wikitext"), default="bundled", help="ordinary text for `init`")
     parser.add_argument("--reconsolidate", action="store_true")
     parser.add_argument("--name", help="of the result; without one nothing is written for --facts train")
     options = parser.parse_args(arguments)

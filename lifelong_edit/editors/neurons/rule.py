@@ -24,7 +24,7 @@ from lifelong_edit.editors.ridge.clock import Clock
 from lifelong_edit.editors.ridge.together import slices
 from lifelong_edit.editors.search.contexts import contexts_of, drawn_contexts
 from lifelong_edit.editors.search.material import anchored_rows, behind_contexts, swapped_prompts
-from lifelong_edit.editors.search.searching import Variables
+from lifelong_edit.editors.search.searching import Variables, narrowed
 from lifelong_edit.errors import UnknownModelError, UsageError
 from lifelong_edit.facts import Fact, Probe, general_names, mentions, put_in
 from lifelong_edit.models import BASE, EditableModule, Encoded, LoadedModel, Overlay
@@ -394,12 +394,13 @@ def fix(loaded: LoadedModel, settings: StoreSettings, given: Given) -> Arrays:
     text = [Encoded.of(window) for window in windows.tolist()]
     near = encoded_questions(loaded, given.preserve)
     found: dict[str, npt.NDArray[Any]] = {}
-    with loaded.at(BASE):
+    with loaded.at(BASE), narrowed(loaded, settings):
         for encoded, weight in ((text, 1.0), (near, settings.around)):
             count = sum(len(e.ids) for e in encoded)
             for _, name, states in read(loaded, readers, encoded, settings.micro_batch, everywhere=True):
                 exact = states.double().cpu()
                 for key, add in ((GRAM + name, exact.T @ exact), (TOTAL + name, exact.sum(0))):
                     found[key] = found.get(key, 0.0) + weight / count * add.numpy()
-        fixed = {key: array.astype(np.float32) for key, array in found.items()}
+    fixed = {key: array.astype(np.float32) for key, array in found.items()}
+    with loaded.at(BASE):
         return fixed | drawn_contexts(loaded, given.text, settings.contexts, settings.context_tokens, settings.seed)

@@ -22,7 +22,7 @@ from lifelong_edit.editors.search.adapters import Adapted
 from lifelong_edit.editors.search.material import Asking, Material
 from lifelong_edit.editors.search.settings import SearchingSettings, SearchSettings
 from lifelong_edit.errors import StepRefusedError
-from lifelong_edit.models import Overlay, by_length
+from lifelong_edit.models import LoadedModel, Overlay, by_length
 from lifelong_edit.tracing.rows import Row, shuffled
 from lifelong_edit.tracing.trace import losses_of_rows
 
@@ -245,18 +245,18 @@ def differentiated(
     for chosen in by_length([len(r.encoded.ids) for r in rows], s.micro_batch):
         part = [rows[i] for i in chosen]
         batch = task.collate(loaded, [r.encoded for r in part])
-        with torch.enable_grad(), narrowed(bench, s):
+        with torch.enable_grad(), narrowed(bench.loaded, s):
             loss, row = task.loss(task.logits(loaded, batch), batch, part)
             (loss * weight[chosen].to(loss)[row]).sum().backward()
         losses[chosen], worst[chosen] = losses_of_rows(task, part, loss, row)
     return losses, worst
 
 
-def narrowed(bench: Bench, s: SearchingSettings) -> AbstractContextManager[object]:
+def narrowed(loaded: LoadedModel, s: SearchingSettings) -> AbstractContextManager[object]:
     """Passes in the number format of the search, where that is narrower than the model's."""
-    if s.precision == "float32" or bench.loaded.dtype != torch.float32:
+    if s.precision == "float32" or loaded.dtype != torch.float32:
         return nullcontext()
-    return torch.autocast(bench.loaded.device.type, dtype=torch.bfloat16)
+    return torch.autocast(loaded.device.type, dtype=torch.bfloat16)
 
 
 def _by_fact(owner: Sequence[int], losses: Tensor, worst: Tensor) -> Asked:
