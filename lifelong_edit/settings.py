@@ -67,8 +67,9 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     seed: int = 0
     """Seed of every random draw."""
     editor: str = "gradient"
-    """The editing rule, one of those that `lifelong-edit editors` lists. A store that is made with a hypernetwork, as
-    one for `atlas` is, has `malmen` unless told otherwise."""
+    """The editing rule, one of those that `lifelong-edit editors` lists. Unless told otherwise a store that is made
+    with a hypernetwork, as one for `atlas` is, has `malmen`, one for a model whose states have 512 numbers or more
+    `neurons`, and any other `gradient`."""
     preserved_tokens: AtLeastOne = 3
     """How many tokens of the base model's own answer to a preserved prompt are held."""
     text_tokens: AtLeastOne = 60_000

@@ -61,7 +61,8 @@ def parse_arm(text: str, editor: str | None = None, model: str = BUNDLED_MODEL) 
             raise UsageError(f"found {part!r} in --arm {text!r}, expected each key once, as KEY=VALUE")
         options[key] = value
     network = Path(options["hypernetwork"]) if "hypernetwork" in options else default_hypernetwork(model)
-    rule = rule_of(options.get("editor") or editor or default_editor(network))
+    named = [options["modules"]] if "modules" in options else []
+    rule = rule_of(options.get("editor") or editor or default_editor(network, model, named))
     unknown = [key for key in options if key not in (*NOT_SETTINGS, *rule.settings.__struct_fields__)]
     if unknown:
         raise UsageError(f"found {unknown[0]!r} in --arm {text!r}, expected a setting or {', '.join(NOT_SETTINGS)}")

@@ -43,7 +43,8 @@ _MAKING = (
         "--editor",
         type=click.Choice(RULES),
         help="The editing rule: MALMEN with a trained hypernetwork, or a rule that needs no training. "
-        "Default: malmen where there is a hypernetwork, else gradient.",
+        "Default: malmen where there is a hypernetwork, neurons for a model with states of 512 numbers or more, "
+        "else gradient.",
     ),
     click.option(
         "--hypernetwork",
@@ -173,12 +174,15 @@ def _opened_by(opening: str) -> Callable[[str], None]:
 def chosen_settings(device: str | None, options: dict[str, Any]) -> StoreSettings:
     """The settings of a new store, of the type that its rule has.
 
-    Without `--editor`, malmen where there is a hypernetwork, else gradient.
+    Without `--editor` the rule is `default_editor`'s.
     """
     from lifelong_edit.timeline.defaults import default_editor, default_hypernetwork, settings_from, solve_of
 
     known = options["hypernetwork"] or default_hypernetwork(options["model"] or BUNDLED)
-    editor = options["editor"] or default_editor(known)
+    # Modules are named at the answer, and settings were chosen, for the rules of the ridge family.
+    named_by_hand = [p for p in options["pairs"] if p.startswith("modules=")]
+    named_by_hand += [str(options[name]) for name in ("modules", "settings") if options.get(name)]
+    editor = options["editor"] or default_editor(known, options["model"] or BUNDLED, named_by_hand)
     kind = rule_of(editor_in(options["pairs"]) or editor).settings
     named = {
         "editor": editor,

@@ -15,8 +15,8 @@ RULES: tuple[str, ...] = (
     *("rome", "r-rome", "memit", "memit-seq", "emmet", "alphaedit", "nse"),
     *("ft", "ft-replay", "locft", "li", "grace"),
 )
-PLAIN, TRAINED = "gradient", "malmen"
-"""The rule of a new store unless it is told otherwise: without a trained network, and with one."""
+PLAIN, TRAINED, LARGE = "gradient", "malmen", "neurons"
+"""The rule of a new store unless it is told otherwise: without a trained network, with one, and of a large model."""
 
 
 def require_rule(name: str) -> None:

@@ -144,6 +144,17 @@ class Outline:
     forms: Forms = PLAIN
 
 
+def state_width(source: str, revision: str | None = None) -> int | None:
+    """The width of a model's states, by its configuration alone; None where that does not say, or cannot be read."""
+    try:
+        home = locate(source)
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(home.path, revision=revision, **home.options)
+        return int(config.get_text_config().hidden_size)
+    except Exception:  # loading meets it again and puts it into one sentence
+        return None
+
+
 def outline_of(home: Place, modules: Sequence[str], revision: str | None, places: Home = "answer") -> Outline | None:
     """The outline of a model at its place; None where loading the model has to say what is wrong with it.
 
