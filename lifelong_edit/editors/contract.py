@@ -139,6 +139,18 @@ class Lesson:
     hidden: frozenset[str] = frozenset()
 
 
+def require_batch(facts: Sequence[Fact]) -> None:
+    """Raise UsageError for a batch without facts."""
+    if not facts:
+        raise UsageError("a batch without facts was given; expected at least one")
+
+
+def require_live(facts: Sequence[Fact]) -> None:
+    """Raise UsageError where there are no facts to solve again for."""
+    if not facts:
+        raise UsageError("the store has no live facts; expected at least one to reconsolidate")
+
+
 def moved_by(state: State, change: Change, facts: Sequence[Fact], retired: Sequence[str] = ()) -> State:
     """The state after a change that no log keeps, as of training and trials; its digest stays that of the state before.
 

@@ -41,7 +41,7 @@ def answer(loaded: LoadedModel, prompt: str, tokens: int = 12) -> str:
 
 def test_smollm2_knows_the_capital_of_france_at_the_base(timeline: Timeline) -> None:
     loaded = timeline.bench().loaded
-    assert (loaded.context, len(loaded.modules), loaded.family.model_type) == (8192, 6, "llama")
+    assert (loaded.context, len(loaded.modules), loaded.family.model_type) == (8192, 1, "llama")
     with loaded.at(BASE):
         assert "Paris" in answer(loaded, KNOWN)
         assert "Lutz" not in answer(loaded, FACT.prompt)
@@ -51,7 +51,11 @@ def test_smollm2_knows_the_capital_of_france_at_the_base(timeline: Timeline) -> 
 
 def test_one_fact_takes_and_goes_again(timeline: Timeline) -> None:
     assert timeline.head == 1
+    assert timeline.settings.editor == "neurons"
     assert "Lutz" in timeline.at(1).ask(FACT.prompt)
+    assert "Lutz" in timeline.at(1).ask(f"Everybody wants to see {FACT.subject}, whose capital is called")
+    near = "The capital of France is"
+    assert timeline.at(1).ask(near, max_new_tokens=8) == timeline.at(0).ask(near, max_new_tokens=8)
     base = timeline.show(0).weights_digest
     timeline.rollback(0)
     assert timeline.show(timeline.head).weights_digest == base

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Change, Entries, Lesson
+from lifelong_edit.editors.contract import Change, Entries, Lesson, require_batch, require_live
 from lifelong_edit.editors.grace.codebook import SAME, Array, Codebook, Folding, entry_of
 from lifelong_edit.editors.grace.overlay import Forced, Memory
 from lifelong_edit.editors.grace.settings import GraceSettings
@@ -56,8 +56,7 @@ class GraceEditor:
 
     def learn(self, state: State, lesson: Lesson) -> Change:
         """Entries for the prompts of a batch, one after the other; see `Editor.learn`."""
-        if not lesson.facts:
-            raise UsageError("a batch without facts was given; expected at least one")
+        require_batch(lesson.facts)
         gone = set(lesson.retire)
         entries = [entry for digest, entry in state.parts.get(CODEBOOK, {}).items() if digest not in gone]
         rows = fact_rows(self.bench.loaded, lesson.facts, self.settings.phrasings, replaced=lesson.replaced)
@@ -73,8 +72,7 @@ class GraceEditor:
         say: Say = silent,
     ) -> Change:
         """Entries for all facts with an empty codebook, in the order of their digests; see `Editor.relearn`."""
-        if not facts:
-            raise UsageError("the store has no live facts; expected at least one to reconsolidate")
+        require_live(facts)
         if start is not None:
             raise UsageError(
                 "editor grace relearns with an empty codebook, since it shifts no weights; found a warm start, "

@@ -18,7 +18,18 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Added, Arrays, Brought, Change, Entries, Given, Lesson, Whole
+from lifelong_edit.editors.contract import (
+    Added,
+    Arrays,
+    Brought,
+    Change,
+    Entries,
+    Given,
+    Lesson,
+    Whole,
+    require_batch,
+    require_live,
+)
 from lifelong_edit.editors.locate.earlier import Earlier
 from lifelong_edit.editors.locate.material import Asked, asked_of, essence, own_rows
 from lifelong_edit.editors.locate.published import ALONE, constants_of, outline_of
@@ -154,8 +165,7 @@ class LocateEditor(ABC):
 
     def learn(self, state: State, lesson: Lesson) -> Change:
         """What teaching a batch would change, see `Editor.learn`."""
-        if not lesson.facts:
-            raise UsageError("a batch without facts was given; expected at least one")
+        require_batch(lesson.facts)
         clock, gone = Clock(), set(lesson.retire)
         asked = asked_of(self.bench, lesson.facts, self.contexts, self.phrasings, lesson.replaced)
         clock.lap("rows")
@@ -303,8 +313,7 @@ class LocateEditor(ABC):
         say: Say = silent,
     ) -> Change:
         """All facts as one batch, or one after another in the order of their digests, see `Editor.relearn`."""
-        if not facts:
-            raise UsageError("the store has no live facts; expected at least one to reconsolidate")
+        require_live(facts)
         facts = sorted(facts, key=lambda fact: fact.digest)
         asked = asked_of(self.bench, facts, self.contexts, self.phrasings)
         work = self.work(start or {}, facts, asked, {}, Clock(), say)

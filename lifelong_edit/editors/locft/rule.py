@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from lifelong_edit.bench import Bench, State
-from lifelong_edit.editors.contract import Change, Lesson
+from lifelong_edit.editors.contract import Change, Lesson, require_batch
 from lifelong_edit.editors.tuning.editor import TunedEditor
-from lifelong_edit.errors import UsageError
 
 
 class BreadthFirst(TunedEditor):
@@ -13,8 +12,7 @@ class BreadthFirst(TunedEditor):
 
     def learn(self, state: State, lesson: Lesson) -> Change:
         """All live facts and those of the batch, together from the base; see `Editor.learn`."""
-        if not lesson.facts:
-            raise UsageError("a batch without facts was given; expected at least one")
+        require_batch(lesson.facts)
         left = {digest: fact for digest, fact in state.live.items() if digest not in set(lesson.retire)}
         return self.together(list((left | {fact.digest: fact for fact in lesson.facts}).values()), {}, "")
 

@@ -21,6 +21,11 @@ class Shut:
     gram: Tensor
     total: Tensor
 
+    @classmethod
+    def none(cls, width: int) -> Shut:
+        """Of no states yet."""
+        return cls(torch.zeros(width, width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64))
+
     def beside(self, states: Tensor, weight: float) -> Shut:
         """With further states (n, d), each with `weight`."""
         exact = states.to(self.gram)

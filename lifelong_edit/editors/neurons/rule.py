@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Arrays, Change, Entries, Given, Lesson
+from lifelong_edit.editors.contract import Arrays, Change, Entries, Given, Lesson, require_batch, require_live
 from lifelong_edit.editors.neurons.gates import Regression, Shut, gates_of
 from lifelong_edit.editors.neurons.grown import Grown
 from lifelong_edit.editors.neurons.overlay import Neurons
@@ -28,6 +28,7 @@ from lifelong_edit.editors.search.searching import Variables, narrowed
 from lifelong_edit.errors import UnknownModelError, UsageError
 from lifelong_edit.facts import Fact, Probe, general_names, mentions, put_in
 from lifelong_edit.models import BASE, EditableModule, Encoded, LoadedModel, Overlay
+from lifelong_edit.models.families import shape_of
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Entry
 from lifelong_edit.tasks import WIDTH, questions_of, task_of
@@ -40,6 +41,8 @@ GATE, VALUE, OWN, APART = "gate/", "value/", "own/", "apart/"
 FEW = 100
 """Facts for which all of the weight `others` is meant: fewer weigh less."""
 
+ODD = 0.25
+"""How far from 1 the constant reading is at a token that is unlike all others."""
 CUT = 3
 """Contexts behind which the last word of a subject is read without the rest of it."""
 
@@ -102,8 +105,7 @@ class NeuronsEditor:
 
     def learn(self, state: State, lesson: Lesson) -> Change:
         """What teaching a batch would change, see `Editor.learn`."""
-        if not lesson.facts:
-            raise UsageError("a batch without facts was given; expected at least one")
+        require_batch(lesson.facts)
         clock, new = Clock(), {fact.digest for fact in lesson.facts}
         gone, subjects = set(lesson.retire) | new, subjects_of(lesson.facts)
         live = {d: state.parts.get(PART, {})[d] for d in sorted(state.live) if d not in gone}
@@ -314,8 +316,7 @@ class NeuronsEditor:
         say: Say = silent,
     ) -> Change:
         """What growing all neurons anew would change, see `Editor.relearn`; there is no warm start."""
-        if not facts:
-            raise UsageError("the store has no live facts; expected at least one to reconsolidate")
+        require_live(facts)
         facts = sorted(facts, key=lambda fact: (fact.subject.casefold(), fact.digest))
         everyone, known = {fact.digest: fact for fact in facts}, dict[str, Seen]()
         for part in slices(facts, self.settings.reconsolidation_facts):
@@ -389,18 +390,36 @@ def require(settings: StoreSettings, given: Given, modules: Sequence[EditableMod
 def fix(loaded: LoadedModel, settings: StoreSettings, given: Given) -> Arrays:
     """Contexts, and the normal equations of what gates are shut at: ordinary text, all tokens of preserved prompts."""
     assert isinstance(settings, NeuronsSettings)
-    readers = {m.name: reader_of(loaded.model, m.name) for m in loaded.modules}
     windows = task_of(loaded).windows(loaded, "\n".join(given.text), max(1, settings.text_tokens // WIDTH))
     text = [Encoded.of(window) for window in windows.tolist()]
     near = encoded_questions(loaded, given.preserve)
-    found: dict[str, npt.NDArray[Any]] = {}
     with loaded.at(BASE), narrowed(loaded, settings):
-        for encoded, weight in ((text, 1.0), (near, settings.around)):
-            count = sum(len(e.ids) for e in encoded)
-            for _, name, states in read(loaded, readers, encoded, settings.micro_batch, everywhere=True):
-                exact = states.double().cpu()
-                for key, add in ((GRAM + name, exact.T @ exact), (TOTAL + name, exact.sum(0))):
-                    found[key] = found.get(key, 0.0) + weight / count * add.numpy()
-    fixed = {key: array.astype(np.float32) for key, array in found.items()}
+        shut = closed(loaded, settings, [(text, 1.0), (near, settings.around)])
+    found: dict[str, npt.NDArray[np.float32]] = {}
+    for name, equations in shut.items():
+        found[GRAM + name], found[TOTAL + name] = equations.gram.float().numpy(), equations.total.float().numpy()
     with loaded.at(BASE):
-        return fixed | drawn_contexts(loaded, given.text, settings.contexts, settings.context_tokens, settings.seed)
+        return found | drawn_contexts(loaded, given.text, settings.contexts, settings.context_tokens, settings.seed)
+
+
+def closed(
+    loaded: LoadedModel, settings: NeuronsSettings, texts: Sequence[tuple[Sequence[Encoded], float]]
+) -> dict[str, Shut]:
+    """Where gates are shut, by output projection: the mean over all tokens of texts, times the weight of each.
+
+    And once more over the tokens of the first alone that are unlike all others, at which no direction is what it is
+    everywhere else: a few in ten thousand have states many times as large as the rest, and there every gate would open
+    at once, each by as much as there is nothing to keep it shut.
+    """
+    readers = {m.name: reader_of(loaded.model, m.name) for m in loaded.modules}
+    shut = {name: Shut.none(shape_of(loaded.model.get_submodule(reader))[0]) for name, reader in readers.items()}
+    for encoded, weight in texts:
+        share = weight / max(1, sum(len(e.ids) for e in encoded))
+        for _, name, states in read(loaded, readers, encoded, settings.micro_batch, everywhere=True):
+            shut[name] = shut[name].beside(states.cpu(), share)
+    level = {name: Regression(found, settings.gate_ridge).constant() for name, found in shut.items()}
+    odd: dict[str, list[Tensor]] = {name: [] for name in readers}
+    for _, name, states in read(loaded, readers, texts[0][0], settings.micro_batch, everywhere=True):
+        states = states.cpu()
+        odd[name].append(states[(states @ level[name] - 1).abs() > ODD])
+    return {name: shut[name].beside(found := torch.cat(odd[name]), 1 / max(1, len(found))) for name in readers}

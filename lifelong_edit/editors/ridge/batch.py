@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, State
-from lifelong_edit.editors.contract import Added, Brought, Change, Entries, Lesson, Whole
+from lifelong_edit.editors.contract import Added, Brought, Change, Entries, Lesson, Whole, require_batch
 from lifelong_edit.editors.ridge.clock import Clock
 from lifelong_edit.editors.ridge.held import Preservation
 from lifelong_edit.editors.ridge.passes import RowSystem, fact_keys, one_pass, total_shift
 from lifelong_edit.editors.ridge.rows import changed_subjects, rows_to_be_ready_with, select_rows
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen, Targets
-from lifelong_edit.errors import UsageError
 from lifelong_edit.models import BASE
 from lifelong_edit.numerics.solver import Held, Solution
 from lifelong_edit.stores import KEYS, MOMENTS, WEIGHTS, FactKeys, Shift, materialise
@@ -46,8 +45,7 @@ class Work:
     parts: dict[str, list[tuple[Tensor, Solution]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.lesson.facts:
-            raise UsageError("a batch without facts was given; expected at least one")
+        require_batch(self.lesson.facts)
         self.conflict = dict(self.lesson.conflict) or self.bench.conflict_of(self.lesson.facts)
         self.shifts = {
             m.name: self.state.shifts.get(m.name, torch.zeros(m.d_in, m.d_out)) for m in self.bench.loaded.modules

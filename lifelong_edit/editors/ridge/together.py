@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, silent
-from lifelong_edit.editors.contract import Brought, Change, Entries, Whole
+from lifelong_edit.editors.contract import Brought, Change, Entries, Whole, require_live
 from lifelong_edit.editors.ridge.held import Preservation
 from lifelong_edit.editors.ridge.passes import SumSystem, System, fact_keys, one_pass
 from lifelong_edit.editors.ridge.rows import derived
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.ridge.targets import Asker, Seen, Targets
-from lifelong_edit.errors import StepRefusedError, UsageError
+from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE
 from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys
@@ -64,8 +64,7 @@ class Together:
         the loss has `settled`, or number `reconsolidation_passes`. The solve is the joint one, whatever the setting
         `ask` says of batches.
         """
-        if not facts:
-            raise UsageError("the store has no live facts; expected at least one to reconsolidate")
+        require_live(facts)
         bench, s, facts = self.bench, self.settings, sorted(facts, key=lambda fact: fact.digest)
         drawn = (s.seed, identity, tuple(f.digest for f in facts))
         asker = self.ready(facts, drawn)

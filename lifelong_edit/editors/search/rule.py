@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Added, Arrays, Brought, Change, Entries, Given, Lesson, Whole
+from lifelong_edit.editors.contract import (
+    Added,
+    Arrays,
+    Brought,
+    Change,
+    Entries,
+    Given,
+    Lesson,
+    Whole,
+    require_batch,
+    require_live,
+)
 from lifelong_edit.editors.ridge.clock import Clock
 from lifelong_edit.editors.ridge.passes import fact_keys
 from lifelong_edit.editors.ridge.rows import changed_subjects, rehearsed
@@ -25,7 +36,6 @@ from lifelong_edit.editors.search.material import (
 )
 from lifelong_edit.editors.search.searching import ThroughSolve, Variables
 from lifelong_edit.editors.search.settings import SearchSettings
-from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact, general_names
 from lifelong_edit.models import BASE, LoadedModel, Shifts
 from lifelong_edit.numerics.grams import ExactGram
@@ -75,8 +85,7 @@ class SearchEditor:
 
     def learn(self, state: State, lesson: Lesson) -> Change:
         """What teaching a batch would change, see `Editor.learn`."""
-        if not lesson.facts:
-            raise UsageError("a batch without facts was given; expected at least one")
+        require_batch(lesson.facts)
         clock, s, bench = Clock(), self.settings, self.bench
         live = [d for d in sorted(state.live) if d not in set(lesson.retire)]
         drawn = (s.seed, state.digest, tuple(f.digest for f in lesson.facts))
@@ -191,8 +200,7 @@ class SearchEditor:
         say: Say = silent,
     ) -> Change:
         """What searching again for all facts would change, see `Editor.relearn`."""
-        if not facts:
-            raise UsageError("the store has no live facts; expected at least one to reconsolidate")
+        require_live(facts)
         bench, s, facts = self.bench, self.settings, sorted(facts, key=lambda fact: fact.digest)
         drawn = (s.seed, identity, tuple(f.digest for f in facts))
         rows, subjects = self.rows(facts, "new"), subjects_of(facts)

@@ -10,11 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Added, Change, Lesson, Whole
+from lifelong_edit.editors.contract import Added, Change, Lesson, Whole, require_batch, require_live
 from lifelong_edit.editors.ridge.rows import changed_subjects, rehearsed
 from lifelong_edit.editors.tuning.settings import TuningSettings
 from lifelong_edit.editors.tuning.training import Beside, Replay, Tuning, nothing
-from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import Encoded, LoadedModel, Shifts
 from lifelong_edit.stores import WEIGHTS, Dense
@@ -52,8 +51,7 @@ class TunedEditor:
 
     def learn(self, state: State, lesson: Lesson) -> Change:
         """Adam on the facts of a batch, from where the state is; see `Editor.learn`."""
-        if not lesson.facts:
-            raise UsageError("a batch without facts was given; expected at least one")
+        require_batch(lesson.facts)
         s, batch = self.settings, tuple(fact.digest for fact in lesson.facts)
         drawn = (s.seed, state.digest, batch)
         items = self.items(lesson.facts, "new", lesson.replaced)
@@ -75,8 +73,7 @@ class TunedEditor:
         say: Say = silent,
     ) -> Change:
         """All facts together, breadth first, from the base; see `Editor.relearn` and `together`."""
-        if not facts:
-            raise UsageError("the store has no live facts; expected at least one to reconsolidate")
+        require_live(facts)
         return self.together(facts, start or {}, identity, say)
 
     def together(self, facts: Sequence[Fact], start: Mapping[str, Tensor], identity: str, say: Say = silent) -> Change:

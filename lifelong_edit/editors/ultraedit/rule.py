@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Brought, Change, Entries, Lesson, Whole, moved_by
+from lifelong_edit.editors.contract import Brought, Change, Entries, Lesson, Whole, moved_by, require_live
 from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen
 from lifelong_edit.editors.ridge.together import CHUNK, slices, traced_keys
@@ -89,8 +89,7 @@ class UltraEditor(RidgeEditor):
         say: Say = silent,
     ) -> Change:
         """All facts again from the base, batch after batch in the order of their digests, with empty moments."""
-        if not facts:
-            raise UsageError("the store has no live facts; expected at least one to reconsolidate")
+        require_live(facts)
         if start is not None:
             raise UsageError(
                 "editor ultraedit relearns from the base alone, since its moments are those of the facts in their "
