@@ -11,11 +11,12 @@ from torch import Tensor
 
 from lifelong_edit.bench import Bench, Fixed, State, prepare
 from lifelong_edit.editors.contract import Given, Lesson, moved_by
+from lifelong_edit.editors.neurons import rule
 from lifelong_edit.editors.neurons.gates import Regression, Shut, gates_of
 from lifelong_edit.editors.neurons.grown import Grown
 from lifelong_edit.editors.neurons.overlay import Neurons
 from lifelong_edit.editors.neurons.reading import reader_of, states_of
-from lifelong_edit.editors.neurons.rule import GATE, PART, VALUE, NeuronsEditor, last_word_of, parted
+from lifelong_edit.editors.neurons.rule import GATE, PART, VALUE, NeuronsEditor, closed, last_word_of, parted
 from lifelong_edit.editors.neurons.searching import thinned
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
 from lifelong_edit.editors.registry import rule_of
@@ -59,6 +60,26 @@ def test_a_gate_is_a_ridge_regression() -> None:
     expected = np.linalg.solve(gram, (states * weights[:, None]).T @ wanted)
     assert found.numpy() == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert Regression(shut, 1e-9).constant() @ torch.tensor(ordinary.mean(0)).float() == pytest.approx(1, abs=0.1)
+
+
+def test_gates_are_shut_at_tokens_that_are_unlike_all_others(
+    gpt2: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `init` fixes: the mean over all tokens, and once more over those where the constant reading is none."""
+    monkeypatch.setattr(rule, "ODD", 0.01)  # so small a model has no such tokens by the usual measure
+    texts = [[Encoded.of(gpt2.tokenizer(t)["input_ids"]) for t in many] for many in (TEXT[:1], ["Paris and the river"])]
+    found = closed(gpt2, SMALL, [(texts[0], 1.0), (texts[1], 0.5)])
+    assert found.keys() == {m.name for m in gpt2.modules}
+    for name, shut in found.items():
+        readers = {name: reader_of(gpt2.model, name)}
+        ordinary, near = (torch.cat(states_of(gpt2, readers, t, 2, everywhere=True)[name]).double() for t in texts)
+        gram, total = (ordinary.T @ ordinary) / len(ordinary), ordinary.mean(0)
+        gram, total = gram + 0.5 * near.T @ near / len(near), total + 0.5 * near.mean(0)
+        level = torch.linalg.solve(gram + SMALL.gate_ridge * gram.trace() / len(gram) * torch.eye(len(gram)), total)
+        odd = ordinary[(ordinary @ level - 1).abs() > 0.01]
+        assert 0 < len(odd) < len(ordinary)
+        assert torch.allclose(shut.gram, gram + odd.T @ odd / len(odd), rtol=1e-4, atol=1e-5)
+        assert torch.allclose(shut.total, total + odd.mean(0), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -188,10 +209,10 @@ def test_what_a_subject_says_otherwise_can_be_held(knowing: Bench) -> None:
 
 
 def test_what_it_cannot_do_without(gpt2: LoadedModel) -> None:
-    rule = rule_of("neurons")
+    known = rule_of("neurons")
     with pytest.raises(UsageError, match="needs ordinary text"):
-        rule.require(SMALL, Given({}, ["  "]), ())
+        known.require(SMALL, Given({}, ["  "]), ())
     with pytest.raises(UnknownModelError, match="edited at the answer"):
-        rule.require(SMALL, Given({}, TEXT), gpt2.modules)
+        known.require(SMALL, Given({}, TEXT), gpt2.modules)
     with pytest.raises(UnknownModelError, match="found no matrix beside"):
         reader_of(gpt2.model, "transformer.wte")
