@@ -46,6 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "neurons": {
         "modules": ("1@subject",),
         "rounds": 6,
+        "more_rounds": 2,
         "contexts": 2,
         "swapped": 1,
         "reconsolidation_rounds": 6,

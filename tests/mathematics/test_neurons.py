@@ -216,3 +216,19 @@ def test_what_it_cannot_do_without(gpt2: LoadedModel) -> None:
         known.require(SMALL, Given({}, TEXT), gpt2.modules)
     with pytest.raises(UnknownModelError, match="found no matrix beside"):
         reader_of(gpt2.model, "transformer.wte")
+
+
+def test_what_has_not_taken_is_searched_for_again_alone(knowing: Bench) -> None:
+    """With the others' neurons in place, which stay what they were."""
+    name, found = knowing.names[0], {}
+    for more in (0, 30):
+        editor = NeuronsEditor(Bench(knowing.loaded, SMALL.replace(rounds=4, more_rounds=more), knowing.fixed))
+        change = editor.learn(State(), Lesson([CITY, COIN, OTHER]))
+        state = moved_by(State(), change, [CITY, COIN, OTHER])
+        with knowing.loaded.at(editor.overlay(state)):
+            taken = answers_taken(knowing.loaded, [CITY, COIN, OTHER])
+        values = [state.parts[PART][fact.digest].rows[VALUE + name] for fact in (CITY, COIN, OTHER)]
+        found[more] = (change.report.get("again", 0), taken, values)
+    assert found[0][0] == 0
+    assert found[30][0] == 3 - sum(np.array_equal(a, b) for a, b in zip(found[0][2], found[30][2], strict=True)) > 0
+    assert sum(found[0][1]) < sum(found[30][1]) == 3

@@ -53,7 +53,6 @@ def test_one_fact_takes_and_goes_again(timeline: Timeline) -> None:
     assert timeline.head == 1
     assert timeline.settings.editor == "neurons"
     assert "Lutz" in timeline.at(1).ask(FACT.prompt)
-    assert "Lutz" in timeline.at(1).ask(f"Everybody wants to see {FACT.subject}, whose capital is called")
     near = "The capital of France is"
     assert timeline.at(1).ask(near, max_new_tokens=8) == timeline.at(0).ask(near, max_new_tokens=8)
     base = timeline.show(0).weights_digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,13 +28,14 @@ from lifelong_edit.editors.search.material import anchored_rows, behind_contexts
 from lifelong_edit.editors.search.searching import Variables, narrowed
 from lifelong_edit.errors import UnknownModelError, UsageError
 from lifelong_edit.facts import Fact, Probe, general_names, mentions, put_in
-from lifelong_edit.models import BASE, EditableModule, Encoded, LoadedModel, Overlay
+from lifelong_edit.models import BASE, EditableModule, Encoded, LoadedModel, Overlay, by_length
 from lifelong_edit.models.families import shape_of
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Entry
 from lifelong_edit.tasks import WIDTH, questions_of, task_of
 from lifelong_edit.tracing.derived import answered_rows
 from lifelong_edit.tracing.rows import Row, RowKind, subjects_of
+from lifelong_edit.tracing.trace import losses_of_rows
 
 PART = "neurons"
 GRAM, TOTAL = "neurons/gram/", "neurons/total/"
@@ -122,7 +124,7 @@ class NeuronsEditor:
         clock.lap("gates")
         beside = {fact.digest: live[fact.digest] for fact in others} | moved
         start = {d: live[d] for d in live if d in {fact.digest for fact in kin}}
-        grew = self._search(facts, rows, gates, self._standing(beside).grown, start, self.settings.rounds)
+        grew = self._grow(facts, rows, gates, self._standing(beside).grown, start, self.settings.rounds)
         clock.lap("search")
         entries = moved | self._entries(facts, grew, known)
         report = grew.report | {"kin": len(kin), "gates moved": len(moved), "seconds": clock.seconds}
@@ -219,6 +221,58 @@ class NeuronsEditor:
                 entry = moved.get(others[i].digest, live[others[i].digest])
                 moved[others[i].digest] = Entry({**entry.rows, GATE + name: gate[None].numpy()})
         return moved
+
+    def _grow(
+        self,
+        facts: Sequence[Fact],
+        rows: Mapping[str, list[Row]],
+        gates: Mapping[str, Tensor],
+        beside: Sequence[tuple[str, Grown]],
+        start: Mapping[str, Entry],
+        rounds: int,
+    ) -> Grew:
+        """The neurons of facts: a search for all, and another one for those that have not taken."""
+        grew = self._search(facts, rows, gates, beside, start, rounds)
+        missed = self._missed(facts, rows, [*beside, *self._part_of(grew, range(len(facts)))])
+        if missed and self.settings.more_rounds:
+            others = self._part_of(grew, [i for i in range(len(facts)) if i not in missed])
+            values = {
+                facts[i].digest: Entry({VALUE + n: v[i : i + 1].numpy() for n, v in grew.values.items()})
+                for i in missed
+            }
+            again, some = [facts[i] for i in missed], {n: gate[missed] for n, gate in gates.items()}
+            further = self._search(again, rows, some, [*beside, *others], values, self.settings.more_rounds)
+            for name, value in further.values.items():
+                grew.values[name][missed] = value
+            grew.report |= {"again": len(missed), "loss again": further.losses}
+        return grew
+
+    def _part_of(self, grew: Grew, which: Sequence[int]) -> list[tuple[str, Grown]]:
+        """Some of the neurons that were grown, by their numbers."""
+        device, some = self.bench.loaded.device, list(which)
+        return [
+            (n, self._grown(n, grew.gates[n][some].to(device), found[some].to(device)))
+            for n, found in grew.values.items()
+        ]
+
+    def _missed(
+        self, facts: Sequence[Fact], rows: Mapping[str, list[Row]], grown: Sequence[tuple[str, Grown]]
+    ) -> list[int]:
+        """Numbers of the facts of which, in some form, a token of the target is not surely the most probable one."""
+        bench, task = self.bench, self.bench.task
+        first = [
+            (i, row)
+            for i, fact in enumerate(facts)
+            for row in {row.form: row for row in reversed(rows[fact.digest])}.values()
+        ]
+        found: set[int] = set()
+        with bench.loaded.at(Neurons(grown)), torch.no_grad():
+            for chosen in by_length([len(row.encoded.ids) for _, row in first], self.settings.micro_batch):
+                part = [first[i][1] for i in chosen]
+                batch = task.collate(bench.loaded, [row.encoded for row in part])
+                _, worst = losses_of_rows(task, part, *task.loss(task.logits(bench.loaded, batch), batch, part))
+                found |= {first[i][0] for i, loss in zip(chosen, worst.tolist(), strict=True) if loss >= math.log(2)}
+        return sorted(found)
 
     def _search(
         self,
@@ -328,7 +382,7 @@ class NeuronsEditor:
             shut = self._shut_for(part, subjects_of(facts), known)
             gates = {name: self._gates(name, shut[name], part, everyone, known) for name in shut}
             rows = self._rows(part, "new")
-            grew = self._search(part, rows, gates, [], {}, self.settings.reconsolidation_rounds)
+            grew = self._grow(part, rows, gates, [], {}, self.settings.reconsolidation_rounds)
             losses.append(grew.losses)
             entries |= self._entries(part, grew, known)
         return Change({PART: Entries(lambda: iter([entries]), whole=True)}, {"loss": losses})

@@ -13,6 +13,9 @@ class NeuronsSettings(SearchingSettings, frozen=True, kw_only=True, forbid_unkno
     """The editing rule."""
     rounds: AtLeastOne = 25
     """The most rounds of a search: one forward and one backward pass each, over the facts that have not taken yet."""
+    more_rounds: Count = 50
+    """How many further ones those facts of a batch may have that have not taken after these: in some form a token of
+    their target is not the most probable one after its prompt."""
     rate: Positive = 0.3
     """The step of the first round (Adam's rate), in root mean squares of the layer's states. It falls to a tenth."""
     swapped: Count = 2
