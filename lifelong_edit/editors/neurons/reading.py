@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -68,11 +68,11 @@ def read(
 
     everywhere: at all tokens; else at those of the subject.
     """
-    task = task_of(loaded)
+    task, last = task_of(loaded), _last(loaded.model, readers)
     for chosen in by_length([len(e.ids) for e in encoded], micro_batch):
         batch = task.collate(loaded, [encoded[i] for i in chosen])
         mask = batch.mask.bool() if everywhere else task.slots(batch, "subject")
-        with torch.no_grad(), read_by(loaded.model, readers) as states, _stopping(loaded.model, readers):
+        with torch.no_grad(), read_by(loaded.model, readers) as states, _stopping_at(last):
             task.read(loaded, batch.ids, batch.mask)
         for name, state in states.items():
             state = state.reshape(*mask.shape, -1)
@@ -84,19 +84,23 @@ class _Seen(Exception):
     """Ends a pass."""
 
 
+def _last(model: Any, readers: Mapping[str, str]) -> nn.Module:
+    """The last of the readers in a pass."""
+    found: nn.Module = next(m for name, m in reversed(list(model.named_modules())) if name in readers.values())
+    return found
+
+
 @contextmanager
-def _stopping(model: Any, readers: Mapping[str, str]) -> Iterator[None]:
-    """A pass within the context ends with the last of the readers: what comes after it is of no interest."""
+def _stopping_at(module: nn.Module) -> Iterator[None]:
+    """A pass within the context ends where it comes to a module: what comes after it is of no interest."""
 
     def stop(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         raise _Seen
 
-    last = next(name for name, _ in reversed(list(model.named_modules())) if name in readers.values())
-    handle = model.get_submodule(last).register_forward_pre_hook(stop)
+    handle = module.register_forward_pre_hook(stop)
     try:
-        yield
-    except _Seen:
-        pass
+        with suppress(_Seen):
+            yield
     finally:
         handle.remove()
 

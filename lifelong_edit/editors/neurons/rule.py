@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
 from lifelong_edit.editors.contract import Arrays, Change, Entries, Given, Lesson, require_batch, require_live
+from lifelong_edit.editors.locate.targets import answered
 from lifelong_edit.editors.neurons.gates import Regression, Shut, gates_of
 from lifelong_edit.editors.neurons.grown import Grown
 from lifelong_edit.editors.neurons.overlay import Neurons
@@ -23,19 +24,19 @@ from lifelong_edit.editors.neurons.searching import OfValues, Thinned
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
 from lifelong_edit.editors.ridge.clock import Clock
 from lifelong_edit.editors.ridge.together import slices
+from lifelong_edit.editors.search.around import encoded_questions
 from lifelong_edit.editors.search.contexts import contexts_of, drawn_contexts
-from lifelong_edit.editors.search.material import anchored_rows, behind_contexts, swapped_prompts
+from lifelong_edit.editors.search.material import anchored_rows, behind_contexts, prompts_in, swapped_prompts
 from lifelong_edit.editors.search.searching import Variables, narrowed
 from lifelong_edit.errors import UnknownModelError, UsageError
 from lifelong_edit.facts import Fact, Probe, general_names, mentions, put_in
-from lifelong_edit.models import BASE, EditableModule, Encoded, LoadedModel, Overlay, by_length
+from lifelong_edit.models import BASE, EditableModule, Encoded, LoadedModel, Overlay
 from lifelong_edit.models.families import shape_of
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Entry
-from lifelong_edit.tasks import WIDTH, questions_of, task_of
+from lifelong_edit.tasks import WIDTH, task_of
 from lifelong_edit.tracing.derived import answered_rows
 from lifelong_edit.tracing.rows import Row, RowKind, subjects_of
-from lifelong_edit.tracing.trace import losses_of_rows
 
 PART = "neurons"
 GRAM, TOTAL = "neurons/gram/", "neurons/total/"
@@ -259,20 +260,10 @@ class NeuronsEditor:
         self, facts: Sequence[Fact], rows: Mapping[str, list[Row]], grown: Sequence[tuple[str, Grown]]
     ) -> list[int]:
         """Numbers of the facts of which, in some form, a token of the target is not surely the most probable one."""
-        bench, task = self.bench, self.bench.task
-        first = [
-            (i, row)
-            for i, fact in enumerate(facts)
-            for row in {row.form: row for row in reversed(rows[fact.digest])}.values()
-        ]
-        found: set[int] = set()
-        with bench.loaded.at(Neurons(grown)), torch.no_grad():
-            for chosen in by_length([len(row.encoded.ids) for _, row in first], self.settings.micro_batch):
-                part = [first[i][1] for i in chosen]
-                batch = task.collate(bench.loaded, [row.encoded for row in part])
-                _, worst = losses_of_rows(task, part, *task.loss(task.logits(bench.loaded, batch), batch, part))
-                found |= {first[i][0] for i, loss in zip(chosen, worst.tolist(), strict=True) if loss >= math.log(2)}
-        return sorted(found)
+        first = [(i, row) for i, fact in enumerate(facts) for row in prompts_in(rows[fact.digest])]
+        with self.bench.loaded.at(Neurons(grown)):
+            _, worst = answered(self.bench, [row for _, row in first], self.settings.micro_batch)
+        return sorted({i for (i, _), loss in zip(first, worst.tolist(), strict=True) if loss >= math.log(2)})
 
     def _search(
         self,
@@ -416,12 +407,6 @@ def parted(facts: Sequence[Fact], count: int) -> Iterator[list[Fact]]:
         part.append(fact)
     if part:
         yield part
-
-
-def encoded_questions(loaded: LoadedModel, probes: Iterable[Probe]) -> list[Encoded]:
-    """Prompts in each form of the model, without answers."""
-    task = task_of(loaded)
-    return [Encoded.of(task.encode_question(loaded, q)) for probe in probes for q in questions_of(loaded, probe)]
 
 
 def make(bench: Bench) -> NeuronsEditor:

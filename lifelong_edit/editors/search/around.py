@@ -7,7 +7,7 @@ in one batch, locality was .57 with nothing held, .68 with the subjects' keys an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -37,14 +37,18 @@ def around_grams(
     return {AROUND + n: array for name, found in sums.items() for n, array in found.arrays(name, 1).items()}
 
 
+def encoded_questions(loaded: LoadedModel, probes: Iterable[Probe]) -> list[Encoded]:
+    """Prompts in each form of the model, without answers."""
+    task = task_of(loaded)
+    return [Encoded.of(task.encode_question(loaded, q)) for probe in probes for q in questions_of(loaded, probe)]
+
+
 def token_keys(loaded: LoadedModel, probes: Sequence[Probe], micro_batch: int) -> Iterator[tuple[str, Tensor]]:
     """Of each module the keys at all tokens of prompts, (n, d_in) float32 in the base model, some prompts at a time.
 
     Of prompts in each form of the model.
     """
-    task = task_of(loaded)
-    questions = [question for probe in probes for question in questions_of(loaded, probe)]
-    asked = [Encoded.of(task.encode_question(loaded, question)) for question in questions]
+    task, asked = task_of(loaded), encoded_questions(loaded, probes)
     for chosen in by_length([len(e.ids) for e in asked], micro_batch):
         batch = task.collate(loaded, [asked[i] for i in chosen])
         with loaded.at(BASE), torch.no_grad(), recording(loaded, gradients=False) as (inputs, _):

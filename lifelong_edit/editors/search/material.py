@@ -38,6 +38,12 @@ def anchored_rows(
     return found
 
 
+def prompts_in(rows: Sequence[Row]) -> list[Row]:
+    """A fact's prompt in each of its forms: the first row of each. rows: of one fact, its prompt first."""
+    first = {row.form: row for row in reversed(rows)}
+    return list(reversed(first.values()))
+
+
 @dataclass
 class Asking:
     """What a search may ask of facts. rows: by number of fact those in its own words; behind: those behind contexts."""
@@ -48,8 +54,7 @@ class Asking:
     def of(self, fact: int, *drawn: object) -> list[Row]:
         """What a round asks of a fact: its prompt in each form, another phrasing, and a context before its prompt."""
         prompt = self.rows[fact][0]
-        first = {row.form: row for row in reversed(self.rows[fact])}
-        chosen = list(reversed(first.values()))
+        chosen = prompts_in(self.rows[fact])
         others = [row for row in self.rows[fact] if not any(row is other for other in chosen)]
         for rows in (others, self.behind[fact]):
             chosen += [rows[i] for i in draw(len(rows), 1, "of a fact", prompt.fact, *drawn)]
