@@ -153,11 +153,16 @@ def prepare(
     scorer: Scorer | None = None,
     rule: Arrays | None = None,
     say: Say = silent,
+    statistics: bool = True,
 ) -> Fixed:
-    """What `init` fixes, measured on the base model: text grams, key grids, preserved prompts, conflict centre."""
+    """What `init` fixes, measured on the base model: text grams, key grids, preserved prompts, conflict centre.
+
+    statistics: whether the rule solves with the grams of all of the text.
+    """
     with loaded.at(BASE):
         say("measuring the text")
-        texts = prepare_text(loaded, text, settings.text_tokens, settings.micro_batch, settings.gram_rank, say)
+        tokens, rank = settings.text_tokens, settings.gram_rank
+        texts = prepare_text(loaded, text, tokens, settings.micro_batch, rank, say, whole=statistics)
         place = solve_device(loaded.device)
         scale = {name: torch.from_numpy(array).to(place) for name, array in texts.scale.items()}
         say(preserved_phase(preserve))

@@ -243,6 +243,8 @@ class Rule:
     needs: frozenset[Need] = frozenset()
     trains: frozenset[Trained] = frozenset()
     """What `train` makes for it."""
+    statistics: bool = True
+    """Whether it solves with the gram of all text keys; for others `init` measures a sample, for the keys' range."""
     relearns: str
     """How it solves again for all facts, in a sentence for users; empty where it cannot."""
 

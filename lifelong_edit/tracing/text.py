@@ -18,6 +18,14 @@ from lifelong_edit.tasks import WIDTH, task_of
 from lifelong_edit.tracing.progress import Progress
 from lifelong_edit.tracing.trace import recording
 
+SAMPLE = 8
+"""Windows that are measured where no solve asks for the gram of all."""
+
+
+def guarding(windows: int) -> int:
+    """How many of so many windows, the first ones, stand guard."""
+    return max(1, min(24, windows // 8))
+
 
 @dataclass(frozen=True)
 class TextStatistics:
@@ -76,17 +84,20 @@ def prepare_text(
     micro_batch: int,
     gram_rank: int | None = None,
     say: Callable[[str], None] | None = None,
+    whole: bool = True,
 ) -> TextArrays:
-    """Mean grams, key grids and guard windows to be fixed at `init`; the guard windows are in no gram."""
+    """Mean grams, key grids and guard windows to be fixed at `init`; the guard windows are in no gram.
+
+    whole: measure all of the text; else SAMPLE windows of it, for a rule that solves with no gram.
+    """
     windows = task_of(loaded).windows(loaded, "\n".join(text), max(1, tokens // WIDTH)).cpu()
     if windows.shape[1] < (least := min(WIDTH, loaded.context)):
         raise BadInputError(
             f"the preservation text has {windows.shape[1]} tokens; expected at least {least}; give a longer text"
         )
-    guard = max(1, min(24, len(windows) // 8))
-    statistics = text_statistics(
-        loaded, windows[guard:] if len(windows) > guard else windows, micro_batch, gram_rank, say
-    )
+    guard = guarding(len(windows))
+    measured = windows[guard:] if len(windows) > guard else windows
+    statistics = text_statistics(loaded, measured if whole else measured[:SAMPLE], micro_batch, gram_rank, say)
     grams: dict[str, np.ndarray] = {}
     for name, gram in statistics.grams.items():
         grams |= gram.arrays(name, statistics.tokens)

@@ -192,7 +192,7 @@ def test_a_gate_that_opens_at_a_newcomer_is_shut_there(knowing: Bench) -> None:
     change = editor.learn(state, Lesson([OTHER]))
     after = moved_by(state, change, [OTHER]).parts[PART]
     assert change.report["gates moved"] == 1
-    first = editor._read([OTHER], editor._rows([OTHER], "new"))[OTHER.digest].own[name][:1]
+    first = editor._read([OTHER], editor._rows([OTHER], "new"))[OTHER.digest].own(name)[:1]
     gates = torch.from_numpy(np.concatenate([after[f.digest].rows[GATE + name] for f in (CITY, OTHER)]))
     assert (first @ gates.T > SMALL.opens)[0].tolist() == [False, True]
     assert np.array_equal(after[CITY.digest].rows[VALUE + name], turned.rows[VALUE + name])

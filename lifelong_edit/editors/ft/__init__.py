@@ -14,5 +14,6 @@ RULE = Rule(
     parts={"weights": "sum", "keys": "upsert"},
     places=2 / 3,
     exports=frozenset({"transformers"}),
+    statistics=False,
     relearns="epochs over all facts together, from the base",
 )

@@ -15,5 +15,6 @@ RULE = Rule(
     places=2 / 3,
     general=True,
     exports=frozenset({"transformers"}),
+    statistics=False,
     relearns="epochs over all facts together beside preserved prompts, from the base",
 )

@@ -13,5 +13,6 @@ RULE = Rule(
     home="lifelong_edit.editors.grace.rule",
     parts={"weights": "sum", "keys": "upsert", "codebook": "upsert"},
     places=27 / 32,
+    statistics=False,
     relearns="the facts one after another in the order of their digests, with an empty codebook",
 )

@@ -15,5 +15,6 @@ RULE = Rule(
     places=2 / 3,
     general=True,
     exports=frozenset({"transformers"}),
+    statistics=False,
     relearns="what the rule that it interpolates does, interpolated towards the base",
 )

@@ -14,5 +14,6 @@ RULE = Rule(
     parts={"weights": "sum", "keys": "upsert"},
     places=2 / 3,
     exports=frozenset({"transformers"}),
+    statistics=False,
     relearns="what every batch does: epochs over all facts together, from the base",
 )

@@ -16,5 +16,6 @@ RULE = Rule(
     general=True,
     exports=frozenset({"transformers"}),
     needs=frozenset({"subject", "text"}),
+    statistics=False,
     relearns="gates solved again for all facts, values searched again from the base, some facts at a time",
 )

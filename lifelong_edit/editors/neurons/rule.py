@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ from lifelong_edit.stores import Entry
 from lifelong_edit.tasks import WIDTH, task_of
 from lifelong_edit.tracing.derived import answered_rows
 from lifelong_edit.tracing.rows import Row, RowKind, subjects_of
+from lifelong_edit.tracing.text import guarding
 
 PART = "neurons"
 GRAM, TOTAL = "neurons/gram/", "neurons/total/"
@@ -50,15 +51,27 @@ CUT = 3
 """Contexts behind which the last word of a subject is read without the rest of it."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Seen:
-    """What MLPs read of one fact, by output projection, (m, d).
+    """What MLPs read of one fact, in float32 or as an entry keeps it: of the many live facts few are asked for all.
 
-    own: at its subject, its prompt first. apart: at the last word of its subject where the rest of it is missing.
+    rows: by kind and output projection, (m, d).
     """
 
-    own: dict[str, Tensor]
-    apart: dict[str, Tensor]
+    rows: Mapping[str, npt.NDArray[Any]]
+
+    def own(self, name: str) -> Tensor:
+        """At its subject, its prompt first, (m, d) float32."""
+        return torch.from_numpy(self.rows[OWN + name].astype(np.float32))
+
+    def apart(self, name: str) -> Tensor:
+        """At the last word of its subject where the rest of it is missing, (m, d) float32."""
+        return torch.from_numpy(self.rows[APART + name].astype(np.float32))
+
+
+def firsts(known: Iterable[Seen], name: str) -> Tensor:
+    """What is read of each fact at its subject in its prompt, (n, d) float32."""
+    return torch.from_numpy(np.stack([seen.rows[OWN + name][0] for seen in known]).astype(np.float32))
 
 
 @dataclass
@@ -115,7 +128,7 @@ class NeuronsEditor:
         kin = [state.live[d] for d in live if state.live[d].subject.casefold() in subjects]
         facts = [*lesson.facts, *kin]
         rows = self._rows(lesson.facts, "new", lesson.replaced) | self._rows(kin, "rehearsal")
-        known = {d: self._seen(entry) for d, entry in live.items()} | self._read(facts, rows)
+        known = {d: Seen(entry.rows) for d, entry in live.items()} | self._read(facts, rows)
         clock.lap("rows")
         everyone = {**{d: state.live[d] for d in live}, **{fact.digest: fact for fact in facts}}
         others = [everyone[d] for d in live if everyone[d] not in kin]
@@ -148,16 +161,14 @@ class NeuronsEditor:
             states = states_of(self.bench.loaded, self.readers, flat, self.settings.micro_batch, everywhere=False)
         ends = np.cumsum([0, *map(len, asked)])
 
-        def of(part: int) -> dict[str, Tensor]:
-            return {
-                name: torch.cat([torch.empty(0, width(name)), *(t.cpu() for t in found[ends[part] : ends[part + 1]])])
-                for name, found in states.items()
-            }
+        def of(kind: str, part: int) -> dict[str, npt.NDArray[Any]]:
+            found = {}
+            for name, read_at in states.items():
+                none = torch.empty(0, len(self._shut[name].total))
+                found[kind + name] = torch.cat([none, *(t.cpu() for t in read_at[ends[part] : ends[part + 1]])]).numpy()
+            return found
 
-        def width(name: str) -> int:
-            return len(self._shut[name].total)
-
-        return {fact.digest: Seen(of(2 * i), of(2 * i + 1)) for i, fact in enumerate(facts)}
+        return {fact.digest: Seen(of(OWN, 2 * i) | of(APART, 2 * i + 1)) for i, fact in enumerate(facts)}
 
     def _shut_for(self, facts: Sequence[Fact], taken: frozenset[str], known: Mapping[str, Seen]) -> dict[str, Shut]:
         """Where the gates of facts are shut: text, other subjects in their prompts, the subjects of all facts."""
@@ -172,8 +183,8 @@ class NeuronsEditor:
             if asked:
                 tokens = torch.cat(states[name]).cpu()
                 shut = shut.beside(tokens, s.others / len(tokens))
-            firsts = torch.stack([known[d].own[name][0] for d in sorted(known)])
-            found[name] = shut.beside(firsts, s.others / max(FEW, len(firsts)))
+            subjects = firsts((known[d] for d in sorted(known)), name)
+            found[name] = shut.beside(subjects, s.others / max(FEW, len(subjects)))
         return found
 
     def _gates(
@@ -181,8 +192,8 @@ class NeuronsEditor:
     ) -> Tensor:
         """The gates of facts at one module, (n, d): solved, and again where one opens at another fact's subject."""
         regression = Regression(shut, self.settings.gate_ridge)
-        own = [known[fact.digest].own[name] for fact in facts]
-        apart = [known[fact.digest].apart[name] for fact in facts]
+        own = [known[fact.digest].own(name) for fact in facts]
+        apart = [known[fact.digest].apart(name) for fact in facts]
         gates = gates_of(regression, own, apart, self._weights)
         strangers = self._strangers(name, gates, facts, list(everyone.values()), known)
         if any(len(found) for found in strangers):
@@ -193,10 +204,10 @@ class NeuronsEditor:
         self, name: str, gates: Tensor, facts: Sequence[Fact], met: Sequence[Fact], known: Mapping[str, Seen]
     ) -> list[Tensor]:
         """Of each gate the states of other subjects, among those of `met`, at which it opens, (m, d)."""
-        firsts = torch.stack([known[fact.digest].own[name][0] for fact in met])
-        opened = firsts @ gates.T > self.settings.opens
+        subjects = firsts((known[fact.digest] for fact in met), name)
+        opened = subjects @ gates.T > self.settings.opens
         other = [[m.subject.casefold() != fact.subject.casefold() for m in met] for fact in facts]
-        return [firsts[opened[:, i] & torch.tensor(apart)] for i, apart in enumerate(other)]
+        return [subjects[opened[:, i] & torch.tensor(apart)] for i, apart in enumerate(other)]
 
     def _confused(
         self,
@@ -216,8 +227,8 @@ class NeuronsEditor:
                 continue
             regression = Regression(shut[name], self.settings.gate_ridge)
             seen = [known[others[i].digest] for i in which]
-            apart = [both(found.apart[name], strangers[i]) for i, found in zip(which, seen, strict=True)]
-            solved = gates_of(regression, [found.own[name] for found in seen], apart, self._weights)
+            apart = [both(found.apart(name), strangers[i]) for i, found in zip(which, seen, strict=True)]
+            solved = gates_of(regression, [found.own(name) for found in seen], apart, self._weights)
             for i, gate in zip(which, solved, strict=True):
                 entry = moved.get(others[i].digest, live[others[i].digest])
                 moved[others[i].digest] = Entry({**entry.rows, GATE + name: gate[None].numpy()})
@@ -315,16 +326,10 @@ class NeuronsEditor:
             for name in self.bench.names:
                 rows[GATE + name] = grew.gates[name][i : i + 1].numpy()
                 rows[VALUE + name] = grew.values[name][i : i + 1].numpy()
-                rows[OWN + name] = known[fact.digest].own[name].half().numpy()
-                rows[APART + name] = known[fact.digest].apart[name].half().numpy()
+                for kind in (OWN, APART):
+                    rows[kind + name] = known[fact.digest].rows[kind + name].astype(np.float16)
             found[fact.digest] = Entry(rows)
         return found
-
-    def _seen(self, entry: Entry) -> Seen:
-        def part(kind: str) -> dict[str, Tensor]:
-            return {name: torch.from_numpy(entry.rows[kind + name].astype(np.float32)) for name in self.bench.names}
-
-        return Seen(part(OWN), part(APART))
 
     def _standing(self, entries: Mapping[str, Entry]) -> Neurons:
         """The overlay of entries; of none the base model's."""
@@ -430,7 +435,8 @@ def fix(loaded: LoadedModel, settings: StoreSettings, given: Given) -> Arrays:
     """Contexts, and the normal equations of what gates are shut at: ordinary text, all tokens of preserved prompts."""
     assert isinstance(settings, NeuronsSettings)
     windows = task_of(loaded).windows(loaded, "\n".join(given.text), max(1, settings.text_tokens // WIDTH))
-    text = [Encoded.of(window) for window in windows.tolist()]
+    free = windows[guarding(len(windows)) :] if len(windows) > 1 else windows  # the others judge what gates do to text
+    text = [Encoded.of(window) for window in free.tolist()]
     near = encoded_questions(loaded, given.preserve)
     with loaded.at(BASE), narrowed(loaded, settings):
         shut = closed(loaded, settings, [(text, 1.0), (near, settings.around)])
@@ -452,13 +458,15 @@ def closed(
     """
     readers = {m.name: reader_of(loaded.model, m.name) for m in loaded.modules}
     shut = {name: Shut.none(shape_of(loaded.model.get_submodule(reader))[0]) for name, reader in readers.items()}
-    for encoded, weight in texts:
+    seen: dict[str, list[Tensor]] = {name: [] for name in readers}
+    for number, (encoded, weight) in enumerate(texts):
         share = weight / max(1, sum(len(e.ids) for e in encoded))
         for _, name, states in read(loaded, readers, encoded, settings.micro_batch, everywhere=True):
             shut[name] = shut[name].beside(states.cpu(), share)
-    level = {name: Regression(found, settings.gate_ridge).constant() for name, found in shut.items()}
-    odd: dict[str, list[Tensor]] = {name: [] for name in readers}
-    for _, name, states in read(loaded, readers, texts[0][0], settings.micro_batch, everywhere=True):
-        states = states.cpu()
-        odd[name].append(states[(states @ level[name] - 1).abs() > ODD])
-    return {name: shut[name].beside(found := torch.cat(odd[name]), 1 / max(1, len(found))) for name in readers}
+            if number == 0:
+                seen[name].append(states.cpu())
+    for name, equations in shut.items():
+        level, states = Regression(equations, settings.gate_ridge).constant(), torch.cat(seen.pop(name))
+        odd = states[(states @ level - 1).abs() > ODD]
+        shut[name] = equations.beside(odd, 1 / max(1, len(odd)))
+    return shut
