@@ -7,12 +7,27 @@ import functools
 import math
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 from msgspec import Meta
 
 from lifelong_edit.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 AUTHOR_VARIABLE = "LIFELONG_AUTHOR"
 """The environment variable that says who makes steps, unless a call does."""
@@ -100,6 +115,10 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     has a chat template, else `plain`, as in all stores that are older than this setting."""
     system: str | None = None
     """The system prompt of the turns. None: what the chat template puts there by itself."""
+
+    def placed(self, device: torch.device) -> Self:
+        """The settings with all settled that depends on where the model lives: what a new store fixes."""
+        return self
 
     def told(self) -> dict[str, Any]:
         """The settings as plain values by name, in their fixed order."""

@@ -26,6 +26,7 @@ from lifelong_edit.atlas.judging import Pair, answered, perplexity, share
 from lifelong_edit.atlas.learning import Recipe, encode_statement, new_model, train
 from lifelong_edit.atlas.tokenizing import save_tokenizer, train_tokenizer
 from lifelong_edit.atlas.world_tables import held_pairs, trained_pairs, untrained_pairs, world_facts
+from lifelong_edit.numerics.devices import multiplies_bfloat16
 
 PROSE_BYTES = 1_200_000
 HELD_BYTES = 100_000
@@ -115,7 +116,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of the products")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    fast = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    fast = multiplies_bfloat16(torch.device("cpu"))
     half = fast if args.precision == "auto" else args.precision == "bfloat16"
     card = build(args.out, Recipe(steps=args.steps, seed=args.seed), half=half)
     print(json.dumps(card, indent=2))

@@ -121,8 +121,8 @@ def _identity(loaded: LoadedModel, revision: str | None, trust_remote_code: bool
 
 
 def _settled(settings: StoreSettings, loaded: LoadedModel) -> StoreSettings:
-    """The settings with the form of the store settled, and the model made ready to be asked in it."""
-    settings = settled(settings, loaded.tokenizer)
+    """The settings with what they leave open settled by the model, and the model made ready to be asked in its form."""
+    settings = settled(settings, loaded.tokenizer).placed(loaded.device)
     loaded.forms = forms_of(settings)
     return settings
 

@@ -254,7 +254,7 @@ def differentiated(
 
 def narrowed(loaded: LoadedModel, s: SearchingSettings) -> AbstractContextManager[object]:
     """Passes in the number format of the search, where that is narrower than the model's."""
-    if s.precision == "float32" or loaded.dtype != torch.float32:
+    if s.placed(loaded.device).precision == "float32" or loaded.dtype != torch.float32:
         return nullcontext()
     return torch.autocast(loaded.device.type, dtype=torch.bfloat16)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from lifelong_edit.settings import AtLeastOne, BelowOne, Count, NotNegative, Positive, StoreSettings
+
+if TYPE_CHECKING:
+    import torch
 
 Narrow = Literal["bfloat16", "float32"]
 
@@ -31,13 +34,20 @@ class SearchingSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown
     """A fact rests while the loss at each token of its answer is below this, in all that a round asks of it."""
     swapped: Count = 4
     """With how many other subjects the prompt of each fact is asked beside them: these answers must stay too."""
-    precision: Narrow = "bfloat16"
-    """Number format of the passes of the search, where the model is held in float32. What a step leaves, and what
-    judges it, is in the model's own."""
+    precision: Narrow | None = None
+    """Number format of the passes of the search, where the model is held in float32: `bfloat16` or `float32`. What a
+    step leaves, and what judges it, is in the model's own. None: settled at `init` by what the device is quick at."""
     reconsolidation_rounds: AtLeastOne = 12
     """How often a reconsolidation goes over all facts in force, some at a time."""
     reconsolidation_facts: AtLeastOne = 50
     """How many facts it searches for at a time."""
+
+    def placed(self, device: torch.device) -> Self:
+        """The settings with the number format of the passes settled."""
+        from lifelong_edit.numerics.devices import multiplies_bfloat16
+
+        quick: Narrow = "bfloat16" if multiplies_bfloat16(device) else "float32"
+        return self if self.precision is not None else self.replace(precision=quick)
 
 
 class SearchSettings(SearchingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
