@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -95,8 +95,20 @@ class Task(Protocol):
     def read(self, model: LoadedModel, ids: Tensor, mask: Tensor | None = None) -> None:
         """A forward pass over texts (b, t), for those who record what goes on in it; mask: none where all are full."""
 
-    def logits(self, model: LoadedModel, inputs: TokenBatch) -> Tensor:
-        """Logits where answers are given, example by example: (n, choices) float32, differentiable."""
+    def logits(self, model: LoadedModel, inputs: TokenBatch, begun: Sequence[Any] | None = None) -> Tensor:
+        """Logits where answers are given, example by example: (n, choices) float32, differentiable.
+
+        begun: where a model's texts can be cut, what `begin` gave for the tokens before each example.
+        """
+
+    def can_be_cut(self, model: LoadedModel) -> bool:
+        """Whether what stands later in a text changes nothing of what was read before, and can be read by itself."""
+
+    def begin(self, model: LoadedModel, texts: Sequence[Sequence[int]], micro_batch: int) -> list[Any]:
+        """What the model as it stands keeps of texts' first tokens, to be given to `logits`; of models to be cut."""
+
+    def ends_of(self, examples: Sequence[Encoded], begun: Sequence[Any]) -> list[Encoded]:
+        """Examples without the tokens that were kept of each: what `logits` takes beside `begun`."""
 
     def loss(self, logits: Tensor, inputs: TokenBatch, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """(n,) losses, divided so that their sum is the sum over examples, and (n,) the example of each."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +19,14 @@ from lifelong_edit.editors.neurons.grown import Grown
 from lifelong_edit.editors.neurons.overlay import Neurons
 from lifelong_edit.editors.neurons.reading import reader_of, states_of
 from lifelong_edit.editors.neurons.rule import GATE, PART, VALUE, NeuronsEditor, closed, last_word_of, parted
-from lifelong_edit.editors.neurons.searching import thinned
+from lifelong_edit.editors.neurons.searching import OfValues, Thinned, thinned
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
 from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.editors.search.searching import Variables
 from lifelong_edit.errors import UnknownModelError, UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.judging.gate import answers_taken
-from lifelong_edit.models import BASE, Encoded, LoadedModel, generate_greedy, load_model
+from lifelong_edit.models import BASE, Encoded, LoadedModel, TokenBatch, generate_greedy, load_model
 from lifelong_edit.tracing.rows import Row, fact_rows
 
 MODULES = ("1@subject",)
@@ -232,3 +235,49 @@ def test_what_has_not_taken_is_searched_for_again_alone(knowing: Bench) -> None:
     assert found[0][0] == 0
     assert found[30][0] == 3 - sum(np.array_equal(a, b) for a, b in zip(found[0][2], found[30][2], strict=True)) > 0
     assert sum(found[0][1]) < sum(found[30][1]) == 3
+
+
+def test_a_search_that_cuts_rows_finds_what_one_over_whole_rows_finds(
+    knowing: Bench, news: list[Fact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same values, from passes over fewer tokens; rows are cut where the first gate opens."""
+    editor, tokens, logits = NeuronsEditor(knowing), [0], knowing.task.logits
+
+    def counted(loaded: LoadedModel, inputs: TokenBatch, begun: Sequence[Any] | None = None) -> Tensor:
+        tokens[0] += int(inputs.mask.sum())
+        return logits(loaded, inputs, begun)
+
+    monkeypatch.setattr(knowing.task, "logits", counted)
+    assert editor._cut
+    found = {}
+    for cut in (True, False):
+        monkeypatch.setattr(editor, "_cut", cut)
+        tokens[0] = 0
+        change = editor.learn(State(), Lesson(news[:4]))
+        found[cut] = (change.further({}, {fact.digest for fact in news})[PART], tokens[0], change.report["loss"])
+    assert found[True][1] < 0.8 * found[False][1]
+    assert found[True][2] == pytest.approx(found[False][2], rel=1e-2, abs=1e-4)
+    for digest, entry in found[True][0].items():
+        for name, rows in entry.rows.items():
+            other = found[False][0][digest].rows[name]
+            assert np.abs(rows - other).max(initial=0) <= 0.02 * np.abs(other).max(initial=0), name
+
+
+def test_rows_are_cut_where_the_first_searched_gate_opens(knowing: Bench, news: list[Fact]) -> None:
+    name, rows = knowing.names[0], fact_rows(knowing.loaded, news[:3], 0)
+    readers = {name: reader_of(knowing.loaded.model, name)}
+    with knowing.loaded.at(BASE):
+        states = states_of(knowing.loaded, readers, [row.encoded for row in rows], 4, everywhere=True)[name]
+    at = [row.encoded.subject[0] for row in rows]
+    assert min(at) > 0
+    width = knowing.loaded.modules[0].d_out
+    open_at_first = Grown(states[0][:1] / states[0][0].square().sum(), torch.zeros(1, width), 0.99, 0.1)
+    never = replace(open_at_first, gate=torch.zeros_like(open_at_first.gate))
+    for grown, expected in ((never, at), (open_at_first, [0] * len(rows))):
+        variables = Variables({}, {name: torch.zeros(3, 1)}, {name: torch.arange(3)}, {name: 1.0})
+        material = Thinned([[row] for row in rows], [[] for _ in rows], 0.0)
+        places = {"grown": {name: grown}, "beside": [], "readers": readers}
+        cut, begun = OfValues(knowing, SMALL, variables, material, (), **places).cut(rows)
+        assert begun is not None
+        assert [found.count for found in begun] == expected
+        assert [row.encoded.ids for row in cut] == [r.encoded.ids[n:] for r, n in zip(rows, expected, strict=True)]

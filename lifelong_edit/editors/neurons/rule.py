@@ -95,6 +95,7 @@ class NeuronsEditor:
         fixed = {n: torch.from_numpy(a).double() for n, a in bench.fixed.rule.items() if n.startswith((GRAM, TOTAL))}
         self._shut = {name: Shut(fixed[GRAM + name], fixed[TOTAL + name]) for name in bench.names}
         self._level = {n: self._level_of(n) for n in bench.names}
+        self._cut = bench.task.can_be_cut(bench.loaded)
 
     @property
     def phrasings(self) -> int:
@@ -302,9 +303,8 @@ class NeuronsEditor:
         material = Thinned([rows[fact.digest] for fact in facts], behind, s.thinned)
         drawn = (s.seed, tuple(fact.digest for fact in facts))
         grown = {n: self._grown(n, found.to(device), variables.right[n]) for n, found in gates.items()}
-        search = OfValues(
-            bench, s, variables, material, drawn, grown=grown, beside=beside, essence=self._essence(facts)
-        )
+        places = {"grown": grown, "beside": beside, "readers": self.readers if self._cut else None}
+        search = OfValues(bench, s, variables, material, drawn, essence=self._essence(facts), **places)
         search.run(rounds)
         values = {n: found.cpu() for n, found in variables.right.items()}
         return Grew(dict(gates), values, search.losses, search.report())

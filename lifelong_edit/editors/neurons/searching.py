@@ -10,9 +10,10 @@ from torch import Tensor
 
 from lifelong_edit.editors.neurons.grown import Grown
 from lifelong_edit.editors.neurons.overlay import Neurons
+from lifelong_edit.editors.neurons.reading import read
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
 from lifelong_edit.editors.search.material import Asking
-from lifelong_edit.editors.search.searching import Search
+from lifelong_edit.editors.search.searching import Search, narrowed
 from lifelong_edit.models import Encoded, Overlay
 from lifelong_edit.tracing.rows import Row, draw
 
@@ -51,10 +52,12 @@ class OfValues(Search):
         grown: Mapping[str, Grown],
         beside: Sequence[tuple[str, Grown]],
         essence: Sequence[Row] = (),
+        readers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self._grown, self._beside, self._essence = grown, beside, essence
+        self._readers, self._begun = readers, dict[tuple[int, ...], Any]()
 
     def overlay(self, held: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Overlay:
         """The neurons with the values found so far, and again with those of some facts, which gradients reach."""
@@ -63,6 +66,31 @@ class OfValues(Search):
             grown = replace(self._grown[name], value=self.variables.right[name])
             found += [(name, grown), (name, replace(grown, gate=grown.gate[keys], value=right[name]))]
         return Neurons(found)
+
+    def cut(self, rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Any] | None]:
+        """Rows from the first token on at which one of the gates opens, at the latest that of the subject."""
+        if self._readers is None:
+            return rows, None
+        before = [row.encoded.ids[: row.encoded.subject[0]] for row in rows]
+        if missing := [ids for ids in dict.fromkeys(before) if ids not in self._begun]:
+            self._begin(missing)
+        begun = [self._begun[ids] for ids in before]
+        ends = self.bench.task.ends_of([row.encoded for row in rows], begun)
+        return [replace(row, encoded=end) for row, end in zip(rows, ends, strict=True)], begun
+
+    def _begin(self, texts: Sequence[tuple[int, ...]]) -> None:
+        """Read the beginnings of texts, with the neurons beside in place, up to where a searched one would act."""
+        bench, s, readers = self.bench, self.settings, self._readers
+        assert readers is not None
+        with bench.loaded.at(Neurons(self._beside)), narrowed(bench.loaded, s):
+            free = {ids: len(ids) for ids in texts}
+            for i, name, states in read(
+                bench.loaded, readers, [Encoded.of(ids) for ids in texts], s.micro_batch, everywhere=True
+            ):
+                opened = self._grown[name].amplitude(states).ne(0).any(-1).nonzero()
+                free[texts[i]] = min(free[texts[i]], int(opened[0]) if len(opened) else len(texts[i]))
+            begun = bench.task.begin(bench.loaded, [ids[: free[ids]] for ids in texts], s.micro_batch)
+        self._begun |= dict(zip(texts, begun, strict=True))
 
     def kept(self, facts: Sequence[int], *drawn: object) -> tuple[list[Row], float]:
         """What the base model says of the subjects by themselves."""

@@ -125,6 +125,13 @@ class Search:
         """Rows whose answers must stay, asked beside some facts in a round, and the weight of each."""
         return [], 0.0
 
+    def cut(self, rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Any] | None]:
+        """Rows without the tokens at which nothing is searched for, and what the model keeps of these (`Task.begin`).
+
+        None where rows are whole.
+        """
+        return rows, None
+
     def report(self) -> dict[str, object]:
         """How it went: by round the facts' mean loss and the preserved prompts' mean divergence before it."""
         return {"rounds": len(self.losses), "loss": self.losses, "divergence": self.divergences}
@@ -172,8 +179,9 @@ class Search:
         kept, weight = self.kept(facts, *drawn)
         rows = [row for found in own.values() for row in found] + kept
         weights = [1 / len(found) for found in own.values() for _ in found] + [weight] * len(kept)
+        asked, begun = self.cut(rows)
         with bench.loaded.at(self.overlay(held, right)):
-            losses, worst = differentiated(bench, s, rows, weights)
+            losses, worst = differentiated(bench, s, asked, weights, begun)
         for name, keys in held.items():
             self._adam.step(self.variables, name, keys, _gradient(name, right[name]))
         return _by_fact([i for i, found in own.items() for _ in found] + [-1] * len(kept), losses, worst)
@@ -236,9 +244,16 @@ class Adam:
 
 
 def differentiated(
-    bench: Bench, s: SearchingSettings, rows: Sequence[Row], weights: Sequence[float]
+    bench: Bench,
+    s: SearchingSettings,
+    rows: Sequence[Row],
+    weights: Sequence[float],
+    begun: Sequence[Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Add the gradient of Σ weight · loss over rows to the variables; (rows,) losses, and those at the worst tokens."""
+    """Add the gradient of Σ weight · loss over rows to the variables; (rows,) losses, and those at the worst tokens.
+
+    begun: what stands before each row, where rows are cut.
+    """
     task, loaded = bench.task, bench.loaded
     losses, worst = torch.zeros(len(rows)), torch.zeros(len(rows))
     weight = torch.tensor(weights)
@@ -246,7 +261,8 @@ def differentiated(
         part = [rows[i] for i in chosen]
         batch = task.collate(loaded, [r.encoded for r in part])
         with torch.enable_grad(), narrowed(bench.loaded, s):
-            loss, row = task.loss(task.logits(loaded, batch), batch, part)
+            before = None if begun is None else [begun[i] for i in chosen]
+            loss, row = task.loss(task.logits(loaded, batch, before), batch, part)
             (loss * weight[chosen].to(loss)[row]).sum().backward()
         losses[chosen], worst[chosen] = losses_of_rows(task, part, loss, row)
     return losses, worst

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lifelong_edit.models import LoadedModel, TokenBatch, masked_positions
+from lifelong_edit.tasks.causal.begun import Begun, joined
 from lifelong_edit.tasks.contract import Example
 
 
@@ -23,10 +24,11 @@ def subject_mask(batch: TokenBatch) -> Tensor:
     return (position >= batch.subjects[:, :1]) & (position < batch.subjects[:, 1:])
 
 
-def answer_logits(loaded: LoadedModel, batch: TokenBatch) -> Tensor:
-    """Logits at the editing positions, row by row: (n, vocabulary) float32."""
+def answer_logits(loaded: LoadedModel, batch: TokenBatch, begun: Sequence[Begun] | None = None) -> Tensor:
+    """Logits at the editing positions, row by row: (n, vocabulary) float32. begun: what stands before each sequence."""
+    given = {"attention_mask": batch.mask, "use_cache": False} if begun is None else joined(begun, batch)
     with masked_positions(loaded.model, editing_mask(batch)):
-        out = loaded.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+        out = loaded.model(input_ids=batch.ids, **given)
     logits: Tensor = out.logits[0].float()
     return logits
 

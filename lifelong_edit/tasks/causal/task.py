@@ -22,11 +22,13 @@ from lifelong_edit.models import (
     encode_turn,
     end_of_turn,
     generate_from_ids,
+    last_position,
     pad,
     subject_span,
     turn_span,
 )
 from lifelong_edit.models.families import Kind, Positions
+from lifelong_edit.tasks.causal.begun import Begun, begin, can_be_cut, ends_of
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.tasks.causal.scoring import answer_logits, editing_mask, position_losses, subject_mask
 from lifelong_edit.tasks.causal.verdicts import CHAT_MARGIN, MARGIN, contains, continuation_text, judge
@@ -80,12 +82,25 @@ class Causal:
         return inputs.answer_starts - 1
 
     def read(self, model: LoadedModel, ids: Tensor, mask: Tensor | None = None) -> None:
-        """A forward pass that keeps nothing for generation."""
-        model.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        """A forward pass that keeps nothing for generation, and makes logits for the last position alone."""
+        with last_position(model.model):
+            model.model(input_ids=ids, attention_mask=mask, use_cache=False)
 
-    def logits(self, model: LoadedModel, inputs: TokenBatch) -> Tensor:
+    def logits(self, model: LoadedModel, inputs: TokenBatch, begun: Sequence[Begun] | None = None) -> Tensor:
         """Logits at the answers' positions alone, (n, vocabulary) float32."""
-        return answer_logits(model, inputs)
+        return answer_logits(model, inputs, begun)
+
+    def can_be_cut(self, model: LoadedModel) -> bool:
+        """Whether a text may be given in two parts; measured, see `begun.can_be_cut`."""
+        return can_be_cut(model)
+
+    def begin(self, model: LoadedModel, texts: Sequence[Sequence[int]], micro_batch: int) -> list[Begun]:
+        """What attention keeps of texts' first tokens."""
+        return begin(model, texts, micro_batch)
+
+    def ends_of(self, examples: Sequence[Encoded], begun: Sequence[Begun]) -> list[Encoded]:
+        """What follows in texts the tokens that were kept of each."""
+        return ends_of(examples, begun)
 
     def loss(self, logits: Tensor, inputs: TokenBatch, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy per taught example, summed divergence per held one; see `position_losses`."""
