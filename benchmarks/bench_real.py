@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -87,6 +88,21 @@ class Judge:
             "perplexity": self.task.health(self.loaded, self.windows) / self.perplexity - 1,
         }
 
+    def missed(self) -> list[dict[str, str]]:
+        """The facts that are not answered in their own prompts, with what is said instead."""
+        prompts = [case.fact.prompt for case in self.cases]
+        said = self.task.answer(self.loaded, prompts, 8)
+        texts = [self.task.text(self.loaded, p, a) for p, a in zip(prompts, said, strict=True)]
+        wrong = [
+            not self.task.judge(self.loaded, p, case.fact.target, a).right
+            for p, case, a in zip(prompts, self.cases, said, strict=True)
+        ]
+        return [
+            {"prompt": case.fact.prompt, "target": case.fact.target, "said": text}
+            for case, text, is_wrong in zip(self.cases, texts, wrong, strict=True)
+            if is_wrong
+        ]
+
     def _right(self, prompts: Sequence[str | None], form: Form = "plain", anywhere: bool = False) -> float:
         """The share of prompts that are answered with their facts' targets; `anywhere` in ROOM tokens, or at once."""
         task, loaded = self.task, self.loaded
@@ -121,16 +137,23 @@ def edited(options: argparse.Namespace, cases: Sequence[Case], text: str) -> dic
     settings = settings_of(kind, {"editor": rule, "micro_batch": 32, **given})
     avoid = frozenset(case.fact.subject.casefold() for case in cases)
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
-        timeline = Timeline.create(
-            Path(folder) / "store",
-            model=options.model,
-            settings=settings,
-            preserve=preserved(options.preserved, avoid) if options.preserved else None,
-            text=ordinary() if options.text == "wikitext" else None,
-            hypernetwork=options.network,
-        )
-        found: dict[str, Any] = {"init_seconds": time.perf_counter() - begun, "settings": settings.told()}
+        store = Path(folder) / "store"
+        if options.store is None or not options.store.exists():
+            Timeline.create(
+                store,
+                model=options.model,
+                settings=settings,
+                preserve=preserved(options.preserved, avoid) if options.preserved else None,
+                text=ordinary() if options.text == "wikitext" else None,
+                hypernetwork=options.network,
+            ).close()
+            if options.store is not None:
+                shutil.copytree(store, options.store)
+        else:
+            shutil.copytree(options.store, store)
+        timeline = Timeline.open(store)
+        seconds = timeline.show(0).provenance["seconds"]
+        found: dict[str, Any] = {"init_seconds": seconds, "settings": timeline.bench().settings.told()}
         judge = Judge(timeline.bench().loaded, cases, text)
         facts = [case.fact for case in cases]
         found["batches"] = []
@@ -143,6 +166,7 @@ def edited(options: argparse.Namespace, cases: Sequence[Case], text: str) -> dic
         with timeline.bench().loaded.at(timeline.overlay(timeline.head)):
             found["figures"] = judge.figures()
             print(json.dumps(common.rounded(found["figures"])), flush=True)
+            found["missed"] = judge.missed()
             if options.tasks:
                 found["tasks"] = ability(judge.loaded, options.tasks)
                 print(json.dumps(common.rounded(found["tasks"])), flush=True)
@@ -183,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--modules", help="as of the command line; by default the rule's own")
     parser.add_argument("--preserved", type=int, default=600, help="prompts of the train split; 0: the rule's own")
     parser.add_argument("--text", choices=("bundled", "wikitext"), default="bundled", help="ordinary text for `init`")
+    parser.add_argument("--store", type=Path, help="a store to begin with a copy of; made where there is none")
     parser.add_argument("--reconsolidate", action="store_true")
     parser.add_argument("--name", help="of the result; without one nothing is written for --facts train")
     options = parser.parse_args(arguments)

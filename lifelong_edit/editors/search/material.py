@@ -17,10 +17,12 @@ from lifelong_edit.tracing.rows import Row, RowKind, draw, fact_rows
 def anchored(row: Row) -> Row:
     """The row with one token in the place of its subject's: the last of them, or the prompt's last without a mention.
 
-    There the model has read the whole name, and there a fact is edited.
+    There the model has read the whole name, and there a fact is edited. Not at a text's very first token, which most
+    models make a place to rest attention on, with the same state whatever stands there: at the one behind it then.
     """
     start, end = row.encoded.subject
     last = end if end > start else row.encoded.answer_start
+    last = min(max(last, 2), row.encoded.answer_start)
     return replace(row, encoded=replace(row.encoded, subject=(last - 1, last)))
 
 
