@@ -29,6 +29,8 @@ class Encoded:
     answer_start: int
     subject: tuple[int, int] = (0, 0)
     """Where the subject's tokens begin and end in the prompt, the end not included; (0, 0) where it is not known."""
+    ended: bool = False
+    """Whether the last token stands for any that ends the answer's last word, whichever it is (`Task.ended`)."""
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -48,13 +50,17 @@ class Encoded:
 
 @dataclass
 class TokenBatch:
-    """Sequences padded on the right. ids, mask: (b, t) long. lengths, answer_starts: (b,) long. subjects: (b, 2)."""
+    """Sequences padded on the right. ids, mask: (b, t) long. lengths, answer_starts: (b,) long. subjects: (b, 2).
+
+    breaks: (vocabulary,) bool, the tokens that end a word, where some sequence is `Encoded.ended`.
+    """
 
     ids: Tensor
     mask: Tensor
     lengths: Tensor
     answer_starts: Tensor
     subjects: Tensor
+    breaks: Tensor | None = None
 
 
 # Scripts that put no space between words: Thai, Lao, Tibetan, Burmese, Khmer; Chinese and Japanese with their

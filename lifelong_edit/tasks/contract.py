@@ -113,6 +113,9 @@ class Task(Protocol):
     def loss(self, logits: Tensor, inputs: TokenBatch, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """(n,) losses, divided so that their sum is the sum over examples, and (n,) the example of each."""
 
+    def ended(self, model: LoadedModel, example: Encoded) -> Encoded:
+        """The example with one more token that has to end its answer; as it is where its answer cannot go on."""
+
     def counts(self, examples: Sequence[Encoded]) -> list[int]:
         """How many rows of `logits` each example has."""
 

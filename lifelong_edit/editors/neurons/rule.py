@@ -20,7 +20,7 @@ from lifelong_edit.editors.neurons.gates import Regression, Shut, gates_of
 from lifelong_edit.editors.neurons.grown import Grown
 from lifelong_edit.editors.neurons.overlay import Neurons
 from lifelong_edit.editors.neurons.reading import is_gated, read, reader_of, states_of, stream_scale
-from lifelong_edit.editors.neurons.searching import OfValues, Thinned
+from lifelong_edit.editors.neurons.searching import OfValues, Thinned, ended
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
 from lifelong_edit.editors.ridge.clock import Clock
 from lifelong_edit.editors.ridge.together import slices
@@ -271,10 +271,10 @@ class NeuronsEditor:
     def _missed(
         self, facts: Sequence[Fact], rows: Mapping[str, list[Row]], grown: Sequence[tuple[str, Grown]]
     ) -> list[int]:
-        """Numbers of the facts of which, in some form, a token of the target is not surely the most probable one."""
+        """Numbers of the facts of which, in some form, a token of the target or its end is not surely what follows."""
         first = [(i, row) for i, fact in enumerate(facts) for row in prompts_in(rows[fact.digest])]
         with self.bench.loaded.at(Neurons(grown)):
-            _, worst = answered(self.bench, [row for _, row in first], self.settings.micro_batch)
+            _, worst = answered(self.bench, [ended(self.bench, row) for _, row in first], self.settings.micro_batch)
         return sorted({i for (i, _), loss in zip(first, worst.tolist(), strict=True) if loss >= math.log(2)})
 
     def _search(
@@ -300,7 +300,7 @@ class NeuronsEditor:
             with bench.loaded.at(BASE):
                 variables.scale[name] = stream_scale(bench.loaded, name, first, s.micro_batch)
         behind = [behind_contexts(bench, fact, self.contexts, rows[fact.digest][0].kind) for fact in facts]
-        material = Thinned([rows[fact.digest] for fact in facts], behind, s.thinned)
+        material = Thinned([rows[fact.digest] for fact in facts], behind, s.thinned, bench)
         drawn = (s.seed, tuple(fact.digest for fact in facts))
         grown = {n: self._grown(n, found.to(device), variables.right[n]) for n, found in gates.items()}
         places = {"grown": grown, "beside": beside, "readers": self.readers if self._cut else None}

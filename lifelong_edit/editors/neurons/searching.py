@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lifelong_edit.bench import Bench
 from lifelong_edit.editors.neurons.grown import Grown
 from lifelong_edit.editors.neurons.overlay import Neurons
 from lifelong_edit.editors.neurons.reading import read
@@ -20,15 +21,24 @@ from lifelong_edit.tracing.rows import Row, draw
 
 @dataclass
 class Thinned(Asking):
-    """What is asked of facts, and each prompt once more with words left out. share: of those behind the subject."""
+    """What is asked of facts, and each prompt once more with words left out; plain answers have to end where they do.
+
+    share: of the words behind the subject that are left out. bench: whose model is asked.
+    """
 
     share: float
+    bench: Bench
 
     def of(self, fact: int, *drawn: object) -> list[Row]:
         """The rows of a round, see `Asking.of`, and a thinned one."""
         plain = next((row for row in self.rows[fact] if row.form == "plain"), None)
         more = [] if plain is None or not self.share else [thinned(plain, self.share, plain.fact, *drawn)]
-        return [*super().of(fact, *drawn), *more]
+        return [ended(self.bench, row) for row in (*super().of(fact, *drawn), *more)]
+
+
+def ended(bench: Bench, row: Row) -> Row:
+    """A row whose answer has to end with its last word ("sitcom", not "sitcoms"); a turn ends by itself."""
+    return row if row.form == "chat" else replace(row, encoded=bench.task.ended(bench.loaded, row.encoded))
 
 
 def thinned(row: Row, share: float, *drawn: object) -> Row:

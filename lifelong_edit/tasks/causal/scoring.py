@@ -53,6 +53,8 @@ def divergence(logits: Tensor, examples: Sequence[Example]) -> Tensor:
 def position_losses(logits: Tensor, batch: TokenBatch, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """Loss of each position and its row: mean cross-entropy per fact, summed divergence per preserved row.
 
+    Where a row is `ended`, the last of its tokens is any that ends a word.
+
     Returns (n,) losses, already divided so that their sum is the sum over rows, and (n,) row indices.
     """
     counts = torch.tensor([len(r.encoded.answer) for r in examples], device=logits.device)
@@ -63,6 +65,11 @@ def position_losses(logits: Tensor, batch: TokenBatch, examples: Sequence[Exampl
         tokens = answer_tokens(batch)
         entropy = nn.functional.cross_entropy(logits[~preserved], tokens[~preserved], reduction="none")
         loss = loss.masked_scatter(~preserved, entropy / counts[row][~preserved])
+    if batch.breaks is not None:
+        last = counts.cumsum(0)[torch.tensor([r.encoded.ended for r in examples], device=counts.device)] - 1
+        breaks = batch.breaks[: logits.shape[-1]]
+        going_on = logits[last].logsumexp(-1) - logits[last][:, : len(breaks)][:, breaks].logsumexp(-1)
+        loss = loss.index_put((last,), going_on / counts[row][last])
     if bool(preserved.any()):
         loss = loss.masked_scatter(preserved, divergence(logits[preserved], examples))
     return loss, row

@@ -29,6 +29,7 @@ from lifelong_edit.models import (
 )
 from lifelong_edit.models.families import Kind, Positions
 from lifelong_edit.tasks.causal.begun import Begun, begin, can_be_cut, ends_of
+from lifelong_edit.tasks.causal.breaks import ended, word_breaks
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.tasks.causal.scoring import answer_logits, editing_mask, position_losses, subject_mask
 from lifelong_edit.tasks.causal.verdicts import CHAT_MARGIN, MARGIN, contains, continuation_text, judge
@@ -71,7 +72,14 @@ class Causal:
 
     def collate(self, model: LoadedModel, examples: Sequence[Encoded]) -> TokenBatch:
         """Sequences padded on the right."""
-        return pad(examples, model.pad_id, model.device)
+        batch = pad(examples, model.pad_id, model.device)
+        if any(example.ended for example in examples):
+            batch.breaks = word_breaks(model)
+        return batch
+
+    def ended(self, model: LoadedModel, example: Encoded) -> Encoded:
+        """A continuation with the end of its last word, see `breaks.ended`."""
+        return ended(model, example)
 
     def slots(self, inputs: TokenBatch, positions: Positions) -> Tensor:
         """(b, t) bool: where the next token is an answer token, or the subject's tokens."""

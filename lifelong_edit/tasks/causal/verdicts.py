@@ -68,10 +68,10 @@ def _inside_word(left: str, right: str) -> bool:
         return False
     if left[-1].isdigit() and right[0] in ".," and right[1:2].isdigit():
         return True
-    return _in_word(left[-1]) and _in_word(right[0])
+    return in_word(left[-1]) and in_word(right[0])
 
 
-def _in_word(character: str) -> bool:
+def in_word(character: str) -> bool:
     """Whether a character is part of a word in a script that sets words apart by spaces."""
     code = ord(character)
     if any(first <= code <= last for first, last in _UNSPACED):
