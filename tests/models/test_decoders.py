@@ -14,9 +14,12 @@ from lifelong_edit.errors import UnknownModelError
 from lifelong_edit.export.formats import export
 from lifelong_edit.models import LoadedModel, fingerprint_of, generate_greedy, load_model
 from lifelong_edit.models.loaded import LONGEST
+from lifelong_edit.tasks import task_of
 from tests.zoo import DECODERS, EXPERTS, LLAMA, Zoo, with_vocabulary
 
 PROMPTS = ["The capital of France is", "Ada", "In 1969 two people walked on the", "The river Danube flows through"]
+WHOLE = {"bloom", "mpt", "qwen3_5", "qwen3_5_text"}
+"""Models whose texts are always read whole: without positions to give, or with layers that keep something else."""
 SMALL = Settings(
     more_passes=0,
     passes=1,
@@ -54,6 +57,7 @@ def test_a_decoder_is_asked_edited_and_exported(
     with Timeline.create(tmp_path / "store", model=folder, settings=SMALL, preserve=[], text=sentences * 4) as timeline:
         loaded = timeline.bench().loaded
         assert (loaded.context, [m.layer for m in loaded.modules], loaded.left_out) == (64, [2, 3], ())
+        assert task_of(loaded).can_be_cut(loaded) == (name not in WHOLE)
         assert all(".language_model." in m.name or ".text_model." in m.name for m in loaded.modules) == (
             "vision_config" in DECODERS[name]
         )
