@@ -24,6 +24,8 @@ from lifelong_edit.editors.locft.settings import LocftSettings
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.search.settings import SearchingSettings, SearchSettings
+from lifelong_edit.editors.stableedit.settings import StableSettings
+from lifelong_edit.editors.ultraedit.settings import UltraSettings
 from lifelong_edit.settings import StoreSettings
 
 Sections = Sequence[tuple[str, type[msgspec.Struct]]]
@@ -32,6 +34,8 @@ Number = msgspec.inspect.IntType | msgspec.inspect.FloatType
 SECTIONS: Sections = (
     ("Settings of every store", StoreSettings),
     ("Settings of the ridge rules", RidgeSettings),
+    ("Settings of UltraEdit", UltraSettings),
+    ("Settings of StableEdit", StableSettings),
     ("Settings of rules that search", SearchingSettings),
     ("Settings of the search", SearchSettings),
     ("Settings of the neurons", NeuronsSettings),

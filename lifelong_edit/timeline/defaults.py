@@ -55,9 +55,12 @@ def start_of(
 ) -> tuple[StoreSettings, Path | None]:
     """Settings and network of a new store: those of `default_editor`'s rule, `malmen` in the solve of its network.
 
-    Raises UsageError where the settings are not of the type that their rule has: they could not be read back.
+    Settings of a type that the rule's extends have the rest at its defaults. Raises UsageError where they are of
+    another: they could not be read back.
     """
-    if settings is not None and not isinstance(settings, kind := rule_of(settings.editor).settings):
+    if settings is not None and issubclass(kind := rule_of(settings.editor).settings, type(settings)):
+        settings = kind(**msgspec.structs.asdict(settings))
+    if settings is not None and not isinstance(settings, kind):
         raise UsageError(
             f"found {type(settings).__name__} for the editing rule {settings.editor}, expected {kind.__name__}; name "
             "the rule as `editor` in its own settings"

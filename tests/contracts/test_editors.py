@@ -443,7 +443,6 @@ def _held(log: Any, part: Part, shared: set[str]) -> bool:
 # -- the bundled model
 
 TAKES: dict[str, dict[str, Any]] = {
-    "ultraedit": {"eta": 1e-2},
     "ft": {"rate": 5e-3},
     "ft-replay": {"rate": 5e-3, "preserved": 10},
     "locft": {"rate": 5e-3},
