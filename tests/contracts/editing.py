@@ -80,7 +80,7 @@ class Row:
     @property
     def form(self) -> str:
         """The form of the network that the rule asks with, where it needs one."""
-        return self.ask or "joint"
+        return self.name if self.name in ("mend", "rledit") else self.ask or "joint"
 
     def settings(self, **changes: Any) -> StoreSettings:
         """Small settings of the rule, some of them changed."""
