@@ -68,6 +68,8 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The order in which the fields are shown, and their digest takes them; empty: that of the struct."""
     at_rest: ClassVar[Mapping[str, tuple[str | int | None, ...]]] = {"form": (None, "plain"), "system": (None,)}
     """Fields that stores did not have from the first on, and the values with which all is as it was without them."""
+    before: ClassVar[Mapping[str, object]] = {}
+    """Those of them whose default is another value, and the one that they had before they could be set."""
 
     modules: tuple[str, ...] = ()
     """Names of the edited weight matrices. A name with `@subject` behind it is edited at the tokens of the subject, all

@@ -21,9 +21,13 @@ from lifelong_edit.editors.grace.settings import GraceSettings
 from lifelong_edit.editors.li.settings import LiSettings
 from lifelong_edit.editors.locate.settings import LocateSettings
 from lifelong_edit.editors.locft.settings import LocftSettings
+from lifelong_edit.editors.mend.settings import MendSettings
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
 from lifelong_edit.editors.ridge.settings import RidgeSettings
+from lifelong_edit.editors.rledit.settings import RLSettings
 from lifelong_edit.editors.search.settings import SearchingSettings, SearchSettings
+from lifelong_edit.editors.stableedit.settings import StableSettings
+from lifelong_edit.editors.ultraedit.settings import UltraSettings
 from lifelong_edit.settings import StoreSettings
 
 Sections = Sequence[tuple[str, type[msgspec.Struct]]]
@@ -32,6 +36,10 @@ Number = msgspec.inspect.IntType | msgspec.inspect.FloatType
 SECTIONS: Sections = (
     ("Settings of every store", StoreSettings),
     ("Settings of the ridge rules", RidgeSettings),
+    ("Settings of UltraEdit", UltraSettings),
+    ("Settings of StableEdit", StableSettings),
+    ("Settings of RLEdit", RLSettings),
+    ("Settings of MEND", MendSettings),
     ("Settings of rules that search", SearchingSettings),
     ("Settings of the search", SearchSettings),
     ("Settings of the neurons", NeuronsSettings),

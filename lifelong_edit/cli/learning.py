@@ -16,9 +16,9 @@ from lifelong_edit.editors.registry import RULES, TRAINED, rule_of
 from lifelong_edit.errors import UsageError
 
 if TYPE_CHECKING:
-    from lifelong_edit.editors.ridge.settings import Settings
     from lifelong_edit.facts import Fact
     from lifelong_edit.models import LoadedModel
+    from lifelong_edit.settings import StoreSettings
     from lifelong_edit.training.choosing import Choosing
     from lifelong_edit.training.episodes import TrainSettings
 
@@ -52,7 +52,7 @@ _MEASURES = (
     type=click.Choice([name for name in RULES if rule_of(name).trains]),
     default=TRAINED,
     show_default=True,
-    help="`gradient`, the rule without a network, has nothing to train: with --choose its settings are chosen.",
+    help="Whose network. `gradient` has none, and nothing to train: with --choose its settings are chosen.",
 )
 @click.option(
     "--choose",
@@ -140,7 +140,7 @@ def train(
       lifelong-edit train --data facts.jsonl --out network --minutes 10 --train rank=64
       lifelong-edit train --data facts.jsonl --out chosen --editor gradient --choose 20
     """
-    from lifelong_edit.editors.ridge.settings import CHOSEN, Settings
+    from lifelong_edit.editors.ridge.settings import CHOSEN, RidgeSettings
     from lifelong_edit.facts import read_facts
     from lifelong_edit.timeline.defaults import default_text
     from lifelong_edit.training.choosing import Choice, Choosing
@@ -150,7 +150,7 @@ def train(
     _require_something_to_do(editor, choose)
     trackers = tracking(options, out)
     named = {"modules": split_names(modules) if modules else None, "dtype": dtype, "seed": seed, "device": device}
-    solve = parse_settings(Settings, "--set", pairs, editor=editor, **named)
+    solve = parse_settings(rule_of(editor).settings, "--set", pairs, editor=editor, **named)
     learn = parse_settings(TrainSettings, "--train", training, seed=seed)
     choosing = parse_settings(Choosing, "--choosing", judging, seed=learn.seed)
     facts = [record.fact for record in read_facts(data)]
@@ -162,6 +162,7 @@ def train(
     found: dict[str, object] = {"out": str(out)}
     loaded, solve = _loaded(model, choose is not None, facts, sample, out, solve, learn, choosing)
     if choose is not None:
+        assert isinstance(solve, RidgeSettings)  # refused otherwise
         choice = Choice(loaded, facts, sample, out, solve, learn, choosing, say)
         solve = choice.go(choose)
         found |= {"trials": len(choice.record.trials), "settings": str(out / CHOSEN)}
@@ -176,6 +177,11 @@ def train(
 def _require_something_to_do(editor: str, choose: float | None) -> None:
     if "network" not in rule_of(editor).trains and choose is None:
         raise UsageError("found --editor gradient without --choose, expected both: that rule has nothing to train")
+    if "settings" not in rule_of(editor).trains and choose is not None:
+        raise UsageError(
+            f"found --choose with --editor {editor}, expected it with gradient or malmen, whose settings it knows; "
+            "leave it out"
+        )
 
 
 def _tell(found: dict[str, object], *, as_json: bool) -> None:
@@ -191,19 +197,20 @@ def _loaded(
     facts: Sequence[Fact],
     text: Sequence[str],
     out: Path,
-    solve: Settings,
+    solve: StoreSettings,
     learn: TrainSettings,
     choosing: Choosing,
-) -> tuple[LoadedModel, Settings]:
+) -> tuple[LoadedModel, StoreSettings]:
     """The model, and the settings with the modules that were chosen where that is asked for and none are named."""
+    from lifelong_edit.editors.ridge.settings import RidgeSettings
     from lifelong_edit.training.choosing_modules import choose_modules
 
-    if choose and not solve.modules:
+    if choose and isinstance(solve, RidgeSettings) and not solve.modules:
         return choose_modules(partial(_load, model, solve), facts, text, out, solve, learn, choosing, say)
     return _load(model, solve, solve.modules), solve
 
 
-def _load(model: str, solve: Settings, modules: Sequence[str]) -> LoadedModel:
+def _load(model: str, solve: StoreSettings, modules: Sequence[str]) -> LoadedModel:
     """The model with these modules; the default ones where none are named."""
     from lifelong_edit.models import load_model
 

@@ -19,7 +19,7 @@ from lifelong_edit.cli.common import (
     store_option,
 )
 from lifelong_edit.cli.looking import print_status
-from lifelong_edit.editors.registry import RULES, TRAINED, rule_of
+from lifelong_edit.editors.registry import RULES, rule_of
 from lifelong_edit.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _MAKING = (
         "--editor",
         type=click.Choice(RULES),
         help="The editing rule: MALMEN with a trained hypernetwork, or a rule that needs no training. "
-        "Default: malmen where there is a hypernetwork, neurons for a model with states of 512 numbers or more, "
+        "Default: that of the hypernetwork where there is one, neurons for a model with states of 512 numbers or more, "
         "else gradient.",
     ),
     click.option(
@@ -176,7 +176,13 @@ def chosen_settings(device: str | None, options: dict[str, Any]) -> StoreSetting
 
     Without `--editor` the rule is `default_editor`'s.
     """
-    from lifelong_edit.timeline.defaults import default_editor, default_hypernetwork, settings_from, solve_of
+    from lifelong_edit.timeline.defaults import (
+        default_editor,
+        default_hypernetwork,
+        rule_of_network,
+        settings_from,
+        solve_of,
+    )
 
     known = options["hypernetwork"] or default_hypernetwork(options["model"] or BUNDLED)
     # Modules are named at the answer, and settings were chosen, for the rules of the ridge family.
@@ -194,7 +200,8 @@ def chosen_settings(device: str | None, options: dict[str, Any]) -> StoreSetting
         "system": options.get("system"),
     }
     # --set may name another rule yet, whose settings are not those that a network is trained for
-    given = solve_of(known) if editor == TRAINED and kind is rule_of(TRAINED).settings else {}
+    own = known is not None and rule_of_network(known) == editor
+    given = solve_of(known) if own and kind is rule_of(editor).settings else {}
     given |= {"derived": BESIDE_GENERAL} if GENERAL in options.get("preserve", ()) and "derived" in kind.order else {}
     given |= settings_from(options.get("settings"), kind)
     given |= {name: value for name, value in named.items() if value is not None}

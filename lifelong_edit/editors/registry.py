@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lifelong_edit.editors.contract import Rule
 
 RULES: tuple[str, ...] = (
-    *("malmen", "gradient", "ultraedit", "search", "neurons"),
+    *("malmen", "gradient", "ultraedit", "stableedit", "rledit", "mend", "search", "neurons"),
     *("rome", "r-rome", "memit", "memit-seq", "emmet", "alphaedit", "nse"),
     *("ft", "ft-replay", "locft", "li", "grace"),
 )

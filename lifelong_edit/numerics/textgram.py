@@ -155,6 +155,16 @@ class TextGrams:
         factor, rest = self._parts[module]
         return float(factor.square().sum() + rest.sum())
 
+    def energy(self, module: str, weight: Tensor) -> float:
+        """tr(WᵀC₀W) of a matrix (d_in, d_out): the mean of ‖kW‖² over ordinary text, its bias left out."""
+        if module in self._whole:
+            gram = self._whole[module]
+            weight = weight.to(gram)
+            return float(((gram @ weight) * weight).sum())
+        factor, rest = self._parts[module]
+        weight = weight.to(factor)
+        return float((factor @ weight).square().sum() + (rest[:, None] * weight.square()).sum())
+
     def add_to(self, gram: Tensor, module: str, count: float = 1.0) -> Tensor:
         """gram + count·C₀, in place: (d_in, d_in) float64; a factor is never a matrix of its own."""
         if module in self._whole:

@@ -55,9 +55,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @cached_property
     def settings(self) -> StoreSettings:
-        """The settings, of the type that the store's rule has; those that the store is older than at their defaults."""
+        """The settings, of the type that the store's rule has.
+
+        Those that the store is older than are at their defaults, or what they were `before` there was a choice.
+        """
         kind = rule_of(str(self.given.get("editor", PLAIN))).settings
-        return msgspec.convert(self.given, kind, strict=False)
+        return msgspec.convert({**kind.before, **self.given}, kind, strict=False)
 
     @cached_property
     def settings_digest(self) -> str:

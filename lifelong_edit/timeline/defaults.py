@@ -45,19 +45,24 @@ def solve_of(hypernetwork: Path | None) -> dict[str, Any]:
     from lifelong_edit.editors.malmen.network import read_config  # imports torch
 
     config = read_config(hypernetwork)
-    chosen = settings_from(hypernetwork, rule_of(TRAINED).settings) if (hypernetwork / CHOSEN).is_file() else {}
-    solve = {name: config.settings[name] for name in SOLVE if name in config.settings}
+    kind = rule_of(config.rule).settings
+    chosen = settings_from(hypernetwork, kind) if (hypernetwork / CHOSEN).is_file() else {}
+    taken = (*SOLVE, "training", "begins") if config.rule != TRAINED else SOLVE
+    solve = {name: config.settings[name] for name in taken if name in config.settings}
     return chosen | solve | {"modules": config.entries}
 
 
 def start_of(
     model: str, settings: StoreSettings | None, hypernetwork: str | Path | None
 ) -> tuple[StoreSettings, Path | None]:
-    """Settings and network of a new store: those of `default_editor`'s rule, `malmen` in the solve of its network.
+    """Settings and network of a new store: those of `default_editor`'s rule, in the solve of its network if it has one.
 
-    Raises UsageError where the settings are not of the type that their rule has: they could not be read back.
+    Settings of a type that the rule's extends have the rest at its defaults. Raises UsageError where they are of
+    another: they could not be read back.
     """
-    if settings is not None and not isinstance(settings, kind := rule_of(settings.editor).settings):
+    if settings is not None and issubclass(kind := rule_of(settings.editor).settings, type(settings)):
+        settings = kind(**msgspec.structs.asdict(settings))
+    if settings is not None and not isinstance(settings, kind):
         raise UsageError(
             f"found {type(settings).__name__} for the editing rule {settings.editor}, expected {kind.__name__}; name "
             "the rule as `editor` in its own settings"
@@ -68,7 +73,7 @@ def start_of(
     if settings is None:
         editor = default_editor(network, model)
         return rule_of(editor).settings(editor=editor, **solve_of(network)), network
-    if settings.editor == TRAINED and network is not None and not settings.modules:
+    if "network" in rule_of(settings.editor).needs and network is not None and not settings.modules:
         settings = settings.replace(modules=solve_of(network)["modules"])
     return settings, network
 
@@ -99,19 +104,28 @@ On a model of 8 M parameters (256) `gradient` was ahead of `neurons`, on one of 
 
 
 def default_editor(hypernetwork: str | Path | None, model: str, modules: Sequence[str] = ()) -> str:
-    """The rule of a new store of which none is named: `malmen` with a network, `neurons` of a large language model.
+    """The rule of a new store of which none is named: that of a network, `neurons` of a large language model.
 
     `gradient` of small models, of those about which nothing can be said yet, and where modules are named: `neurons`
     would want them at the subject.
     """
     if hypernetwork is not None:
-        return TRAINED
+        return rule_of_network(Path(hypernetwork))
     if modules:
         return PLAIN
     from lifelong_edit.models.loading import state_width  # imports torch
 
     width = state_width(model)
     return LARGE if width is not None and width >= LARGE_FROM else PLAIN
+
+
+def rule_of_network(folder: Path) -> str:
+    """The rule that a network was trained for; `malmen` where its folder does not say."""
+    if not (folder / "config.json").is_file():
+        return TRAINED
+    from lifelong_edit.editors.malmen.network import read_config  # imports torch
+
+    return read_config(folder).rule
 
 
 def default_hypernetwork(model: str) -> Path | None:

@@ -67,8 +67,10 @@ def recording(loaded: LoadedModel, gradients: bool) -> Iterator[tuple[dict[str, 
         yield inputs, outputs
 
 
-def trace(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, gradients: bool = True) -> Trace:
-    """Keys (and gradients) of `rows` at the model's present weights.
+def trace(
+    loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, gradients: bool = True, everywhere: bool = False
+) -> Trace:
+    """Keys (and gradients) of `rows` at the model's present weights; everywhere: at all their tokens.
 
     The loss is a sum over rows, so that no gradient depends on how rows are cut into micro-batches
     (the original averages over the micro-batch).
@@ -82,7 +84,7 @@ def trace(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, gradients:
         part = [rows[i] for i in chosen]
         batch = task.collate(loaded, [r.encoded for r in part])
         places = {m.positions: task.slots(batch, m.positions) for m in loaded.modules}
-        masks = {m.name: places[m.positions] for m in loaded.modules}
+        masks = {m.name: batch.mask.bool() if everywhere else places[m.positions] for m in loaded.modules}
         with recording(loaded, gradients) as (inputs, outputs), torch.set_grad_enabled(gradients):
             loss, row = task.loss(task.logits(loaded, batch), batch, part)
         if gradients:

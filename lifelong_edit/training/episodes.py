@@ -19,7 +19,8 @@ from torch import Tensor
 
 from lifelong_edit.bench import Bench, State
 from lifelong_edit.editors.contract import Lesson, Whole
-from lifelong_edit.editors.malmen.network import Form, NetworkConfig, NetworkSet
+from lifelong_edit.editors.malmen.blocks import Form
+from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
 from lifelong_edit.editors.malmen.rule import with_networks
 from lifelong_edit.editors.ridge.batch import held_still, ready
 from lifelong_edit.editors.ridge.editor import RidgeEditor
@@ -31,11 +32,14 @@ from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE, LoadedModel, by_length
 from lifelong_edit.numerics.solver import Held, solve_backward
-from lifelong_edit.stores import WEIGHTS
+from lifelong_edit.stores import MOMENTS, WEIGHTS
 from lifelong_edit.tasks import task_of
 from lifelong_edit.tracing.preservation import PreservedPrompts
 from lifelong_edit.tracing.rows import Row, draw, fact_rows
 from lifelong_edit.tracing.trace import Trace, trace
+
+SCALARS = ("log_step", "log_ridge", "factor")
+"""How the names of learned steps and ridges end, which have a rate of their own."""
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -174,12 +178,17 @@ class Trainer:
     history: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        scalars = [p for n, p in self.networks.named_parameters() if "log_" in n]
-        blocks = [p for n, p in self.networks.named_parameters() if "log_" not in n]
+        named = list(self.networks.named_parameters())
+        scalars = [p for n, p in named if n.endswith(SCALARS)]
+        blocks = [p for n, p in named if not n.endswith(SCALARS)]
         self.networks.train().requires_grad_(True)
         groups = [{"params": blocks, "lr": self.train.rate}, {"params": scalars, "lr": self.train.scalar_rate}]
         self.optimiser = torch.optim.Adam(groups)
         self.average = {n: t.detach().clone() for n, t in self.networks.state_dict().items()}
+        self.begin()
+
+    def begin(self) -> None:
+        """Make ready what the form of the network asks for."""
         self.editor = with_networks(self.bench, self.networks)
 
     def judges(self, batch: Sequence[TaughtFact], episode: Episode, number: int) -> list[Row]:
@@ -232,10 +241,12 @@ class Trainer:
         held: Held
         if s.ask == "published":
             rows = fact_rows(bench.loaded, facts, s.phrasings)
-            asker, held = self.editor.targets.ready(Seen({}, {}), {}), dict.fromkeys(bench.names, (None, None))
+            asker, held = self.ready_as_published(state, rows), dict.fromkeys(bench.names, (None, None))
         else:
             rows = select_rows(bench, s, state, work.lesson, sorted(state.live))
             asker, held = ready(work, rows), held_still(work, self.editor.preservation, rows, sorted(state.live), 1)
+        if asker.moments:
+            state.parts[MOMENTS] = asker.moments
         for _ in range(1 if s.ask == "published" else s.passes):
             traced = self.one_pass(state, rows, asker, held, self.judges([*batch, *recalled], episode, self.steps))
         for fact in facts:
@@ -243,6 +254,10 @@ class Trainer:
         # One trace earlier than in a committed step, which saves an episode a quarter of its time.
         conflict = {digest: keys.conflict for digest, keys in state.keys.items()} | work.conflict
         state.keys.update(fact_keys(bench, traced, rows, conflict))
+
+    def ready_as_published(self, state: State, rows: Sequence[Row]) -> Asker:
+        """The rule made ready for a published solve: it has no metric to fit."""
+        return self.editor.targets.ready(Seen({}, {}), {})
 
     def one_pass(self, state: State, rows: Sequence[Row], asker: Asker, held: Held, judges: Sequence[Row]) -> Trace:
         """Ask, solve, judge, carry the gradient back through the solve, step; what the rows' trace recorded."""
@@ -256,7 +271,6 @@ class Trainer:
         state.shifts = system.moved(state.shifts)
         with bench.loaded.at(state.shifts):
             loss, slopes = weight_gradients(bench.loaded, judges, bench.settings.micro_batch)
-        self.optimiser.zero_grad()
         for name in bench.names:
             by_value, by_ridge = solve_backward(system.solutions[name], slopes[name])
             system.values[name].backward(by_value.float().to(system.values[name].device))
@@ -265,15 +279,23 @@ class Trainer:
                 network.log_ridge.grad = torch.zeros_like(network.log_ridge)
             if s.log_ridge is None:  # else λ is the setting's, and not learned
                 network.log_ridge.grad[layer] += by_ridge * self.networks.ridge(name)
+        self.descend(loss)
+        return traced
+
+    def descend(self, loss: float) -> None:
+        """One step of the optimiser by the gradients that the parameters have, which are then gone."""
         norm = torch.nn.utils.clip_grad_norm_(self.networks.parameters(), self.train.clip)
         self.optimiser.step()
+        self.optimiser.zero_grad()
         self.steps += 1
         # A plain mean at first, so that the start does not weigh for ever.
-        share = max(1 - self.train.averaging, 1 / (self.steps + 1))
+        share, learned = max(1 - self.train.averaging, 1 / (self.steps + 1)), dict(self.networks.named_parameters())
         for key, value in self.networks.state_dict().items():
-            self.average[key].lerp_(value.detach(), share)
+            if key in learned:
+                self.average[key].lerp_(value.detach(), share)
+            else:  # a count is no mean
+                self.average[key].copy_(value)
         self.history.append({"step": self.steps, "loss": loss, "gradient": float(norm), "time": time.time()})
-        return traced
 
 
 def new_networks(loaded: LoadedModel, form: Form, t: TrainSettings, trust: float = 1.5) -> NetworkSet:

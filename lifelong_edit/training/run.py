@@ -18,20 +18,20 @@ from safetensors.numpy import save as save_safetensors
 from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.bench import Bench, Say, State, prepare
 from lifelong_edit.editors.contract import Editor, Lesson, moved_by
-from lifelong_edit.editors.malmen.network import Form, NetworkSet, read_checkpoint
-from lifelong_edit.editors.malmen.rule import with_networks
-from lifelong_edit.editors.registry import TRAINED
-from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit.editors.malmen.network import NetworkSet, read_checkpoint
+from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.metrics.verdicts import predict_answers
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel
+from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.stores.tensors import tensors_digest
 from lifelong_edit.tasks import task_of
 from lifelong_edit.tracing.rows import draw
-from lifelong_edit.training.episodes import Trainer, TrainSettings, calibrate, divided, new_networks
+from lifelong_edit.training.episodes import TrainSettings, divided, new_networks
 from lifelong_edit.training.scorers import leave_scorer
+from lifelong_edit.training.ways import WAYS, form_of, settings_to_train_in, steps_in_all
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -123,7 +123,8 @@ def _share(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> float:
 class Run:
     """One training run in a folder, continued where its last checkpoint stands.
 
-    start: a folder with a trained network to begin with, in place of the rule without one. track: told the losses of
+    settings: of the rule whose network is trained; of one without it is `malmen`'s. start: a folder with a trained
+    network to begin with, in place of the rule without one. track: told the losses of
     each optimiser step, and the held-out scores, by name.
     """
 
@@ -133,27 +134,29 @@ class Run:
         facts: Sequence[Fact],
         text: Sequence[str],
         out: Path,
-        settings: Settings,
+        settings: StoreSettings,
         train: TrainSettings,
         say: Say = print,
         start: Path | None = None,
         track: Track = _untracked,
     ) -> None:
         self.loaded, self.out, self.train, self.say, self.track = loaded, out, train, say, track
-        self.settings = settings.replace(editor=TRAINED)
+        self.settings = settings_to_train_in(settings)
+        way, self.form = WAYS[self.settings.editor], form_of(self.settings)
         self.facts, held = divided(facts, train)
         self.held = hold_out(held, train.validation_facts, train.seed)
         self.data_digest = digest_bytes(*(f.digest.encode() for f in facts))
-        self.networks = new_networks(loaded, self.form, train, settings.trust)
+        trust = settings.trust if isinstance(settings, RidgeSettings) else 1.5
+        self.networks = new_networks(loaded, self.form, train, trust)
         probes = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in self.facts]
         self.fixed = prepare(loaded, settings, text=text, preserve=probes)
         bench = Bench(loaded, self.settings, self.fixed)
         self.start = "" if start is None else self._begin_with(start)
         if start is None:
-            calibrate(bench, self.networks, self.facts[: train.batch_size])
-        self.trainer = Trainer(bench, self.networks, train)
+            way.calibrate(bench, self.networks, self.facts[: train.batch_size])
+        self.trainer = way.trainer(bench, self.networks, train)
         self.averaged = copy.deepcopy(self.networks).eval().requires_grad_(False)
-        self.judged = with_networks(Bench(loaded, self.settings, self.fixed), self.averaged)
+        self.judged = way.judged(Bench(loaded, self.settings, self.fixed), self.averaged)
         self.best: tuple[float, dict[str, np.ndarray]] | None = None
         out.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -172,11 +175,6 @@ class Run:
         return tensors_digest(earlier.tensors())
 
     @property
-    def form(self) -> Form:
-        """The network's form: that of the solve it is trained in."""
-        return "published" if self.settings.ask == "published" else "joint"
-
-    @property
     def identity(self) -> str:
         """Digest of all that decides the run's numbers; a checkpoint of another run is not continued."""
         parts = (self.settings.encoded(), msgspec.json.encode(self.train))
@@ -189,7 +187,7 @@ class Run:
 
     def go(self, minutes: float, steps: int | None = None, clock: Callable[[], float] = time.monotonic) -> NetworkSet:
         """Train for so many minutes by `clock` (seconds), or up to so many steps in all; write the result."""
-        started = clock()
+        started, steps = clock(), steps_in_all(self.settings, steps)
         if self.trainer.steps == 0:
             self._validate()
         while clock() - started < 60 * minutes and (steps is None or self.trainer.steps < steps):

@@ -33,7 +33,6 @@ TUNED: dict[str, Any] = {"rate": 1e-2, "epochs": 3, "batch": 4, "epsilon": 1e-3}
 OPTIONS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(LOCATED, _LOCATED),
     **{name: {**_LOCATED, "modules": ("1@subject",)} for name in ("rome", "r-rome", "emmet")},
-    "ultraedit": {"eta": 1e-3},
     "search": {
         "rounds": 3,
         "more_rounds": 0,
@@ -59,9 +58,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "li": {**TUNED, "grid": 2, "validation": 3},
     "grace": {"steps": 3, "rate": 0.3, "radius": 0.1},
 }
-"""Settings that a rule needs beside them: UltraEdit's own step, 1e-6, would hardly move a model this small, and a
-search in bfloat16 gives another change with each way of cutting its rows. So does Adam where ε is no larger than the
-rounding of a gradient."""
+"""Settings that a rule needs beside them: a search in bfloat16 gives another change with each way of cutting its rows.
+So does Adam where ε is no larger than the rounding of a gradient."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Row:
     @property
     def form(self) -> str:
         """The form of the network that the rule asks with, where it needs one."""
-        return self.ask or "joint"
+        return self.name if self.name in ("mend", "rledit") else self.ask or "joint"
 
     def settings(self, **changes: Any) -> StoreSettings:
         """Small settings of the rule, some of them changed."""

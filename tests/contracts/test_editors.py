@@ -443,7 +443,8 @@ def _held(log: Any, part: Part, shared: set[str]) -> bool:
 # -- the bundled model
 
 TAKES: dict[str, dict[str, Any]] = {
-    "ultraedit": {"eta": 1e-2},
+    "ultraedit": {"relative_step": 1.0},  # what one pass alone needs here
+    "stableedit": {"relative_step": 1.0},
     "ft": {"rate": 5e-3},
     "ft-replay": {"rate": 5e-3, "preserved": 10},
     "locft": {"rate": 5e-3},

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -188,7 +189,8 @@ def make_bench(loaded: LoadedModel, fixed: Fixed) -> MakeBench:
     """Makes a bench with some settings changed."""
 
     def make(**changes: Any) -> Bench:
-        return Bench(loaded, BASIC.replace(**changes), fixed)
+        kind = rule_of(changes.get("editor", BASIC.editor)).settings
+        return Bench(loaded, kind(**(msgspec.structs.asdict(BASIC) | changes)), fixed)
 
     return make
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -15,12 +16,15 @@ from torch import Tensor
 from lifelong_edit.bench import State
 from lifelong_edit.editors.contract import Change, Lesson, moved_by
 from lifelong_edit.editors.ridge.editor import RidgeEditor
+from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen
 from lifelong_edit.editors.ridge.together import CHUNK
-from lifelong_edit.editors.ultraedit.rule import NormalisedTargets
+from lifelong_edit.editors.ultraedit.rule import NormalisedTargets, settings_on, step_of
+from lifelong_edit.editors.ultraedit.settings import UltraSettings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.stores.tensors import decode_tensors, encode_tensors, materialise
+from lifelong_edit.timeline.config import Config, ModelIdentity
 from lifelong_edit.tracing.rows import fact_rows
 from lifelong_edit.tracing.trace import trace
 from tests.mathematics.conftest import MakeEditor, editor_of, make_fact, moments_of, shift_of, whole_of
@@ -109,8 +113,8 @@ def test_a_state_that_cannot_be_written_to_is_read_all_the_same() -> None:
 
 @pytest.fixture
 def editor(make_editor: MakeEditor) -> RidgeEditor:
-    """UltraEdit on the tiny GPT-2."""
-    return make_editor(editor="ultraedit", eta=1e-3, reconsolidation_passes=3)
+    """UltraEdit on the tiny GPT-2, with moments of each module alone."""
+    return make_editor(editor="ultraedit", moments="module", eta=1e-3, reconsolidation_passes=3)
 
 
 def same_weights(one: Change, other: Change) -> bool:
@@ -186,3 +190,70 @@ def test_it_relearns_from_the_base_alone_and_only_what_is_there(editor: RidgeEdi
         editor.relearn(news[:2], start=warm)
     with pytest.raises(UsageError, match="no live facts"):
         editor.relearn([])
+
+
+# -- one normaliser for all modules of a shape, as published
+
+
+def test_modules_of_one_shape_share_their_moments(make_editor: MakeEditor, news: list[Fact]) -> None:
+    """In NumPy: count, mean and spread of all their rows at the base weights, of batch after batch."""
+    editor = make_editor(editor="ultraedit")
+    loaded, state = editor.bench.loaded, State(digest="begun")
+    for batch in (news[:5], news[5:9]):
+        state = moved_by(state, editor.learn(state, Lesson(batch)), batch)
+    traced = trace(loaded, fact_rows(loaded, news[:9], editor.phrasings), 8)
+    shapes = {f"{m.d_in}x{m.d_out}" for m in loaded.modules}
+    assert len(shapes) < len(loaded.modules)
+    assert {name.partition("/")[0] for name in state.parts["moments"]} == shapes
+    for shape in shapes:
+        own = [m.name for m in loaded.modules if f"{m.d_in}x{m.d_out}" == shape]
+        seen = torch.cat([torch.cat([traced.keys[n], traced.gradients[n]], -1) for n in own]).double().numpy()
+        found = {part: np.asarray(state.parts["moments"][f"{shape}/{part}"]) for part in ("count", "mean", "squares")}
+        assert float(found["count"]) == len(seen)
+        np.testing.assert_allclose(found["mean"], seen.mean(0), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found["squares"], ((seen - seen.mean(0)) ** 2).sum(0), rtol=1e-3, atol=1e-6)
+
+
+def test_a_module_asks_by_the_rows_of_all_and_not_by_its_own(make_editor: MakeEditor) -> None:
+    """Two modules of one shape, in NumPy; the order in which they are taken is of no matter."""
+    one, other = rows(11, 6), rows(12, 8)
+    other = (other[0] + 2.0, other[1] * 3)
+    targets = NormalisedTargets(0.01, centre=True, group=lambda _: "5x3")
+    asker = targets.ready(Seen({"a": one[0], "b": other[0]}, {"a": one[1], "b": other[1]}), {})
+    whole = np.concatenate([torch.cat(b, -1).double().numpy() for b in (one, other)])
+    mean, deviation = whole.mean(0), whole.std(0, ddof=1)
+    normal = (torch.cat(one, -1).double().numpy() - mean) / deviation
+    wanted = -0.01 * (normal[:, :5] ** 2).sum(1, keepdims=True) * normal[:, 5:]
+    np.testing.assert_allclose(asker.ask("a", *one).numpy(), wanted, rtol=1e-3, atol=1e-5)
+    alone = NormalisedTargets(0.01, centre=True).ready(Seen({"a": one[0]}, {"a": one[1]}), {})
+    assert not np.allclose(alone.ask("a", *one).numpy(), wanted, rtol=1e-2)
+    turned = targets.ready(Seen({"b": other[0], "a": one[0]}, {"b": other[1], "a": one[1]}), {})
+    np.testing.assert_allclose(turned.ask("a", *one).numpy(), wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_the_step_goes_by_the_outputs_of_the_matrix(make_editor: MakeEditor) -> None:
+    """ρ √(tr(WᵀCW)/d_out) / d_in, in NumPy; twice the weights, twice the step; a step that is given wins."""
+    bench = make_editor(editor="ultraedit", eta=None, relative_step=0.2).bench
+    options = settings_on(bench)
+    step = step_of(bench, options)
+    for module in bench.loaded.modules:
+        weight = bench.loaded.base_weight(module.name).double().numpy()
+        gram = bench.text_gram[module.name].numpy()
+        usual = np.sqrt(np.trace(weight.T @ gram @ weight) / module.d_out)
+        np.testing.assert_allclose(step(module.name), 0.2 * usual / module.d_in, rtol=1e-6)
+    assert step_of(bench, options.replace(eta=1e-6))("any") == 1e-6
+    assert step_of(bench, options.replace(relative_step=None))("any") == 1e-6
+
+
+def test_a_store_that_is_older_than_the_settings_goes_on_as_it_was() -> None:
+    """They are what they were, and in no digest; a new store says all of them."""
+    new = UltraSettings(seed=3)
+    identity = ModelIdentity(source="x", revision=None, trust_remote_code=False, dtype="float32", fingerprint="f",
+                             modules={})  # fmt: skip
+    config = Config.made(identity, new, None)
+    assert config.settings == new and b'"moments":"shape"' in config.settings.encoded()
+    given = {name: value for name, value in config.given.items() if name not in ("moments", "relative_step")}
+    old = msgspec.structs.replace(config, given=given).settings
+    assert isinstance(old, UltraSettings)
+    assert (old.moments, old.relative_step) == ("module", None)
+    assert old.encoded() == RidgeSettings(editor="ultraedit", seed=3).encoded()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -15,13 +13,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from torch import Tensor, nn
 
+from lifelong_edit.editors.malmen.blocks import Block, Form, Running
+from lifelong_edit.editors.mend.network import MendNetwork
 from lifelong_edit.editors.ridge.gradient import within
+from lifelong_edit.editors.ultraedit.moments import Normaliser
 from lifelong_edit.errors import BadInputError, ModelMismatchError
 from lifelong_edit.models import EditableModule
 from lifelong_edit.models.families import Positions
 from lifelong_edit.settings import SUBJECT
 
-Form = Literal["joint", "published"]
 _UNKNOWN = (KeyError, TypeError, ValueError)
 """What safetensors raises for a dtype that NumPy has not."""
 
@@ -44,36 +44,15 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     provenance: dict[str, object] = msgspec.field(default_factory=dict)
 
     @property
+    def rule(self) -> str:
+        """The editing rule that asks with it."""
+        return self.form if self.form in ("mend", "rledit") else "malmen"
+
+    @property
     def entries(self) -> tuple[str, ...]:
         """The modules as `--modules` names them."""
         places = self.positions or ("answer",) * len(self.modules)
         return tuple(n + (SUBJECT if p == "subject" else "") for n, p in zip(self.modules, places, strict=True))
-
-
-class Block(nn.Module):
-    """A residual block of low rank with scale and shift per layer, the identity at the start.
-
-    published: y + scale_l · relu(yAB + b) + shift_l, as MALMEN; joint: y + scale_l · (relu(yA + b)B) + shift_l,
-    whose output is not confined to one sign per coordinate.
-    """
-
-    def __init__(self, width: int, rank: int, layers: int, form: Form) -> None:
-        super().__init__()
-        self.form = form
-        self.a = nn.Parameter(torch.randn(width, rank) / math.sqrt(width))
-        self.b = nn.Parameter(torch.zeros(rank, width))
-        self.bias = nn.Parameter(torch.zeros(width if form == "published" else rank))
-        self.scale = nn.Parameter(torch.ones(layers, width))
-        self.shift = nn.Parameter(torch.zeros(layers, width))
-
-    def forward(self, y: Tensor, layer: int) -> Tensor:
-        """y: (n, d_in + d_out); layer: index among the layers of this shape."""
-        # clamp and not relu: its gradient at exactly zero is one, and with B = 0 all of them are zero.
-        if self.form == "published":
-            change = (y @ self.a @ self.b + self.bias).clamp(min=0)
-        else:
-            change = (y @ self.a + self.bias).clamp(min=0) @ self.b
-        return y + self.scale[layer] * change + self.shift[layer]
 
 
 class HyperNetwork(nn.Module):
@@ -82,6 +61,7 @@ class HyperNetwork(nn.Module):
     joint: gradients come in the output metric and are not normalised; d = h(k, g) − h(k, 0) with
     h = −η_l (k·k̃)/(k·k̂) g̃, written 1 + k·(k̃ − k̂)/(k·k̂), so that at B = 0 it is the rule without a network.
     published: h = −η_l (k·k̃) g̃ on normalised [k; g] (MALMEN, equation 4).
+    rledit: the same, with a normaliser that goes on moving (`running`) in the place of a fixed one.
     """
 
     mean: Tensor
@@ -93,6 +73,9 @@ class HyperNetwork(nn.Module):
         self.blocks = nn.ModuleList(Block(d_in + d_out, rank, layers, form) for _ in range(blocks))
         self.log_step = nn.Parameter(torch.zeros(layers))
         self.log_ridge = nn.Parameter(torch.zeros(layers))
+        if form == "rledit":
+            self.running = Running(d_in + d_out)
+            return
         self.register_buffer("mean", torch.zeros(d_in + d_out))
         self.register_buffer("deviation", torch.ones(d_in + d_out))
 
@@ -102,26 +85,41 @@ class HyperNetwork(nn.Module):
         joint: a row without gradient asks for exactly nothing. The normaliser is read, never moved.
         """
         if self.form == "published":
-            return self._ask(keys, gradients, layer)
-        values = self._ask(keys, gradients, layer) - self._ask(keys, torch.zeros_like(gradients), layer)
+            return self._ask(keys, gradients, layer, self.mean, self.deviation)
+        if self.form == "rledit":
+            return self.by(keys, gradients, layer, self.running.normaliser)
+        values = self._ask(keys, gradients, layer, self.mean, self.deviation)
+        values = values - self._ask(keys, torch.zeros_like(gradients), layer, self.mean, self.deviation)
         return within(values, self.trust * self.log_step[layer].exp())
 
-    def _ask(self, keys: Tensor, gradients: Tensor, layer: int) -> Tensor:
-        start = (torch.cat([keys, gradients], -1) - self.mean) / self.deviation
+    def by(self, keys: Tensor, gradients: Tensor, layer: int, one: Normaliser, centre: bool = True) -> Tensor:
+        """rledit: value differences (n, d_out) by a normaliser from elsewhere.
+
+        Without `centre` h(k, g) − h(k, 0): a row without gradient asks for exactly nothing.
+        """
+        mean, deviation = one.mean.to(keys), one.deviation.to(keys)
+        values = self._ask(keys, gradients, layer, mean, deviation)
+        return values if centre else values - self._ask(keys, torch.zeros_like(gradients), layer, mean, deviation)
+
+    def _ask(self, keys: Tensor, gradients: Tensor, layer: int, mean: Tensor, deviation: Tensor) -> Tensor:
+        start = (torch.cat([keys, gradients], -1) - mean) / deviation
         y = start
         for block in self.blocks:
             y = block(y, layer)
         key, gradient = y[:, : self.d_in], y[:, self.d_in :]
-        if self.form == "published":
-            factor = (keys * key).sum(-1, keepdim=True)
-        else:
+        if self.form == "joint":
             # k·k̂ is positive for activations; a stray one that is not must neither blow up a row nor turn it round.
             usual = (keys * start[:, : self.d_in]).sum(-1, keepdim=True).clamp_min(1.0)
             factor = 1.0 + (keys * (key - start[:, : self.d_in])).sum(-1, keepdim=True) / usual
+        else:
+            factor = (keys * key).sum(-1, keepdim=True)
         return -self.log_step[layer].exp() * factor * gradient
 
     def observe(self, keys: Tensor, gradients: Tensor) -> None:
         """Take mean and deviation from a sample of training rows; never called at edit or validation time."""
+        if self.form == "rledit":
+            self.running.take(keys, gradients)
+            return
         rows = keys if self.form == "joint" else torch.cat([keys, gradients], -1)
         self.mean[: rows.shape[1]] = rows.mean(0)
         self.deviation[: rows.shape[1]] = rows.std(0).clamp_min(1e-8)
@@ -141,18 +139,26 @@ class NetworkSet(nn.Module):
             )
             for name, shape in zip(config.modules, config.shapes, strict=True)
         }
-        self.networks = nn.ModuleDict(
-            {
-                _key(s): HyperNetwork(*s, config.shapes.count(s), config.rank, config.blocks, config.form, config.trust)
-                for s in shapes
-            }
-        )
+        self.networks = nn.ModuleDict({_key(s): self._made(s, config.shapes.count(s)) for s in shapes})
+
+    def _made(self, shape: tuple[int, int], layers: int) -> nn.Module:
+        c = self.config
+        if c.form == "mend":
+            return MendNetwork(*shape, layers, c.rank, c.blocks)
+        return HyperNetwork(*shape, layers, c.rank, c.blocks, c.form, c.trust)
 
     def of(self, module: str) -> tuple[HyperNetwork, int]:
-        """The network of a module, and the module's index among its layers."""
+        """The network of a module, of those that ask for value differences, and its index among its layers."""
         key, layer = self._place[module]
         network = self.networks[key]
         assert isinstance(network, HyperNetwork)
+        return network, layer
+
+    def mend(self, module: str) -> tuple[MendNetwork, int]:
+        """The network of a module, of those of the form `mend`, and the module's index among its layers."""
+        key, layer = self._place[module]
+        network = self.networks[key]
+        assert isinstance(network, MendNetwork)
         return network, layer
 
     def ask(self, module: str, keys: Tensor, gradients: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def require(settings: StoreSettings, given: Given, modules: Sequence[EditableMod
 def require_form(settings: StoreSettings, networks: NetworkSet) -> None:
     """Raise UsageError where a network was trained for another solve than the one that it is to live in."""
     assert isinstance(settings, RidgeSettings)
-    if (networks.config.form == "published") != (settings.ask == "published"):
+    if networks.config.form != settings.ask:
         raise UsageError(
             f"the hypernetwork was trained for the {networks.config.form} solve, the setting ask is {settings.ask!r}; "
             "set them alike"

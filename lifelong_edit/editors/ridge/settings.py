@@ -36,7 +36,7 @@ CHOSEN = "settings.json"
 
 
 class RidgeSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of `gradient`, `malmen` and `ultraedit`.
+    """Of `gradient` and `malmen`; the rules with moments have more.
 
     The defaults were chosen on the training facts of a small GPT-2 that knows real facts, never on facts whose figures
     are reported; `lifelong-edit train --choose` chooses for a model of your own.
@@ -66,7 +66,7 @@ class RidgeSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fie
     the most probable one after its prompt."""
     eta: Positive | None = None
     """The step. For `gradient` it is the share of the facts' loss that all matrices together ask for in one pass. None:
-    1.8 for `gradient`, 1e-6 for `ultraedit`; `malmen` begins with the step of `gradient` and learns its own."""
+    1.8 for `gradient`; `malmen` begins with that step and learns its own; `ultraedit` goes by `relative_step`."""
     kappa: Positive = 2.0
     """Damping κ of the output metric (Γ + κI)⁻¹, relative to the mean of Γ's diagonal."""
     trust: Positive = 1.5

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from lifelong_edit.editors.contract import Rule
-from lifelong_edit.editors.ridge.settings import RidgeSettings
+from lifelong_edit.editors.ultraedit.settings import UltraSettings
 
 RULE = Rule(
     name="ultraedit",
     title="UltraEdit: normalised keys and gradients, no training",
     reference="Gu et al., arXiv 2505.14679",
-    settings=RidgeSettings,
+    settings=UltraSettings,
     home="lifelong_edit.editors.ultraedit.rule",
     parts={"weights": "sum", "keys": "upsert", "moments": "replace"},
     exports=frozenset({"transformers"}),

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Brought, Change, Entries, Lesson, Whole, moved_by, require_live
+from lifelong_edit.bench import Bench, Say, silent
+from lifelong_edit.editors.contract import Brought, Change, Entries
+from lifelong_edit.editors.ridge.again import batch_after_batch
 from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen
-from lifelong_edit.editors.ridge.together import CHUNK, slices, traced_keys
-from lifelong_edit.errors import UsageError
+from lifelong_edit.editors.ridge.together import traced_keys
+from lifelong_edit.editors.ultraedit.moments import Group, Normaliser, gathered, grouped, kept
+from lifelong_edit.editors.ultraedit.settings import UltraSettings
 from lifelong_edit.facts import Fact
-from lifelong_edit.stores import KEYS, MOMENTS, WEIGHTS, digest_bytes
+from lifelong_edit.stores import KEYS
+
+STEP = 1e-6
+"""η as published."""
+Step = Callable[[str], float]
+"""η of a module."""
 
 
 class NormalisedTargets:
-    """d = −η ‖ĥ‖² ĝ with ĥ, ĝ normalised by mean and deviation over all edits so far.
+    """d = −η ‖k̂‖² ĝ with k̂, ĝ normalised by mean and deviation over all edits so far.
 
     In this project's joint solve ĝ is not centred, so that a row without gradient asks for nothing.
     The moments (count, mean, sum of squared distances) are a part of the store's state.
@@ -28,49 +35,37 @@ class NormalisedTargets:
     # Moments are taken over each edit once.
     recalls = False
 
-    def __init__(self, eta: float, centre: bool) -> None:
-        self.eta, self.centre = eta, centre
+    def __init__(self, step: float | Step, centre: bool, group: Group = str) -> None:
+        self.step: Step = step if callable(step) else lambda _: step
+        self.centre, self.group = centre, group
 
     def ready(self, seen: Seen, moments: Moments) -> Asker:
-        """The rule with the moments of earlier edits and of the rows seen."""
-        found = {n: _joined(moments, n, torch.cat([seen.keys[n], seen.gradients[n]], -1)) for n in seen.keys}
-        kept = {f"{n}/{what}": t.numpy() for n, m in found.items() for what, t in zip(PARTS, m, strict=True)}
+        """The rule with the moments of earlier edits and of the rows seen: all are taken before any is asked for."""
+        found = gathered(moments, seen, self.group)
 
         def ask(module: str, keys: Tensor, gradients: Tensor) -> Tensor:
-            count, mean, squares = (m.to(keys) for m in found[module])
-            if count < 2:  # no deviation to measure by: facts that say nothing at this module's positions
+            one = found[self.group(module)]
+            if one.count < 2:  # no deviation to measure by: facts that say nothing at these modules' positions
                 return torch.zeros_like(gradients)
-            deviation = (squares / (count - 1).clamp_min(1)).sqrt() + 1e-8
-            width = keys.shape[1]
-            key = (keys - mean[:width]) / deviation[:width]
-            gradient = (gradients - mean[width:] if self.centre else gradients) / deviation[width:]
-            return -self.eta * key.square().sum(-1, keepdim=True) * gradient
+            key, gradient = standardised(one, keys, gradients, self.centre)
+            return self.asked(module, key, gradient)
 
-        return Asker(ask, kept)
+        return Asker(ask, kept(found))
+
+    def asked(self, module: str, key: Tensor, gradient: Tensor) -> Tensor:
+        """d = −η ‖k̂‖² ĝ, (n, d_out)."""
+        return -self.step(module) * key.square().sum(-1, keepdim=True) * gradient
 
     def ridge(self, module: str) -> float | None:
         """λ = 1, as published."""
         return 1.0
 
 
-STEP = 1e-6
-"""η unless the settings say otherwise, as published."""
-PARTS = ("count", "mean", "squares")
-
-
-def _joined(state: Moments, name: str, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Count, mean and sum of squared distances of earlier rows and these together (Chan et al. 1979)."""
-    rows = rows.cpu().double()
-    count = torch.tensor(float(len(rows)), dtype=torch.float64)
-    mean = rows.mean(0) if len(rows) else rows.new_zeros(rows.shape[1])  # none: no fact mentions its subject
-    squares = (rows - mean).square().sum(0)
-    if f"{name}/count" not in state:
-        return count, mean, squares
-    old_count, old_mean, old_squares = (torch.from_numpy(np.array(state[f"{name}/{part}"])) for part in PARTS)
-    total = count + old_count
-    share = count / total.clamp_min(1)
-    change = mean - old_mean
-    return total, old_mean + change * share, old_squares + squares + change.square() * share * old_count
+def standardised(one: Normaliser, keys: Tensor, gradients: Tensor, centre: bool) -> tuple[Tensor, Tensor]:
+    """k̂ (n, d_in) and ĝ (n, d_out): each coordinate less its mean, of gradients where `centre`, by its deviation."""
+    width, mean, deviation = keys.shape[1], one.mean.to(keys), one.deviation.to(keys)
+    key = (keys - mean[:width]) / deviation[:width]
+    return key, (gradients - mean[width:] if centre else gradients) / deviation[width:]
 
 
 class UltraEditor(RidgeEditor):
@@ -89,34 +84,43 @@ class UltraEditor(RidgeEditor):
         say: Say = silent,
     ) -> Change:
         """All facts again from the base, batch after batch in the order of their digests, with empty moments."""
-        require_live(facts)
-        if start is not None:
-            raise UsageError(
-                "editor ultraedit relearns from the base alone, since its moments are those of the facts in their "
-                "order; found a warm start, expected none; leave --start out"
-            )
-        ordered = sorted(facts, key=lambda fact: fact.digest)
-        # Draws are a function of the facts alone, as the order is.
-        state = State(digest=digest_bytes(*(fact.digest.encode() for fact in ordered)))
-        batches = list(slices(ordered, CHUNK))
-        told: list[Mapping[str, object]] = []
-        for number, batch in enumerate(batches, start=1):
-            change = self.learn(state, Lesson(batch))
-            state = moved_by(state, change, batch)
-            told.append(change.report)
-            say(f"batch {number} of {len(batches)}: {len(batch)} facts learned again")
-        weights = {name: shift.cpu().numpy() for name, shift in state.shifts.items()}
-        report: dict[str, object] = {"passes": len(batches), "batches": told}
-        parts: dict[str, Brought] = {
-            WEIGHTS: Whole(weights),
-            KEYS: Entries(lambda: traced_keys(self.bench, self.settings, ordered, state.shifts), whole=True),
-            MOMENTS: Whole(state.parts[MOMENTS]),
+        reason = "its moments are those of the facts in their order"
+        change, state = batch_after_batch(self, facts, start, self.settings.editor, reason, say)
+        ordered = list(state.live.values())
+        keys: dict[str, Brought] = {
+            KEYS: Entries(lambda: traced_keys(self.bench, self.settings, ordered, state.shifts), whole=True)
         }
-        return Change(parts, report)
+        return Change({**change.parts, **keys}, change.report)
+
+
+def step_of(bench: Bench, options: UltraSettings) -> Step:
+    """η of each module: as given, else by the size of its outputs, else as published.
+
+    With `relative_step` ρ it is ρ·√(tr(W₀ᵀC₀W₀)/d_out)/d_in: a fact with ‖k̂‖² = d_in and ĝ of one deviation asks of
+    each output the share ρ of what it usually is at ordinary text.
+    """
+    share = options.relative_step
+    if options.eta is not None or share is None:
+        return lambda _: STEP if options.eta is None else options.eta
+
+    @cache
+    def step(module: str) -> float:
+        weight = bench.loaded.base_weight(module)
+        size = (bench.text_gram.energy(module, weight) / weight.shape[1]) ** 0.5
+        return float(share * size / weight.shape[0])
+
+    return step
+
+
+def settings_on(bench: Bench) -> UltraSettings:
+    """The settings of the bench, which are of the rules with moments."""
+    assert isinstance(bench.settings, UltraSettings)  # the registry pairs rules with their settings
+    return bench.settings
 
 
 def make(bench: Bench) -> UltraEditor:
     """The rule with the store's step."""
-    options = RidgeEditor.options_of(bench)
-    eta = STEP if options.eta is None else options.eta
-    return UltraEditor(bench, NormalisedTargets(eta, centre=options.ask == "published"))
+    options = settings_on(bench)
+    group = grouped(bench.loaded.modules, options.moments)
+    targets = NormalisedTargets(step_of(bench, options), options.ask == "published", group)
+    return UltraEditor(bench, targets)

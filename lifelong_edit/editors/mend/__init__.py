@@ -1,0 +1,19 @@
+"""MEND (arXiv 2110.11309): a trained network turns the gradient of a fact into a shift."""
+
+from __future__ import annotations
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.mend.settings import MendSettings
+
+RULE = Rule(
+    name="mend",
+    title="MEND: a trained hypernetwork turns gradients into shifts, no solve",
+    reference="Mitchell et al., arXiv 2110.11309",
+    settings=MendSettings,
+    home="lifelong_edit.editors.mend.rule",
+    parts={"weights": "sum", "keys": "upsert"},
+    exports=frozenset({"transformers"}),
+    needs=frozenset({"network"}),
+    trains=frozenset({"network"}),
+    relearns="its batches again from the base, in the order of the facts' digests",
+)
