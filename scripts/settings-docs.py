@@ -22,6 +22,7 @@ from lifelong_edit.editors.li.settings import LiSettings
 from lifelong_edit.editors.locate.settings import LocateSettings
 from lifelong_edit.editors.locft.settings import LocftSettings
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
+from lifelong_edit.editors.retrieval.settings import RetrievalSettings
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.search.settings import SearchingSettings, SearchSettings
 from lifelong_edit.settings import StoreSettings
@@ -41,6 +42,7 @@ SECTIONS: Sections = (
     ("Settings of breadth-first fine-tuning", LocftSettings),
     ("Settings of interpolated fine-tuning", LiSettings),
     ("Settings of the codebook", GraceSettings),
+    ("Settings of retrieval", RetrievalSettings),
 )
 
 HEAD = """\

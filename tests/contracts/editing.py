@@ -58,6 +58,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "locft": TUNED,
     "li": {**TUNED, "grid": 2, "validation": 3},
     "grace": {"steps": 3, "rate": 0.3, "radius": 0.1},
+    "retrieval": {"room": 11},
 }
 """Settings that a rule needs beside them: UltraEdit's own step, 1e-6, would hardly move a model this small, and a
 search in bfloat16 gives another change with each way of cutting its rows. So does Adam where ε is no larger than the
