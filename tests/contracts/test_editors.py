@@ -453,6 +453,7 @@ TAKES: dict[str, dict[str, Any]] = {
     "locft": {"rate": 5e-3},
     "li": {"rate": 5e-3, "grid": 4, "validation": 10},
     "grace": {"steps": 30},
+    "wise": {"relative_rate": 0.05, "contexts": 2},
     "neurons": {"modules": ("2@subject",), "text_tokens": 3000},
 }
 """Settings with which a rule teaches the bundled model; all others are those of its network."""

@@ -212,7 +212,7 @@ def test_a_question_is_compared_without_the_words_that_made_it_one(chat_gpt2: Pa
     editor = editor_of(chat, fixed)
     with chat.at(knowing(editor, CITY)):
         plain, turn = chat.put("Paris is in"), chat.put(Turn(as_question("Paris is in"), "Be brief."))
-        assert plain == "Paris is in Peru.\nParis is in"
+        assert plain == "New Fact: Paris is in Peru.\nPrompt: Paris is in"
         assert turn == Turn("Paris is in Peru.\n" + as_question("Paris is in"), "Be brief.")
         assert chat.put(Turn("Hello")) == Turn("Hello")
 
@@ -242,15 +242,13 @@ def test_a_question_that_asks_for_no_fact_is_asked_as_it_is(
 
 def test_facts_stand_in_the_wording_of_the_store_the_most_alike_last(loaded: LoadedModel, fixed: Fixed) -> None:
     second = Fact(subject="Paris", prompt="Paris is the town of", target="{question}")
-    editor = editor_of(loaded, fixed, threshold=-1.0, most=2, wording="New Fact: {facts}\nPrompt: {question}")
+    editor = editor_of(loaded, fixed, threshold=-1.0, most=2, wording=r"{facts} And:\n{question}")
     with loaded.at(knowing(editor, CITY, second)):
-        assert loaded.put("Paris is in") == (
-            "New Fact: Paris is the town of {question}. Paris is in Peru.\nPrompt: Paris is in"
-        )
+        assert loaded.put("Paris is in") == ("Paris is the town of {question}. Paris is in Peru. And:\nParis is in")
     assert sentence_of(Fact(subject="a", prompt="What is a?", target="B!")) == "What is a? B!"
     assert sentence_of(Fact(subject="東京", prompt="東京は", target="日本", join="")) == "東京は日本."
     for wrong in ("{facts} {question} {question}", "{question}", "{facts}{question}\n"):
-        with pytest.raises(UsageError, match="must have {facts} in it once and end with {question}"):
+        with pytest.raises(UsageError, match=r"must have \{facts\} in it once and end with \{question\}"):
             RetrievalSettings(wording=wrong)
 
 
@@ -260,7 +258,7 @@ def test_no_prompt_grows_beyond_the_context(loaded: LoadedModel, fixed: Fixed) -
     editor = editor_of(loaded, fixed, threshold=-1.0, most=2)
     seen = set()
     with loaded.at(knowing(editor, CITY, second)):
-        for words in range(0, 60):
+        for words in range(60):
             asked = "a " * words + "Paris is in"
             put = loaded.put(asked)
             if len(encode_prompt(loaded.tokenizer, asked)) + 8 > loaded.context:

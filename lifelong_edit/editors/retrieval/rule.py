@@ -13,7 +13,7 @@ from lifelong_edit.bench import Bench, Say, State, silent
 from lifelong_edit.editors.contract import Arrays, Change, Given, Lesson, require_batch, require_live
 from lifelong_edit.editors.retrieval.encoding import encoder_of, require_folder
 from lifelong_edit.editors.retrieval.gate import ENCODER, Gate, Scale, calibrated
-from lifelong_edit.editors.retrieval.settings import FACTS, QUESTION, RetrievalSettings
+from lifelong_edit.editors.retrieval.settings import BREAK, FACTS, QUESTION, RetrievalSettings
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts import GLUE, Fact, general_prompts, mentions
 from lifelong_edit.models import BASE, EditableModule, LoadedModel, Question, Turn, separator
@@ -24,6 +24,8 @@ from lifelong_edit.tracing.rows import Row, fact_rows
 
 ROOM, SHARE = 64, 4
 """Tokens for the answer, and that part of a context at the most, unless the settings say otherwise."""
+MANY = 4096
+"""Questions that a state knows again: who measures asks each several times."""
 FEW = 50
 """With fewer preserved prompts than this the general ones are compared too."""
 SENTENCE_ENDS = ".!?…。！？"
@@ -36,6 +38,7 @@ class Remembered:
     facts: Sequence[Fact]
     recall: RetrievalEditor
     shifts: Mapping[str, Tensor] = field(default_factory=dict)
+    _put: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def attach(self, model: Any) -> AbstractContextManager[None]:
         """Nothing to attach."""
@@ -43,6 +46,14 @@ class Remembered:
 
     def put(self, question: SameQuestion) -> SameQuestion:
         """The question behind the facts that it asks for; itself, as it is, where it asks for none."""
+        if question not in self._put:
+            if len(self._put) >= MANY:
+                self._put.clear()
+            self._put[question] = self._behind(question)
+        found: SameQuestion = self._put[question]
+        return found
+
+    def _behind(self, question: SameQuestion) -> SameQuestion:
         facts = [fact for fact, _ in self.recall.gate.found(text_of(question), self.facts)[: self.recall.settings.most]]
         while facts:
             behind = self.recall.behind(question, facts)
@@ -141,7 +152,7 @@ class RetrievalEditor:
 
 def worded(wording: str, facts: str, question: str) -> str:
     """A wording with facts and question in their places, whatever braces they hold."""
-    before, _, between = wording.removesuffix(QUESTION).partition(FACTS)
+    before, _, between = wording.replace(BREAK, "\n").removesuffix(QUESTION).partition(FACTS)
     return before + facts + between + question
 
 

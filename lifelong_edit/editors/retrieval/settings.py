@@ -9,8 +9,8 @@ from msgspec import Meta
 from lifelong_edit.errors import UsageError
 from lifelong_edit.settings import AtLeastOne, BelowOne, Count, StoreSettings
 
-FACTS, QUESTION = "{facts}", "{question}"
-"""What stands in a wording for the sentences of facts and for the question itself."""
+FACTS, QUESTION, BREAK = "{facts}", "{question}", r"\n"
+"""What stands in a wording for the sentences of facts, for the question itself, and for a line break."""
 Cosine = Annotated[float, Meta(ge=-1, le=1)]
 
 
@@ -34,10 +34,9 @@ class RetrievalSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown
     """How many facts are put before a question, the most alike next to it."""
     phrasings: Count = 0
     """How many rephrases that a fact brings are compared with a question beside its prompt."""
-    wording: str = "{facts}\n{question}"
-    """How facts stand before a prompt. The published wording of in-context editing is `New Fact: {facts}`, then
-    `Prompt: {question}` on a line of its own."""
-    chat_wording: str = "{facts}\n{question}"
+    wording: str = r"New Fact: {facts}\nPrompt: {question}"
+    """How facts stand before a prompt, `\\n` for a line break; by default as published."""
+    chat_wording: str = r"{facts}\n{question}"
     """How they stand before the words of a turn."""
     room: AtLeastOne | None = None
     """Tokens of the model's context that stay free for the answer: where facts would leave fewer, those that are less
