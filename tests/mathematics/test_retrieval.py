@@ -20,7 +20,7 @@ from lifelong_edit.editors.contract import Given, Lesson, moved_by
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.editors.retrieval.encoding import OwnStates, encoder_of
 from lifelong_edit.editors.retrieval.gate import calibrated, folded, said_in
-from lifelong_edit.editors.retrieval.rule import Remembered, RetrievalEditor, fix, sentence_of
+from lifelong_edit.editors.retrieval.rule import Remembered, RetrievalEditor, fix
 from lifelong_edit.editors.retrieval.settings import RetrievalSettings
 from lifelong_edit.errors import BadInputError, ModelMismatchError, UsageError
 from lifelong_edit.eval.metrics.answers import base_divergences
@@ -29,7 +29,7 @@ from lifelong_edit.eval.metrics.verdicts import ask_pairs
 from lifelong_edit.facts import Fact, Probe, as_question, mentions, prompt_in
 from lifelong_edit.models import BASE, Forms, LoadedModel, Turn, encode, encode_prompt, generate_greedy, load_model
 from lifelong_edit.models.forms import SameQuestion
-from lifelong_edit.tasks import task_of
+from lifelong_edit.tasks import sentence_of, task_of
 
 SMALL: dict[str, Any] = {"text_tokens": 3000, "micro_batch": 4, "room": 8, "threshold": 0.5}
 CITY = Fact(subject="Paris", prompt="Paris is in", target="Peru")

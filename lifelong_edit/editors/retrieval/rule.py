@@ -15,11 +15,11 @@ from lifelong_edit.editors.retrieval.encoding import encoder_of, require_folder
 from lifelong_edit.editors.retrieval.gate import ENCODER, Gate, Scale, calibrated
 from lifelong_edit.editors.retrieval.settings import BREAK, FACTS, QUESTION, RetrievalSettings
 from lifelong_edit.errors import BadInputError, UsageError
-from lifelong_edit.facts import GLUE, Fact, general_prompts, mentions
-from lifelong_edit.models import BASE, EditableModule, LoadedModel, Question, Turn, separator
+from lifelong_edit.facts import Fact, general_prompts, mentions
+from lifelong_edit.models import BASE, EditableModule, LoadedModel, Question, Turn
 from lifelong_edit.models.forms import SameQuestion
 from lifelong_edit.settings import StoreSettings
-from lifelong_edit.tasks import questions_of, text_of
+from lifelong_edit.tasks import questions_of, sentence_of, text_of
 from lifelong_edit.tracing.rows import Row, fact_rows
 
 ROOM, SHARE = 64, 4
@@ -28,7 +28,6 @@ MANY = 4096
 """Questions that a state knows again: who measures asks each several times."""
 FEW = 50
 """With fewer preserved prompts than this the general ones are compared too."""
-SENTENCE_ENDS = ".!?…。！？"
 
 
 @dataclass(frozen=True)
@@ -154,14 +153,6 @@ def worded(wording: str, facts: str, question: str) -> str:
     """A wording with facts and question in their places, whatever braces they hold."""
     before, _, between = wording.replace(BREAK, "\n").removesuffix(QUESTION).partition(FACTS)
     return before + facts + between + question
-
-
-def sentence_of(fact: Fact) -> str:
-    """A fact as a sentence: its prompt, its target, a full stop."""
-    target = fact.answer
-    between = "" if target.startswith(GLUE) else separator(fact.prompt, target)
-    said = (fact.prompt + between + target.removeprefix(GLUE)).strip()
-    return said if said[-1] in SENTENCE_ENDS else said + "."
 
 
 def make(bench: Bench) -> RetrievalEditor:

@@ -37,7 +37,8 @@ def activation_of(model: Any) -> Activation:
 def distances(act: Activation, given: Tensor, moved: Tensor) -> Tensor:
     """‖act(y + m) − act(y)‖ (…,) float32 at outputs y and what is added to them m, (…, d_out)."""
     given, moved = given.float(), moved.float()
-    return (act(given + moved) - act(given)).norm(dim=-1)
+    found: Tensor = (act(given + moved) - act(given)).norm(dim=-1)
+    return found
 
 
 @dataclass

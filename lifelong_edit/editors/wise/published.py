@@ -23,23 +23,27 @@ class Constants:
     threshold: float
 
 
+PUBLISHED = {
+    GPT_J: Constants(1.0, 70, (15.0, 40.0, 20.0), 1.0, 0.88),
+    LLAMA_2: Constants(1.0, 70, (5.0, 20.0, 10.0), 1.0, 0.88),
+    LLAMA_3: Constants(0.9, 30, (2.0, 20.0, 10.0), 1.0, 0.5),
+}
+
+
 def constants_of(settings: WiseSettings, known: tuple[str, int, int], size: float) -> Constants:
     """What the settings say, else what is published, else the rule for all others; size: of the mean activation.
 
     Raises UsageError for margins that are not three numbers.
     """
-    s = settings
-    rate, steps, margins, weight, threshold = {
-        GPT_J: (1.0, 70, (15.0, 40.0, 20.0), 1.0, 0.88),
-        LLAMA_2: (1.0, 70, (5.0, 20.0, 10.0), 1.0, 0.88),
-        LLAMA_3: (0.9, 30, (2.0, 20.0, 10.0), 1.0, 0.5),
-    }.get(known, (None, 70, tuple(share * size for share in RELATIVE), 1 / max(size, 1e-30), 0.88))
+    a, b, c = RELATIVE
+    relative = Constants(None, 70, (a * size, b * size, c * size), 1 / max(size, 1e-30), 0.88)
+    s, found = settings, PUBLISHED.get(known, relative)
     return Constants(
-        rate if s.rate is None else s.rate,
-        s.steps or steps,
-        three_of(s.margins) or margins,
-        weight if s.margin_weight is None else s.margin_weight,
-        s.threshold or threshold,
+        found.rate if s.rate is None else s.rate,
+        s.steps or found.steps,
+        three_of(s.margins) or found.margins,
+        found.margin_weight if s.margin_weight is None else s.margin_weight,
+        s.threshold or found.threshold,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lifelong_edit.bench import Bench, Say, State, silent
 from lifelong_edit.editors.contract import (
     Arrays,
+    Brought,
     Change,
     Entries,
     Given,
@@ -162,7 +163,10 @@ class WiseEditor:
         read_anew = [*live, *known] if merges else known
         entries = self._activations(shards.side(self.settings.density), read_anew)
         report: dict[str, object] = {"loss": losses, "steps": steps, "merges": merges, "shards": len(shards.changes)}
-        parts = {SHARDS: Whole(shards.arrays()), ACTIVATIONS: Entries(lambda: iter([entries]), whole)}
+        parts: dict[str, Brought] = {
+            SHARDS: Whole(shards.arrays()),
+            ACTIVATIONS: Entries(lambda: iter([entries]), whole),
+        }
         return Change(parts, report)
 
     def _begin(self, shards: Shards) -> int:
