@@ -140,7 +140,8 @@ class Bench:
         return centred(self._raw_conflict_keys(prompts), self.conflict_mean).cpu().numpy()
 
     def _raw_conflict_keys(self, prompts: Sequence[Fact | str]) -> Tensor:
-        ids = [self.task.encode_question(self.loaded, leading(self.loaded, p)) for p in prompts]
+        with self.loaded.at(BASE):  # whatever is remembered at a state, a key is that of the prompt alone
+            ids = [self.task.encode_question(self.loaded, leading(self.loaded, p)) for p in prompts]
         return lowest_keys(self.loaded, ids, self.settings.micro_batch)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from lifelong_edit.editors.coachhook.settings import CoachHookSettings
 from lifelong_edit.editors.ft.settings import FtSettings
 from lifelong_edit.editors.ft_replay.settings import ReplaySettings
 from lifelong_edit.editors.grace.settings import GraceSettings
@@ -23,11 +24,13 @@ from lifelong_edit.editors.locate.settings import LocateSettings
 from lifelong_edit.editors.locft.settings import LocftSettings
 from lifelong_edit.editors.mend.settings import MendSettings
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
+from lifelong_edit.editors.retrieval.settings import RetrievalSettings
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.rledit.settings import RLSettings
 from lifelong_edit.editors.search.settings import SearchingSettings, SearchSettings
 from lifelong_edit.editors.stableedit.settings import StableSettings
 from lifelong_edit.editors.ultraedit.settings import UltraSettings
+from lifelong_edit.editors.wise.settings import WiseSettings
 from lifelong_edit.settings import StoreSettings
 
 Sections = Sequence[tuple[str, type[msgspec.Struct]]]
@@ -49,6 +52,9 @@ SECTIONS: Sections = (
     ("Settings of breadth-first fine-tuning", LocftSettings),
     ("Settings of interpolated fine-tuning", LiSettings),
     ("Settings of the codebook", GraceSettings),
+    ("Settings of hooks", CoachHookSettings),
+    ("Settings of the side memory", WiseSettings),
+    ("Settings of retrieval", RetrievalSettings),
 )
 
 HEAD = """\

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lifelong_edit.models import BASE, Encoded, LoadedModel, TokenBatch, by_length
+from lifelong_edit.models import BASE, Encoded, LoadedModel, Question, TokenBatch, by_length
 from lifelong_edit.tasks import task_of
 
 Floats = npt.NDArray[np.float64]
@@ -46,17 +46,28 @@ def mean_log_probabilities(loaded: LoadedModel, encoded: Sequence[Encoded], batc
     return found
 
 
-def base_divergences(loaded: LoadedModel, encoded: Sequence[Encoded], batch_size: int = 64) -> Floats:
-    """KL(base ‖ edited) over the next token, in nats, (n,): of each sequence the mean over its answer's positions.
+def continued(loaded: LoadedModel, prompts: Sequence[Question], answers: Sequence[Sequence[int]]) -> list[Encoded]:
+    """Prompts as the model as it stands reads them, each with an answer of given tokens behind it."""
+    task = task_of(loaded)
+    return [task.encode_said(loaded, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
-    Between the untouched base model and the model as it stands, which is left as it was.
+
+def base_divergences(
+    loaded: LoadedModel, prompts: Sequence[Question], answers: Sequence[Sequence[int]], batch_size: int = 64
+) -> Floats:
+    """KL(base ‖ edited) over the next token, in nats, (n,): of each prompt the mean over its answer's positions.
+
+    Between the untouched base model and the model as it stands, which is left as it was; each reads the prompts in its
+    own way.
     """
+    encoded = continued(loaded, prompts, answers)
+    with loaded.at(BASE):
+        bare = continued(loaded, prompts, answers)
     found = np.zeros(len(encoded))
     for chosen in by_length([len(e.ids) for e in encoded], batch_size):
-        batch = _padded(loaded, encoded, chosen)
-        edited = _logits(loaded, batch)
+        edited = _logits(loaded, _padded(loaded, encoded, chosen))
         with loaded.at(BASE):
-            base = _logits(loaded, batch)
+            base = _logits(loaded, _padded(loaded, bare, chosen))
         found[chosen] = _means(loaded, kl_divergences(base, edited), encoded, chosen)
     return found
 

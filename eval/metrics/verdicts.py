@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lifelong_edit.eval.metrics.answers import continued
 from lifelong_edit.models import BASE, Encoded, LoadedModel, Question, by_length
 from lifelong_edit.tasks import task_of
 
@@ -82,11 +83,11 @@ def base_answers(
     UNKNOWN_LENGTH where it is None. A token that ends the text is the last of the answer.
     """
     task = task_of(loaded)
-    lengths = [
-        UNKNOWN_LENGTH if target is None else len(task.encode(loaded, prompt, target).answer)
-        for prompt, target in probes
-    ]
     with loaded.at(BASE):
+        lengths = [
+            UNKNOWN_LENGTH if target is None else len(task.encode(loaded, prompt, target).answer)
+            for prompt, target in probes
+        ]
         return [g.with_end for g in task.answer(loaded, [prompt for prompt, _ in probes], lengths, batch_size)]
 
 
@@ -110,12 +111,6 @@ def ask_unchanged(
         )
         for prompt, answer, guess, g in zip(prompts, answers, predicted, new, strict=True)
     ]
-
-
-def continued(loaded: LoadedModel, prompts: Sequence[Question], answers: Sequence[Sequence[int]]) -> list[Encoded]:
-    """Prompts, each with an answer of given tokens behind it."""
-    task = task_of(loaded)
-    return [task.encode_said(loaded, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
 @torch.inference_mode()

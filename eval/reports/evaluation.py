@@ -14,7 +14,7 @@ from lifelong_edit.eval.metrics.harness import Harness
 from lifelong_edit.eval.metrics.intervals import Estimate, estimates
 from lifelong_edit.eval.metrics.matrices import matrix_changes
 from lifelong_edit.eval.metrics.probabilities import Compared, Comparison, compare, success_and_magnitude
-from lifelong_edit.eval.metrics.verdicts import Result, Score, ask_pairs, ask_unchanged, base_answers, continued
+from lifelong_edit.eval.metrics.verdicts import Result, Score, ask_pairs, ask_unchanged, base_answers
 from lifelong_edit.eval.reports.evaluated import WAYS, BatchScores, Evaluation, Fluency, Shares
 from lifelong_edit.eval.reports.questions import Batch, Question, batches_of, measures_of
 from lifelong_edit.facts import Fact
@@ -114,7 +114,7 @@ def _ask_facts(loaded: LoadedModel, chunk: Sequence[Question]) -> list[tuple[Res
 
 def _ask_neighbours(loaded: LoadedModel, chunk: Sequence[Question]) -> list[tuple[Result, float]]:
     prompts, answers = [prompt for prompt, _ in chunk], base_answers(loaded, chunk)
-    divergences = base_divergences(loaded, continued(loaded, prompts, answers)).tolist()
+    divergences = base_divergences(loaded, prompts, answers).tolist()
     return list(zip(ask_unchanged(loaded, prompts, answers), divergences, strict=True))
 
 

@@ -203,7 +203,10 @@ class Editor(Protocol):
         """
 
     def overlay(self, state: State) -> Overlay:
-        """How a state shows in the model, by its shifts and further parts alone: who only looks at it has no more."""
+        """How a state shows in the model, by its shifts and further parts alone: who only looks at it has no more.
+
+        For a rule that is `by_facts` the live facts are there as well.
+        """
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,8 @@ class Rule:
     """Where it edits unless modules are named, see `default_entries`."""
     general: bool = False
     """Whether a store whose maker names no preserved prompts has the general ones (`facts.general_prompts`)."""
+    by_facts: bool = False
+    """Whether a state shows in the model by its live facts: what is remembered is the facts themselves."""
     tasks: frozenset[Kind] = frozenset({"causal"})
     exports: frozenset[Format] = frozenset()
     needs: frozenset[Need] = frozenset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.facts.asking import as_question, question_of
+from lifelong_edit.facts.asking import as_question, prompt_in, question_of
 from lifelong_edit.facts.following import follow_facts, require_growing
 from lifelong_edit.facts.mentioning import mentions, put_in
 from lifelong_edit.facts.reading import (
@@ -31,6 +31,7 @@ __all__ = [
     "general_prompts",
     "mentions",
     "preserved_prompts_of",
+    "prompt_in",
     "put_in",
     "question_of",
     "read_facts",

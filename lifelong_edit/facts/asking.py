@@ -20,5 +20,12 @@ def as_question(prompt: str) -> str:
     return text if text.endswith(_QUESTION_MARKS) else SENTENCE.format(prompt=text)
 
 
+def prompt_in(question: str) -> str:
+    """The inverse of `as_question`: the prompt within a sentence to be completed, any other question as it is."""
+    before, _, after = SENTENCE.partition("{prompt}")
+    inside = question.startswith(before) and question.endswith(after) and len(question) > len(before) + len(after)
+    return question[len(before) : -len(after)] if inside else question
+
+
 # The Latin one, Greek, Arabic, Armenian, Ethiopic and the wide one of Chinese and Japanese.
 _QUESTION_MARKS = ("?", "\u037e", "\u061f", "\u055e", "\u1367", "\uff1f")

@@ -23,6 +23,7 @@ from lifelong_edit.models.generation import Generation, Tell, end_ids, generate,
 from lifelong_edit.models.loaded import LoadedModel, compose, require_fingerprint
 from lifelong_edit.models.loading import load_model
 from lifelong_edit.models.overlay import BASE, Overlay, Shifts
+from lifelong_edit.models.passes import Passes
 
 __all__ = [
     "BASE",
@@ -37,6 +38,7 @@ __all__ = [
     "LoadedModel",
     "Outlined",
     "Overlay",
+    "Passes",
     "Question",
     "Shifts",
     "Tell",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lifelong_edit.errors import UsageError
 from lifelong_edit.models.loaded import LoadedModel
-from lifelong_edit.models.overlay import Overlay, Shifts
+from lifelong_edit.models.overlay import Overlay, Putting, Shifts
 
 
 @runtime_checkable
@@ -30,7 +30,8 @@ def without_hooks(loaded: LoadedModel, overlay: Overlay) -> tuple[LoadedModel, M
         return loaded, overlay.shifts
     if isinstance(overlay, Alone):
         return overlay.as_model(loaded), {}
+    how = "what is put before questions" if isinstance(overlay, Putting) else "hooks"
     raise UsageError(
-        f"this state shows in the model by hooks ({type(overlay).__name__}), expected shifted weights alone, all that "
+        f"this state shows in the model by {how} ({type(overlay).__name__}), expected shifted weights alone, all that "
         "can leave as a model; ask it in its store, with `ask`, or within `View.standing`"
     )

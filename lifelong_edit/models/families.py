@@ -11,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lifelong_edit.errors import UnknownModelError
-from lifelong_edit.models.forms import Forms
+from lifelong_edit.models.forms import Forms, Question
 from lifelong_edit.settings import SUBJECT
 
 Orientation = Literal["conv1d", "linear"]
@@ -62,6 +62,9 @@ class Outlined(Protocol):
     @property
     def forms(self) -> Forms:
         """The forms in which it is taught and asked."""
+
+    def put(self, question: Question) -> Question:
+        """A question as it is to be read at the state at which the model stands."""
 
 
 @dataclass(frozen=True)

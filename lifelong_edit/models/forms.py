@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 Form = Literal["plain", "chat"]
 Role = Literal["user", "assistant"]
@@ -23,6 +23,8 @@ class Turn:
 
 Question = str | Turn
 """What a model is asked: a text that it continues, or a turn that it answers."""
+SameQuestion = TypeVar("SameQuestion", str, Turn, Question)
+"""A question of either kind, which stays of its kind."""
 
 
 @dataclass(frozen=True)

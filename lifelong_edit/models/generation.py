@@ -71,7 +71,7 @@ def generate(
     told after each batch how many prompts are done.
     Raises BadInputError for a prompt that fills the context.
     """
-    encoded = [encode_prompt(loaded.tokenizer, prompt) for prompt in prompts]
+    encoded = [encode_prompt(loaded.tokenizer, loaded.put(prompt)) for prompt in prompts]
     return generate_from_ids(loaded, encoded, max_new_tokens, batch_size, choose, tell)
 
 

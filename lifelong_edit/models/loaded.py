@@ -14,8 +14,8 @@ from torch import Tensor
 from lifelong_edit.errors import ModelMismatchError, UnknownModelError
 from lifelong_edit.models.families import EditableModule, Family
 from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
-from lifelong_edit.models.forms import PLAIN, Forms
-from lifelong_edit.models.overlay import BASE, Overlay, Shifts
+from lifelong_edit.models.forms import PLAIN, Forms, SameQuestion
+from lifelong_edit.models.overlay import BASE, Overlay, Putting, Shifts
 
 
 def compose(base: Tensor, shift: Tensor | None) -> Tensor:
@@ -150,6 +150,13 @@ class LoadedModel:
                 self._weight(self.model, module).copy_(composed)
         self._overlay = overlay
         self._attached.enter_context(overlay.attach(self.model))
+
+    def put(self, question: SameQuestion) -> SameQuestion:
+        """A question as the overlay in force has it read: the same one unless it says otherwise (`Putting`).
+
+        Whoever makes tokens of a question calls it, once, so that all who ask see the same state.
+        """
+        return self._overlay.put(question) if isinstance(self._overlay, Putting) else question
 
     def _check(self, name: str, shift: Tensor) -> None:
         module = self.module(name)

@@ -21,7 +21,7 @@ from lifelong_edit.models.complete import (
     require_rows,
 )
 from lifelong_edit.models.families import EditableModule, Family, Home, Kind, family_of, find_modules
-from lifelong_edit.models.forms import PLAIN, Forms
+from lifelong_edit.models.forms import PLAIN, Forms, Question
 from lifelong_edit.models.gguf import read_header
 from lifelong_edit.models.loaded import LoadedModel, context_of
 from lifelong_edit.models.places import Place, locate
@@ -142,6 +142,10 @@ class Outline:
     modules: tuple[EditableModule, ...]
     tokenizer: Any
     forms: Forms = PLAIN
+
+    def put(self, question: Question) -> Question:
+        """The question itself: there is no state yet."""
+        return question
 
 
 def state_width(source: str, revision: str | None = None) -> int | None:

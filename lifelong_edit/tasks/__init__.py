@@ -5,7 +5,16 @@ from __future__ import annotations
 from lifelong_edit.errors import UsageError
 from lifelong_edit.models import Outlined
 from lifelong_edit.models.families import Kind
-from lifelong_edit.tasks.asking import form_of, forms_of, leading, question_in, questions_of, settled, text_of
+from lifelong_edit.tasks.asking import (
+    form_of,
+    forms_of,
+    leading,
+    question_in,
+    questions_of,
+    sentence_of,
+    settled,
+    text_of,
+)
 from lifelong_edit.tasks.causal.task import Causal
 from lifelong_edit.tasks.contract import WIDTH, BaseAnswer, Example, Task, Verdict
 
@@ -22,6 +31,7 @@ __all__ = [
     "question_in",
     "questions_of",
     "require_causal",
+    "sentence_of",
     "settled",
     "task_of",
     "text_of",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from lifelong_edit.errors import UsageError
-from lifelong_edit.facts import Fact, Probe, as_question, question_of
-from lifelong_edit.models import PLAIN, Form, Forms, Outlined, Question, Turn, has_template, require_template
+from lifelong_edit.facts import GLUE, Fact, Probe, as_question, question_of
+from lifelong_edit.models import PLAIN, Form, Forms, Outlined, Question, Turn, has_template, require_template, separator
 from lifelong_edit.settings import StoreSettings
 
+SENTENCE_ENDS = ".!?…。！？"
 Asked = Fact | Probe | str
 """A fact, a probe, or a prompt that stands alone, such as a phrasing of a fact."""
 
@@ -38,6 +39,14 @@ def form_of(question: Question) -> Form:
 def text_of(question: Question) -> str:
     """What a question says, as a table or a log has it."""
     return question.text if isinstance(question, Turn) else question
+
+
+def sentence_of(fact: Fact) -> str:
+    """A fact as a sentence: its prompt, its target, a full stop."""
+    target = fact.answer
+    between = "" if target.startswith(GLUE) else separator(fact.prompt, target)
+    said = (fact.prompt + between + target.removeprefix(GLUE)).strip()
+    return said if said[-1] in SENTENCE_ENDS else said + "."
 
 
 def settled(settings: StoreSettings, tokenizer: Any) -> StoreSettings:

@@ -61,7 +61,8 @@ class Verdict:
 class Task(Protocol):
     """One kind of question. Stateless; `model` is the loaded model as it stands, or what is known before it is loaded.
 
-    A question is text, or a turn of a conversation (`models.Turn`), which needs a model with a chat template.
+    A question is text, or a turn of a conversation (`models.Turn`), which needs a model with a chat template. It is
+    encoded as the state at which the model stands has it read (`LoadedModel.put`).
     """
 
     kind: ClassVar[Kind]

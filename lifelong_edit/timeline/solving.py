@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -138,7 +138,8 @@ class Solving:
             of_each = {fact.digest: FactKeys({}, keys[fact.digest]) for fact in sieved.facts}
             change = _with_keys(change, Entries(lambda: iter([of_each])))
         weights = change.weights(self._weights)
-        live = (state.live.keys() - set(decision.retire)) | {fact.digest for fact in sieved.facts}
+        live = {digest: fact for digest, fact in state.live.items() if digest not in set(decision.retire)}
+        live |= {fact.digest: fact for fact in sieved.facts}
         with self._bench.loaded.at(self._after(state, change, weights, live)):
             figures = _default_gate(gate)(self._bench, state, change, sieved.facts)
         record = Edit(
@@ -265,7 +266,7 @@ class Solving:
         # What comes back in the place of another is right to be answered as it was.
         names = {name for fact in back for name in identities(fact)}
         gone_for_good = [fact for fact in retracted if names.isdisjoint(identities(fact))]
-        standing = self._after(state, change, weights, {fact.digest for fact in left})
+        standing = self._after(state, change, weights, {fact.digest: fact for fact in left})
         with bench.loaded.at(standing):
             asked = compared(bench, gone_for_good, left)
         told["as_base"] = {name: AsBase(asked=found.asked, same=found.same) for name, found in asked.items()}
@@ -292,9 +293,10 @@ class Solving:
 
         return _with_keys(change, Entries(made, whole=True))
 
-    def _after(self, state: State, change: Change, weights: Weights, live: Container[str]) -> Overlay:
+    def _after(self, state: State, change: Change, weights: Weights, live: Mapping[str, Fact]) -> Overlay:
         """How the state that a change leads to will show in the model, before it is committed."""
-        return self._editor.overlay(State(shifts=as_tensors(weights), parts=change.further(state.parts, live)))
+        further = change.further(state.parts, live)
+        return self._editor.overlay(State(shifts=as_tensors(weights), live=dict(live), parts=further))
 
     def _conflicts(self, state: State, sieved: Sieved) -> tuple[Decision, dict[str, Any]]:
         """What is decided of a batch, and the conflict key of each of its facts as it is stored, (d_in,).

@@ -257,8 +257,10 @@ class Timeline(Branching, Measured, Editing):
         from lifelong_edit.bench import State
         from lifelong_edit.timeline.model import as_tensors
 
-        further = parts_at(self._log, self.history(), step) if rule_of(self.settings.editor).further_parts else {}
-        return self.editor().overlay(State(shifts=as_tensors(self.weights(step)), parts=further))
+        rule = rule_of(self.settings.editor)
+        further = parts_at(self._log, self.history(), step) if rule.further_parts else {}
+        live = {fact.digest: fact for fact in self.live_facts(step)} if rule.by_facts else {}
+        return self.editor().overlay(State(shifts=as_tensors(self.weights(step)), live=live, parts=further))
 
     @locked
     def live_facts(self, step: StepName) -> list[Fact]:

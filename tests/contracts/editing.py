@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
     "reconsolidation_passes": 2,
 }
 """Settings for a model of four layers and width 32; a rule that has not all of them takes those that it has."""
-LOCATED = ("memit", "memit-seq", "alphaedit", "nse", "rome", "r-rome", "emmet")
+LOCATED = ("memit", "memit-seq", "alphaedit", "nse", "rome", "r-rome", "emmet", "coachhook")
 """Rules that edit at the last token of the subject alone."""
 _LOCATED: dict[str, Any] = {"modules": ("0-1@subject",), "contexts": 1, "steps": 3, "c0": 5.0, "rate": 0.2}
 TUNED: dict[str, Any] = {"rate": 1e-2, "epochs": 3, "batch": 4, "epsilon": 1e-3}
@@ -57,6 +57,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "locft": TUNED,
     "li": {**TUNED, "grid": 2, "validation": 3},
     "grace": {"steps": 3, "rate": 0.3, "radius": 0.1},
+    "retrieval": {"room": 11},
+    "wise": {"steps": 3, "contexts": 1, "relative_rate": 0.2, "shard": 2},
 }
 """Settings that a rule needs beside them: a search in bfloat16 gives another change with each way of cutting its rows.
 So does Adam where ε is no larger than the rounding of a gradient."""

@@ -163,7 +163,7 @@ class EditorContract:
         assert state_of(timeline) == before
         assert digests(timeline.apply(batch(2), again=True, gate=lenient)) == digests(once)
 
-    def test_any_micro_batch_gives_the_same_change(self, lived: Make) -> None:
+    def test_any_micro_batch_gives_the_same_change(self, row: Row, lived: Make) -> None:
         timeline = lived()
         state = timeline._solve().state()
 
@@ -172,14 +172,15 @@ class EditorContract:
             before = {name: shift.numpy() for name, shift in state.shifts.items()}
             moved = change.weights(before)
             found = {name: moved[name] - before[name] for name in moved} | _arrays(change)
-            assert any(np.abs(array).max() > 1e-5 for array in found.values()), "nothing was learned"
+            learned = any(np.abs(array).max() > 1e-5 for array in found.values())
+            assert learned is not row.rule.by_facts, "nothing was learned, or more than the facts themselves"
             return found
 
         whole = shifts(64)
         for size in (1, 7):
             found = shifts(size)
             apart = {n: np.linalg.norm(found[n] - whole[n]) / max(np.linalg.norm(whole[n]), 1e-30) for n in whole}
-            assert max(apart.values()) < TOLERANCE, apart
+            assert max(apart.values(), default=0.0) < TOLERANCE, apart
 
     def test_the_digest_of_a_state_is_of_every_part(self, row: Row, lived: Make) -> None:
         """Draws are functions of it: a part that stood outside would be one that a state can differ in unseen.
@@ -267,7 +268,8 @@ class EditorContract:
         base = loaded.fingerprint
 
         def stands_at_the_base() -> bool:
-            return fingerprint_of(loaded.model) == base and not _hooks(loaded.model)
+            put = [loaded.put(question) for question in QUESTIONS]
+            return fingerprint_of(loaded.model) == base and not _hooks(loaded.model) and put == QUESTIONS
 
         assert stands_at_the_base()
         with loaded.at(editor.overlay(state)):
@@ -395,6 +397,8 @@ class EditorContract:
             pytest.skip(
                 "in so small a model the tokens beside a subject have keys too much like its own; see test_locate"
             )
+        if row.rule.by_facts:
+            pytest.skip("so small a model does not read what stands before a question; a real one is asked elsewhere")
         loaded, fixed, given = known(row)
         editor = row.rule.make(_for_atlas(row, loaded, fixed, given))
         state = State()
@@ -450,6 +454,7 @@ TAKES: dict[str, dict[str, Any]] = {
     "locft": {"rate": 5e-3},
     "li": {"rate": 5e-3, "grid": 4, "validation": 10},
     "grace": {"steps": 30},
+    "wise": {"relative_rate": 0.05, "contexts": 2},
     "neurons": {"modules": ("2@subject",), "text_tokens": 3000},
 }
 """Settings with which a rule teaches the bundled model; all others are those of its network."""

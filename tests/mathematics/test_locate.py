@@ -429,7 +429,7 @@ def test_nse_solves_again_for_those_that_are_far_off(read_at_the_subject: Loaded
         editor = editor_of(read_at_the_subject, "nse", c0=200.0, **changes)
         asked = asked_of(editor.bench, news[:3], editor.contexts, 0)
         zeros = {m.name: torch.zeros(m.d_in, m.d_out) for m in editor.bench.loaded.modules}
-        work = editor.work(zeros, news[:3], asked, {}, Clock())
+        work = editor.edit_in(editor.begun(State(zeros), ()), news[:3], asked, {}, Clock())
         return len(next(iter(work.left.values()), [])), work.out_of_reach
 
     assert solves(passes=1) == (1, [])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.editors.grace.settings import Replacement
+from lifelong_edit.models import Passes
 
 LIKELY = 4
 """Keys to which the exact distance of an input is taken, those that seem nearest."""
@@ -62,21 +63,16 @@ class Reading:
     """Texts on their way through a model with a memory: what earlier passes over the same texts found."""
 
     def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self._mask = torch.zeros(0)
-        self._begins = True
+        self._memory, self._passes = memory, Passes()
         self._found = torch.zeros(0, dtype=torch.long)
 
     def begin(self, model: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """A pass begins. Its mask is longer than its tokens where a cache holds what came before them."""
-        ids, mask, cache = options["input_ids"], options.get("attention_mask"), options.get("past_key_values")
-        past = 0 if cache is None else cache.get_seq_length()
-        self._mask = torch.ones_like(ids) if mask is None else mask[:, -ids.shape[1] :]
-        self._begins = past == 0 if mask is None else mask.shape[1] == ids.shape[1]
+        """A pass begins."""
+        self._passes.begin(model, arguments, options)
 
     def replace(self, module: Any, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """What the module gives, with values in the place of what is to be replaced."""
-        memory, mask = self._memory, self._mask.bool()
+        memory, mask = self._memory, self._passes.mask
         matched = memory.match(arguments[0]).reshape(mask.shape).masked_fill(~mask, -1)
         by = self._by(matched)
         values = memory.values[by.clamp_min(0)].to(output.dtype)
@@ -91,9 +87,9 @@ class Reading:
         last = torch.where(matched >= 0, position, -1).amax(1)  # the last that matches decides
         found = matched.gather(1, last.clamp_min(0)[:, None])[:, 0].masked_fill(last < 0, -1)
         if self._memory.replacement == "replace_prompt":
-            before = (position < last[:, None]) & self._begins
+            before = (position < last[:, None]) & self._passes.begins
             return torch.where(before, found[:, None], -1)
-        if not self._begins:
+        if not self._passes.begins:
             found = torch.where(found >= 0, found, self._found)
         self._found = found
         return found[:, None].expand_as(matched)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
@@ -41,7 +41,7 @@ from lifelong_edit.editors.ridge.together import norms_of, slices
 from lifelong_edit.editors.search.contexts import contexts_of, drawn_contexts
 from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import BASE, EditableModule, LoadedModel, Shifts
+from lifelong_edit.models import BASE, EditableModule, LoadedModel, Overlay, Shifts
 from lifelong_edit.numerics.devices import to_solve
 from lifelong_edit.numerics.grams import to_grid
 from lifelong_edit.settings import StoreSettings
@@ -70,7 +70,8 @@ class Work:
     """A change on its way.
 
     shifts: ΔW by module (d_in, d_out). left, right: the factors of each solve by module. asked: (n,), how far the facts
-    at hand were from their targets when they were first solved for.
+    at hand were from their targets when they were first solved for. done: matrices that the facts at hand were solved
+    for in.
     """
 
     shifts: dict[str, Tensor]
@@ -80,6 +81,7 @@ class Work:
     looks: list[int] = field(default_factory=list)
     out_of_reach: list[str] = field(default_factory=list)
     asked: Tensor = field(default_factory=lambda: torch.zeros(0))
+    done: set[str] = field(default_factory=set)
 
     def add(self, name: str, left: Tensor, right: Tensor) -> None:
         """ΔW ← ΔW + LR for one module. Raises StepRefusedError where a number is not finite."""
@@ -143,9 +145,18 @@ class LocateEditor(ABC):
         """The rows of facts in their own words, each edited at one token."""
         return [row for rows in own_rows(self.bench, facts, self.phrasings).values() for row in rows]
 
-    def overlay(self, state: State) -> Shifts:
+    def overlay(self, state: State) -> Overlay:
         """W₀ + ΔW."""
         return Shifts(state.shifts)
+
+    def begun(self, state: State, gone: Container[str]) -> Work:
+        """A change that begins at a state; gone: digests of live facts that have no say in it any more."""
+        modules = self.bench.loaded.modules
+        return Work({m.name: state.shifts.get(m.name, torch.zeros(m.d_in, m.d_out)) for m in modules})
+
+    def standing(self, work: Work, module: str | None = None) -> Overlay:
+        """How the model stands with what was changed so far; module: the matrix that is solved next, if one is."""
+        return Shifts(work.shifts)
 
     def metric(self, module: str, count: float = 1.0) -> Tensor:
         """`count` C₀ + λI of a module, (d_in, d_in) float64; without λ in published units."""
@@ -172,28 +183,26 @@ class LocateEditor(ABC):
         live = {digest: state.keys[digest] for digest in state.live if digest not in gone}
         earlier = self._earlier.over(live) if self.recalls else {}
         conflict = dict(lesson.conflict) or self.bench.conflict_of(lesson.facts)
-        work = self.work(state.shifts, lesson.facts, asked, earlier, clock)
+        work = self.edit_in(self.begun(state, gone), lesson.facts, asked, earlier, clock)
         shift = {}
         for name in self.bench.names:
             left, right = (part.cpu().numpy() for part in work.factors(name))
             shift[name] = smaller(left @ right, left, right)
-        keys = self.keys_after(work.shifts, lesson.facts, asked, conflict)
+        keys = self.keys_after(work, lesson.facts, asked, conflict)
         clock.lap("keys")
         report = self.report(work, asked) | {"seconds": clock.seconds}
         return Change({WEIGHTS: Added(shift), KEYS: Entries(lambda: iter([keys]))}, report)
 
-    def work(
+    def edit_in(
         self,
-        shifts: Mapping[str, Tensor],
+        work: Work,
         facts: Sequence[Fact],
         asked: Sequence[Asked],
         earlier: Mapping[str, Tensor],
         clock: Clock,
         say: Say = silent,
     ) -> Work:
-        """All facts edited in, from ΔW on: together, or one after another."""
-        modules = self.bench.loaded.modules
-        work = Work({m.name: shifts.get(m.name, torch.zeros(m.d_in, m.d_out)) for m in modules})
+        """All facts edited in: together, or one after another."""
         size = 1 if self.alone else len(facts)
         for start in range(0, len(facts), size):
             part = slice(start, start + size)
@@ -209,7 +218,7 @@ class LocateEditor(ABC):
     def wanted(self, work: Work, facts: Sequence[Fact], asked: Sequence[Asked], say: Say) -> Tensor:
         """z of facts, (n, d): what their hidden states should be, searched at the present weights or at the base."""
         found, size = list[Tensor](), self.settings.micro_batch
-        with self.bench.loaded.at(BASE if self.from_base else work.shifts):
+        with self.bench.loaded.at(BASE if self.from_base else self.standing(work)):
             for numbers in slices(range(len(facts)), TOGETHER):
                 rows = [asked[i].rows for i in numbers]
                 states = read(self.bench.loaded, [own[0] for own in rows], self.site, size).states
@@ -237,6 +246,7 @@ class LocateEditor(ABC):
     ) -> bool:
         """One pass over the layers, lowest first; False where no fact needed it."""
         modules, chosen = self.bench.loaded.modules, list(range(len(asked)))
+        work.done.clear()
         for i, module in enumerate(modules):
             seen, first, mean = self.met(work, [asked[j] for j in chosen], module.name)
             rest = wanted[chosen] - seen.states[first]
@@ -249,12 +259,13 @@ class LocateEditor(ABC):
             plain = to_solve(seen.keys[module.name][first])
             left = self.influence(Met(module.name, mean, plain, earlier.get(module.name)))
             work.add(module.name, left, to_solve(rest) / (len(modules) - i))
+            work.done.add(module.name)
         return True
 
     def met(self, work: Work, asked: Sequence[Asked], module: str) -> tuple[Reading, Tensor, Tensor]:
         """What facts show at the weights so far: all rows; numbers of the prompts (n,); mean keys (n, d_in) float64."""
         rows = [row for own in asked for row in own.rows]
-        with self.bench.loaded.at(work.shifts):
+        with self.bench.loaded.at(self.standing(work, module)):
             seen = read(self.bench.loaded, rows, self.site, self.settings.micro_batch, module)
         sizes = torch.tensor([len(own.rows) for own in asked])
         return seen, sizes.cumsum(0) - sizes, self.means(asked, seen.keys[module])
@@ -269,11 +280,11 @@ class LocateEditor(ABC):
         return none.index_add_(0, fact.to(keys.device), weighted)
 
     def keys_after(
-        self, shifts: Mapping[str, Tensor], facts: Sequence[Fact], asked: Sequence[Asked], conflict: Arrays
+        self, work: Work, facts: Sequence[Fact], asked: Sequence[Asked], conflict: Arrays
     ) -> dict[str, FactKeys]:
         """Keys of facts at the weights that a step leaves: in their own words, and behind these in the mean."""
         rows = [row for own in asked for row in own.rows]
-        with self.bench.loaded.at(shifts):
+        with self.bench.loaded.at(self.standing(work)):
             seen = read(self.bench.loaded, rows, self.site, self.settings.micro_batch)
         found: list[dict[str, object]] = [{} for _ in facts]
         for name in self.bench.names:
@@ -289,7 +300,7 @@ class LocateEditor(ABC):
 
     def report(self, work: Work, asked: Sequence[Asked]) -> dict[str, object]:
         """How it went: losses of the searches, how far facts are from their answers now, norms."""
-        with self.bench.loaded.at(work.shifts):
+        with self.bench.loaded.at(self.standing(work)):
             losses, _ = answered(self.bench, [own.own[0] for own in asked], self.settings.micro_batch)
         rows = {"new": sum(len(a.own) for a in asked), "behind contexts": sum(len(a.behind) for a in asked)}
         moved = {n: (a.to(b) @ b) for n in self.bench.names for a, b in [work.factors(n)]}
@@ -316,19 +327,17 @@ class LocateEditor(ABC):
         require_live(facts)
         facts = sorted(facts, key=lambda fact: fact.digest)
         asked = asked_of(self.bench, facts, self.contexts, self.phrasings)
-        work = self.work(start or {}, facts, asked, {}, Clock(), say)
+        work = self.edit_in(self.begun(State(dict(start or {})), ()), facts, asked, {}, Clock(), say)
         brought: dict[str, Brought] = {
             WEIGHTS: Whole({name: shift.cpu().numpy() for name, shift in work.shifts.items()}),
-            KEYS: Entries(partial(self._all_keys, facts, asked, work.shifts), whole=True),
+            KEYS: Entries(partial(self._all_keys, facts, asked, work), whole=True),
         }
         return Change(brought, self.report(work, asked))
 
-    def _all_keys(
-        self, facts: Sequence[Fact], asked: Sequence[Asked], shifts: Mapping[str, Tensor]
-    ) -> Iterator[dict[str, FactKeys]]:
+    def _all_keys(self, facts: Sequence[Fact], asked: Sequence[Asked], work: Work) -> Iterator[dict[str, FactKeys]]:
         for numbers in slices(range(len(facts)), TOGETHER):
             part = [facts[i] for i in numbers]
-            yield self.keys_after(shifts, part, [asked[i] for i in numbers], self.bench.conflict_of(part))
+            yield self.keys_after(work, part, [asked[i] for i in numbers], self.bench.conflict_of(part))
 
 
 def require(settings: StoreSettings, given: Given, modules: Sequence[EditableModule] = ()) -> None:

@@ -50,25 +50,25 @@ class Causal:
 
     def encode(self, model: Outlined, question: Question, answer: str, subject: str | None = None) -> Encoded:
         """Tokens of a prompt and of what is to follow it, see `models.encode`; of a turn, see `models.encode_reply`."""
+        question = model.put(question)
         if isinstance(question, Turn):
             return encode_reply(model.tokenizer, question, answer, subject)
         return encode(model.tokenizer, question, answer, subject)
 
     def encode_question(self, model: Outlined, question: Question) -> Sequence[int]:
         """Tokens of a prompt to be continued, or of a turn to be answered."""
-        if isinstance(question, Turn):
-            return encode_turn(model.tokenizer, question)
-        return encode_prompt(model.tokenizer, question)
+        return _tokens(model, model.put(question))
 
     def encode_said(
         self, model: Outlined, question: Question, answer: Sequence[int], subject: str | None = None
     ) -> Encoded:
         """Tokens of a prompt with those that followed it."""
+        question = model.put(question)
         if isinstance(question, Turn):
             span = turn_span(model.tokenizer, question, subject)
         else:
             span = subject_span(model.tokenizer, question, subject)
-        return Encoded.of(self.encode_question(model, question), answer, span)
+        return Encoded.of(_tokens(model, question), answer, span)
 
     def collate(self, model: LoadedModel, examples: Sequence[Encoded]) -> TokenBatch:
         """Sequences padded on the right."""
@@ -160,6 +160,13 @@ class Causal:
     def health(self, model: LoadedModel, sample: Tensor) -> float:
         """Perplexity on windows of text, (n, width) token ids."""
         return perplexity_of(model, sample.to(model.device))
+
+
+def _tokens(model: Outlined, question: Question) -> Sequence[int]:
+    """Tokens of a question as it is read."""
+    if isinstance(question, Turn):
+        return encode_turn(model.tokenizer, question)
+    return encode_prompt(model.tokenizer, question)
 
 
 def _beside(tell: Tell, before: int) -> Tell:

@@ -1,0 +1,19 @@
+"""Live facts put before the questions that ask for them: the weights stay, and nothing is kept but the facts."""
+
+from __future__ import annotations
+
+from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.retrieval.settings import RetrievalSettings
+
+RULE = Rule(
+    name="retrieval",
+    title="live facts put before the questions that ask for them",
+    reference="in-context editing, Zheng et al., arXiv 2305.12740, with a gate in the place of an oracle",
+    settings=RetrievalSettings,
+    home="lifelong_edit.editors.retrieval.rule",
+    parts={"weights": "sum", "keys": "upsert"},
+    places=27 / 32,
+    general=True,
+    by_facts=True,
+    relearns="nothing is solved: what is remembered is the live facts themselves",
+)
