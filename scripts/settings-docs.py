@@ -24,6 +24,7 @@ from lifelong_edit.editors.locft.settings import LocftSettings
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.search.settings import SearchingSettings, SearchSettings
+from lifelong_edit.editors.wrapping.settings import NasSettings, PruneSettings, RectSettings, SimieSettings
 from lifelong_edit.settings import StoreSettings
 
 Sections = Sequence[tuple[str, type[msgspec.Struct]]]
@@ -41,6 +42,10 @@ SECTIONS: Sections = (
     ("Settings of breadth-first fine-tuning", LocftSettings),
     ("Settings of interpolated fine-tuning", LiSettings),
     ("Settings of the codebook", GraceSettings),
+    ("Settings of RECT", RectSettings),
+    ("Settings of PRUNE", PruneSettings),
+    ("Settings of SimIE", SimieSettings),
+    ("Settings of NAS", NasSettings),
 )
 
 HEAD = """\
