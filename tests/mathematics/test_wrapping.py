@@ -207,7 +207,7 @@ def test_rect_keeps_some_entries_of_what_the_rule_proposes(pair: Make, news: lis
     assert all(int((shift != 0).sum()) == np.ceil(0.1 * shift.numel()) for shift in again.values())
 
 
-@pytest.mark.parametrize("name", ["rect+memit-seq", "li+gradient", "simie+search"])
+@pytest.mark.parametrize("name", ["rect+memit-seq", "rect+nas+memit", "li+gradient", "simie+search"])
 def test_keys_are_those_at_the_weights_that_the_wrapper_leaves(pair: Make, news: list[Fact], name: str) -> None:
     """Otherwise the next batch would hold keys still that no state has."""
     wrapped, inner = pair(name, keep=0.1, alpha=0.5, rounds=2, more_rounds=0, swapped=1)

@@ -48,25 +48,36 @@ class Around:
         """As the rule inside has it."""
         return self.inner.overlay(state)
 
+    def keys_at(
+        self,
+        shifts: Arrays,
+        facts: Sequence[Fact],
+        conflict: Mapping[str, Any],
+        replaced: Mapping[str, Sequence[Fact]] | None = None,
+    ) -> dict[str, FactKeys]:
+        """Keys of facts at ΔW, for a wrapper around this one; see `KeepsKeys`. Asked where the rule inside has some."""
+        assert isinstance(self.inner, KeepsKeys)
+        return self.inner.keys_at(shifts, facts, conflict, replaced)
+
     def rekeyed(self, change: Change, shifts: Arrays, facts: Mapping[str, Fact], lesson: Lesson) -> Change:
         """A batch's change with its keys traced at ΔW as the wrapper left it; facts: by digest, new and live ones."""
-        if KEYS not in change.parts or not isinstance(self.inner, KeepsKeys):
+        if KEYS not in change.parts:
             return change
         known = change.keys()
         conflict = {digest: keys.conflict for digest, keys in known.items()}
-        keys: dict[str, FactKeys] = self.inner.keys_at(shifts, [facts[d] for d in known], conflict, lesson.replaced)
+        keys = self.keys_at(shifts, [facts[digest] for digest in known], conflict, lesson.replaced)
         return replace(change, parts={**change.parts, KEYS: Entries(lambda: iter([keys]))})
 
     def all_rekeyed(self, change: Change, shifts: Arrays, facts: Sequence[Fact]) -> Change:
         """A change that brings all facts, with their keys traced at ΔW as the wrapper left it."""
-        if KEYS not in change.parts or not isinstance(self.inner, KeepsKeys):
+        if KEYS not in change.parts:
             return change
-        made = partial(self._all_keys, self.inner, shifts, sorted(facts, key=lambda fact: fact.digest))
+        made = partial(self._all_keys, shifts, sorted(facts, key=lambda fact: fact.digest))
         return replace(change, parts={**change.parts, KEYS: Entries(made, whole=True)})
 
-    def _all_keys(self, inner: KeepsKeys, shifts: Arrays, facts: Sequence[Fact]) -> Iterator[dict[str, FactKeys]]:
+    def _all_keys(self, shifts: Arrays, facts: Sequence[Fact]) -> Iterator[dict[str, FactKeys]]:
         for part in slices(facts, TRACED):
-            yield inner.keys_at(shifts, part, self.bench.conflict_of(part))
+            yield self.keys_at(shifts, part, self.bench.conflict_of(part))
 
 
 @dataclass(frozen=True)
