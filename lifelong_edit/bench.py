@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,6 +117,12 @@ class Bench:
         self.preserved = PreservedPrompts.load(
             fixed.preserved, loaded.modules, self.conflict_mean, settings.seed, loaded.forms.system
         )
+
+    def under(self, settings: StoreSettings) -> Bench:
+        """The same bench for a rule with other settings, as of one inside of another; nothing is read anew."""
+        found = copy(self)
+        found.settings = settings
+        return found
 
     # -- conflict keys: what a prompt looks like to the base model, so that two that ask the same are found
 

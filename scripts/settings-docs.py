@@ -31,6 +31,7 @@ from lifelong_edit.editors.search.settings import SearchingSettings, SearchSetti
 from lifelong_edit.editors.stableedit.settings import StableSettings
 from lifelong_edit.editors.ultraedit.settings import UltraSettings
 from lifelong_edit.editors.wise.settings import WiseSettings
+from lifelong_edit.editors.wrapping.settings import NasSettings, PruneSettings, RectSettings, SimieSettings
 from lifelong_edit.settings import StoreSettings
 
 Sections = Sequence[tuple[str, type[msgspec.Struct]]]
@@ -55,6 +56,10 @@ SECTIONS: Sections = (
     ("Settings of hooks", CoachHookSettings),
     ("Settings of the side memory", WiseSettings),
     ("Settings of retrieval", RetrievalSettings),
+    ("Settings of RECT", RectSettings),
+    ("Settings of PRUNE", PruneSettings),
+    ("Settings of SimIE", SimieSettings),
+    ("Settings of NAS", NasSettings),
 )
 
 HEAD = """\

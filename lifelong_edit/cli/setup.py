@@ -19,7 +19,7 @@ from lifelong_edit.cli.common import (
     store_option,
 )
 from lifelong_edit.cli.looking import print_status
-from lifelong_edit.editors.registry import RULES, rule_of
+from lifelong_edit.editors.registry import AROUND, RULES, core_of, rule_of
 from lifelong_edit.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
@@ -37,12 +37,24 @@ NAMED = ("editor", "dtype", "seed", "form", "system")
 """Settings that have an option of their own name."""
 _MAX_TEXT_BYTES = 1 << 25
 
+
+class RuleName(click.Choice[str]):
+    """One of the rules, or one with wrappers around it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name. Raises UsageError where a wrapper cannot stand around the rule."""
+        if AROUND not in str(value):
+            return super().convert(value, param, ctx)
+        return rule_of(str(value)).name
+
+
 _MAKING = (
     click.option("--model", metavar="MODEL", help="`atlas` (bundled, the default), a folder, a GGUF file or a hub id."),
     click.option(
         "--editor",
-        type=click.Choice(RULES),
-        help="The editing rule: MALMEN with a trained hypernetwork, or a rule that needs no training. "
+        type=RuleName(RULES),
+        help="The editing rule: MALMEN with a trained hypernetwork, or a rule that needs no training. With a wrapper "
+        "around it (`editors` lists them) as `rect+memit`. "
         "Default: that of the hypernetwork where there is one, neurons for a model with states of 512 numbers or more, "
         "else gradient.",
     ),
@@ -200,8 +212,8 @@ def chosen_settings(device: str | None, options: dict[str, Any]) -> StoreSetting
         "system": options.get("system"),
     }
     # --set may name another rule yet, whose settings are not those that a network is trained for
-    own = known is not None and rule_of_network(known) == editor
-    given = solve_of(known) if own and kind is rule_of(editor).settings else {}
+    own = known is not None and rule_of_network(known) == core_of(editor)
+    given = solve_of(known) if own and issubclass(kind, rule_of(core_of(editor)).settings) else {}
     given |= {"derived": BESIDE_GENERAL} if GENERAL in options.get("preserve", ()) and "derived" in kind.order else {}
     given |= settings_from(options.get("settings"), kind)
     given |= {name: value for name, value in named.items() if value is not None}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -209,6 +209,24 @@ class Editor(Protocol):
         """
 
 
+@runtime_checkable
+class KeepsKeys(Protocol):
+    """A rule that brings keys, and can trace them at weights which another made of its shift."""
+
+    def keys_at(
+        self,
+        shifts: Mapping[str, Any],
+        facts: Sequence[Fact],
+        conflict: Arrays,
+        replaced: Mapping[str, Sequence[Fact]] | None = None,
+    ) -> dict[str, FactKeys]:
+        """Keys of facts as the rule keeps them, at ΔW by module (d_in, d_out).
+
+        conflict: their conflict keys by digest, (d_in,). replaced: as of `Lesson`. Raises StepRefusedError where a key
+        is not finite.
+        """
+
+
 @dataclass(frozen=True)
 class Given:
     """What a store is made with, beside its model. network: a trained one's arrays, empty without; text: ordinary.
@@ -250,6 +268,9 @@ class Rule:
     """What `train` makes for it."""
     statistics: bool = True
     """Whether it solves with the gram of all text keys; for others `init` measures a sample, for the keys' range."""
+    shifts: bool = True
+    """Whether a state shows in the model as shifted weights and nothing else: around such a rule a wrapper can stand
+    (`editors.wrapping`)."""
     relearns: str
     """How it solves again for all facts, in a sentence for users; empty where it cannot."""
 

@@ -19,15 +19,33 @@ RULES: tuple[str, ...] = (
 PLAIN, TRAINED, LARGE = "gradient", "malmen", "neurons"
 """The rule of a new store unless it is told otherwise: without a trained network, with one, and of a large model."""
 
+AROUND = "+"
+"""Stands between a wrapper and the rule inside."""
+
+
+def core_of(name: str) -> str:
+    """The rule inside of all wrappers: `memit` of `rect+memit`."""
+    return name.rpartition(AROUND)[2]
+
 
 def require_rule(name: str) -> None:
-    """Raise UsageError, listing the rules, where there is none of that name."""
-    if name not in RULES:
+    """Raise UsageError, listing the rules, where there is none of that name, or its wrapper cannot stand around it."""
+    if AROUND in name:
+        rule_of(name)
+    elif name not in RULES:
         raise UsageError(f"setting editor is {name!r}; it must be one of {', '.join(RULES)}")
 
 
 def rule_of(name: str) -> Rule:
-    """The declaration of a rule; needs no torch. Raises UsageError where there is none of that name."""
+    """The declaration of a rule; needs no torch.
+
+    A name such as `rect+memit` is a rule with a wrapper around it (`editors.wrapping`). Raises UsageError where there
+    is none of that name, or the wrapper cannot stand around the rule.
+    """
+    wrapper, around, inner = name.partition(AROUND)
+    if around:
+        made: Rule = import_module("lifelong_edit.editors.wrapping").wrapped(wrapper, rule_of(inner))
+        return made
     require_rule(name)
     found: Rule = import_module(f"lifelong_edit.editors.{name.replace('-', '_')}").RULE
     return found

@@ -28,10 +28,17 @@ MOST_LAYERS = 6
 MOST_SUBJECT_LAYERS = 4
 # Of a rule that edits at the subject alone.
 MOST_READING = 5
-LOCATED = {("gpt2", 48): ("13-17", "17"), ("gptj", 28): ("3-8", "5"), ("llama", 32): ("4-8", "5")}
-"""The layers that MEMIT edits, and the one that ROME does, by model type and depth: GPT-2-XL, GPT-J, Llama.
+LOCATED: dict[tuple[str, int], tuple[str | None, str]] = {
+    ("gpt2", 24): (None, "8"),
+    ("gpt2", 36): (None, "12"),
+    ("gpt2", 48): ("13-17", "17"),
+    ("gptj", 28): ("3-8", "5"),
+    **dict.fromkeys((("llama", 16), ("llama", 28), ("llama", 32), ("mistral", 32), ("qwen2", 28)), ("4-8", "5")),
+}
+"""The layers that MEMIT edits, and the one that ROME does, by model type and depth: GPT-2 medium, large and XL, GPT-J,
+Llama, Mistral, Qwen. None: published for ROME alone.
 
-As the published hyperparameters have them (arXiv 2202.05262, 2210.07229 and 2410.02355).
+As the published hyperparameters have them (arXiv 2202.05262, 2210.07229, 2410.02355 and 2308.07269).
 """
 
 

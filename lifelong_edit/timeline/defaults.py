@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from lifelong_edit import atlas
-from lifelong_edit.editors.registry import LARGE, PLAIN, TRAINED, rule_of
+from lifelong_edit.editors.registry import LARGE, PLAIN, TRAINED, core_of, rule_of
 from lifelong_edit.editors.ridge.settings import CHOSEN, SOLVE
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts import Probe, general_prompts, read_prompts
@@ -67,7 +67,7 @@ def start_of(
             f"found {type(settings).__name__} for the editing rule {settings.editor}, expected {kind.__name__}; name "
             "the rule as `editor` in its own settings"
         )
-    if hypernetwork is None and (settings is None or settings.editor == TRAINED):
+    if hypernetwork is None and (settings is None or core_of(settings.editor) == TRAINED):
         hypernetwork = default_hypernetwork(model)
     network = None if hypernetwork is None else Path(hypernetwork)
     if settings is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lifelong_edit.editors.contract import Rule
-from lifelong_edit.editors.registry import RULES, rule_of
+from lifelong_edit.editors.registry import AROUND, RULES, core_of, rule_of
 from lifelong_edit.facts import Fact, Record
 from lifelong_edit.settings import StoreSettings
 
@@ -64,6 +64,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
 So does Adam where ε is no larger than the rounding of a gradient."""
 
 
+"""Settings that a rule needs beside them: UltraEdit's own step, 1e-6, would hardly move a model this small, and a
+search in bfloat16 gives another change with each way of cutting its rows. So does Adam where ε is no larger than the
+rounding of a gradient."""
+
+
+WRAPPED = ("li+memit", "rect+memit-seq", "prune+ultraedit", "simie+gradient", "nas+alphaedit")
+"""Each wrapper around a rule: of locate-then-edit, with keys that a solve reads, with moments, of the ridge family."""
+_WRAPPING: dict[str, Any] = {"keep": 0.5, "bound": 0.01, "pilots": 4, "grid": 2, "validation": 3}
+"""Settings of wrappers, where a rule has them. The bound of `prune` is one that shifts of a tiny model exceed."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A rule, and the solve in which it asks where it has several; empty where it has one."""
@@ -89,7 +100,9 @@ class Row:
         kind = self.rule.settings
         told = {"ask": self.ask} if self.ask else {}
         small = {name: value for name, value in SMALL.items() if name in kind.__struct_fields__}
-        return kind(editor=self.name, **(small | OPTIONS.get(self.name, {}) | told | changes))
+        around = {name: value for name, value in _WRAPPING.items() if name in kind.__struct_fields__}
+        own = OPTIONS.get(core_of(self.name), {})
+        return kind(editor=self.name, **(small | (around if AROUND in self.name else {}) | own | told | changes))
 
 
 def _rows() -> list[Row]:
@@ -97,7 +110,7 @@ def _rows() -> list[Row]:
     for name in RULES:
         several = "ask" in rule_of(name).settings.__struct_fields__
         found += [Row(name, ask) for ask in ("joint", "published")] if several else [Row(name)]
-    return found
+    return found + [Row(name) for name in WRAPPED]
 
 
 ROWS = _rows()

@@ -26,6 +26,7 @@ DOCS = REPOSITORY / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *PAGES]
 TUTORIAL = DOCS / "tutorial.md"
+RECIPES = DOCS / "recipes.md"
 GOES_ON = "go on with the store of the [tutorial](tutorial.md)"
 FURTHER = [page for page in PAGES if GOES_ON in page.read_text(encoding="utf-8")]
 FENCE = re.compile(r"^```(?P<info>[^\n`]+)\n(?P<body>.*?)^```\s*$", re.DOTALL | re.MULTILINE)

@@ -1,6 +1,7 @@
 """Every command and every Python block of README and docs runs, examples are facts, and links lead somewhere.
 
-The tutorial and the pages that go on with its store are in test_tutorial.py, so that two processes share the work.
+The tutorial and the pages that go on with its store are in test_tutorial.py, the recipes in test_recipes.py, so that
+processes share the work.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pytest
 
 from lifelong_edit.facts import Fact
 from lifelong_edit.facts.shapes import recognise
-from tests.docs.pages import DOCUMENTS, FENCE, FURTHER, REPOSITORY, TUTORIAL, Reader, blocks
+from tests.docs.pages import DOCUMENTS, FENCE, FURTHER, RECIPES, REPOSITORY, TUTORIAL, Reader, blocks
 
 ALONE = [document for document in DOCUMENTS if document not in (TUTORIAL, *FURTHER)]
 UNTESTED = (
@@ -28,7 +29,7 @@ UNTESTED = (
 
 
 @pytest.mark.parametrize(
-    "document", [d for d in DOCUMENTS if d not in (TUTORIAL, *FURTHER)], ids=lambda path: path.stem
+    "document", [d for d in DOCUMENTS if d not in (TUTORIAL, RECIPES, *FURTHER)], ids=lambda path: path.stem
 )
 def test_commands_run(document: Path, tmp_path: Path) -> None:
     """In the folder stand the sample facts, as they do in a clone."""

@@ -14,7 +14,20 @@ from lifelong_edit.bench import Bench, Fixed, State, prepare
 from lifelong_edit.editors.contract import Given, Lesson, moved_by
 from lifelong_edit.editors.locate.editor import LocateEditor, Met, Work, require
 from lifelong_edit.editors.locate.material import Asked, asked_of, essence
-from lifelong_edit.editors.locate.published import GPT2_XL, GPT_J, LLAMA_2, LLAMA_3, constants_of
+from lifelong_edit.editors.locate.published import (
+    GPT2_LARGE,
+    GPT2_MEDIUM,
+    GPT2_XL,
+    GPT_J,
+    LLAMA_2,
+    LLAMA_3,
+    LLAMA_32_1B,
+    LLAMA_32_3B,
+    MISTRAL,
+    QWEN_2,
+    constants_of,
+    outline_of,
+)
 from lifelong_edit.editors.locate.settings import LocateSettings
 from lifelong_edit.editors.locate.sites import read
 from lifelong_edit.editors.registry import rule_of
@@ -512,9 +525,65 @@ def test_published_constants_are_those_of_the_model_at_hand() -> None:
     assert of("memit", GPT2_XL, steps=3, c0=7.0).steps == 3
 
 
+MODELS = {
+    "GPT-2 medium": GPT2_MEDIUM,
+    "GPT-2 large": GPT2_LARGE,
+    "GPT-2 XL": GPT2_XL,
+    "GPT-J": GPT_J,
+    "Llama-2 7B": LLAMA_2,
+    "Llama-3 8B": LLAMA_3,
+    "Llama-3.2 1B": LLAMA_32_1B,
+    "Llama-3.2 3B": LLAMA_32_3B,
+    "Mistral 7B": MISTRAL,
+    "Qwen2 and 2.5 7B": QWEN_2,
+}
+
+
+def test_the_documented_table_is_what_models_get() -> None:
+    """A line for each model that has constants of its own, and what it says is what the rules take."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "rules.md").read_text(encoding="utf-8")
+    table = page.partition("| model | layers | search |")[2].partition("\n\n")[0].splitlines()[2:]
+    lines = {cells[0]: cells[1:] for row in table for cells in [[c.strip() for c in row.strip("|").split("|")]]}
+    assert lines.keys() == MODELS.keys()
+
+    def told(name: str, known: tuple[str, int, int]) -> str:
+        c = constants_of(LocateSettings(editor=name), known)
+        told = f"{c.steps} / {c.rate:g} / {c.decay:g} / {c.clamp:g}"
+        return told + (", identity" if c.metric == "identity" else "")
+
+    for name, known in MODELS.items():
+        several, search, c0, one, alone = lines[name]
+        assert default_entries(known[1], "one", known[0]) == [f"{one}@subject"] and told("rome", known) == alone
+        assert told("r-rome", known) == alone
+        published = constants_of(LocateSettings(editor="memit"), known)
+        if not several:
+            assert published.rate is None and published.c0 is None, "as of a model of which nothing is published"
+            continue
+        assert default_entries(known[1], "located", known[0]) == [f"{several}@subject"]
+        assert told("memit", known) == search and f"{published.c0:.0f}" == c0
+        for other in ("memit-seq", "alphaedit", "emmet", "nse"):
+            assert told(other, known) == search
+
+
+@pytest.mark.parametrize("known", [("gemma2", 26, 9216), ("gemma3_text", 18, 2048), ("llama", 32, 1536)])
+def test_other_models_have_relative_constants(known: tuple[str, int, int]) -> None:
+    """Gemma among them: a rate by the hidden state, c₀ by the inputs, layers by the depth."""
+    for name in RULES:
+        found = constants_of(LocateSettings(editor=name), known)
+        assert found.rate is None and found.c0 is None and found.metric == "text"
+        assert found.clamp == (4.0 if name in ("rome", "r-rome") else 0.75)
+    if known[0] != "llama":
+        assert default_entries(known[1], "located", known[0]) == default_entries(known[1], "located")
+
+
+def test_a_model_is_known_by_its_type_depth_and_width(gpt2: LoadedModel) -> None:
+    assert outline_of(gpt2) == ("gpt2", 4, 128)
+
+
 @pytest.mark.parametrize(
     ("model", "layers", "several", "one"),
     [
+        ("gpt2", 24, "3-7@subject", "8@subject"),
         ("gpt2", 48, "13-17@subject", "17@subject"),
         ("gptj", 28, "3-8@subject", "5@subject"),
         ("llama", 32, "4-8@subject", "5@subject"),

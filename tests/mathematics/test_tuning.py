@@ -15,6 +15,7 @@ from lifelong_edit.editors.ft.settings import FtSettings
 from lifelong_edit.editors.ft_replay.settings import ReplaySettings
 from lifelong_edit.editors.li.curve import robustness_curve
 from lifelong_edit.editors.li.rule import InterpolatedEditor
+from lifelong_edit.editors.li.rule import make as make_li
 from lifelong_edit.editors.li.settings import LiSettings
 from lifelong_edit.editors.locft.settings import LocftSettings
 from lifelong_edit.editors.registry import rule_of
@@ -204,7 +205,7 @@ def test_the_end_of_the_text_stands_behind_answers_but_those_of_turns(loaded: Lo
 
 
 def li_of(make_bench: Callable[[StoreSettings], Bench], **changes: Any) -> InterpolatedEditor:
-    return InterpolatedEditor(make_bench(LiSettings(**{**SMALL, **changes})))
+    return make_li(make_bench(LiSettings(**{**SMALL, **changes})))
 
 
 @pytest.fixture

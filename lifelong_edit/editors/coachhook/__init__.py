@@ -14,5 +14,6 @@ RULE = Rule(
     parts={"weights": "sum", "keys": "upsert", "scores": "upsert"},
     places="located",
     needs=frozenset({"subject", "text"}),
+    shifts=False,
     relearns="all facts as one batch, from the base",
 )

@@ -12,6 +12,7 @@ RULE = Rule(
     settings=GraceSettings,
     home="lifelong_edit.editors.grace.rule",
     parts={"weights": "sum", "keys": "upsert", "codebook": "upsert"},
+    shifts=False,
     places=27 / 32,
     statistics=False,
     relearns="the facts one after another in the order of their digests, with an empty codebook",

@@ -2,129 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
-import torch
 from torch import Tensor
 
-from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Added, Change, Lesson, Whole
-from lifelong_edit.editors.li.curve import interpolated, robustness_curve
+from lifelong_edit.bench import Bench
+from lifelong_edit.editors.contract import Editor
+from lifelong_edit.editors.li.curve import robustness_curve
 from lifelong_edit.editors.li.settings import LiSettings
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.editors.tuning.editor import TunedEditor
 from lifelong_edit.editors.tuning.settings import TuningSettings
+from lifelong_edit.editors.wrapping.around import Arrays, Occasion, Reshaped
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import Shifts
 from lifelong_edit.settings import StoreSettings
-from lifelong_edit.stores import WEIGHTS, Dense, materialise
 from lifelong_edit.tasks import leading
 from lifelong_edit.tracing.derived import derived_rows
-from lifelong_edit.tracing.rows import Row, draw, subjects_of, unseen_of
+from lifelong_edit.tracing.rows import Row, draw, fact_rows, subjects_of, unseen_of
 
 
-class InterpolatedEditor:
-    """A rule of fine-tuning, and how much of what it changes is kept."""
+@dataclass(frozen=True)
+class Choice:
+    """How the share is chosen; see `LiSettings`, whose fields of these names they are."""
 
-    def __init__(self, bench: Bench) -> None:
-        assert isinstance(bench.settings, LiSettings)  # the registry pairs rules with their settings
-        self.bench, self.settings = bench, bench.settings
-        kind = rule_of(self.settings.inner).settings
-        shared = {*StoreSettings.__struct_fields__, *TuningSettings.__struct_fields__} - {"editor"}
-        given = {name: getattr(self.settings, name) for name in shared}
-        inner = rule_of(self.settings.inner).make(
-            Bench(bench.loaded, kind(editor=self.settings.inner, **given), bench.fixed)
-        )
-        assert isinstance(inner, TunedEditor)
-        self.inner = inner
+    alpha: float | None
+    grid: int
+    validation: int
 
-    @property
-    def phrasings(self) -> int:
-        """Those of the inner rule."""
-        return self.inner.phrasings
 
-    def require(self, fact: Fact) -> None:
-        """It takes any fact that the model can take."""
+class InterpolatedEditor(Reshaped):
+    """A rule, and how much of what it changes is kept.
 
-    def kept_rows(self, facts: Sequence[Fact]) -> Sequence[Row]:
-        """It keeps no keys."""
-        return ()
+    Of a rule that teaches a batch where the state is it is the batch's shift that is interpolated, towards the state;
+    of one that begins at the base all of ΔW, towards the base.
+    """
 
-    def overlay(self, state: State) -> Shifts:
-        """W₀ + ΔW."""
-        return Shifts(state.shifts)
+    def __init__(self, bench: Bench, inner: Editor, choice: Choice) -> None:
+        super().__init__(bench, inner)
+        self.choice = choice
 
-    def learn(self, state: State, lesson: Lesson) -> Change:
-        """What the inner rule would change, a share of it; see `Editor.learn`.
+    def reshaped(self, before: Arrays, moved: Arrays, occasion: Occasion) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The share of a shift that is kept, and the curve by which it was chosen."""
+        alpha, told = self._share(before, moved, occasion)
+        return {name: alpha * shift for name, shift in moved.items()}, told
 
-        Of a rule that teaches a batch where the state is it is the batch's shift that is interpolated, towards the
-        state; of one that begins at the base all of ΔW, towards the base.
-        """
-        change = self.inner.learn(state, lesson)
-        brought = change.parts[WEIGHTS]
-        left = [fact for digest, fact in state.live.items() if digest not in set(lesson.retire)]
-        if isinstance(brought, Whole):
-            return self._whole(change, brought, {}, [*left, *lesson.facts], "")
-        assert isinstance(brought, Added)
-        moved = {n: torch.from_numpy(materialise(shift)) for n, shift in brought.shift.items()}
-        before = {name: shift.float().cpu() for name, shift in state.shifts.items()}
-        alpha, told = self._share(before, moved, lesson.facts, left, state.digest)
-        shift = {name: Dense((alpha * found).numpy()) for name, found in moved.items()}
-        return Change({WEIGHTS: Added(shift)}, change.report | told)
-
-    def relearn(
-        self,
-        facts: Sequence[Fact],
-        *,
-        start: Mapping[str, Tensor] | None = None,
-        identity: str = "",
-        say: Say = silent,
-    ) -> Change:
-        """What the inner rule makes of all facts, a share of it; see `Editor.relearn`."""
-        change = self.inner.relearn(facts, start=start, identity=identity, say=say)
-        brought = change.parts[WEIGHTS]
-        assert isinstance(brought, Whole)
-        return self._whole(change, brought, start or {}, facts, identity)
-
-    def _whole(
-        self, change: Change, brought: Whole, start: Mapping[str, Tensor], facts: Sequence[Fact], identity: str
-    ) -> Change:
-        """A change that gives the weights whole, drawn back towards where it began."""
-        before = {name: shift.float().cpu() for name, shift in start.items()}
-        found = {name: torch.from_numpy(array) for name, array in brought.arrays.items()}
-        moved = {name: shift - before[name] if name in before else shift for name, shift in found.items()}
-        alpha, told = self._share(before, moved, facts, (), identity)
-        kept = {name: shift.numpy() for name, shift in interpolated(before, moved, alpha).items()}
-        return Change({WEIGHTS: Whole(kept)}, change.report | told)
-
-    def _share(
-        self,
-        before: Mapping[str, Tensor],
-        moved: Mapping[str, Tensor],
-        facts: Sequence[Fact],
-        others: Sequence[Fact],
-        identity: str,
-    ) -> tuple[float, dict[str, object]]:
-        """The share of a change that is kept, and what is told of it: of several with the best score the least.
-
-        others: live facts beside those that are taught, of whose subjects no preserved prompt may speak.
-        """
-        s = self.settings
-        if s.alpha is not None:
-            return s.alpha, {"alpha": s.alpha}
+    def _share(self, before: Arrays, moved: Arrays, occasion: Occasion) -> tuple[float, dict[str, Any]]:
+        """The share of a change that is kept, and what is told of it: of several with the best score the least."""
+        choice, facts = self.choice, occasion.facts
+        if choice.alpha is not None:
+            return choice.alpha, {"alpha": choice.alpha}
         ordered = sorted(facts, key=lambda fact: fact.digest)
-        drawn = ("validation", s.seed, identity, tuple(fact.digest for fact in ordered))
-        asked = self.asked([ordered[i] for i in draw(len(ordered), s.validation, *drawn)])
-        kept = self.kept([*ordered, *others], drawn)
-        alphas = [(number + 1) / s.grid for number in range(s.grid)]
+        drawn = ("validation", self.bench.settings.seed, occasion.identity, tuple(fact.digest for fact in ordered))
+        asked = self.asked([ordered[i] for i in draw(len(ordered), choice.validation, *drawn)])
+        # live facts beside those that are taught: of their subjects no preserved prompt may speak
+        kept = self.kept([*ordered, *occasion.others], drawn)
+        alphas = [(number + 1) / choice.grid for number in range(choice.grid)]
         points = robustness_curve(self.bench, before, moved, asked, kept, alphas)
         best = max(points, key=lambda point: point.score)
         return best.alpha, {"alpha": best.alpha, "curve": [msgspec.to_builtins(point) for point in points]}
 
     def asked(self, facts: Sequence[Fact]) -> list[Row]:
         """Facts as they are asked: in their own words, and in those rephrases that are not taught."""
-        rows = [row for own in self.inner.items(facts, "new") for row in own[:1]]
+        rows = self._prompts(facts)
         task, loaded = self.bench.task, self.bench.loaded
         for fact in facts:
             others = unseen_of(fact, self.phrasings)
@@ -132,16 +74,28 @@ class InterpolatedEditor:
             rows += [Row(found, "new", 1.0, fact.digest) for found in encoded]
         return rows
 
+    def _prompts(self, facts: Sequence[Fact]) -> list[Row]:
+        """The prompt of each fact with what is taught behind it: of fine-tuning maybe the end of the text."""
+        if isinstance(self.inner, TunedEditor):
+            return [row for own in self.inner.items(facts, "new") for row in own[:1]]
+        first = {row.fact: row for row in reversed(fact_rows(self.bench.loaded, facts, 0))}
+        return [first[fact.digest] for fact in facts]
+
     def kept(self, facts: Sequence[Fact], drawn: tuple[object, ...]) -> list[Row]:
         """Preserved prompts with the base model's answers, none of a subject of the facts; derived where none are."""
-        s, prompts = self.settings, self.bench.preserved
+        s, count, prompts = self.bench.settings, self.choice.validation, self.bench.preserved
         if prompts.probes:
             free = prompts.free(subjects_of(facts))
-            return [prompts.row(free[i], 1.0) for i in draw(len(free), s.validation, "kept", *drawn)]
+            return [prompts.row(free[i], 1.0) for i in draw(len(free), count, "kept", *drawn)]
         options = {"tokens": s.preserved_tokens, "micro_batch": s.micro_batch}
-        return derived_rows(self.bench.loaded, facts, s.validation, *drawn, weight=1.0, **options)
+        return derived_rows(self.bench.loaded, facts, count, *drawn, weight=1.0, **options)
 
 
 def make(bench: Bench) -> InterpolatedEditor:
     """The rule on its bench, around the one that its settings name."""
-    return InterpolatedEditor(bench)
+    s = bench.settings
+    assert isinstance(s, LiSettings)  # the registry pairs rules with their settings
+    rule = rule_of(s.inner)
+    shared = {*StoreSettings.__struct_fields__, *TuningSettings.__struct_fields__} - {"editor"}
+    settings = rule.settings(editor=s.inner, **{name: getattr(s, name) for name in shared})
+    return InterpolatedEditor(bench, rule.make(bench.under(settings)), Choice(s.alpha, s.grid, s.validation))

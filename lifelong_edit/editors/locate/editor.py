@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
@@ -48,8 +48,15 @@ from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys, smaller
 from lifelong_edit.tracing.rows import Row
 
+Aim = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Of searched states z (n, d): what is asked for in their place, and a mask (n,) of the facts that ask at all."""
 TOGETHER = 64
 """Facts whose targets are searched side by side: of each the distribution over the whole vocabulary is held."""
+
+
+def as_searched(wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """All of them, as they are."""
+    return wanted, torch.ones(len(wanted), dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class Work:
     losses: list[Tensor] = field(default_factory=list)
     looks: list[int] = field(default_factory=list)
     out_of_reach: list[str] = field(default_factory=list)
+    too_long: list[str] = field(default_factory=list)
     asked: Tensor = field(default_factory=lambda: torch.zeros(0))
     done: set[str] = field(default_factory=set)
 
@@ -106,7 +114,7 @@ class LocateEditor(ABC):
     alone: facts are taken one after another, each at the weights that the last one left. evenly: how a key is meant
     over contexts (`Asked.weights`). at_block: whether the hidden state is that behind the last edited block, or the
     output of the edited matrix. recalls: whether earlier facts' keys hold still. from_base: whether targets are
-    searched at the base weights.
+    searched at the base weights. aim: what is made of the states that were found, before they are asked for.
     """
 
     alone: ClassVar[bool] = False
@@ -120,6 +128,7 @@ class LocateEditor(ABC):
         self.bench, self.settings = bench, bench.settings
         self.constants = constants_of(bench.settings, outline_of(bench.loaded))
         self.contexts, self._earlier = contexts_of(bench.fixed.rule), Earlier(bench)
+        self.aim: Aim = as_searched
         last = bench.loaded.modules[-1]
         self.site = Site(block_of(last) if self.at_block else last.name)
 
@@ -206,10 +215,13 @@ class LocateEditor(ABC):
         size = 1 if self.alone else len(facts)
         for start in range(0, len(facts), size):
             part = slice(start, start + size)
-            wanted = self.wanted(work, facts[part], asked[part], say)
+            wanted, asking = self.aim(self.wanted(work, facts[part], asked[part], say))
+            taken = [i for i, asks in zip(range(len(facts))[part], asking.tolist(), strict=True) if asks]
+            work.too_long += [f.digest for f, asks in zip(facts[part], asking.tolist(), strict=True) if not asks]
             clock.lap("targets")
-            for number in range(self.passes):
-                if not self.spread(work, facts[part], asked[part], wanted, earlier, number):
+            for number in range(self.passes if taken else 0):
+                chosen = [facts[i] for i in taken], [asked[i] for i in taken], wanted[asking.to(wanted.device)]
+                if not self.spread(work, *chosen, earlier, number):
                     break
             clock.lap("spread")
             say(f"{min(len(facts), start + size)} of {len(facts)} facts edited in")
@@ -230,6 +242,12 @@ class LocateEditor(ABC):
                 work.looks.append(target.looks)
                 say(f"targets of {numbers[-1] + 1} of {len(facts)} facts: loss {float(target.losses.mean()):.3f}")
         return torch.cat(found)
+
+    def lengths(self, facts: Sequence[Fact]) -> Tensor:
+        """‖z‖ of facts as they are searched for in the base model, (n,)."""
+        asked = asked_of(self.bench, facts, self.contexts, self.phrasings)
+        found: Tensor = self.wanted(Work({}), facts, asked, silent).norm(dim=1)
+        return found
 
     def chosen(self, work: Work, facts: Sequence[Fact], rest: Tensor, wanted: Tensor, number: int) -> Tensor:
         """Mask (n,) of the facts that a pass is for; rest: z − z_now (n, d)."""
@@ -298,6 +316,18 @@ class LocateEditor(ABC):
         kept = zip(facts, found, strict=True)
         return {fact.digest: FactKeys(keys, conflict[fact.digest]) for fact, keys in kept}  # type: ignore[arg-type]
 
+    def keys_at(
+        self,
+        shifts: Mapping[str, Tensor],
+        facts: Sequence[Fact],
+        conflict: Arrays,
+        replaced: Mapping[str, Sequence[Fact]] | None = None,
+    ) -> dict[str, FactKeys]:
+        """Keys of facts at ΔW, see `KeepsKeys`."""
+        return self.keys_after(
+            shifts, facts, asked_of(self.bench, facts, self.contexts, self.phrasings, replaced), conflict
+        )
+
     def report(self, work: Work, asked: Sequence[Asked]) -> dict[str, object]:
         """How it went: losses of the searches, how far facts are from their answers now, norms."""
         with self.bench.loaded.at(self.standing(work)):
@@ -311,6 +341,7 @@ class LocateEditor(ABC):
             "loss": [float(losses.mean())],
             "norm": norms_of(moved),
             "out_of_reach": work.out_of_reach,
+            "too_long": work.too_long,
         }
 
     # -- all facts together

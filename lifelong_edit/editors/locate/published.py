@@ -1,7 +1,8 @@
 """Constants of the published code, for the models that it names, and what stands in their place for all others.
 
 Source: the hyperparameter files of kmeng01/rome and kmeng01/memit, scalable-model-editing/unified-model-editing,
-jianghoucheng/AlphaEdit and jianghoucheng/NSE. Stores were made with these numbers: they do not change.
+jianghoucheng/AlphaEdit and jianghoucheng/NSE; of zjunlp/EasyEdit for Llama-2, Llama-3.2, Mistral and Qwen, which those
+do not have. None of them has a file for Gemma. Stores were made with these numbers: they do not change.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from lifelong_edit.editors.locate.settings import LocateSettings, Metric
 from lifelong_edit.models import LoadedModel
 
 GPT2_XL, GPT_J, LLAMA_2, LLAMA_3 = ("gpt2", 48, 6400), ("gptj", 28, 16384), ("llama", 32, 11008), ("llama", 32, 14336)
-"""Model type, layers, and the inputs of the MLP's output projection."""
+GPT2_MEDIUM, GPT2_LARGE = ("gpt2", 24, 4096), ("gpt2", 36, 5120)
+LLAMA_32_1B, LLAMA_32_3B = ("llama", 16, 8192), ("llama", 28, 8192)
+MISTRAL, QWEN_2 = ("mistral", 32, 14336), ("qwen2", 28, 18944)
+"""Model type, layers, and the inputs of the MLP's output projection. Qwen2-7B and Qwen2.5-7B are alike in these."""
 ALONE = frozenset({"rome", "r-rome"})
 """Rules that take one fact at a time, in one matrix."""
 RATE = 0.5
@@ -52,11 +56,15 @@ MEMIT: Mapping[tuple[str, int, int], Constants] = {
     GPT_J: Constants(25, 0.5, 0.5, 0.75, 15_000.0),
     LLAMA_2: Constants(25, 0.5, 1e-3, 4.0, 15_000.0),
     LLAMA_3: Constants(25, 0.1, 0.5, 0.75, 15_000.0),
+    **dict.fromkeys((LLAMA_32_1B, LLAMA_32_3B, MISTRAL, QWEN_2), Constants(25, 0.5, 1e-3, 4.0, 15_000.0)),
 }
-ROME = {
-    GPT2_XL: Constants(20, 0.5, 0.5, 4.0),
-    GPT_J: Constants(20, 0.5, 0.5, 4.0),
-    LLAMA_3: Constants(25, 0.5, 1e-3, 4.0, metric="identity"),
+ROME: Mapping[tuple[str, int, int], Constants] = {
+    GPT2_MEDIUM: Constants(20, 0.5, 0.5, 3.0),
+    **dict.fromkeys((GPT2_LARGE, GPT2_XL, GPT_J), Constants(20, 0.5, 0.5, 4.0)),
+    **dict.fromkeys(
+        (LLAMA_2, LLAMA_3, LLAMA_32_1B, LLAMA_32_3B, MISTRAL, QWEN_2),
+        Constants(25, 0.5, 1e-3, 4.0, metric="identity"),
+    ),
 }
 EMMET_C0 = {GPT2_XL: 1000.0, GPT_J: 1.0, LLAMA_2: 1.0, LLAMA_3: 1.0}
 NSE = {GPT2_XL: (35.0, 150.0, 10_000.0, 1.0), GPT_J: (15.0, 100.0, 15_000.0, 0.8), LLAMA_3: (2.5, 50.0, 15_000.0, 1.0)}

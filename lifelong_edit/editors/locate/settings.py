@@ -16,8 +16,9 @@ Share = Annotated[float, Meta(gt=0, le=1)]
 class LocateSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of `rome`, `r-rome`, `memit`, `memit-seq`, `emmet`, `alphaedit` and `nse`.
 
-    Where the default is none, it is the published value for GPT-2-XL, GPT-J, Llama-2-7B and Llama-3-8B, known by their
-    type, depth and width, and for every other model what is said here.
+    Where the default is none, it is the published value for the models in the
+    [table of constants](rules.md#constants), known by their type, depth and width, and for every other model what is
+    said here.
     """
 
     order: ClassVar[tuple[str, ...]] = ()
@@ -57,7 +58,7 @@ class LocateSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fi
     with published units."""
     metric: Metric | None = None
     """Of `rome` and `r-rome`: whether a key is turned away from what text holds (`text`) or is taken as it is
-    (`identity`). None: `text`; `identity` for Llama-3-8B, as published."""
+    (`identity`). None: `text`; `identity` for Llama, Mistral and Qwen, as published."""
     slack: NotNegative = 0.1
     """Of `emmet`: μ, how far the values at the keys may stay from what is asked, in batches of more than one fact. 0:
     they meet it exactly; 1: `memit`."""

@@ -12,6 +12,7 @@ RULE = Rule(
     settings=NeuronsSettings,
     home="lifelong_edit.editors.neurons.rule",
     parts={"weights": "sum", "keys": "upsert", "neurons": "upsert"},
+    shifts=False,
     places="memory",
     general=True,
     exports=frozenset({"transformers"}),

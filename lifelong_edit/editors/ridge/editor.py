@@ -8,16 +8,19 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Change, Lesson
+from lifelong_edit.editors.contract import Arrays, Change, Lesson
 from lifelong_edit.editors.ridge.batch import Work, learn_as_published, learn_jointly
 from lifelong_edit.editors.ridge.gradient import GradientTargets
 from lifelong_edit.editors.ridge.held import Preservation
+from lifelong_edit.editors.ridge.passes import fact_keys
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.ridge.targets import Targets
 from lifelong_edit.editors.ridge.together import Together
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import Shifts
+from lifelong_edit.stores import FactKeys
 from lifelong_edit.tracing.rows import Row, fact_rows, without_mention
+from lifelong_edit.tracing.trace import trace
 
 
 class RidgeEditor:
@@ -78,6 +81,19 @@ class RidgeEditor:
         """What teaching a batch would change, see `Editor.learn`."""
         work = self.work(state, lesson)
         return learn_as_published(work) if self.settings.ask == "published" else learn_jointly(work, self.preservation)
+
+    def keys_at(
+        self,
+        shifts: Mapping[str, Tensor],
+        facts: Sequence[Fact],
+        conflict: Arrays,
+        replaced: Mapping[str, Sequence[Fact]] | None = None,
+    ) -> dict[str, FactKeys]:
+        """Keys of facts at ΔW, see `KeepsKeys`."""
+        rows = fact_rows(self.bench.loaded, facts, self.settings.phrasings, replaced=replaced)
+        with self.bench.loaded.at(shifts):
+            traced = trace(self.bench.loaded, rows, self.settings.micro_batch, gradients=False)
+        return fact_keys(self.bench, traced, rows, conflict)
 
     def relearn(
         self,

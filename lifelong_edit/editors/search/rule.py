@@ -189,6 +189,16 @@ class SearchEditor:
         taken = 1 - len(missed) / max(1, len({fact for fact, _ in first}))
         return fact_keys(self.bench, traced, own, conflict), taken  # type: ignore[arg-type]
 
+    def keys_at(
+        self,
+        shifts: Mapping[str, Tensor],
+        facts: Sequence[Fact],
+        conflict: Arrays,
+        replaced: Mapping[str, Sequence[Fact]] | None = None,
+    ) -> dict[str, FactKeys]:
+        """Keys of facts at ΔW, see `KeepsKeys`."""
+        return self.keys_after(shifts, self.rows(facts, "new", replaced), conflict)[0]
+
     # -- all facts together
 
     def relearn(

@@ -13,5 +13,7 @@ RULE = Rule(
     home="lifelong_edit.editors.wise.rule",
     parts={"weights": "sum", "keys": "upsert", "shards": "replace", "activations": "upsert"},
     places=27 / 32,
+    statistics=False,
+    shifts=False,
     relearns="the facts one after another in the order of their digests, with an empty side memory",
 )

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Ageing: of a long stream, what is left of its oldest batch under every rule (the column `oldest`).
+#   RULES  those compared; all that need no trained network      BATCH  facts per batch; 16
+. "$(dirname "$0")/common.sh"
+
+every="gradient search neurons rome r-rome memit memit-seq emmet alphaedit nse ft ft-replay locft li grace"
+arms=()
+for rule in ${RULES:-$every}; do arms+=(--arm "${rule//+/-around-}: editor=$rule"); done
+compared --batch-size "${BATCH:-16}" "${arms[@]}"
