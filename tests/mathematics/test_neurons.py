@@ -275,9 +275,11 @@ def test_rows_are_cut_where_the_first_searched_gate_opens(knowing: Bench, news: 
     never = replace(open_at_first, gate=torch.zeros_like(open_at_first.gate))
     for grown, expected in ((never, at), (open_at_first, [0] * len(rows))):
         variables = Variables({}, {name: torch.zeros(3, 1)}, {name: torch.arange(3)}, {name: 1.0})
-        material = Thinned([[row] for row in rows], [[] for _ in rows], 0.0)
-        places = {"grown": {name: grown}, "beside": [], "readers": readers}
-        cut, begun = OfValues(knowing, SMALL, variables, material, (), **places).cut(rows)
+        material = Thinned([[row] for row in rows], [[] for _ in rows], 0.0, knowing)
+        search = OfValues(knowing, SMALL, variables, material, (), grown={name: grown}, beside=[])
+        assert search.cut(rows) == (rows, None)
+        search.readers = readers
+        cut, begun = search.cut(rows)
         assert begun is not None
         assert [found.count for found in begun] == expected
         assert [row.encoded.ids for row in cut] == [r.encoded.ids[n:] for r, n in zip(rows, expected, strict=True)]

@@ -324,9 +324,8 @@ class LocateEditor(ABC):
         replaced: Mapping[str, Sequence[Fact]] | None = None,
     ) -> dict[str, FactKeys]:
         """Keys of facts at ΔW, see `KeepsKeys`."""
-        return self.keys_after(
-            shifts, facts, asked_of(self.bench, facts, self.contexts, self.phrasings, replaced), conflict
-        )
+        asked = asked_of(self.bench, facts, self.contexts, self.phrasings, replaced)
+        return self.keys_after(Work(dict(shifts)), facts, asked, conflict)
 
     def report(self, work: Work, asked: Sequence[Asked]) -> dict[str, object]:
         """How it went: losses of the searches, how far facts are from their answers now, norms."""

@@ -303,8 +303,11 @@ class NeuronsEditor:
         material = Thinned([rows[fact.digest] for fact in facts], behind, s.thinned, bench)
         drawn = (s.seed, tuple(fact.digest for fact in facts))
         grown = {n: self._grown(n, found.to(device), variables.right[n]) for n, found in gates.items()}
-        places = {"grown": grown, "beside": beside, "readers": self.readers if self._cut else None}
-        search = OfValues(bench, s, variables, material, drawn, essence=self._essence(facts), **places)
+        search = OfValues(
+            bench, s, variables, material, drawn, grown=grown, beside=beside, essence=self._essence(facts)
+        )
+        if self._cut:
+            search.readers = self.readers
         search.run(rounds)
         values = {n: found.cpu() for n, found in variables.right.items()}
         return Grew(dict(gates), values, search.losses, search.report())

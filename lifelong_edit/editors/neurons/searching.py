@@ -52,7 +52,10 @@ def thinned(row: Row, share: float, *drawn: object) -> Row:
 
 
 class OfValues(Search):
-    """D are the values themselves. grown: by module the neurons of all facts searched for; beside: those there."""
+    """D are the values themselves. grown: by module the neurons of all facts searched for; beside: those there.
+
+    readers: as of `reading.read`, of a model whose texts can be cut (`Task.can_be_cut`); None: rows are asked whole.
+    """
 
     settings: NeuronsSettings
 
@@ -62,12 +65,12 @@ class OfValues(Search):
         grown: Mapping[str, Grown],
         beside: Sequence[tuple[str, Grown]],
         essence: Sequence[Row] = (),
-        readers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self._grown, self._beside, self._essence = grown, beside, essence
-        self._readers, self._begun = readers, dict[tuple[int, ...], Any]()
+        self.readers: Mapping[str, str] | None = None
+        self._begun: dict[tuple[int, ...], Any] = {}
 
     def overlay(self, held: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Overlay:
         """The neurons with the values found so far, and again with those of some facts, which gradients reach."""
@@ -79,7 +82,7 @@ class OfValues(Search):
 
     def cut(self, rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Any] | None]:
         """Rows from the first token on at which one of the gates opens, at the latest that of the subject."""
-        if self._readers is None:
+        if self.readers is None:
             return rows, None
         before = [row.encoded.ids[: row.encoded.subject[0]] for row in rows]
         if missing := [ids for ids in dict.fromkeys(before) if ids not in self._begun]:
@@ -90,7 +93,7 @@ class OfValues(Search):
 
     def _begin(self, texts: Sequence[tuple[int, ...]]) -> None:
         """Read the beginnings of texts, with the neurons beside in place, up to where a searched one would act."""
-        bench, s, readers = self.bench, self.settings, self._readers
+        bench, s, readers = self.bench, self.settings, self.readers
         assert readers is not None
         with bench.loaded.at(Neurons(self._beside)), narrowed(bench.loaded, s):
             free = {ids: len(ids) for ids in texts}
