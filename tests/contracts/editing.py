@@ -63,12 +63,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """Settings that a rule needs beside them: a search in bfloat16 gives another change with each way of cutting its rows.
 So does Adam where ε is no larger than the rounding of a gradient."""
 
-
-"""Settings that a rule needs beside them: UltraEdit's own step, 1e-6, would hardly move a model this small, and a
-search in bfloat16 gives another change with each way of cutting its rows. So does Adam where ε is no larger than the
-rounding of a gradient."""
-
-
 WRAPPED = ("li+memit", "rect+memit-seq", "prune+ultraedit", "simie+gradient", "nas+alphaedit")
 """Each wrapper around a rule: of locate-then-edit, with keys that a solve reads, with moments, of the ridge family."""
 _WRAPPING: dict[str, Any] = {"keep": 0.5, "bound": 0.01, "pilots": 4, "grid": 2, "validation": 3}
