@@ -241,7 +241,8 @@ def test_a_search_that_cuts_rows_finds_what_one_over_whole_rows_finds(
     knowing: Bench, news: list[Fact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same values, from passes over fewer tokens; rows are cut where the first gate opens."""
-    editor, tokens, logits = NeuronsEditor(knowing), [0], knowing.task.logits
+    bench = Bench(knowing.loaded, SMALL.replace(rounds=4, more_rounds=0), knowing.fixed)
+    editor, tokens, logits = NeuronsEditor(bench), [0], knowing.task.logits
 
     def counted(loaded: LoadedModel, inputs: TokenBatch, begun: Sequence[Any] | None = None) -> Tensor:
         tokens[0] += int(inputs.mask.sum())
