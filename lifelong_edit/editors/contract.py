@@ -209,6 +209,17 @@ class Editor(Protocol):
         """
 
 
+class Keyless:
+    """What editors have in common that keep no keys, and can be taught any fact that the model can take."""
+
+    def require(self, fact: Fact) -> None:
+        """Refuses nothing."""
+
+    def kept_rows(self, facts: Sequence[Fact]) -> Sequence[Row]:
+        """None."""
+        return ()
+
+
 @runtime_checkable
 class KeepsKeys(Protocol):
     """A rule that brings keys, and can trace them at weights which another made of its shift."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Change, Entries, Lesson, require_batch, require_live
+from lifelong_edit.editors.contract import Change, Entries, Keyless, Lesson, require_batch, require_live
 from lifelong_edit.editors.grace.codebook import SAME, Array, Codebook, Folding, entry_of
 from lifelong_edit.editors.grace.overlay import Forced, Memory
 from lifelong_edit.editors.grace.settings import GraceSettings
@@ -23,7 +23,7 @@ from lifelong_edit.tracing.trace import losses_of_rows, recording
 CODEBOOK = "codebook"
 
 
-class GraceEditor:
+class GraceEditor(Keyless):
     """Facts in, entries of a codebook out. The weights stay those of the base."""
 
     def __init__(self, bench: Bench) -> None:
@@ -35,13 +35,6 @@ class GraceEditor:
     def phrasings(self) -> int:
         """How many of a fact's rephrases have entries beside its prompt."""
         return self.settings.phrasings
-
-    def require(self, fact: Fact) -> None:
-        """It takes any fact that the model can take."""
-
-    def kept_rows(self, facts: Sequence[Fact]) -> Sequence[Row]:
-        """It keeps no keys of the ridge family's kind."""
-        return ()
 
     def overlay(self, state: State) -> Overlay:
         """The codebook of the state; of an empty one the base model."""

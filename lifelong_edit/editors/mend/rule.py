@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Added, Change, Given, Lesson, require_batch
+from lifelong_edit.editors.contract import Added, Change, Given, Keyless, Lesson, require_batch
 from lifelong_edit.editors.malmen.network import NetworkSet
 from lifelong_edit.editors.malmen.rule import unpack
 from lifelong_edit.editors.mend.settings import MendSettings
@@ -25,7 +25,7 @@ Pairs = Mapping[str, tuple[Tensor, Tensor]]
 """By module keys (n, d_in) and gradients (n, d_out)."""
 
 
-class MendEditor:
+class MendEditor(Keyless):
     """The rule at work. It keeps no keys; what was taught before is held by nothing."""
 
     def __init__(self, bench: Bench, networks: NetworkSet) -> None:
@@ -36,13 +36,6 @@ class MendEditor:
     def phrasings(self) -> int:
         """How many of a fact's rephrases are taught beside its prompt."""
         return self.settings.phrasings
-
-    def require(self, fact: Fact) -> None:
-        """It takes any fact that the model can take."""
-
-    def kept_rows(self, facts: Sequence[Fact]) -> Sequence[Row]:
-        """It keeps no keys."""
-        return ()
 
     def overlay(self, state: State) -> Shifts:
         """W₀ + ΔW."""

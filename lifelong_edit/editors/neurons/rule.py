@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Arrays, Change, Entries, Given, Lesson, require_batch, require_live
+from lifelong_edit.editors.contract import Arrays, Change, Entries, Given, Keyless, Lesson, require_batch, require_live
 from lifelong_edit.editors.locate.targets import answered
 from lifelong_edit.editors.neurons.gates import Regression, Shut, gates_of
 from lifelong_edit.editors.neurons.grown import Grown
@@ -84,7 +84,7 @@ class Grew:
     report: dict[str, object]
 
 
-class NeuronsEditor:
+class NeuronsEditor(Keyless):
     """Facts in, for each of them a gate and a value out."""
 
     def __init__(self, bench: Bench) -> None:
@@ -105,13 +105,6 @@ class NeuronsEditor:
     @property
     def _weights(self) -> tuple[float, float]:
         return self.settings.own, self.settings.apart
-
-    def require(self, fact: Fact) -> None:
-        """Whatever the model can take: without a mention of its subject a fact's gate is at its prompt's last token."""
-
-    def kept_rows(self, facts: Sequence[Fact]) -> Sequence[Row]:
-        """None: what its gates are solved from is kept in its own entries."""
-        return []
 
     def overlay(self, state: State) -> Overlay:
         """The base model with the neurons of the live facts."""

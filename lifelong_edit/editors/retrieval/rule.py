@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Arrays, Change, Given, Lesson, require_batch, require_live
+from lifelong_edit.editors.contract import Arrays, Change, Given, Keyless, Lesson, require_batch, require_live
 from lifelong_edit.editors.retrieval.encoding import encoder_of, require_folder
 from lifelong_edit.editors.retrieval.gate import ENCODER, Gate, Scale, calibrated
 from lifelong_edit.editors.retrieval.settings import BREAK, FACTS, QUESTION, RetrievalSettings
@@ -20,7 +20,7 @@ from lifelong_edit.models import BASE, EditableModule, LoadedModel, Question, Tu
 from lifelong_edit.models.forms import SameQuestion
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.tasks import questions_of, sentence_of, text_of
-from lifelong_edit.tracing.rows import Row, fact_rows
+from lifelong_edit.tracing.rows import fact_rows
 
 ROOM, SHARE = 64, 4
 """Tokens for the answer, and that part of a context at the most, unless the settings say otherwise."""
@@ -62,7 +62,7 @@ class Remembered:
         return question
 
 
-class RetrievalEditor:
+class RetrievalEditor(Keyless):
     """Facts in, nothing out: the store remembers them."""
 
     def __init__(self, bench: Bench) -> None:
@@ -98,10 +98,6 @@ class RetrievalEditor:
                     f"tokens, expected {self._room} to be enough and free in a context of {self.bench.loaded.context}; "
                     "make it shorter, or make the store with another room"
                 )
-
-    def kept_rows(self, facts: Sequence[Fact]) -> Sequence[Row]:
-        """It keeps no keys."""
-        return ()
 
     def overlay(self, state: State) -> Remembered:
         """The live facts, put before the questions that ask for them."""

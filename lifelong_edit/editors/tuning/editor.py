@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Added, Change, Lesson, Whole, require_batch, require_live
+from lifelong_edit.editors.contract import Added, Change, Keyless, Lesson, Whole, require_batch, require_live
 from lifelong_edit.editors.ridge.rows import changed_subjects, rehearsed
 from lifelong_edit.editors.tuning.settings import TuningSettings
 from lifelong_edit.editors.tuning.training import Beside, Replay, Tuning, nothing
@@ -21,7 +21,7 @@ from lifelong_edit.tracing.derived import derived_rows
 from lifelong_edit.tracing.rows import Row, RowKind, draw, fact_rows, subjects_of
 
 
-class TunedEditor:
+class TunedEditor(Keyless):
     """Facts in, a weight shift out that Adam found. It keeps no keys.
 
     replay: live facts that are mixed into each step of a batch. preserved: preserved prompts beside them.
@@ -37,13 +37,6 @@ class TunedEditor:
     def phrasings(self) -> int:
         """How many of a fact's rephrases are taught beside its prompt."""
         return self.settings.phrasings
-
-    def require(self, fact: Fact) -> None:
-        """It takes any fact that the model can take."""
-
-    def kept_rows(self, facts: Sequence[Fact]) -> Sequence[Row]:
-        """It keeps no keys."""
-        return ()
 
     def overlay(self, state: State) -> Shifts:
         """W₀ + ΔW."""

@@ -18,6 +18,7 @@ from lifelong_edit.editors.contract import (
     Change,
     Entries,
     Given,
+    Keyless,
     Lesson,
     Whole,
     require_batch,
@@ -37,7 +38,7 @@ from lifelong_edit.numerics.merging import ties
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Content, Entry, digest_bytes
 from lifelong_edit.tasks import leading, task_of
-from lifelong_edit.tracing.rows import Row, draw, fact_rows
+from lifelong_edit.tracing.rows import draw, fact_rows
 from lifelong_edit.tracing.trace import recording
 
 SHARDS, ACTIVATIONS, SIZE = "shards", "activations", "wise/size"
@@ -84,7 +85,7 @@ class Read:
     given: Tensor
 
 
-class WiseEditor:
+class WiseEditor(Keyless):
     """Facts in, shards of a side memory out. The weights stay those of the base."""
 
     def __init__(self, bench: Bench) -> None:
@@ -98,13 +99,6 @@ class WiseEditor:
     def phrasings(self) -> int:
         """How many of a fact's rephrases are taught beside its prompt."""
         return self.settings.phrasings
-
-    def require(self, fact: Fact) -> None:
-        """It takes any fact that the model can take."""
-
-    def kept_rows(self, facts: Sequence[Fact]) -> Sequence[Row]:
-        """It keeps no keys of the ridge family's kind."""
-        return ()
 
     def overlay(self, state: State) -> Overlay:
         """The side memory of a state and its router; without a fact in force the base model."""
