@@ -5,13 +5,24 @@ from __future__ import annotations
 from lifelong_edit.errors import UsageError
 from lifelong_edit.models import Outlined
 from lifelong_edit.models.families import Kind
-from lifelong_edit.tasks.asking import form_of, forms_of, leading, question_in, questions_of, settled, text_of
+from lifelong_edit.tasks.asking import (
+    Asked,
+    form_of,
+    forms_of,
+    leading,
+    question_in,
+    questions_of,
+    ready,
+    settled,
+    text_of,
+)
 from lifelong_edit.tasks.causal.task import Causal
 from lifelong_edit.tasks.contract import WIDTH, BaseAnswer, Example, Task, Verdict
 
 __all__ = [
     "TASKS",
     "WIDTH",
+    "Asked",
     "BaseAnswer",
     "Example",
     "Task",
@@ -21,6 +32,7 @@ __all__ = [
     "leading",
     "question_in",
     "questions_of",
+    "ready",
     "require_causal",
     "settled",
     "task_of",

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 
 from lifelong_edit.atomic import write_bytes_atomic
-from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, mentions, put_in
 from lifelong_edit.models import LoadedModel
 from lifelong_edit.numerics.logistic import Array, fit_logistic
 from lifelong_edit.policies import normalise
 from lifelong_edit.policies.scoring import CONFLICTS, FEATURES, Scorer, features_of
+from lifelong_edit.settings import StoreSettings
 from lifelong_edit.tasks import task_of
 from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
 from lifelong_edit.tracing.rows import draw
@@ -186,7 +186,7 @@ def leave_scorer(
     loaded: LoadedModel,
     mean: npt.NDArray[Any],
     facts: Sequence[Fact],
-    settings: Settings,
+    settings: StoreSettings,
     say: Callable[[str], None],
 ) -> None:
     """Fit a scorer on facts and leave it in a folder, for a store to take; say so, or why there is none.

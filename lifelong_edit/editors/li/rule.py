@@ -13,7 +13,7 @@ from lifelong_edit.editors.contract import Added, Change, Lesson, Whole
 from lifelong_edit.editors.li.curve import interpolated, robustness_curve
 from lifelong_edit.editors.li.settings import LiSettings
 from lifelong_edit.editors.registry import rule_of
-from lifelong_edit.editors.tuning.editor import TunedEditor
+from lifelong_edit.editors.tuning.editor import TunedEditor, usual
 from lifelong_edit.editors.tuning.settings import TuningSettings
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import Shifts
@@ -22,6 +22,8 @@ from lifelong_edit.stores import WEIGHTS, Dense, materialise
 from lifelong_edit.tasks import leading
 from lifelong_edit.tracing.derived import derived_rows
 from lifelong_edit.tracing.rows import Row, draw, subjects_of, unseen_of
+
+__all__ = ["make", "usual"]
 
 
 class InterpolatedEditor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
 from lifelong_edit.editors.contract import Brought, Change, Entries, Lesson, Whole, moved_by, require_live
-from lifelong_edit.editors.ridge.editor import RidgeEditor
+from lifelong_edit.editors.ridge.editor import RidgeEditor, log_ridge_of
 from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen
 from lifelong_edit.editors.ridge.together import CHUNK, slices, traced_keys
 from lifelong_edit.errors import UsageError
@@ -120,3 +120,8 @@ def make(bench: Bench) -> UltraEditor:
     options = RidgeEditor.options_of(bench)
     eta = STEP if options.eta is None else options.eta
     return UltraEditor(bench, NormalisedTargets(eta, centre=options.ask == "published"))
+
+
+def usual(bench: Bench) -> Mapping[str, float]:
+    """What settings that may be none come to on a bench, see `Rule.usual`."""
+    return {"eta": STEP, "log_ridge": log_ridge_of(bench, 1.0)}
