@@ -22,6 +22,8 @@ class Tries:
     which what `init` fixes for the rule depends. stream_only: those that mean nothing to a reconsolidation. beside:
     whether modules at the subject may stand beside those that the rule edits. generated: whether facts are asked by
     generation. reconsolidate: whether a trial solves for all facts together too, which only some rules do cheaply.
+    persists: whether the search looks past values with which nothing is taught, from where nothing is: the defaults of
+    some rules, published for other models, are too small by a power of ten.
     """
 
     grid: Grid = field(default_factory=dict)
@@ -32,6 +34,7 @@ class Tries:
     beside: bool = False
     generated: bool = True
     reconsolidate: bool = False
+    persists: bool = True
 
     def __bool__(self) -> bool:
         return bool(self.grid or self.depths)

@@ -74,8 +74,16 @@ def begin(
     rule.require_kind(loaded.family.kind)
     require_given(settings, given, loaded.modules)
     kept = {**given.network, **rule.fix(loaded, settings, given)}  # a network whatever the rule is
-    told = {"say": say, "statistics": rule.statistics}
-    measured = prepare(loaded, settings, text=text, preserve=preserve, scorer=scorer, rule=kept, **told)
+    measured = prepare(
+        loaded,
+        settings,
+        text=text,
+        preserve=preserve,
+        scorer=scorer,
+        rule=kept,
+        say=say,
+        statistics=rule.statistics,
+    )
     fixed = encode_tensors(measured.arrays())
     windows = torch.from_numpy(measured.text.guard.astype(np.int64))
     identity = _identity(loaded, revision, trust_remote_code, settings.dtype)

@@ -40,6 +40,8 @@ from lifelong_edit.training.trials import TRIALS, Arm, Trial, finite, read_trial
 
 CONDITIONS = ("preserved_tokens", "text_tokens", "gram_rank", "form", "system")
 """Settings of every store on which figures depend: a result says those that are not at their defaults."""
+TAUGHT = 0.05
+"""Efficacy below which next to nothing is taught."""
 LEAST = 4
 """Facts, held out and teachable, without which nothing can be told."""
 
@@ -138,12 +140,14 @@ def search(
     score: Callable[[dict[str, Number]], float | None],
     least_gain: float,
     seed: int,
+    idle: Callable[[dict[str, Number]], bool] = lambda point: False,
 ) -> dict[str, Number]:
     """Coordinate search: the best point found, a value for each name of the grid.
 
     Along each setting it goes up, or else down, as long as every step gains `least_gain`; rounds follow each other
     until one changes nothing, or `score` gives None: the budget is spent. The first round takes the settings in the
-    grid's order, the later ones in orders drawn by `seed`. A function of its arguments alone.
+    grid's order, the later ones in orders drawn by `seed`. idle: whether a point does nothing at all; from one that
+    does not, it looks past others that do not either. A function of its arguments alone.
     """
     best, found = dict(start), score(dict(start))
     order, orders, moved = list(grid), random.Random(seed), True
@@ -151,14 +155,16 @@ def search(
         moved = False
         for name in order:
             for direction in (1, -1):
-                before = found
-                while (value := neighbour(grid[name], best[name], direction)) is not None:
-                    figure = score({**best, name: value})
+                before, at = found, best[name]
+                while (value := neighbour(grid[name], at, direction)) is not None:
+                    at, point = value, {**best, name: value}
+                    figure = score(point)
                     if figure is None:
                         return best
-                    if figure <= found or figure < found + least_gain:  # on a plateau it would walk for ever
+                    if figure > found and figure >= found + least_gain:  # on a plateau it would walk for ever
+                        best, found, moved = point, figure, True
+                    elif not (idle(best) and idle(point)):
                         break
-                    best, found, moved = {**best, name: value}, figure, True
                 if found > before:
                     break  # it came from the other side
         orders.shuffle(order)
@@ -274,9 +280,8 @@ class Choice:
         asks those that it taught. Settings that do no better there than those of the start are not taken.
         """
         self._met.clear()
-        found = search(
-            self.start, self.grid, lambda p: self._within(p, 60 * minutes), self.choosing.least_gain, self.choosing.seed
-        )
+        c = self.choosing
+        found = search(self.start, self.grid, lambda p: self._within(p, 60 * minutes), c.least_gain, c.seed, self._idle)
         changes = self._changes(found)
         before, after = self._score({}, check=True), self._score(changes, check=True)
         if changes and after <= before:
@@ -307,6 +312,13 @@ class Choice:
             return None
         self._met.add(_key(changes))
         return self._score(changes, check=False)
+
+    def _idle(self, point: Mapping[str, Number]) -> bool:
+        """Whether next to nothing is taught at a point that has been tried, by a rule that may begin so."""
+        if not self.rule.tries.persists:
+            return False
+        efficacy = self._tried("stream", self._changes(point), check=False).efficacy
+        return efficacy is not None and efficacy < TAUGHT
 
     def _score(self, changes: dict[str, Number], check: bool) -> float:
         return sum(self._tried(arm, changes, check).score for arm in self.arms) / len(self.arms)

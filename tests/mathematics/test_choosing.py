@@ -117,6 +117,22 @@ def test_it_stops_where_the_budget_does_and_makes_no_idle_changes() -> None:
     assert search(start, grid, lambda p: slope[int(p["a"])], 0.002, 0) == start
 
 
+def test_it_looks_past_points_that_do_nothing_from_one_that_does_nothing() -> None:
+    grid = {"a": (1, 2, 3, 4, 5), "b": (1, 2, 3)}
+    asked: list[dict[str, Number]] = []
+
+    def score(point: dict[str, Number]) -> float:
+        asked.append(point)
+        return {4: 0.8, 5: 0.6}.get(int(point["a"]), 0.3) - 0.1 * abs(point["b"] - 1)
+
+    start: dict[str, Number] = {"a": 2, "b": 1}
+    assert search(start, grid, score, 0.002, 0) == start
+    asked.clear()
+    assert search(start, grid, score, 0.002, 0, lambda p: score(p) < 0.5) == {"a": 4, "b": 1}
+    assert [p["a"] for p in asked[:5]] == [2, 3, 2, 3, 4]  # the start, 3, both of them idle, and on
+    assert {"a": 1, "b": 1} not in asked and {"a": 4, "b": 3} not in asked  # what does something stops it
+
+
 def test_neighbours_of_values_off_the_grid() -> None:
     assert [neighbour((1, 2, 4), v, 1) for v in (0.5, 1, 3, 4)] == [1, 2, 4, None]
     assert [neighbour((1, 2, 4), v, -1) for v in (1, 1.5, 9)] == [None, 1, 4]

@@ -246,6 +246,18 @@ def test_a_bound_in_trials(choose: Make) -> None:
     assert met["at once"] == met["in parts"]
 
 
+def test_rates_that_teach_nothing_are_looked_past(choose: Make) -> None:
+    """From a start that teaches nothing; figures of a trial are looked up, not taken again."""
+    choice = choose("ft", only=("relative_rate",))
+    grid = choice.grid["relative_rate"]
+    met = judged_by(choice, lambda p: 0.9 if p["relative_rate"] == grid[4] else 0.0)
+    assert grid[2] == choice.start["relative_rate"]
+    assert choice.go(60).replace(relative_rate=None) == choice.settings
+    tried = [t.changes.get("relative_rate") for t in choice.record.trials if not t.check]
+    assert tried == [None, grid[3], grid[4], grid[5], *tried[4:]]
+    assert len(met) == len(choice.record.trials)
+
+
 # -- how facts are asked
 
 
@@ -281,4 +293,5 @@ def test_facts_are_asked_by_generation(loaded: LoadedModel) -> None:
 def test_every_rule_says_how_it_is_tried() -> None:
     asked = {name for name in RULES if not rule_of(name).tries.generated}
     assert asked == {name for name in RULES if rule_of(name).tries.reconsolidate} == {"malmen", "gradient"}
+    assert asked == {name for name in RULES if not rule_of(name).tries.persists}
     assert {name for name in RULES if not rule_of(name).tries.depths} == {"malmen", "gradient", "ultraedit"}

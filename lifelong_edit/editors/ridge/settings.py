@@ -58,6 +58,7 @@ TRIES = Tries(
     beside=True,
     generated=False,
     reconsolidate=True,
+    persists=False,
 )
 
 
