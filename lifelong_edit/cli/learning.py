@@ -1,4 +1,4 @@
-"""Training a hypernetwork."""
+"""Training a hypernetwork, and choosing the settings of a rule."""
 
 from __future__ import annotations
 
@@ -49,17 +49,18 @@ _MEASURES = (
 )
 @click.option(
     "--editor",
-    type=click.Choice([name for name in RULES if rule_of(name).trains]),
+    type=click.Choice(RULES),
     default=TRAINED,
     show_default=True,
-    help="Whose network. `gradient` has none, and nothing to train: with --choose its settings are chosen.",
+    help="The editing rule. One that has no network has nothing to train: with --choose its settings are chosen.",
 )
 @click.option(
     "--choose",
     type=click.FloatRange(min=0),
     metavar="MINUTES",
-    help="Choose the settings of the solve on held-out facts first, for so many minutes in all, earlier runs counted. "
-    "A trial takes as long as teaching 200 facts twice; from fewer than some hundred held out little can be told.",
+    help="Choose the settings of the rule on held-out facts first, and where it edits, for so many minutes in all, "
+    "earlier runs counted. A trial takes as long as teaching 200 facts, twice with a reconsolidation; from fewer than "
+    "some hundred held out little can be told.",
 )
 @click.option(
     "--minutes", type=click.FloatRange(min=0), default=60.0, show_default=True, help="For how long this time."
@@ -85,7 +86,13 @@ _MEASURES = (
 )
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the model's weights. Default: float32.")
 @click.option("--seed", type=int, metavar="N", help="Of the split, the episodes and every draw. Default: 0.")
-@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the solve it is trained in.")
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting of the rule, from which it is chosen or with which a network is trained.",
+)
 @click.option(
     "--train",
     "training",
@@ -98,7 +105,8 @@ _MEASURES = (
     "judging",
     multiple=True,
     metavar="NAME=VALUE",
-    help="How --choose judges: facts, only, the weights of efficacy, generality, locality and perplexity …",
+    help="How --choose judges: facts, only, trials (their greatest number), generated, reconsolidate, the weights of "
+    "efficacy, generality, locality and perplexity …",
 )
 @tracking_options
 @device_option
@@ -123,22 +131,24 @@ def train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a hypernetwork for a model on facts, in the solve that it will live in; choose the settings of the solve.
+    """Train a hypernetwork for a model on facts, in the solve that it will live in; choose the settings of any rule.
 
     Facts are split by subject; efficacy, generality and locality on those held out are printed as it goes, and the best
     network is kept. Interrupted or killed, the same command goes on from the last checkpoint in DIR. The result is
     `network.safetensors` and a readable `config.json` with its provenance: give DIR to `init --hypernetwork`.
 
-    With --choose the settings are searched for first, on the same held-out facts, and before them, where no modules
-    are named, which are edited: the default ones, or others at the subject beside them. `settings.json` in DIR holds
-    what was chosen with every trial. `init --hypernetwork DIR` takes it with the network, `init --settings DIR`
-    without one; so they take `conflicts.json`, which tells paraphrases, where facts have relations and rephrases.
+    With --choose the settings are searched for first, on the same held-out facts, and where no modules are named also
+    which are edited: for `malmen` and `gradient` the default ones, or others at the subject beside them; for rules that
+    edit one layer, or a few, at which depth. `settings.json` in DIR holds what was chosen, for which rule, with every
+    trial. `init --hypernetwork DIR` takes it with the network, `init --settings DIR` without one; so they take
+    `conflicts.json`, which tells paraphrases, where facts have relations and rephrases.
 
     \b
     Examples:
       lifelong-edit train --model path/to/model --data facts.jsonl --out network
       lifelong-edit train --data facts.jsonl --out network --minutes 10 --train rank=64
       lifelong-edit train --data facts.jsonl --out chosen --editor gradient --choose 20
+      lifelong-edit train --data facts.jsonl --out chosen --editor memit --choose 600 --choosing trials=20
     """
     from lifelong_edit.editors.ridge.settings import CHOSEN, RidgeSettings
     from lifelong_edit.facts import read_facts
@@ -153,6 +163,8 @@ def train(
     solve = parse_settings(rule_of(editor).settings, "--set", pairs, editor=editor, **named)
     learn = parse_settings(TrainSettings, "--train", training, seed=seed)
     choosing = parse_settings(Choosing, "--choosing", judging, seed=learn.seed)
+    if choose is not None:
+        choosing.settled(solve)  # what cannot be chosen is refused before anything is read
     facts = [record.fact for record in read_facts(data)]
     sample = [read_text(path) for path in text] or default_text()
     divided(facts, learn)  # too few are refused before a model is loaded for them
@@ -166,7 +178,8 @@ def train(
         choice = Choice(loaded, facts, sample, out, solve, learn, choosing, say)
         solve = choice.go(choose)
         found |= {"trials": len(choice.record.trials), "settings": str(out / CHOSEN)}
-    if "network" in rule_of(editor).trains:
+    if rule_of(editor).network:
+        assert isinstance(solve, RidgeSettings)  # the registry pairs rules with their settings
         with trackers:
             run = Run(loaded, facts, sample, out, solve, learn, say, start, trackers.log)
             run.go(minutes, steps)
@@ -176,12 +189,7 @@ def train(
 
 def _require_something_to_do(editor: str, choose: float | None) -> None:
     if "network" not in rule_of(editor).trains and choose is None:
-        raise UsageError("found --editor gradient without --choose, expected both: that rule has nothing to train")
-    if "settings" not in rule_of(editor).trains and choose is not None:
-        raise UsageError(
-            f"found --choose with --editor {editor}, expected it with gradient or malmen, whose settings it knows; "
-            "leave it out"
-        )
+        raise UsageError(f"found --editor {editor} without --choose, expected both: that rule has nothing to train")
 
 
 def _tell(found: dict[str, object], *, as_json: bool) -> None:
@@ -202,10 +210,9 @@ def _loaded(
     choosing: Choosing,
 ) -> tuple[LoadedModel, StoreSettings]:
     """The model, and the settings with the modules that were chosen where that is asked for and none are named."""
-    from lifelong_edit.editors.ridge.settings import RidgeSettings
     from lifelong_edit.training.choosing_modules import choose_modules
 
-    if choose and isinstance(solve, RidgeSettings) and not solve.modules:
+    if choose and not solve.modules and rule_of(solve.editor).tries.beside:
         return choose_modules(partial(_load, model, solve), facts, text, out, solve, learn, choosing, say)
     return _load(model, solve, solve.modules), solve
 
@@ -214,4 +221,5 @@ def _load(model: str, solve: StoreSettings, modules: Sequence[str]) -> LoadedMod
     """The model with these modules; the default ones where none are named."""
     from lifelong_edit.models import load_model
 
-    return load_model(model, modules=modules or None, device=solve.device, dtype=solve.dtype)
+    places = rule_of(solve.editor).places
+    return load_model(model, modules=modules or None, device=solve.device, dtype=solve.dtype, places=places)

@@ -55,8 +55,8 @@ _MAKING = (
         type=RuleName(RULES),
         help="The editing rule: MALMEN with a trained hypernetwork, or a rule that needs no training. With a wrapper "
         "around it (`editors` lists them) as `rect+memit`. "
-        "Default: that of the hypernetwork where there is one, neurons for a model with states of 512 numbers or more, "
-        "else gradient.",
+        "Default: that of --settings; that of the hypernetwork where there is one, neurons for a model with states of "
+        "512 numbers or more, else gradient.",
     ),
     click.option(
         "--hypernetwork",
@@ -68,7 +68,8 @@ _MAKING = (
         "--settings",
         type=click.Path(path_type=Path, exists=True),
         metavar="FILE",
-        help="Settings that `train --choose` found: its settings.json, or the folder with it. --set wins.",
+        help="Settings that `train --choose` found, with their editing rule: its settings.json, or the folder with it. "
+        "--set wins.",
     ),
     click.option(
         "--preserve",
@@ -186,11 +187,12 @@ def _opened_by(opening: str) -> Callable[[str], None]:
 def chosen_settings(device: str | None, options: dict[str, Any]) -> StoreSettings:
     """The settings of a new store, of the type that its rule has.
 
-    Without `--editor` the rule is `default_editor`'s.
+    Without `--editor` the rule is the one that `--settings` were chosen for, else `default_editor`'s.
     """
     from lifelong_edit.timeline.defaults import (
         default_editor,
         default_hypernetwork,
+        editor_from,
         rule_of_network,
         settings_from,
         solve_of,
@@ -200,7 +202,9 @@ def chosen_settings(device: str | None, options: dict[str, Any]) -> StoreSetting
     # Modules are named at the answer, and settings were chosen, for the rules of the ridge family.
     named_by_hand = [p for p in options["pairs"] if p.startswith("modules=")]
     named_by_hand += [str(options[name]) for name in ("modules", "settings") if options.get(name)]
-    editor = options["editor"] or default_editor(known, options["model"] or BUNDLED, named_by_hand)
+    # A network that is given comes with its rule, whatever its settings were chosen with.
+    chosen_for = None if options["hypernetwork"] else editor_from(options.get("settings"))
+    editor = options["editor"] or chosen_for or default_editor(known, options["model"] or BUNDLED, named_by_hand)
     kind = rule_of(editor_in(options["pairs"]) or editor).settings
     named = {
         "editor": editor,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from lifelong_edit.editors.tries import Number, Tries
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.settings import StoreSettings
@@ -255,9 +256,10 @@ class Rule:
     """The declaration of a rule: what can be known of it before anything is loaded.
 
     home: the module with its functions: `make`, and where there is something to refuse or to fix, `require` and `fix`,
-    with the arguments of the methods of these names. parts: what it keeps. Every rule has `weights`, which sum, and
-    `keys`, which upsert, whether it brings any or not; what else it keeps replaces what was there, or has entries of
-    each fact. Raises ValueError for other parts.
+    with the arguments of the methods of these names; so `usual`, where settings that may be tried may be none. parts:
+    what it keeps. Every rule has `weights`, which sum, and `keys`, which upsert, whether it brings any or not; what
+    else it keeps replaces what was there, or has entries of each fact. Raises ValueError for other parts, and for
+    `tries` that are not sound.
     """
 
     name: str
@@ -275,8 +277,10 @@ class Rule:
     tasks: frozenset[Kind] = frozenset({"causal"})
     exports: frozenset[Format] = frozenset()
     needs: frozenset[Need] = frozenset()
-    trains: frozenset[Trained] = frozenset()
-    """What `train` makes for it."""
+    network: bool = False
+    """Whether `train` makes a network for it."""
+    tries: Tries = field(default_factory=Tries)
+    """What `train --choose` may try for it."""
     statistics: bool = True
     """Whether it solves with the gram of all text keys; for others `init` measures a sample, for the keys' range."""
     shifts: bool = True
@@ -292,6 +296,17 @@ class Rule:
                 f"the rule {self.name} has the parts {dict(self.parts)}; expected {WEIGHTS!r} that sum, {KEYS!r} that "
                 "upsert, and others that upsert or replace"
             )
+        wrong = self.tries.wrong({*self.settings.__struct_fields__} - {*StoreSettings.__struct_fields__})
+        if not wrong and self.tries.depths and self.places == "answer":
+            wrong = "depths are for rules that edit one layer, or a few in a row"
+        if wrong:
+            raise ValueError(f"what may be tried for the rule {self.name} is not sound: {wrong}")
+
+    @property
+    def trains(self) -> frozenset[Trained]:
+        """What `train` makes for it: a network, settings that were chosen."""
+        made: dict[Trained, bool] = {"network": self.network, "settings": bool(self.tries)}
+        return frozenset(name for name, holds in made.items() if holds)
 
     @property
     def further_parts(self) -> list[str]:
@@ -316,6 +331,12 @@ class Rule:
         """What the rule fixes at `init`, once, measured on the base model: by name, none for most rules."""
         fix = getattr(self._module(), "fix", None)
         found: Arrays = {} if fix is None else fix(loaded, settings, given)
+        return found
+
+    def usual(self, bench: Bench) -> Mapping[str, Number]:
+        """What settings that may be none come to on a bench where they are: of those that may be tried, by name."""
+        usual = getattr(self._module(), "usual", None)
+        found: Mapping[str, Number] = {} if usual is None else usual(bench)
         return found
 
     def make(self, bench: Bench) -> Editor:

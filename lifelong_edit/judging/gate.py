@@ -14,7 +14,7 @@ from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
 from lifelong_edit.judging.talk import require_sound
 from lifelong_edit.models import BASE, Form, LoadedModel
-from lifelong_edit.tasks import Verdict, question_in, task_of
+from lifelong_edit.tasks import Asked, Verdict, question_in, task_of
 
 _BASE: WeakKeyDictionary[Bench, float] = WeakKeyDictionary()
 
@@ -76,15 +76,24 @@ def base_perplexity(bench: Bench) -> float:
 
 def answers_taken(loaded: LoadedModel, facts: Sequence[Fact]) -> list[bool]:
     """Whether the model answers each fact's prompt with its target, in every form, by greedy generation."""
-    by_form = verdicts(loaded, facts).values()
+    return right_answers(loaded, [(fact, fact.answer) for fact in facts])
+
+
+def right_answers(loaded: LoadedModel, pairs: Sequence[tuple[Asked, str]]) -> list[bool]:
+    """Whether the model gives each wanted answer, in every form, by greedy generation."""
+    by_form = _judged(loaded, pairs).values()
     return [all(verdict.right for verdict in found) for found in zip(*by_form, strict=True)]
 
 
 def verdicts(loaded: LoadedModel, facts: Sequence[Fact]) -> dict[Form, list[Verdict]]:
     """What the model says to each fact's prompt, by form."""
+    return _judged(loaded, [(fact, fact.answer) for fact in facts])
+
+
+def _judged(loaded: LoadedModel, pairs: Sequence[tuple[Asked, str]]) -> dict[Form, list[Verdict]]:
     task, found = task_of(loaded), dict[Form, list[Verdict]]()
     for form in loaded.forms.names:
-        asked = [(question_in(loaded, form, fact), fact.answer) for fact in facts]
+        asked = [(question_in(loaded, form, of), answer) for of, answer in pairs]
         lengths = [len(task.encode(loaded, *pair).answer) + task.margin(pair[0]) for pair in asked]
         said = task.answer(loaded, [question for question, _ in asked], lengths)
         found[form] = [task.judge(loaded, *pair, new) for pair, new in zip(asked, said, strict=True)]

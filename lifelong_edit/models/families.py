@@ -210,6 +210,11 @@ def _middle(entry: str) -> int:
     return (int(first) + int(last or first)) // 2
 
 
+def layers_at(layers: int, depths: Sequence[float]) -> list[int]:
+    """The numbers of the layers at shares of the depth of a model with so many, each once, ascending."""
+    return sorted({min(layers - 1, round(depth * layers)) for depth in depths})
+
+
 def memory_layer(layers: int) -> list[str]:
     """The one layer where a rule that adds to what is read of a subject does so: somewhat below the middle.
 
@@ -224,8 +229,18 @@ def reading_layers(layers: int) -> list[str]:
     5 to 9 of the 30 layers of SmolLM2-135M, where this was measured, and near what MEMIT edits in larger models (arXiv
     2210.07229).
     """
-    last = min(layers - 1, round(0.3 * layers))
-    return [f"{max(0, last - MOST_READING + 1)}-{last}{SUBJECT}"]
+    return entries_up_to(min(layers - 1, round(0.3 * layers)), "subject")
+
+
+def entries_up_to(layer: int, places: Home) -> list[str]:
+    """What a rule edits that is at home at `places`, as entries of `--modules`, if `layer` is the highest it edits.
+
+    For rules that edit one layer, or some in a row at the subject.
+    """
+    if isinstance(places, float):
+        return [str(layer)]
+    first = max(0, layer - MOST_READING + 1) if places in ("subject", "located") else layer
+    return [f"{first}-{layer}{SUBJECT}"]
 
 
 def subject_layers(layers: int) -> list[str]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from lifelong_edit.errors import ModelMismatchError, UnknownModelError
-from lifelong_edit.models.families import EditableModule, Family
+from lifelong_edit.models.families import EditableModule, Family, find_modules
 from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
 from lifelong_edit.models.forms import PLAIN, Forms, SameQuestion
 from lifelong_edit.models.overlay import BASE, Overlay, Putting, Shifts
@@ -106,6 +106,19 @@ class LoadedModel:
             if candidate is not None:
                 return int(candidate)
         return 0
+
+    @property
+    def layers(self) -> int:
+        """How many layers the model has; 0 where its configuration does not say."""
+        return int(getattr(self.model.config.get_text_config(), "num_hidden_layers", 0))
+
+    def editing(self, entries: Sequence[str]) -> LoadedModel:
+        """The same model with other modules to edit, as entries of `--modules`. Both share one set of weights.
+
+        So neither may be asked within a context of the other's `at`. Raises UnknownModelError as loading does.
+        """
+        modules = find_modules(self.model, self.family, entries)
+        return replace(self, modules=modules)
 
     def module(self, name: str) -> EditableModule:
         """The editable module of that name. Raises UnknownModelError where there is none."""

@@ -6,11 +6,13 @@ from lifelong_edit.errors import UsageError
 from lifelong_edit.models import Outlined
 from lifelong_edit.models.families import Kind
 from lifelong_edit.tasks.asking import (
+    Asked,
     form_of,
     forms_of,
     leading,
     question_in,
     questions_of,
+    ready,
     sentence_of,
     settled,
     text_of,
@@ -21,6 +23,7 @@ from lifelong_edit.tasks.contract import WIDTH, BaseAnswer, Example, Task, Verdi
 __all__ = [
     "TASKS",
     "WIDTH",
+    "Asked",
     "BaseAnswer",
     "Example",
     "Task",
@@ -30,6 +33,7 @@ __all__ = [
     "leading",
     "question_in",
     "questions_of",
+    "ready",
     "require_causal",
     "sentence_of",
     "settled",

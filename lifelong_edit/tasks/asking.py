@@ -6,7 +6,18 @@ from typing import Any
 
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import GLUE, Fact, Probe, as_question, question_of
-from lifelong_edit.models import PLAIN, Form, Forms, Outlined, Question, Turn, has_template, require_template, separator
+from lifelong_edit.models import (
+    PLAIN,
+    Form,
+    Forms,
+    LoadedModel,
+    Outlined,
+    Question,
+    Turn,
+    has_template,
+    require_template,
+    separator,
+)
 from lifelong_edit.settings import StoreSettings
 
 SENTENCE_ENDS = ".!?…。！？"
@@ -63,6 +74,13 @@ def settled(settings: StoreSettings, tokenizer: Any) -> StoreSettings:
             "found a system prompt for a store whose model is asked in plain text, expected one with the form chat or "
             "both; leave it out, or choose another form"
         )
+    return settings
+
+
+def ready(settings: StoreSettings, loaded: LoadedModel) -> StoreSettings:
+    """The settings with what they leave open settled by the model, and the model made ready to be asked in its form."""
+    settings = settled(settings, loaded.tokenizer).placed(loaded.device)
+    loaded.forms = forms_of(settings)
     return settings
 
 

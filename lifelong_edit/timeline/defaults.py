@@ -85,15 +85,39 @@ def settings_from(path: Path | None, kind: type[StoreSettings]) -> dict[str, Any
     """
     if path is None:
         return {}
+    file, read = _chosen(path)
+    found, editor = read.get("settings"), editor_from(path)
+    if editor is not None and rule_of(editor).settings is not kind:
+        raise BadInputError(
+            f"the settings in {file} were chosen for the editing rule {editor}, but the store's rule has others; give "
+            f"--editor {editor}, or leave --settings out"
+        )
+    try:
+        known = msgspec.convert(found, kind)
+    except msgspec.MsgspecError as error:
+        raise _no_settings(file, error) from error
+    return {name: getattr(known, name) for name in found or () if getattr(known, name) is not None}
+
+
+def editor_from(path: Path | None) -> str | None:
+    """The editing rule for which `train --choose` chose the settings of a file or folder; None where it says none.
+
+    Raises BadInputError where there is no such file, UsageError where no rule has the name.
+    """
+    editor = None if path is None else _chosen(path)[1].get("editor")
+    return None if editor is None else rule_of(str(editor)).name
+
+
+def _chosen(path: Path) -> tuple[Path, dict[str, Any]]:
     file = path / CHOSEN if path.is_dir() else path
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=dict[str, Any]).get("settings")
-        known = msgspec.convert(found, kind)
+        return file, msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.MsgspecError) as error:
-        raise BadInputError(
-            f"{file} holds no settings ({error}); expected what `lifelong-edit train --choose` writes"
-        ) from error
-    return {name: getattr(known, name) for name in found or () if getattr(known, name) is not None}
+        raise _no_settings(file, error) from error
+
+
+def _no_settings(file: Path, error: Exception) -> BadInputError:
+    return BadInputError(f"{file} holds no settings ({error}); expected what `lifelong-edit train --choose` writes")
 
 
 LARGE_FROM = 512

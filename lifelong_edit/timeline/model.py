@@ -23,7 +23,7 @@ from lifelong_edit.models import EditableModule, LoadedModel, load_model, tokeni
 from lifelong_edit.policies.scoring import Scorer
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
-from lifelong_edit.tasks import forms_of, settled, task_of
+from lifelong_edit.tasks import forms_of, ready, task_of
 from lifelong_edit.timeline.config import Config, ModelIdentity, now
 from lifelong_edit.timeline.history import live_digest
 from lifelong_edit.timeline.states import environment, sketch
@@ -68,7 +68,7 @@ def begin(
     )
     if loaded.left_out:
         say(f"left out, since only the language model is edited: {', '.join(loaded.left_out)}")
-    settings = _settled(settings, loaded)
+    settings = ready(settings, loaded)
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     given = given_to(hypernetwork, text, preserve)
     rule.require_kind(loaded.family.kind)
@@ -126,13 +126,6 @@ def _identity(loaded: LoadedModel, revision: str | None, trust_remote_code: bool
         subject_modules=tuple(m.name for m in loaded.modules if m.positions == "subject"),
         tokenizer=tokenizer_fingerprint(loaded.tokenizer),
     )
-
-
-def _settled(settings: StoreSettings, loaded: LoadedModel) -> StoreSettings:
-    """The settings with what they leave open settled by the model, and the model made ready to be asked in its form."""
-    settings = settled(settings, loaded.tokenizer).placed(loaded.device)
-    loaded.forms = forms_of(settings)
-    return settings
 
 
 def _absolute(model: str) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lifelong_edit.bench import Say
-from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel
 from lifelong_edit.models.families import subject_layers
+from lifelong_edit.settings import StoreSettings
 from lifelong_edit.training.choosing import Choice, Choosing
 from lifelong_edit.training.episodes import TrainSettings
 
@@ -19,19 +19,19 @@ def choose_modules(
     facts: Sequence[Fact],
     text: Sequence[str],
     out: Path,
-    settings: Settings,
+    settings: StoreSettings,
     train: TrainSettings,
     choosing: Choosing,
     say: Say = print,
-) -> tuple[LoadedModel, Settings]:
+) -> tuple[LoadedModel, StoreSettings]:
     """The model with the modules that do better: the default ones, or beside them some edited at the subject.
 
     load: the model for entries of `--modules`, the default ones where there are none. Each is tried once in the solve
     of `settings`, which come back with the modules taken; the trials are kept in folders of their own in `out`.
     """
     plain = load(())
-    beside = subject_layers(int(plain.model.config.get_text_config().num_hidden_layers))
-    found: list[tuple[float, LoadedModel, Settings]] = []
+    beside = subject_layers(plain.layers)
+    found: list[tuple[float, LoadedModel, StoreSettings]] = []
     for name, loaded in (("answer", plain), ("subject", load([*beside, *(m.entry for m in plain.modules)]))):
         own = settings.replace(modules=tuple(m.entry for m in loaded.modules))
         score = Choice(loaded, facts, text, out / f"modules-{name}", own, train, choosing, say).begin()

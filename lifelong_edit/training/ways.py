@@ -39,7 +39,7 @@ WAYS = {
 
 def settings_to_train_in(settings: StoreSettings) -> StoreSettings:
     """The settings with a rule that has a network: their own where it has one, else `malmen`."""
-    return settings if "network" in rule_of(settings.editor).trains else settings.replace(editor=TRAINED)
+    return settings if rule_of(settings.editor).network else settings.replace(editor=TRAINED)
 
 
 def form_of(settings: StoreSettings) -> Form:

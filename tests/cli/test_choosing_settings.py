@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from tests.cli.conftest import fact_line
+
 Run = Callable[..., Result]
 TRAIN = ["--train", "batch_size=4", "--train", "validation_share=0.4"]
 FAST = ["--choosing", "facts=4", "--choosing", "batch_size=2", "--choosing", "only=eta,passes"]
@@ -64,10 +66,59 @@ def test_a_network_is_trained_in_what_was_chosen(run: Run, tmp_path: Path, comma
     assert "reconsolidation_passes" not in solve_of(out)
 
 
+CHOSEN_HERE = {
+    "ft": ("only=relative_rate,layer", ["epochs=2"]),
+    "r-rome": ("only=rate,layer", ["contexts=1", "context_tokens=3", "steps=3", "gate_perplexity=1e9"]),
+    "grace": ("only=radius,layer", ["steps=2"]),
+}
+"""Of rules of different kinds what is chosen, and settings under which it takes a moment."""
+
+
+@pytest.mark.parametrize("rule", CHOSEN_HERE)
+def test_any_rule_goes_from_choosing_to_a_stream(
+    run: Run, tmp_path: Path, command: list[str], making: list[str], rule: str
+) -> None:
+    """`init --settings` alone makes a store of the rule, with what was chosen, where it was chosen."""
+    out, (only, small) = tmp_path / "chosen", CHOSEN_HERE[rule]
+    kept = ["text_tokens=2000", "micro_batch=8", *small]
+    of_rule = [part for pair in kept for part in ("--set", pair)]
+    data = command[command.index("--data") + 1]
+    asked = ["--choosing", "facts=4", "--choosing", "batch_size=2", "--choosing", only, "--choosing", "trials=3"]
+    options = [*making[:4], *of_rule, "--data", data, *TRAIN, *asked, "--choose", 60, "--editor", rule]
+    done = run("train", *options, "--out", out, "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads((out / "settings.json").read_text())
+    tried = [trial for trial in result["trials"] if not trial["check"]]
+    assert result["editor"] == rule
+    assert len(tried) == 3 and tried[0]["changes"] == {} and all(trial["efficacy"] is not None for trial in tried)
+    number = only.removeprefix("only=").partition(",")[0]
+    where = "transformer.h.1.mlp.c_proj" + ("@subject" if rule == "r-rome" else "")
+    result["settings"] |= {number: 0.0625, "modules": [where]}  # as if these had been better
+    (out / "settings.json").write_text(json.dumps(result))
+    store = tmp_path / "store"
+    made = run("init", "--store", store, *making[:4], "--settings", out, "--set", "gate_perplexity=1e9")
+    assert made.exit_code == 0, made.output
+    config = json.loads(run("show", 0, "--store", store, "--json").stdout)["provenance"]["config"]
+    assert config["settings"]["editor"] == rule and config["settings"][number] == 0.0625
+    assert config["settings"]["text_tokens"] == 2000  # on which the figures depend
+    assert list(config["model"]["modules"]) == ["transformer.h.1.mlp.c_proj"]
+    assert config["model"]["subject_modules"] == ([] if rule != "r-rome" else ["transformer.h.1.mlp.c_proj"])
+    news = tmp_path / "news.jsonl"
+    news.write_text("\n".join(fact_line(i) for i in range(4)))
+    streamed = run("stream", news, "--store", store, "--settings", out, "--batch-size", 2)
+    assert streamed.exit_code == 0, streamed.output
+    status = json.loads(run("status", "--store", store, "--json").stdout)
+    assert status["live_facts"] + status["superseded"] == 4 and status["head"] == 2
+    other = run("init", "--store", tmp_path / "other", *making[:4], "--settings", out, "--editor", "neurons")
+    assert (other.exit_code, f"give --editor {rule}" in other.stderr) == (3, True), other.output
+
+
 def test_what_is_no_choice_is_refused(run: Run, tmp_path: Path, command: list[str]) -> None:
     index = command.index("--choose")
     without = run(*command[:index], "--editor", "gradient", "--out", tmp_path / "a")
     assert (without.exit_code, "without --choose" in without.stderr) == (2, True)
+    nothing = run(*command, "--editor", "ft", "--out", tmp_path / "c")  # it has no eta, and no passes
+    assert (nothing.exit_code, "ft" in nothing.stderr or "NAME=VALUE" in nothing.stderr) == (2, True)
     unknown = run(*command, "--choosing", "only=seed", "--out", tmp_path / "b")
     assert (unknown.exit_code, "expected some of eta" in unknown.stderr) == (2, True)
     wrong = tmp_path / "settings.json"

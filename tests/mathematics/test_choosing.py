@@ -10,24 +10,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit.editors.registry import RULES, rule_of
+from lifelong_edit.editors.ridge.settings import CHOSEN, GRID, Settings
+from lifelong_edit.editors.tries import Number
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel
-from lifelong_edit.training.choosing import (
-    CHOSEN,
-    GRID,
-    TRIALS,
-    Choice,
-    Choosing,
-    Number,
-    Trial,
-    Trials,
-    neighbour,
-    search,
-)
+from lifelong_edit.training.choosing import Choice, Choosing, neighbour, search
 from lifelong_edit.training.episodes import TrainSettings
 from lifelong_edit.training.run import Scores, hold_out
+from lifelong_edit.training.trials import TRIALS, Trial, Trials
 
 SOLVE = Settings(
     editor="gradient",
@@ -125,13 +117,37 @@ def test_it_stops_where_the_budget_does_and_makes_no_idle_changes() -> None:
     assert search(start, grid, lambda p: slope[int(p["a"])], 0.002, 0) == start
 
 
+def test_it_looks_past_points_that_do_nothing_from_one_that_does_nothing() -> None:
+    grid = {"a": (1, 2, 3, 4, 5), "b": (1, 2, 3)}
+    asked: list[dict[str, Number]] = []
+
+    def score(point: dict[str, Number]) -> float:
+        asked.append(point)
+        return {4: 0.8, 5: 0.6}.get(int(point["a"]), 0.3) - 0.1 * abs(point["b"] - 1)
+
+    start: dict[str, Number] = {"a": 2, "b": 1}
+    assert search(start, grid, score, 0.002, 0) == start
+    asked.clear()
+    assert search(start, grid, score, 0.002, 0, lambda p: score(p) < 0.5) == {"a": 4, "b": 1}
+    assert [p["a"] for p in asked[:5]] == [2, 3, 2, 3, 4]  # the start, 3, both of them idle, and on
+    assert {"a": 1, "b": 1} not in asked and {"a": 4, "b": 3} not in asked  # what does something stops it
+
+
 def test_neighbours_of_values_off_the_grid() -> None:
     assert [neighbour((1, 2, 4), v, 1) for v in (0.5, 1, 3, 4)] == [1, 2, 4, None]
     assert [neighbour((1, 2, 4), v, -1) for v in (1, 1.5, 9)] == [None, 1, 4]
-    for name, values in GRID.items():
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_value_of_each_rule_is_one_that_a_store_may_have(rule: str) -> None:
+    declared = rule_of(rule)
+    assert declared.tries.grid
+    for name, values in declared.tries.grid.items():
         assert list(values) == sorted(set(values)), name
         for value in values:
-            Settings(**{name: value})  # each is one that a store may have
+            assert declared.settings(editor=rule, **{name: value})
+        if name in declared.tries.relative:
+            assert 1.0 in values and values[0] > 0  # the start has neighbours on both sides
 
 
 def test_the_number_that_trials_are_judged_by() -> None:
@@ -140,12 +156,34 @@ def test_the_number_that_trials_are_judged_by() -> None:
     assert plain.score(Scores(1.0, 0.5, 0.2), 1.13) == pytest.approx(2.2 / 4 - 0.2)
     assert plain.score(Scores(1.0, 0.5, math.nan), 1.0) == pytest.approx(2 / 3)
     assert plain.score(Scores(1.0, 1.0, 1.0), math.inf) == -1
-    for wrong in ({"only": ("seed",)}, {"efficacy": -1.0}, {"efficacy": 0, "generality": 0, "locality": 0}):
+    for wrong in ({"efficacy": -1.0}, {"efficacy": 0, "generality": 0, "locality": 0}, {"trials": 0}):
         with pytest.raises(UsageError, match="expected"):
             Choosing(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="expected some of eta"):
+        Choosing(only=("seed",)).settled(SOLVE)
 
 
 # -- trials on a model
+
+
+def test_the_search_of_the_ridge_rules_is_what_it_was(choose: Any, facts: list[Fact], loaded: LoadedModel) -> None:
+    """Values, order, start, how it asks, and the name of a search: files of older searches are gone on with."""
+    order = (
+        "eta reconsolidation_eta c0 subject_c0 preserved_keys passes preserved_weight preserved_step kappa log_ridge"
+    )
+    assert list(GRID) == [*order.split(), "trust", "reconsolidation_keys", "reconsolidation_passes"]
+    assert [len(values) for values in GRID.values()] == [8, 7, 6, 4, 6, 7, 5, 4, 5, 6, 4, 3, 5]
+    assert (GRID["eta"][3], GRID["c0"][2], GRID["log_ridge"][0], GRID["passes"][-1]) == (1.8, 300.0, -4.0, 8)
+    choice = choose()
+    assert (choice.arms, choice.asking.generated) == (("stream", "reconsolidation"), False)
+    assert choice.start["eta"] == 0.6 and choice.start["log_ridge"] == pytest.approx(0.5605524, abs=1e-5)
+    older = {"facts": 4, "batch_size": 2, "efficacy": 1.0, "generality": 1.0, "locality": 1.0, "perplexity": 2.0}
+    older |= {"perplexity_free": 0.03, "reconsolidate": True, "least_gain": 1e-6, "only": list(FEW.only), "seed": 0}
+    assert choice.choosing.encoded(choice.rule) == msgspec.json.encode(older)
+    bounded = msgspec.structs.replace(choice.choosing, trials=7)
+    assert bounded.encoded(choice.rule) == msgspec.json.encode(older)
+    asked = msgspec.structs.replace(choice.choosing, generated=True)
+    assert asked.encoded(choice.rule) != msgspec.json.encode(older)
 
 
 def test_a_search_that_was_stopped_goes_the_same_way(choose: Any, tmp_path: Path) -> None:
@@ -230,9 +268,8 @@ def test_a_network_keeps_the_ridge_that_it_learns(choose: Any) -> None:
 
 
 def test_what_cannot_be_chosen_or_gone_on_with_is_refused(choose: Any, tmp_path: Path) -> None:
-    for settings in (SOLVE.replace(ask="published"), SOLVE.replace(editor="ultraedit")):
-        with pytest.raises(UsageError, match="leave --choose out"):
-            choose(settings=settings)
+    with pytest.raises(UsageError, match="leave --choose out"):
+        choose(settings=SOLVE.replace(ask="published"))
     choose().go(0)
     with pytest.raises(UsageError, match="belongs to another search"):
         choose(settings=SOLVE.replace(c0=60.0))

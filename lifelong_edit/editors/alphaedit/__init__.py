@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifelong_edit.editors.contract import Rule
-from lifelong_edit.editors.locate.settings import LocateSettings
+from lifelong_edit.editors.locate.settings import SEVERAL, LocateSettings, tries
 
 RULE = Rule(
     name="alphaedit",
@@ -15,5 +15,6 @@ RULE = Rule(
     places="located",
     exports=frozenset({"transformers"}),
     needs=frozenset({"subject", "text"}),
+    tries=tries(SEVERAL, c0=False, free=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2), penalty=(0.1, 0.3, 1.0, 3.0, 10.0)),
     relearns="all facts as one batch, from the base",
 )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from lifelong_edit.bench import Bench
-from lifelong_edit.editors.locate.editor import LocateEditor, Met, fix, require
+from lifelong_edit.editors.locate.editor import LocateEditor, Met, fix, require, usual
 from lifelong_edit.errors import UsageError
 from lifelong_edit.numerics.located import free_directions, projected
 
-__all__ = ["AlphaEdit", "fix", "make", "require"]
+__all__ = ["AlphaEdit", "fix", "make", "require", "usual"]
 
 
 class AlphaEdit(LocateEditor):

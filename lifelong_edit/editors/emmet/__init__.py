@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifelong_edit.editors.contract import Rule
-from lifelong_edit.editors.locate.settings import LocateSettings
+from lifelong_edit.editors.locate.settings import ONE, LocateSettings, tries
 
 RULE = Rule(
     name="emmet",
@@ -15,5 +15,6 @@ RULE = Rule(
     places="one",
     exports=frozenset({"transformers"}),
     needs=frozenset({"subject", "text"}),
+    tries=tries(ONE, slack=(0.0, 0.03, 0.1, 0.3, 1.0)),
     relearns="all facts as one batch, from the base",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lifelong_edit.editors.contract import Rule
 from lifelong_edit.editors.ft.settings import FtSettings
+from lifelong_edit.editors.tuning.settings import TRIES
 
 RULE = Rule(
     name="ft",
@@ -15,5 +16,6 @@ RULE = Rule(
     places=2 / 3,
     exports=frozenset({"transformers"}),
     statistics=False,
+    tries=TRIES,
     relearns="epochs over all facts together, from the base",
 )

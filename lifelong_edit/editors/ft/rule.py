@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from lifelong_edit.bench import Bench
-from lifelong_edit.editors.tuning.editor import TunedEditor
+from lifelong_edit.editors.tuning.editor import TunedEditor, usual
+
+__all__ = ["make", "usual"]
 
 
 def make(bench: Bench) -> TunedEditor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifelong_edit.editors.contract import Rule
-from lifelong_edit.editors.ft_replay.settings import ReplaySettings
+from lifelong_edit.editors.ft_replay.settings import TRIES, ReplaySettings
 
 RULE = Rule(
     name="ft-replay",
@@ -16,5 +16,6 @@ RULE = Rule(
     general=True,
     exports=frozenset({"transformers"}),
     statistics=False,
+    tries=TRIES,
     relearns="epochs over all facts together beside preserved prompts, from the base",
 )

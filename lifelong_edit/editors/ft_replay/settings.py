@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.tuning.settings import TuningSettings
+from lifelong_edit.editors.tries import Tries
+from lifelong_edit.editors.tuning.settings import DEPTHS, GRID, TuningSettings
 from lifelong_edit.settings import Count, NotNegative
+
+TRIES = Tries(
+    grid={**GRID, "replay": (0, 10, 25, 50, 100), "preserved_weight": (0.3, 1.0, 3.0, 10.0)},
+    relative=frozenset({"relative_rate"}),
+    depths=DEPTHS,
+)
+"""What may be tried for it."""
 
 
 class ReplaySettings(TuningSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

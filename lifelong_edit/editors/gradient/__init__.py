@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifelong_edit.editors.contract import Rule
-from lifelong_edit.editors.ridge.settings import RidgeSettings
+from lifelong_edit.editors.ridge.settings import TRIES, RidgeSettings
 
 RULE = Rule(
     name="gradient",
@@ -14,6 +14,6 @@ RULE = Rule(
     parts={"weights": "sum", "keys": "upsert"},
     exports=frozenset({"transformers"}),
     needs=frozenset({"text"}),
-    trains=frozenset({"settings"}),
+    tries=TRIES,
     relearns="small asks, many passes, over all facts and the preserved prompts",
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lifelong_edit.bench import Bench
-from lifelong_edit.editors.ridge.editor import RidgeEditor
+from lifelong_edit.editors.ridge.editor import RidgeEditor, log_ridge_of
 from lifelong_edit.editors.ridge.gradient import SHARE, GradientTargets
 
 
@@ -12,3 +14,8 @@ def make(bench: Bench) -> RidgeEditor:
     options = RidgeEditor.options_of(bench)
     eta = SHARE if options.eta is None else options.eta
     return RidgeEditor(bench, GradientTargets(eta, options.kappa, options.trust))
+
+
+def usual(bench: Bench) -> Mapping[str, float]:
+    """What settings that may be none come to on a bench, see `Rule.usual`."""
+    return {"eta": SHARE, "log_ridge": log_ridge_of(bench, 1.0)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lifelong_edit.editors.contract import Rule
 from lifelong_edit.editors.li.settings import LiSettings
+from lifelong_edit.editors.tuning.settings import TRIES
 
 RULE = Rule(
     name="li",
@@ -16,5 +17,6 @@ RULE = Rule(
     general=True,
     exports=frozenset({"transformers"}),
     statistics=False,
+    tries=TRIES,
     relearns="what the rule that it interpolates does, interpolated towards the base",
 )

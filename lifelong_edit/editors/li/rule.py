@@ -14,7 +14,7 @@ from lifelong_edit.editors.contract import Editor
 from lifelong_edit.editors.li.curve import robustness_curve
 from lifelong_edit.editors.li.settings import LiSettings
 from lifelong_edit.editors.registry import rule_of
-from lifelong_edit.editors.tuning.editor import TunedEditor
+from lifelong_edit.editors.tuning.editor import TunedEditor, usual
 from lifelong_edit.editors.tuning.settings import TuningSettings
 from lifelong_edit.editors.wrapping.around import Arrays, Occasion, Reshaped
 from lifelong_edit.facts import Fact
@@ -22,6 +22,8 @@ from lifelong_edit.settings import StoreSettings
 from lifelong_edit.tasks import leading
 from lifelong_edit.tracing.derived import derived_rows
 from lifelong_edit.tracing.rows import Row, draw, fact_rows, subjects_of, unseen_of
+
+__all__ = ["make", "usual"]
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,11 @@ from lifelong_edit.editors.contract import (
 )
 from lifelong_edit.editors.locate.earlier import Earlier
 from lifelong_edit.editors.locate.material import Asked, asked_of, essence, own_rows
-from lifelong_edit.editors.locate.published import ALONE, constants_of, outline_of
+from lifelong_edit.editors.locate.published import ALONE, MEDIAN, RATE, constants_of, outline_of
 from lifelong_edit.editors.locate.settings import LocateSettings
 from lifelong_edit.editors.locate.sites import Reading, Site, block_of, read
 from lifelong_edit.editors.locate.targets import TargetSearch, answered
+from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.editors.ridge.clock import Clock
 from lifelong_edit.editors.ridge.together import norms_of, slices
 from lifelong_edit.editors.search.contexts import contexts_of, drawn_contexts
@@ -52,6 +53,8 @@ Aim = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Of searched states z (n, d): what is asked for in their place, and a mask (n,) of the facts that ask at all."""
 TOGETHER = 64
 """Facts whose targets are searched side by side: of each the distribution over the whole vocabulary is held."""
+LOOKED = 8
+"""Windows of ordinary text at whose hidden states their typical size is measured."""
 
 
 def as_searched(wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -395,3 +398,39 @@ def fix(loaded: LoadedModel, settings: StoreSettings, given: Given) -> Arrays:
     count = default if settings.contexts is None else settings.contexts
     with loaded.at(BASE):
         return drawn_contexts(loaded, given.text, count, settings.context_tokens, settings.seed)
+
+
+def usual(bench: Bench) -> Mapping[str, float]:
+    """What settings that may be none come to on a bench, see `Rule.usual`.
+
+    The rate, where none is published, is that at the hidden states of ordinary text.
+    """
+    open_settings = ("steps", "rate", "clamp", "c0", "penalty", "neurons")
+    assert isinstance(bench.settings, LocateSettings)
+    settings = bench.settings.replace(**dict.fromkeys(open_settings))
+    known = constants_of(settings, outline_of(bench.loaded))
+    width = sum(m.d_in for m in bench.loaded.modules) / len(bench.loaded.modules)
+    return {
+        "steps": known.steps,
+        "rate": RATE * typical_state(bench) if known.rate is None else known.rate,
+        "clamp": known.clamp,
+        "c0": known.c0_share * width if known.c0 is None else known.c0,
+        "penalty": known.penalty,
+        "neurons": known.neurons,
+    }
+
+
+def typical_state(bench: Bench) -> float:
+    """The typical size of a hidden state's entries where the rule looks at it, in the median over ordinary text.
+
+    Of its first tokens none count, which in many models are like no others.
+    """
+    loaded, seen = bench.loaded, list[Tensor]()
+    windows, editor = bench.guard_windows[:LOOKED].to(loaded.device), rule_of(bench.settings.editor).make(bench)
+    assert isinstance(editor, LocateEditor)
+    site = editor.site
+    with loaded.at(BASE), torch.no_grad(), site.watched(loaded.model, lambda states: seen.append(states.detach())):
+        bench.task.read(loaded, windows)
+    states = torch.cat([found.reshape(*windows.shape, -1) for found in seen]).float()
+    later = states[:, min(4, states.shape[1] - 1) :]
+    return MEDIAN * float(later.abs().median(dim=-1).values.median())

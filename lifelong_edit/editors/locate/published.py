@@ -73,8 +73,7 @@ NSE = {GPT2_XL: (35.0, 150.0, 10_000.0, 1.0), GPT_J: (15.0, 100.0, 15_000.0, 0.8
 
 def outline_of(loaded: LoadedModel) -> tuple[str, int, int]:
     """By what a model is known here: its type, its layers, the inputs of its last edited matrix."""
-    layers = int(getattr(loaded.model.config.get_text_config(), "num_hidden_layers", 0))
-    return loaded.family.model_type, layers, loaded.modules[-1].d_in
+    return loaded.family.model_type, loaded.layers, loaded.modules[-1].d_in
 
 
 def constants_of(settings: LocateSettings, known: tuple[str, int, int]) -> Constants:

@@ -6,11 +6,29 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from lifelong_edit.editors.tries import Grid, Tries
 from lifelong_edit.settings import AtLeastOne, Count, NotNegative, Positive, StoreSettings
 
 Units = Literal["relative", "published"]
 Metric = Literal["text", "identity"]
 Share = Annotated[float, Meta(gt=0, le=1)]
+
+RELATIVE = frozenset({"rate", "c0", "penalty"})
+"""What means nothing across models but as a multiple of what is usual."""
+SEVERAL, ONE = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5), (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+"""Shares of the depth up to which several layers are edited, and at which one is."""
+
+
+def tries(depths: tuple[float, ...], *, c0: bool = True, **own: tuple[float, ...]) -> Tries:
+    """What may be tried for a rule of the family: of its search, C₀ where it has a weight, and settings of its own."""
+    grid: Grid = {
+        "rate": (0.25, 0.5, 1.0, 2.0, 4.0),
+        **({"c0": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)} if c0 else {}),
+        **own,
+        "clamp": (0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 4.0, 6.0),
+        "steps": (10, 15, 20, 25, 35, 50),
+    }
+    return Tries(grid=grid, relative=RELATIVE & {*grid}, depths=depths)
 
 
 class LocateSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

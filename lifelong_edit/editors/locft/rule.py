@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from lifelong_edit.bench import Bench, State
 from lifelong_edit.editors.contract import Change, Lesson, require_batch
-from lifelong_edit.editors.tuning.editor import TunedEditor
+from lifelong_edit.editors.tuning.editor import TunedEditor, usual
+
+__all__ = ["make", "usual"]
 
 
 class BreadthFirst(TunedEditor):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifelong_edit.editors.contract import Rule
-from lifelong_edit.editors.ridge.settings import RidgeSettings
+from lifelong_edit.editors.ridge.settings import TRIES, RidgeSettings
 
 RULE = Rule(
     name="malmen",
@@ -14,6 +14,7 @@ RULE = Rule(
     parts={"weights": "sum", "keys": "upsert"},
     exports=frozenset({"transformers"}),
     needs=frozenset({"text", "network"}),
-    trains=frozenset({"network", "settings"}),
+    network=True,
+    tries=TRIES,
     relearns="as gradient, which its network begins as: it is trained for a batch's few large asks, not for many small",
 )

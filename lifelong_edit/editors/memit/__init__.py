@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifelong_edit.editors.contract import Rule
-from lifelong_edit.editors.locate.settings import LocateSettings
+from lifelong_edit.editors.locate.settings import SEVERAL, LocateSettings, tries
 
 RULE = Rule(
     name="memit",
@@ -15,5 +15,6 @@ RULE = Rule(
     places="located",
     exports=frozenset({"transformers"}),
     needs=frozenset({"subject", "text"}),
+    tries=tries(SEVERAL),
     relearns="all facts as one batch, from the base",
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from lifelong_edit.bench import Bench
-from lifelong_edit.editors.locate.editor import LocateEditor, Met, fix, require
+from lifelong_edit.editors.locate.editor import LocateEditor, Met, fix, require, usual
 from lifelong_edit.numerics.located import ridge
 
-__all__ = ["Memit", "fix", "make", "require"]
+__all__ = ["Memit", "fix", "make", "require", "usual"]
 
 
 class Memit(LocateEditor):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifelong_edit.editors.contract import Rule
-from lifelong_edit.editors.locate.settings import LocateSettings
+from lifelong_edit.editors.locate.settings import SEVERAL, LocateSettings, tries
 
 RULE = Rule(
     name="memit-seq",
@@ -15,5 +15,6 @@ RULE = Rule(
     places="located",
     exports=frozenset({"transformers"}),
     needs=frozenset({"subject", "text"}),
+    tries=tries(SEVERAL, log_ridge=(-12.0, -9.2, -6.9, -4.6, -2.3)),
     relearns="all facts as one batch, from the base",
 )

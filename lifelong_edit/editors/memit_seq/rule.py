@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lifelong_edit.bench import Bench
-from lifelong_edit.editors.locate.editor import fix, require
+from lifelong_edit.editors.locate.editor import fix, require, usual
 from lifelong_edit.editors.memit.rule import Memit
 
-__all__ = ["SequentialMemit", "fix", "make", "require"]
+__all__ = ["SequentialMemit", "fix", "make", "require", "usual"]
 
 
 class SequentialMemit(Memit):

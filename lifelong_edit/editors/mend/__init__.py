@@ -14,6 +14,6 @@ RULE = Rule(
     parts={"weights": "sum", "keys": "upsert"},
     exports=frozenset({"transformers"}),
     needs=frozenset({"network"}),
-    trains=frozenset({"network"}),
+    network=True,
     relearns="its batches again from the base, in the order of the facts' digests",
 )

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lifelong_edit.bench import Bench
-from lifelong_edit.editors.locate.editor import LocateEditor, Met, Work, fix, require
+from lifelong_edit.editors.locate.editor import LocateEditor, Met, Work, fix, require, usual
 from lifelong_edit.facts import Fact
 from lifelong_edit.numerics.located import ridge_among, strongest
 
-__all__ = ["Nse", "fix", "make", "require"]
+__all__ = ["Nse", "fix", "make", "require", "usual"]
 
 
 class Nse(LocateEditor):

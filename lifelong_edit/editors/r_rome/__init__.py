@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifelong_edit.editors.contract import Rule
-from lifelong_edit.editors.locate.settings import LocateSettings
+from lifelong_edit.editors.locate.settings import ONE, LocateSettings, tries
 
 RULE = Rule(
     name="r-rome",
@@ -15,5 +15,6 @@ RULE = Rule(
     places="one",
     exports=frozenset({"transformers"}),
     needs=frozenset({"subject", "text"}),
+    tries=tries(ONE, c0=False),
     relearns="its facts one after another, in the order of their digests, from the base",
 )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from lifelong_edit.bench import Bench
-from lifelong_edit.editors.locate.editor import Met, fix, require
+from lifelong_edit.editors.locate.editor import Met, fix, require, usual
 from lifelong_edit.editors.rome.rule import Rome
 from lifelong_edit.numerics.located import rank_one
 
-__all__ = ["RevisedRome", "fix", "make", "require"]
+__all__ = ["RevisedRome", "fix", "make", "require", "usual"]
 
 
 class RevisedRome(Rome):

@@ -111,3 +111,10 @@ class RidgeEditor:
     def overlay(self, state: State) -> Shifts:
         """W₀ + ΔW."""
         return Shifts(state.shifts)
+
+
+def log_ridge_of(bench: Bench, ridge: float) -> float:
+    """ℓ at which exp(ℓ)·trace(C₀)/d_in is a ridge, in the mean over the modules."""
+    grams = bench.text_gram
+    logs = [math.log(grams.trace(name) / grams.width(name)) for name in bench.names]
+    return math.log(ridge) - sum(logs) / len(logs)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from lifelong_edit.editors.registry import require_rule
+from lifelong_edit.editors.tries import Grid, Tries
 from lifelong_edit.settings import (
     AtLeastOne,
     BelowOne,
@@ -33,6 +34,32 @@ SOLVE = (
 """The settings that a hypernetwork is trained for: a store that takes one takes these from it unless told otherwise."""
 CHOSEN = "settings.json"
 """The file in which `train --choose` leaves what it found."""
+
+GRID: Grid = {
+    "eta": (0.6, 0.9, 1.3, 1.8, 2.2, 2.7, 3.3, 4.2),
+    "reconsolidation_eta": (0.6, 0.9, 1.2, 1.8, 2.7, 3.6, 5.4),
+    "c0": (30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0),
+    "subject_c0": (300.0, 1000.0, 4000.0, 16_000.0),
+    "preserved_keys": (0.0, 0.5, 1.0, 2.0, 4.0, 8.0),
+    "passes": (1, 2, 3, 4, 5, 6, 8),
+    "preserved_weight": (0.5, 1.0, 1.5, 2.5, 4.0),
+    "preserved_step": (0.03, 0.1, 0.3, 1.0),
+    "kappa": (0.3, 1.0, 2.0, 4.0, 8.0),
+    "log_ridge": (-4.0, -2.0, 0.0, 2.0, 4.0, 6.0),
+    "trust": (1.0, 1.5, 2.5, 4.0),
+    "reconsolidation_keys": (0.0, 0.5, 2.0),
+    "reconsolidation_passes": (8, 12, 16, 24, 32),
+}
+"""Values tried for `gradient`, and for the solve of `malmen`, which begins as it."""
+TRIES = Tries(
+    grid=GRID,
+    # what a reconsolidation has settings of its own for (`reconsolidation_…`), and what it has none of
+    stream_only=frozenset({"eta", "passes", "preserved_keys"}),
+    beside=True,
+    generated=False,
+    reconsolidate=True,
+    persists=False,
+)
 
 
 class RidgeSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,6 +14,6 @@ RULE = Rule(
     parts={"weights": "sum", "keys": "upsert", "moments": "replace"},
     exports=frozenset({"transformers"}),
     needs=frozenset({"text", "network"}),
-    trains=frozenset({"network"}),
+    network=True,
     relearns="its batches again from the base, in the order of the facts' digests, with the moments of its training",
 )

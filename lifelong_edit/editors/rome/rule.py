@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench
-from lifelong_edit.editors.locate.editor import LocateEditor, Met, fix, require
+from lifelong_edit.editors.locate.editor import LocateEditor, Met, fix, require, usual
 from lifelong_edit.numerics.located import rank_one
 
-__all__ = ["Rome", "fix", "make", "require"]
+__all__ = ["Rome", "fix", "make", "require", "usual"]
 
 
 class Rome(LocateEditor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lifelong_edit.editors.contract import Rule
 from lifelong_edit.editors.search.settings import SearchSettings
+from lifelong_edit.editors.tries import Tries
 
 RULE = Rule(
     name="search",
@@ -16,5 +17,17 @@ RULE = Rule(
     general=True,
     exports=frozenset({"transformers"}),
     needs=frozenset({"subject", "text"}),
+    tries=Tries(
+        grid={
+            "rate": (0.03, 0.06, 0.1, 0.2, 0.3),
+            "c0": (500.0, 1500.0, 5000.0, 15_000.0, 50_000.0),
+            "around": (0.0, 1.0, 5.0, 15.0, 50.0),
+            "preserved_weight": (0.5, 1.0, 2.0, 4.0),
+            "rounds": (12, 24, 36),
+            "log_ridge": (-6.9, -4.6, -2.3),
+        },
+        depths=(0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5),
+        stream_only=frozenset({"rounds"}),
+    ),
     relearns="a search over all facts, some at a time, from the base",
 )

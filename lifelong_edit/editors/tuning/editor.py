@@ -125,3 +125,13 @@ def closed(loaded: LoadedModel, row: Row) -> Row:
         return row
     encoded = row.encoded
     return replace(row, encoded=Encoded.of(encoded.prompt, (*encoded.answer, end), encoded.subject))
+
+
+def usual(bench: Bench) -> Mapping[str, float]:
+    """What settings that may be none come to on a bench, see `Rule.usual`.
+
+    The rate as a share of the root mean square of a matrix's base weights, in the mean over the modules.
+    """
+    assert isinstance(bench.settings, TuningSettings)
+    sizes = [float(bench.loaded.base_weight(name).square().mean().sqrt()) for name in bench.names]
+    return {"relative_rate": bench.settings.rate * len(sizes) / sum(sizes)}

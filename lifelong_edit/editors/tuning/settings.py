@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from lifelong_edit.editors.tries import Grid, Tries
 from lifelong_edit.settings import AtLeastOne, Count, NotNegative, Positive, StoreSettings
+
+GRID: Grid = {
+    "relative_rate": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+    "epochs": (5, 10, 25, 50, 100),
+}
+"""Values tried for every rule of fine-tuning; the rate as a multiple of the published one."""
+DEPTHS = (0.2, 0.35, 0.5, 2 / 3, 0.8, 0.9)
+"""Shares of the depth at which the trained layer may stand."""
+TRIES = Tries(grid=GRID, relative=frozenset({"relative_rate"}), depths=DEPTHS)
 
 
 class TuningSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

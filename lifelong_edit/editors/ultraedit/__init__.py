@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.tries import Tries
 from lifelong_edit.editors.ultraedit.settings import UltraSettings
 
 RULE = Rule(
@@ -14,5 +15,14 @@ RULE = Rule(
     parts={"weights": "sum", "keys": "upsert", "moments": "replace"},
     exports=frozenset({"transformers"}),
     needs=frozenset({"text"}),
+    tries=Tries(
+        grid={
+            "relative_step": (0.03, 0.1, 0.3, 1.0, 3.0),
+            "c0": (30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0),
+            "passes": (1, 2, 3, 5),
+            "preserved_keys": (0.0, 0.5, 1.0, 2.0, 4.0, 8.0),
+            "log_ridge": (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0),
+        },
+    ),
     relearns="its batches again from the base, in the order of the facts' digests, with empty moments",
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from lifelong_edit.bench import Bench, Say, silent
 from lifelong_edit.editors.contract import Brought, Change, Entries
 from lifelong_edit.editors.ridge.again import batch_after_batch
-from lifelong_edit.editors.ridge.editor import RidgeEditor
+from lifelong_edit.editors.ridge.editor import RidgeEditor, log_ridge_of
 from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen
 from lifelong_edit.editors.ridge.together import traced_keys
 from lifelong_edit.editors.ultraedit.moments import Group, Normaliser, gathered, grouped, kept
@@ -124,3 +124,8 @@ def make(bench: Bench) -> UltraEditor:
     group = grouped(bench.loaded.modules, options.moments)
     targets = NormalisedTargets(step_of(bench, options), options.ask == "published", group)
     return UltraEditor(bench, targets)
+
+
+def usual(bench: Bench) -> Mapping[str, float]:
+    """What settings that may be none come to on a bench, see `Rule.usual`."""
+    return {"log_ridge": log_ridge_of(bench, 1.0)}

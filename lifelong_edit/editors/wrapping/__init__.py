@@ -17,6 +17,7 @@ from lifelong_edit.editors.contract import Rule
 from lifelong_edit.editors.li.settings import LiSettings
 from lifelong_edit.editors.locate.settings import LocateSettings
 from lifelong_edit.editors.registry import AROUND
+from lifelong_edit.editors.tries import Tries
 from lifelong_edit.editors.wrapping.settings import NasSettings, PruneSettings, RectSettings, SimieSettings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.settings import StoreSettings
@@ -138,7 +139,8 @@ def wrapped(name: str, inner: Rule) -> Rule:
         parts={**inner.parts, **(wrapper.parts or {})},
         general=inner.general or wrapper.general,
         statistics=inner.statistics or wrapper.statistics,
-        trains=frozenset(),
+        network=False,
+        tries=Tries(),
         relearns=relearns,
     )
 
