@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MEASURES = (
     "ES, GS and LS are efficacy (the facts' own prompts), generality (another phrasing of them) and locality (unedited "
-    "neighbours): shares of right answers on held-out facts, teacher-forced"
+    "neighbours): shares of right answers on held-out facts"
 )
 
 
@@ -163,13 +163,14 @@ def train(
     solve = parse_settings(rule_of(editor).settings, "--set", pairs, editor=editor, **named)
     learn = parse_settings(TrainSettings, "--train", training, seed=seed)
     choosing = parse_settings(Choosing, "--choosing", judging, seed=learn.seed)
-    if choose is not None:
-        choosing.settled(solve)  # what cannot be chosen is refused before anything is read
+    # What cannot be chosen is refused before anything is read.
+    how = "by generation" if choose is not None and choosing.settled(solve).generated else "teacher-forced"
     facts = [record.fact for record in read_facts(data)]
     sample = [read_text(path) for path in text] or default_text()
     divided(facts, learn)  # too few are refused before a model is loaded for them
     say(
-        f"{counted(len(facts), 'fact')}; loading {model}, measuring the text and asking the facts' prompts\n{_MEASURES}"
+        f"{counted(len(facts), 'fact')}; loading {model}, measuring the text and asking the facts' prompts\n"
+        f"{_MEASURES}, {how}"
     )
     found: dict[str, object] = {"out": str(out)}
     loaded, solve = _loaded(model, choose is not None, facts, sample, out, solve, learn, choosing)
