@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lifelong_edit.editors.coachhook.settings import CoachHookSettings
 from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.locate.settings import SEVERAL, tries
 
 RULE = Rule(
     name="coachhook",
@@ -15,5 +16,6 @@ RULE = Rule(
     places="located",
     needs=frozenset({"subject", "text"}),
     shifts=False,
+    tries=tries(SEVERAL, alpha=(1.0, 1.4, 1.8, 2.2, 2.6, 3.0)),
     relearns="all facts as one batch, from the base",
 )

@@ -15,7 +15,7 @@ from lifelong_edit.bench import Bench, Say, State, silent
 from lifelong_edit.editors.coachhook.overlay import Hook, Hooked, Running, sizes_of
 from lifelong_edit.editors.coachhook.settings import CoachHookSettings
 from lifelong_edit.editors.contract import Change, Entries, Lesson
-from lifelong_edit.editors.locate.editor import Work, fix, require
+from lifelong_edit.editors.locate.editor import Work, fix, require, usual
 from lifelong_edit.editors.memit_seq.rule import SequentialMemit
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE, Encoded, Overlay, by_length
@@ -23,7 +23,7 @@ from lifelong_edit.stores import Entry
 from lifelong_edit.tracing.rows import fact_rows
 from lifelong_edit.tracing.trace import recording
 
-__all__ = ["CoachHookEditor", "fix", "make", "require"]
+__all__ = ["CoachHookEditor", "fix", "make", "require", "usual"]
 
 SCORES = "scores"
 

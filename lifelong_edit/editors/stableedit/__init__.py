@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lifelong_edit.editors.contract import Rule
 from lifelong_edit.editors.stableedit.settings import StableSettings
+from lifelong_edit.editors.tries import Tries
 
 RULE = Rule(
     name="stableedit",
@@ -14,5 +15,12 @@ RULE = Rule(
     parts={"weights": "sum", "keys": "upsert", "moments": "replace"},
     exports=frozenset({"transformers"}),
     needs=frozenset({"text"}),
+    tries=Tries(
+        grid={
+            "relative_step": (0.03, 0.1, 0.3, 1.0, 3.0),
+            "ridge": (1.0, 3.0, 10.0, 30.0, 100.0),
+            "floor": (1e-8, 1e-7, 1e-6, 1e-5, 1e-4),
+        },
+    ),
     relearns="its batches again from the base, in the order of the facts' digests, with the moments that init left",
 )
