@@ -150,7 +150,7 @@ def train(
       lifelong-edit train --data facts.jsonl --out chosen --editor gradient --choose 20
       lifelong-edit train --data facts.jsonl --out chosen --editor memit --choose 600 --choosing trials=20
     """
-    from lifelong_edit.editors.ridge.settings import CHOSEN, RidgeSettings
+    from lifelong_edit.editors.ridge.settings import CHOSEN
     from lifelong_edit.facts import read_facts
     from lifelong_edit.timeline.defaults import default_text
     from lifelong_edit.training.choosing import Choice, Choosing
@@ -175,12 +175,10 @@ def train(
     found: dict[str, object] = {"out": str(out)}
     loaded, solve = _loaded(model, choose is not None, facts, sample, out, solve, learn, choosing)
     if choose is not None:
-        assert isinstance(solve, RidgeSettings)  # refused otherwise
         choice = Choice(loaded, facts, sample, out, solve, learn, choosing, say)
         solve = choice.go(choose)
         found |= {"trials": len(choice.record.trials), "settings": str(out / CHOSEN)}
     if rule_of(editor).network:
-        assert isinstance(solve, RidgeSettings)  # the registry pairs rules with their settings
         with trackers:
             run = Run(loaded, facts, sample, out, solve, learn, say, start, trackers.log)
             run.go(minutes, steps)
