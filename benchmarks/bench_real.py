@@ -32,6 +32,7 @@ from benchmarks.cases import CASES, Case, chosen, counterfact
 from lifelong_edit import Timeline
 from lifelong_edit.editors.registry import RULES, rule_of
 from lifelong_edit.facts import Probe
+from lifelong_edit.judging.gate import verdicts
 from lifelong_edit.models import BASE, Form, LoadedModel, has_template
 from lifelong_edit.settings import settings_of
 from lifelong_edit.tasks import question_in, task_of
@@ -89,18 +90,13 @@ class Judge:
         }
 
     def missed(self) -> list[dict[str, str]]:
-        """The facts that are not answered in their own prompts, with what is said instead."""
-        prompts = [case.fact.prompt for case in self.cases]
-        said = self.task.answer(self.loaded, prompts, 8)
-        texts = [self.task.text(self.loaded, p, a) for p, a in zip(prompts, said, strict=True)]
-        wrong = [
-            not self.task.judge(self.loaded, p, case.fact.target, a).right
-            for p, case, a in zip(prompts, self.cases, said, strict=True)
-        ]
+        """The facts that are not answered in their own prompts, in the leading form, with what is said instead."""
+        facts = [case.fact for case in self.cases]
+        found = verdicts(self.loaded, facts)[self.loaded.forms.names[0]]
         return [
-            {"prompt": case.fact.prompt, "target": case.fact.target, "said": text}
-            for case, text, is_wrong in zip(self.cases, texts, wrong, strict=True)
-            if is_wrong
+            {"prompt": fact.prompt, "target": fact.target, "said": verdict.text}
+            for fact, verdict in zip(facts, found, strict=True)
+            if not verdict.right
         ]
 
     def _right(self, prompts: Sequence[str | None], form: Form = "plain", anywhere: bool = False) -> float:
