@@ -57,7 +57,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "locft": TUNED,
     "li": {**TUNED, "grid": 2, "validation": 3},
     "grace": {"steps": 3, "rate": 0.3, "radius": 0.1},
-    "retrieval": {"room": 11},
+    "retrieval": {"room": 11, "wording": r"{facts}\n{question}"},
     "wise": {"steps": 3, "contexts": 1, "relative_rate": 0.2, "shard": 2},
 }
 """Settings that a rule needs beside them: a search in bfloat16 gives another change with each way of cutting its rows.
