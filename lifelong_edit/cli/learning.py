@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from lifelong_edit.cli.common import counted, device_option, json_option, parse_settings, print_json, say, split_names
 from lifelong_edit.cli.setup import BUNDLED, read_text
@@ -162,6 +163,8 @@ def train(
     named = {"modules": split_names(modules) if modules else None, "dtype": dtype, "seed": seed, "device": device}
     solve = parse_settings(rule_of(editor).settings, "--set", pairs, editor=editor, **named)
     learn = parse_settings(TrainSettings, "--train", training, seed=seed)
+    if not rule_of(editor).network:
+        learn = msgspec.structs.replace(learn, batch_size=1)  # the size of a network's batches, of which there is none
     choosing = parse_settings(Choosing, "--choosing", judging, seed=learn.seed)
     # What cannot be chosen is refused before anything is read.
     how = "by generation" if choose is not None and choosing.settled(solve).generated else "teacher-forced"
