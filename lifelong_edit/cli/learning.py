@@ -155,26 +155,22 @@ def train(
     from lifelong_edit.facts import read_facts
     from lifelong_edit.timeline.defaults import default_text
     from lifelong_edit.training.choosing import Choice, Choosing
-    from lifelong_edit.training.episodes import TrainSettings, divided
+    from lifelong_edit.training.episodes import divided
     from lifelong_edit.training.run import Run
 
     _require_something_to_do(editor, choose)
     trackers = tracking(options, out)
     named = {"modules": split_names(modules) if modules else None, "dtype": dtype, "seed": seed, "device": device}
     solve = parse_settings(rule_of(editor).settings, "--set", pairs, editor=editor, **named)
-    learn = parse_settings(TrainSettings, "--train", training, seed=seed)
-    if not rule_of(editor).network:
-        learn = msgspec.structs.replace(learn, batch_size=1)  # the size of a network's batches, of which there is none
+    learn = _learning(editor, training, seed)
     choosing = parse_settings(Choosing, "--choosing", judging, seed=learn.seed)
     # What cannot be chosen is refused before anything is read.
     how = "by generation" if choose is not None and choosing.settled(solve).generated else "teacher-forced"
     facts = [record.fact for record in read_facts(data)]
     sample = [read_text(path) for path in text] or default_text()
     divided(facts, learn)  # too few are refused before a model is loaded for them
-    say(
-        f"{counted(len(facts), 'fact')}; loading {model}, measuring the text and asking the facts' prompts\n"
-        f"{_MEASURES}, {how}"
-    )
+    loading = f"loading {model}, measuring the text and asking the facts' prompts"
+    say(f"{counted(len(facts), 'fact')}; {loading}\n{_MEASURES}, {how}")
     found: dict[str, object] = {"out": str(out)}
     loaded, solve = _loaded(model, choose is not None, facts, sample, out, solve, learn, choosing)
     if choose is not None:
@@ -187,6 +183,14 @@ def train(
             run.go(minutes, steps)
         found |= {"steps": run.trainer.steps, "held_out_mean": None if run.best is None else run.best[0]}
     _tell(found, as_json=as_json)
+
+
+def _learning(editor: str, training: Sequence[str], seed: int | None) -> TrainSettings:
+    """The settings of the training. Without a network there are no batches, and no bound on how few facts there are."""
+    from lifelong_edit.training.episodes import TrainSettings
+
+    found = parse_settings(TrainSettings, "--train", training, seed=seed)
+    return found if rule_of(editor).network else msgspec.structs.replace(found, batch_size=1)
 
 
 def _require_something_to_do(editor: str, choose: float | None) -> None:

@@ -75,14 +75,7 @@ def begin(
     require_given(settings, given, loaded.modules)
     kept = {**given.network, **rule.fix(loaded, settings, given)}  # a network whatever the rule is
     measured = prepare(
-        loaded,
-        settings,
-        text=text,
-        preserve=preserve,
-        scorer=scorer,
-        rule=kept,
-        say=say,
-        statistics=rule.statistics,
+        loaded, settings, text=text, preserve=preserve, scorer=scorer, rule=kept, say=say, statistics=rule.statistics
     )
     fixed = encode_tensors(measured.arrays())
     windows = torch.from_numpy(measured.text.guard.astype(np.int64))

@@ -176,6 +176,8 @@ class Trainer:
     episode: int = 0
     steps: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    spent: bool = False
+    """Whether a step was made by the gradients that stand there: the next ones begin from nothing."""
 
     def __post_init__(self) -> None:
         named = list(self.networks.named_parameters())
@@ -271,6 +273,7 @@ class Trainer:
         state.shifts = system.moved(state.shifts)
         with bench.loaded.at(state.shifts):
             loss, slopes = weight_gradients(bench.loaded, judges, bench.settings.micro_batch)
+        self.clear_what_is_spent()
         for name in bench.names:
             by_value, by_ridge = solve_backward(system.solutions[name], slopes[name])
             system.values[name].backward(by_value.float().to(system.values[name].device))
@@ -282,11 +285,17 @@ class Trainer:
         self.descend(loss)
         return traced
 
+    def clear_what_is_spent(self) -> None:
+        """Before gradients are added: those by which a step was made are gone."""
+        if self.spent:
+            self.optimiser.zero_grad()
+            self.spent = False
+
     def descend(self, loss: float) -> None:
-        """One step of the optimiser by the gradients that the parameters have, which are then gone."""
+        """One step of the optimiser by the gradients that the parameters have, which are then spent."""
         norm = torch.nn.utils.clip_grad_norm_(self.networks.parameters(), self.train.clip)
         self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.spent = True
         self.steps += 1
         # A plain mean at first, so that the start does not weigh for ever.
         share, learned = max(1 - self.train.averaging, 1 / (self.steps + 1)), dict(self.networks.named_parameters())

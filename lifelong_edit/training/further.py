@@ -66,6 +66,7 @@ class MendTrainer(Trainer):
         with loaded.at(state.shifts):
             judges = self.judges([*batch, *recalled], episode, self.steps)
             loss, slopes = weight_gradients(loaded, judges, self.bench.settings.micro_batch)
+        self.clear_what_is_spent()
         torch.stack([(found * slopes[name]).sum() for name, found in shift.items()]).sum().backward()
         self.descend(loss)
         state.live |= {fact.digest: fact for fact in facts}

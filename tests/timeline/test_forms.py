@@ -291,7 +291,7 @@ def test_a_fact_has_taken_if_it_did_in_each_form(both: Timeline, monkeypatch: py
     right = type(found["plain"][0])(True, True, "", True)
     wrong = type(right)(False, False, "", True)
     found["plain"], found["chat"] = [right, right], [right, wrong]
-    monkeypatch.setattr(gate, "verdicts", lambda *_: found)
+    monkeypatch.setattr(gate, "_judged", lambda *_: found)
     assert gate.answers_taken(loaded, [FACT, FACT]) == [True, False]
     assert gate._of_forms(found)["chat"] == {"taken": 1, "contained": 2}
 
