@@ -164,7 +164,6 @@ def train(
     solve = parse_settings(rule_of(editor).settings, "--set", pairs, editor=editor, **named)
     learn = _learning(editor, training, seed)
     choosing = parse_settings(Choosing, "--choosing", judging, seed=learn.seed)
-    # What cannot be chosen is refused before anything is read.
     how = "by generation" if choose is not None and choosing.settled(solve).generated else "teacher-forced"
     facts = [record.fact for record in read_facts(data)]
     sample = [read_text(path) for path in text] or default_text()
