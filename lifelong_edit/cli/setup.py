@@ -19,7 +19,7 @@ from lifelong_edit.cli.common import (
     store_option,
 )
 from lifelong_edit.cli.looking import print_status
-from lifelong_edit.editors.registry import AROUND, RULES, core_of, rule_of
+from lifelong_edit.editors.registry import RULES, core_of, rule_of
 from lifelong_edit.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ class RuleName(click.Choice[str]):
     """One of the rules, or one with wrappers around it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name. Raises UsageError where a wrapper cannot stand around the rule."""
-        if AROUND not in str(value):
-            return super().convert(value, param, ctx)
+        """The name. Raises UsageError where there is no such rule, or a wrapper cannot stand around it."""
         return rule_of(str(value)).name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,11 @@ def require_rule(name: str) -> None:
     if AROUND in name:
         rule_of(name)
     elif name not in RULES:
-        raise UsageError(f"setting editor is {name!r}; it must be one of {', '.join(RULES)}")
+        near = f"; near it: {found}" if (found := ", ".join(get_close_matches(name, RULES))) else ""
+        raise UsageError(
+            f"setting editor is {name!r}; it must be one of {', '.join(RULES)}, or one with a wrapper before it as "
+            f"rect{AROUND}memit{near}; `lifelong-edit editors` lists all"
+        )
 
 
 def rule_of(name: str) -> Rule:

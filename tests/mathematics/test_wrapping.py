@@ -127,7 +127,8 @@ def test_what_cannot_be_wrapped_is_refused_in_a_sentence() -> None:
         ("nas+gradient", "found nas around gradient; expected a rule that searches hidden states"),
         ("nas+rect+memit", "with all other wrappers around nas"),
         ("warp+memit", "found the wrapper 'warp'; expected one of li, rect, prune, simie, nas"),
-        ("rect+memoir", "setting editor is 'memoir'; it must be one of"),
+        ("rect+memoir", "setting editor is 'memoir'; it must be one of malmen, .* or one with a wrapper before it"),
+        ("memitt", "near it: memit"),
     ):
         with pytest.raises(UsageError, match=match):
             rule_of(name)
