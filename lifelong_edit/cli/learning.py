@@ -193,7 +193,7 @@ def _learning(editor: str, training: Sequence[str], seed: int | None) -> TrainSe
 
 
 def _require_something_to_do(editor: str, choose: float | None) -> None:
-    if "network" not in rule_of(editor).trains and choose is None:
+    if not rule_of(editor).network and choose is None:
         raise UsageError(f"found --editor {editor} without --choose, expected both: that rule has nothing to train")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -95,7 +96,6 @@ class NeuronsEditor(Keyless):
         fixed = {n: torch.from_numpy(a).double() for n, a in bench.fixed.rule.items() if n.startswith((GRAM, TOTAL))}
         self._shut = {name: Shut(fixed[GRAM + name], fixed[TOTAL + name]) for name in bench.names}
         self._level = {n: self._level_of(n) for n in bench.names}
-        self._cut = bench.task.can_be_cut(bench.loaded)
 
     @property
     def phrasings(self) -> int:
@@ -105,6 +105,11 @@ class NeuronsEditor(Keyless):
     @property
     def _weights(self) -> tuple[float, float]:
         return self.settings.own, self.settings.apart
+
+    @cached_property
+    def _cut(self) -> bool:
+        """Whether rows may be cut: measured by passes, which who only looks at a state need not wait for."""
+        return self.bench.task.can_be_cut(self.bench.loaded)
 
     def overlay(self, state: State) -> Overlay:
         """The base model with the neurons of the live facts."""

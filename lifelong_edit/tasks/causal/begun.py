@@ -27,10 +27,6 @@ class Begun:
     count: int
     layers: tuple[tuple[Tensor, Tensor], ...]
 
-    def first(self, count: int) -> Begun:
-        """Of no more than `count` tokens."""
-        return Begun(count, tuple((keys[:, :count], values[:, :count]) for keys, values in self.layers))
-
 
 def begin(loaded: LoadedModel, texts: Sequence[Sequence[int]], micro_batch: int) -> list[Begun]:
     """What attention keeps of texts as the model stands; of one without tokens nothing."""

@@ -6,12 +6,12 @@ import unicodedata
 
 from lifelong_edit.facts import GLUE
 from lifelong_edit.models import Generation, LoadedModel, encode_prompt
+from lifelong_edit.tasks.asking import SENTENCE_ENDS
 
 # Tokens generated beyond the target's own: enough to see whether its last word ends there.
 MARGIN = 3
 # In a conversation the answer may stand at the end of a sentence.
 CHAT_MARGIN = 16
-SENTENCE_ENDS = ".!?…。！？"
 # Scripts that are written without spaces: Thai to Khmer, kana, Han.
 _UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF))
 
