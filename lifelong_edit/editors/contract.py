@@ -152,6 +152,12 @@ def require_live(facts: Sequence[Fact]) -> None:
         raise UsageError("the store has no live facts; expected at least one to reconsolidate")
 
 
+def require_cold(start: object, why: str) -> None:
+    """Raise UsageError for a warm start of a rule that has none. why: what it relearns from, and the reason."""
+    if start is not None:
+        raise UsageError(f"{why}; found a warm start, expected none; leave --start out")
+
+
 def moved_by(state: State, change: Change, facts: Sequence[Fact], retired: Sequence[str] = ()) -> State:
     """The state after a change that no log keeps, as of training and trials; its digest stays that of the state before.
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Change, Entries, Keyless, Lesson, require_batch, require_live
+from lifelong_edit.editors.contract import Change, Entries, Keyless, Lesson, require_batch, require_cold, require_live
 from lifelong_edit.editors.grace.codebook import SAME, Array, Codebook, Folding, entry_of
 from lifelong_edit.editors.grace.overlay import Forced, Memory
 from lifelong_edit.editors.grace.settings import GraceSettings
-from lifelong_edit.errors import StepRefusedError, UsageError
+from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE, Overlay, TokenBatch, by_length
 from lifelong_edit.stores import digest_bytes
@@ -66,11 +66,7 @@ class GraceEditor(Keyless):
     ) -> Change:
         """Entries for all facts with an empty codebook, in the order of their digests; see `Editor.relearn`."""
         require_live(facts)
-        if start is not None:
-            raise UsageError(
-                "editor grace relearns with an empty codebook, since it shifts no weights; found a warm start, "
-                "expected none; leave --start out"
-            )
+        require_cold(start, "editor grace relearns with an empty codebook, since it shifts no weights")
         ordered = sorted(facts, key=lambda fact: fact.digest)
         rows = fact_rows(self.bench.loaded, ordered, self.settings.phrasings)
         return self._written(Codebook(self.settings.radius), rows, 0, whole=True)

@@ -10,11 +10,20 @@ from typing import Any
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Arrays, Change, Given, Keyless, Lesson, require_batch, require_live
+from lifelong_edit.editors.contract import (
+    Arrays,
+    Change,
+    Given,
+    Keyless,
+    Lesson,
+    require_batch,
+    require_cold,
+    require_live,
+)
 from lifelong_edit.editors.retrieval.encoding import encoder_of, require_folder
 from lifelong_edit.editors.retrieval.gate import ENCODER, Gate, Scale, calibrated
 from lifelong_edit.editors.retrieval.settings import BREAK, FACTS, QUESTION, RetrievalSettings
-from lifelong_edit.errors import BadInputError, UsageError
+from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, general_prompts, mentions
 from lifelong_edit.models import BASE, EditableModule, LoadedModel, Question, Turn
 from lifelong_edit.models.forms import SameQuestion
@@ -121,11 +130,7 @@ class RetrievalEditor(Keyless):
     ) -> Change:
         """Nothing but the facts themselves; see `Editor.relearn`."""
         require_live(facts)
-        if start is not None:
-            raise UsageError(
-                "editor retrieval has nothing to solve, since it shifts no weights; found a warm start, expected none; "
-                "leave --start out"
-            )
+        require_cold(start, "editor retrieval has nothing to solve, since it shifts no weights")
         return Change({}, {"facts": len(facts)})
 
     def behind(self, question: SameQuestion, facts: Sequence[Fact]) -> SameQuestion:

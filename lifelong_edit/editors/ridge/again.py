@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from lifelong_edit.bench import Say, State, silent
-from lifelong_edit.editors.contract import Brought, Change, Editor, Lesson, Whole, moved_by, require_live
+from lifelong_edit.editors.contract import Brought, Change, Editor, Lesson, Whole, moved_by, require_cold, require_live
 from lifelong_edit.editors.ridge.together import CHUNK, slices
-from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.stores import WEIGHTS, Entry, digest_bytes
 
@@ -29,11 +28,7 @@ def batch_after_batch(
     state that it leads to. Raises UsageError without facts, and for a warm start, with the rule's own reason.
     """
     require_live(facts)
-    if start is not None:
-        raise UsageError(
-            f"editor {rule} relearns from the base alone, since {reason}; found a warm start, expected none; leave "
-            "--start out"
-        )
+    require_cold(start, f"editor {rule} relearns from the base alone, since {reason}")
     ordered = sorted(facts, key=lambda fact: fact.digest)
     # Draws are a function of the facts alone, as the order is.
     state = State(digest=digest_bytes(*(fact.digest.encode() for fact in ordered)))

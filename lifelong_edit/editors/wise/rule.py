@@ -22,6 +22,7 @@ from lifelong_edit.editors.contract import (
     Lesson,
     Whole,
     require_batch,
+    require_cold,
     require_live,
 )
 from lifelong_edit.editors.locate.published import outline_of
@@ -31,7 +32,7 @@ from lifelong_edit.editors.tuning.gradients import weight_gradients
 from lifelong_edit.editors.wise.overlay import Routed, activation_of, distances
 from lifelong_edit.editors.wise.published import constants_of, three_of
 from lifelong_edit.editors.wise.settings import WiseSettings
-from lifelong_edit.errors import StepRefusedError, UsageError
+from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact, general_prompts
 from lifelong_edit.models import BASE, EditableModule, Encoded, LoadedModel, Overlay, by_length
 from lifelong_edit.numerics.merging import ties
@@ -127,11 +128,7 @@ class WiseEditor(Keyless):
     ) -> Change:
         """The facts one after another in the order of their digests, with an empty memory; see `Editor.relearn`."""
         require_live(facts)
-        if start is not None:
-            raise UsageError(
-                "editor wise relearns with an empty side memory, since it shifts no weights; found a warm start, "
-                "expected none; leave --start out"
-            )
+        require_cold(start, "editor wise relearns with an empty side memory, since it shifts no weights")
         return self._taught(Shards(), sorted(facts, key=lambda fact: fact.digest), [], {}, whole=True, say=say)
 
     def _taught(

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Added, Change, Editor, Lesson, Whole
+from lifelong_edit.editors.contract import Added, Change, Editor, Lesson, Whole, require_cold
 from lifelong_edit.editors.wrapping.around import Around
-from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE
 from lifelong_edit.numerics.grams import ExactGram, to_grid
@@ -70,8 +69,7 @@ class Simie(Around):
         say: Say = silent,
     ) -> Change:
         """All facts as one batch; see `Editor.relearn`. Raises UsageError for a warm start: there is none."""
-        if start is not None:
-            raise UsageError("simie edits from the base alone; found a warm start, expected none; leave --start out")
+        require_cold(start, "simie edits from the base alone")
         change = self.inner.relearn(facts, start=None, identity=identity, say=say)
         edits, tokens, after = change.weights(self._zeros()), self.tokens(facts), dict[str, Tensor]()
         for name in self.bench.names:
