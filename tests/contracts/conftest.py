@@ -21,7 +21,7 @@ from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import load_model
 from lifelong_edit.timeline import Timeline
-from tests.contracts.editing import MODULES, ROWS, Row, lenient, placed
+from tests.contracts.editing import GONE, KEPT, MODULES, ROWS, Row, batch, lenient, placed
 from tests.zoo import Zoo
 
 
@@ -92,17 +92,48 @@ def _fresh(zoo: Zoo, options: Callable[[Row], Options]) -> Callable[[Row], Path]
     return of
 
 
-@pytest.fixture(scope="session")
-def _lived(zoo: Zoo, options: Callable[[Row], Options], _fresh: Callable[[Row], Path]) -> Callable[[Row], Path]:
-    def of(row: Row) -> Path:
-        def make(to: Path) -> None:
-            with Timeline.open(shutil.copytree(_fresh(row), to)) as timeline:
-                for number in (0, 1):
-                    timeline.apply(placed(number), gate=lenient)
+Kept = Callable[[Row, str], Path]
 
-        return zoo.keep(f"lived-{row}", options(row), make)
+
+@pytest.fixture(scope="session")
+def kept(zoo: Zoo, options: Callable[[Row], Options], _fresh: Callable[[Row], Path]) -> Kept:
+    """`kept(row, name)`: a store that went one of the ways of `_WAYS`, only to be read."""
+
+    def of(row: Row, name: str) -> Path:
+        begin, go = _WAYS[name]
+
+        def make(to: Path) -> None:
+            with Timeline.open(shutil.copytree(of(row, begin) if begin else _fresh(row), to)) as timeline:
+                go(timeline, row)
+
+        return zoo.keep(f"{name}-{row}", options(row), make)
 
     return of
+
+
+def _aged(timeline: Timeline, row: Row) -> None:
+    timeline.apply(placed(2), gate=lenient)
+    if row.rule.relearns:
+        timeline.retract(GONE)
+        timeline.apply(batch(3), gate=lenient)
+
+
+def _solved(timeline: Timeline, row: Row) -> None:
+    for facts in (KEPT[4:], KEPT[:4]):  # other batches in another order
+        timeline.apply(facts, gate=lenient)
+    timeline.reconsolidate(guard=False)
+    timeline.apply(batch(3), gate=lenient)
+
+
+_WAYS: dict[str, tuple[str, Callable[[Timeline, Row], object]]] = {
+    "once": ("", lambda timeline, _: timeline.apply(placed(0), gate=lenient)),
+    "lived": ("once", lambda timeline, _: timeline.apply(placed(1), gate=lenient)),
+    "aged": ("lived", _aged),
+    "solved": ("", _solved),
+}
+"""What was done to a store, and to which: edited with `placed(0)`, then `placed(1)`, then `placed(2)` and, where the
+rule can relearn, `GONE` retracted and `batch(3)` edited; or edited with `KEPT`, solved again, and `batch(3)` edited.
+Several behaviours ask of the same steps, and each step is a solve, of which the grid's time is made."""
 
 
 @pytest.fixture
@@ -119,9 +150,15 @@ def fresh(row: Row, _fresh: Callable[[Row], Path], copied: Callable[[Path, str],
 
 
 @pytest.fixture
-def lived(row: Row, _lived: Callable[[Row], Path], copied: Callable[[Path, str], Timeline]) -> Callable[..., Timeline]:
-    """`lived(name)`: a store of the row into which `placed(0)` and `placed(1)` were edited."""
-    return lambda name="lived": copied(_lived(row), name)
+def went(row: Row, kept: Kept, copied: Callable[[Path, str], Timeline]) -> Callable[[str], Timeline]:
+    """`went(name)`: a copy of the row's store that went a way of `_WAYS`."""
+    return lambda name: copied(kept(row, name), name)
+
+
+@pytest.fixture
+def lived(went: Callable[[str], Timeline]) -> Callable[[], Timeline]:
+    """`lived()`: a store of the row into which `placed(0)` and `placed(1)` were edited."""
+    return lambda: went("lived")
 
 
 KILLED = """

@@ -132,6 +132,12 @@ def placed(number: int) -> list[Record]:
     return [Record(f, "a.jsonl", 3 * number + i, "a" * 32, 3 * number + i) for i, f in enumerate(batch(number))]
 
 
+GONE = [batch(0)[1], batch(2)[0]]
+"""Facts of `batch(0)` and `batch(2)` that are retracted."""
+KEPT = [one for number in (0, 1, 2) for one in batch(number) if one not in GONE]
+"""What is left of the first three batches without them."""
+
+
 def lenient(*_: object) -> dict[str, Any]:
     """A gate that lets everything pass: a model with random weights is no judge of text."""
     return {"judge": "none"}

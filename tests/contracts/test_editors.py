@@ -40,9 +40,10 @@ from lifelong_edit.timeline.model import given_to
 from lifelong_edit.timeline.purging import purge
 from lifelong_edit.timeline.sieve import Handling
 from lifelong_edit.timeline.states import keys_at, parts_at
-from tests.contracts.editing import LOCATED, Row, batch, fact, lenient, placed
+from tests.contracts.editing import GONE, LOCATED, Row, batch, fact, lenient, placed
 
 Make = Callable[..., Timeline]
+Went = Callable[[str], Timeline]
 TOLERANCE = 1e-4
 """Relative, Frobenius. Padding changes the shapes of float32 products, hence their rounding (6e-8 a sum), through four
 layers forward and back, and solves; 2e-6 is found."""
@@ -52,9 +53,9 @@ QUESTIONS = ["The capital of France is", "Ada Lovelace was born", "Kenya's curre
 # -- what is compared
 
 
-def state_of(timeline: Timeline) -> dict[str, Any]:
-    """All that the state at the head is made of, as read from the log, to the bit."""
-    log, history, at = timeline._log, timeline.history(), timeline.head
+def state_of(timeline: Timeline, at: int | None = None) -> dict[str, Any]:
+    """All that the state at a step is made of, as read from the log, to the bit; at the head unless told."""
+    log, history, at = timeline._log, timeline.history(), timeline.head if at is None else at
     parts = parts_at(log, history, at)
     return {
         "weights": _bytes(timeline.weights(at)),
@@ -112,14 +113,18 @@ Known = Callable[[Row], tuple[LoadedModel, Fixed, Given]]
 
 
 @pytest.fixture(scope="module")
-def known() -> Known:
-    """The bundled model with what `init` measures on it, edited where its network was trained to edit unless told."""
+def known(taught: list[Fact]) -> Known:
+    """The bundled model with what `init` measures on it, edited where its network was trained to edit unless told.
+
+    By itself it answers none of the facts to be taught.
+    """
     preserve = list(read_prompts([str(atlas.preserved_prompts_path())]))[:60]
     text = atlas.text_path().read_text(encoding="utf-8").splitlines()[:60]
 
     @cache
     def at(modules: tuple[str, ...]) -> tuple[LoadedModel, Fixed]:
         loaded = load_model("atlas", modules=list(modules))
+        assert _answered(loaded, taught) == 0
         settings = Row("gradient").settings(modules=modules, text_tokens=3000, preserved_tokens=3, micro_batch=64)
         return loaded, prepare(loaded, settings, text=text, preserve=preserve)
 
@@ -133,18 +138,17 @@ def known() -> Known:
 
 
 class EditorContract:
-    """What holds of any rule. Fixtures: `row`, `fresh`, `lived`."""
+    """What holds of any rule. Fixtures: `row`, `fresh`, `lived`, `went`."""
 
     # -- the same again
 
-    def test_the_same_batch_at_the_same_state_gives_the_same_digests(self, fresh: Make, lived: Make) -> None:
-        """Also where one timeline went all the way, and the other read its state from the log."""
-        through, read = fresh(), lived()
-        for number in (0, 1):
+    def test_the_same_batch_at_the_same_state_gives_the_same_digests(self, fresh: Make, went: Went) -> None:
+        """Also where one timeline went all the way, and others read their states from the log."""
+        through, read = fresh(), went("aged")
+        for number in (0, 1, 2):
             through.apply(placed(number), gate=lenient)
-        assert digests(through.show(2)) == digests(read.show(2))
-        assert digests(through.apply(placed(2), gate=lenient)) == digests(read.apply(placed(2), gate=lenient))
-        assert state_of(through) == state_of(read)
+        assert [digests(step) for step in through.log()] == [digests(read.show(step)) for step in (0, 1, 2, 3)]
+        assert state_of(through) == state_of(read, 3)
 
     def test_a_dry_run_is_the_step_that_follows(self, lived: Make) -> None:
         """With a forecast from what it would change, whatever the rule keeps by which that could be told."""
@@ -214,20 +218,16 @@ class EditorContract:
 
     # -- taken back
 
-    def test_what_is_retracted_was_never_there(self, row: Row, fresh: Make, lived: Make) -> None:
+    def test_what_is_retracted_was_never_there(self, row: Row, went: Went) -> None:
         """Neither in weights nor in any part, nor in what a next batch comes to."""
         if not row.rule.relearns:
             pytest.skip("the rule does not relearn")
-        gone, (long, short) = [batch(0)[1], batch(2)[0]], (lived(), fresh())
-        long.apply(placed(2), gate=lenient)
-        retracted = long.retract(gone)
-        for one in [f for number in (2, 0, 1) for f in batch(number) if f not in gone]:
-            short.apply([one], gate=lenient)
-        solved = short.reconsolidate(guard=False)
-        assert digests(retracted) == digests(solved)
-        assert state_of(long) == state_of(short)
-        assert digests(long.apply(batch(3), gate=lenient)) == digests(short.apply(batch(3), gate=lenient))
-        assert state_of(long) == state_of(short)
+        long, short = went("aged"), went("solved")
+        assert [long.show(4).kind, short.show(3).kind] == ["retract", "reconsolidate"]
+        for in_long, in_short in ((4, 3), (5, 4)):  # where the facts are gone, and with another batch
+            assert digests(long.show(in_long)) == digests(short.show(in_short))
+            assert state_of(long, in_long) == state_of(short, in_short)
+        assert digests(long.show(3)) != digests(short.show(2))
 
     def test_a_store_without_a_fact_left_is_a_new_one(self, row: Row, fresh: Make, lived: Make) -> None:
         if not row.rule.relearns:
@@ -297,12 +297,12 @@ class EditorContract:
 
     def test_an_export_answers_the_same(self, row: Row, lived: Make, tmp_path: Path) -> None:
         timeline, out = lived(), tmp_path / "out"
-        said = [timeline.at("head").ask(question, max_new_tokens=6) for question in QUESTIONS]
-        base = [timeline.at(0).ask(question, max_new_tokens=6) for question in QUESTIONS]
+        exports = "transformers" in row.rule.exports
+        said, base = (_said(timeline, at) if exports else [] for at in (2, 0))
         timeline.close()
         arguments = ["export", "--out", str(out), "--store", str(timeline.path)]
         result = CliRunner().invoke(cli, arguments, prog_name=PROGRAM)
-        if "transformers" not in row.rule.exports:
+        if not exports:
             assert result.exit_code != 0 and not out.exists()
             pytest.skip("the rule does not export")
         assert result.exit_code == 0, result.output
@@ -312,12 +312,13 @@ class EditorContract:
     # -- what is written
 
     def test_a_killed_stream_goes_on_to_the_same_digests(
-        self, fresh: Make, lived: Make, streamed: Callable[..., int]
+        self, lived: Make, went: Went, streamed: Callable[..., int]
     ) -> None:
-        new, calm = fresh(), lived()
-        new.close()
-        store = new.path
-        assert streamed(store, [0, 1], kill=2) == -signal.SIGKILL
+        """It begins with the first of two batches in the store, and is killed in the other."""
+        begun, calm = went("once"), lived()
+        begun.close()
+        store = begun.path
+        assert streamed(store, [0, 1], kill=1) == -signal.SIGKILL
         with Timeline.open(store, read_only=True) as half:
             assert half.head == 1
         assert streamed(store, [0, 1]) == 0
@@ -325,22 +326,22 @@ class EditorContract:
             assert [digests(step) for step in killed.log()] == [digests(step) for step in calm.log()]
             assert [step.places for step in killed.log()] == [step.places for step in calm.log()]
 
-    def test_records_hold_the_declared_parts_and_no_other(self, row: Row, lived: Make) -> None:
-        timeline = lived()
-        steps = [timeline.show(1), timeline.apply(placed(2), gate=lenient)]
-        if row.rule.relearns:
-            steps += [timeline.reconsolidate(guard=False), timeline.retract([batch(0)[0]])]
+    def test_records_hold_the_declared_parts_and_no_other(self, row: Row, went: Went) -> None:
+        relearned = ["aged", "solved"] if row.rule.relearns else []
+        steps = [step for name in relearned or ["aged"] for step in went(name).log()[1:]]
+        assert {step.kind for step in steps} == {"edit", *(["retract", "reconsolidate"] if relearned else [])}
         for step in steps:
             assert {name: part.fold for name, part in step.parts.items()} == dict(row.rule.parts), step.kind
             assert all(part.blobs or name == "weights" for name, part in step.parts.items())
 
-    def test_purging_leaves_no_payload_of_any_part(self, row: Row, lived: Make) -> None:
+    def test_purging_leaves_no_payload_of_any_part(self, row: Row, went: Went) -> None:
         if not row.rule.relearns:
             pytest.skip("the rule does not relearn")
-        timeline, secret = lived(), fact(60, "Zanzibar")
-        steps = [timeline.apply([secret], gate=lenient), timeline.apply(placed(2), gate=lenient)]
-        kept = [timeline.show(1), timeline.show(2), timeline.retract([secret])]
+        timeline, secret = went("aged"), GONE[1]
+        steps, kept = [timeline.show(3)], [timeline.show(step) for step in (1, 2, 4, 5)]
         timeline.close()
+        data, name = timeline.path / "data.mdb", secret.subject.encode()
+        assert name in data.read_bytes()
         assert purge(timeline.path, [secret]).out_of_reach == [step.step for step in steps]
         assert fsck(timeline.path).sound
         with Timeline.open(timeline.path, read_only=True) as purged:
@@ -350,7 +351,7 @@ class EditorContract:
             parts = [(name, part) for step in steps for name, part in step.parts.items()]
             assert [name for name, part in parts if _held(log, part, shared)] == []
             assert all(_held(log, part, set()) for step in kept for part in step.parts.values() if part.blobs)
-            assert b"Zanzibar" not in (timeline.path / "data.mdb").read_bytes()
+            assert name not in data.read_bytes()
 
     # -- what it cannot
 
@@ -407,10 +408,9 @@ class EditorContract:
         editor = row.rule.make(_for_atlas(row, loaded, fixed, given))
         state = State()
         state = moved_by(state, editor.learn(state, Lesson(taught)), taught)
-        assert _answered(loaded, taught) == 0
         with loaded.at(editor.overlay(state)):
             assert _answered(loaded, taught) >= len(taught) - 1
-        assert _answered(loaded, taught) == 0
+        assert fingerprint_of(loaded.model) == loaded.fingerprint and not _hooks(loaded.model)
 
 
 class TestEveryRule(EditorContract):
@@ -437,6 +437,13 @@ def _hooks(model: torch.nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
+def _said(timeline: Timeline, at: int) -> list[str]:
+    """The answers to `QUESTIONS` at a step, 6 tokens at most; those of a batch are those of each."""
+    with timeline.at(at).standing() as loaded:
+        found = task_of(loaded).answer(loaded, QUESTIONS, 6)
+    return [loaded.tokenizer.decode(list(answer.ids)) for answer in found]
+
+
 def _continued(model: Any, tokenizer: Any, question: str) -> str:
     ids = tokenizer(question, return_tensors="pt")
     new = model.generate(**ids, max_new_tokens=6, do_sample=False)[0, ids["input_ids"].shape[1] :].tolist()
@@ -458,7 +465,8 @@ TAKES: dict[str, dict[str, Any]] = {
     "locft": {"rate": 5e-3},
     "li": {"rate": 5e-3, "grid": 4, "validation": 10},
     "grace": {"steps": 30},
-    "wise": {"relative_rate": 0.05, "contexts": 2},
+    "wise": {"relative_rate": 0.2, "steps": 10, "contexts": 1},
+    "search": {"rounds": 12, "more_rounds": 0, "preserved": 20, "contexts": 2, "swapped": 1},
     "neurons": {"modules": ("2@subject",), "text_tokens": 3000},
 }
 """Settings with which a rule teaches the bundled model; all others are those of its network."""

@@ -252,9 +252,9 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> Declare:
 
 
 @pytest.fixture
-def store(_lived: Callable[[Row], Path], tmp_path: Path) -> Path:
+def store(kept: Callable[[Row, str], Path], tmp_path: Path) -> Path:
     """A store with two steps."""
-    return shutil.copytree(_lived(next(row for row in ROWS if row.name == PLAIN)), tmp_path / "store")
+    return shutil.copytree(kept(next(row for row in ROWS if row.name == PLAIN), "lived"), tmp_path / "store")
 
 
 def run(kind: str, out: Path, store: Path, *more: str) -> Any:
