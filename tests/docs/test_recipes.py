@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +64,9 @@ def test_butterflies_are_found_and_refused(here: Path) -> None:
         (3, 5, None, "the gate would have stopped it; facts are answered still"),
     ],
 )
-def test_what_is_said_of_the_alarm(worn: int | None, alarm: int | None, broke: int | None, verdict: str) -> None:
-    code = f"from forgetting import Course; print(Course('r', worn={worn}, alarm={alarm}, broke={broke}).verdict)"
-    where = REPOSITORY / "recipes"
-    said = subprocess.run([sys.executable, "-c", code], cwd=where, capture_output=True, text=True, timeout=300)
-    assert said.stdout.strip() == verdict, said.stderr
+def test_what_is_said_of_the_alarm(
+    worn: int | None, alarm: int | None, broke: int | None, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "recipes")  # where a recipe finds what it shares with others
+    course = importlib.import_module("forgetting").Course("r", worn=worn, alarm=alarm, broke=broke)
+    assert course.verdict == verdict

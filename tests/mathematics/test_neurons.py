@@ -241,7 +241,7 @@ def test_a_search_that_cuts_rows_finds_what_one_over_whole_rows_finds(
     knowing: Bench, news: list[Fact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same values, from passes over fewer tokens; rows are cut where the first gate opens."""
-    bench = Bench(knowing.loaded, SMALL.replace(rounds=4, more_rounds=0), knowing.fixed)
+    bench = Bench(knowing.loaded, SMALL.replace(rounds=2, more_rounds=0), knowing.fixed)
     editor, tokens, logits = NeuronsEditor(bench), [0], knowing.task.logits
 
     def counted(loaded: LoadedModel, inputs: TokenBatch, begun: Sequence[Any] | None = None) -> Tensor:
@@ -254,7 +254,7 @@ def test_a_search_that_cuts_rows_finds_what_one_over_whole_rows_finds(
     for cut in (True, False):
         monkeypatch.setattr(editor, "_cut", cut)
         tokens[0] = 0
-        change = editor.learn(State(), Lesson(news[:4]))
+        change = editor.learn(State(), Lesson(news[:3]))
         found[cut] = (change.further({}, {fact.digest for fact in news})[PART], tokens[0], change.report["loss"])
     assert found[True][1] < 0.8 * found[False][1]
     assert found[True][2] == pytest.approx(found[False][2], rel=1e-2, abs=1e-4)

@@ -102,10 +102,10 @@ def test_a_trajectory_goes_on_from_what_reconsolidating_leads_to(
         assert (found.rows[last] != keys[digest].rows[last]).any()
 
 
-def test_episodes_of_twenty_batches(
+def test_episodes_of_many_batches(
     atlas: LoadedModel, facts: list[Fact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reconsolidated after every eighth: all facts so far, and every pass of a batch still moves the network."""
+    """Reconsolidated after every fourth: all facts so far, and every pass of a batch still moves the network."""
     seen: list[int] = []
 
     usual = RidgeEditor.relearn
@@ -115,16 +115,16 @@ def test_episodes_of_twenty_batches(
         return usual(self, facts)
 
     monkeypatch.setattr(RidgeEditor, "relearn", counted)
-    trainer, own = trainer_of(atlas, facts, tmp_path, batch_size=1, batches=20, reconsolidate_every=8)
+    trainer, own = trainer_of(atlas, facts, tmp_path, batch_size=1, batches=10, reconsolidate_every=4)
     start = {n: t.clone() for n, t in trainer.networks.state_dict().items()}
     trainer.run_episode(own)
-    assert seen == [8, 16]
-    assert (trainer.steps, trainer.episode) == (20, 1)
+    assert seen == [4, 8]
+    assert (trainer.steps, trainer.episode) == (10, 1)
     assert all(np.isfinite(h["loss"]) for h in trainer.history)
     assert any(not torch.equal(t, start[n]) for n, t in trainer.networks.state_dict().items())
     seen.clear()
-    plain, own = trainer_of(atlas, facts, tmp_path / "plain", batch_size=1, batches=20)
+    plain, own = trainer_of(atlas, facts, tmp_path / "plain", batch_size=1, batches=10)
     plain.run_episode(own)
     assert not seen
-    assert plain.history[7]["loss"] == trainer.history[7]["loss"]
-    assert plain.history[8]["loss"] != trainer.history[8]["loss"]
+    assert plain.history[3]["loss"] == trainer.history[3]["loss"]
+    assert plain.history[4]["loss"] != trainer.history[4]["loss"]

@@ -32,9 +32,9 @@ def run(command: Sequence[str | Path], cwd: Path, env: Mapping[str, str] | None 
 
 
 def pip_install(wheel: Path, pip_options: Sequence[str | Path] = (), options: Sequence[str | Path] = ()) -> None:
-    """Installs the wheel alone; what it depends on is there already."""
+    """Installs the wheel alone, without bytecode; what it depends on is there already."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", *pip_options]
-    run([*pip, "install", "--quiet", "--no-deps", "--no-index", *options, wheel], wheel.parent)
+    run([*pip, "install", "--quiet", "--no-deps", "--no-index", "--no-compile", *options, wheel], wheel.parent)
 
 
 @pytest.fixture(scope="session")

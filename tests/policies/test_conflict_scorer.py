@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from lifelong_edit.atlas import edits_train_path
-from lifelong_edit.bench import prepare
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Fact, mentions, read_facts
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.numerics.logistic import Array
 from lifelong_edit.policies import Scorer, normalise
 from lifelong_edit.policies.scoring import features_of, read_scorer
-from lifelong_edit.timeline.defaults import default_preserved, default_scorer, default_text, solve_of
+from lifelong_edit.tasks import task_of
+from lifelong_edit.timeline.defaults import default_preserved, default_scorer, solve_of
+from lifelong_edit.tracing.conflict_keys import lowest_keys
 from lifelong_edit.training.scorers import (
     ALARMS,
     SHARE,
@@ -46,8 +47,9 @@ def loaded() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def mean(loaded: LoadedModel) -> np.ndarray:
-    settings = Settings(text_tokens=1000)
-    return prepare(loaded, settings, text=default_text(), preserve=default_preserved("atlas")).conflict_mean
+    """The centre of the keys of the preserved prompts, as `init` fixes it."""
+    prompts = [task_of(loaded).encode_question(loaded, probe.prompt) for probe in default_preserved("atlas")]
+    return lowest_keys(loaded, prompts, 64).mean(0).numpy()
 
 
 @pytest.fixture(scope="module")
