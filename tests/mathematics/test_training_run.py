@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import signal
-import subprocess
-import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -25,6 +24,7 @@ from lifelong_edit.timeline.defaults import default_scorer, default_text, scorer
 from lifelong_edit.training.episodes import TrainSettings
 from lifelong_edit.training.run import Run
 from lifelong_edit.training.scorers import scorer_for
+from tests.warm import Running
 
 SOLVE = Settings(preserved=10, rehearse=3, phrasings=1, text_tokens=2000, passes=1)
 SMALL = TrainSettings(
@@ -47,11 +47,21 @@ def make(loaded: LoadedModel, facts: list[Fact], out: Path, **changes: object) -
     return Run(loaded, facts, default_text(), out, SOLVE, train, say=lambda _: None)
 
 
+@pytest.fixture(scope="module")
+def trained(loaded: LoadedModel, facts: list[Fact], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that went two steps; its folder is only read."""
+    run = make(loaded, facts, tmp_path_factory.mktemp("runs") / "trained")
+    run.go(5, steps=2)
+    return run
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same_network(
-    loaded: LoadedModel, facts: list[Fact], tmp_path: Path
+    loaded: LoadedModel, facts: list[Fact], trained: Run, tmp_path: Path
 ) -> None:
-    make(loaded, facts, tmp_path / "whole").go(5, steps=4)
-    make(loaded, facts, tmp_path / "halves").go(5, steps=2)
+    fresh = make(loaded, facts, tmp_path / "whole")
+    begun = {name: tensor.copy() for name, tensor in fresh.networks.tensors().items()}
+    fresh.go(5, steps=4)
+    shutil.copytree(trained.out, tmp_path / "halves")
     later = make(loaded, facts, tmp_path / "halves")
     assert later.trainer.steps == 2
     later.go(5, steps=4)
@@ -60,57 +70,55 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_network(
         if not name.startswith("best"):  # the stopped run validated once more, in the middle
             np.testing.assert_array_equal(tensor, halves[name], err_msg=name)
     moved = [n for n in whole if n.startswith("network/") and n.endswith("log_step")]
-    fresh = make(loaded, facts, tmp_path / "fresh").networks.tensors()
-    assert any((whole[n] != fresh[n.removeprefix("network/")]).any() for n in moved)
+    assert any((whole[n] != begun[n.removeprefix("network/")]).any() for n in moved)
 
 
-def test_a_killed_run_goes_on(tmp_path: Path, facts: list[Fact]) -> None:
+def test_a_killed_run_goes_on(
+    loaded: LoadedModel, facts: list[Fact], program: Callable[..., Running], tmp_path: Path
+) -> None:
     out = tmp_path / "network"
     code = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parents[2])!r})
         from pathlib import Path
-        from tests_of_training import make, load_model, read_facts, edits_train_path
+        from tests.mathematics.test_training_run import make, load_model, read_facts, edits_train_path
         facts = [r.fact for r in read_facts([str(edits_train_path())])][:80]
         run = make(load_model("atlas"), facts, Path({str(out)!r}))
         run.say = lambda line: print(line, flush=True)
         run.go(5, steps=10_000)
     """
-    (tmp_path / "tests_of_training.py").write_text(Path(__file__).read_text())
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
+    with program(before=textwrap.dedent(code)) as process:
         for line in process.stdout:
-            if "loss" in line and int(line.split()[1]) >= 4:
-                process.send_signal(signal.SIGKILL)
+            if b"loss" in line and int(line.split()[1]) >= 4:
+                process.kill()
                 break
-    run = make(load_model("atlas"), facts, out)
+        assert process.wait() == -signal.SIGKILL
+    run = make(loaded, facts, out)
     assert run.trainer.steps >= 2
     run.go(5, steps=run.trainer.steps + 2)
     assert read_checkpoint(out).config.provenance["steps"] == run.trainer.steps
 
 
-def test_the_result_says_where_it_comes_from(loaded: LoadedModel, facts: list[Fact], tmp_path: Path) -> None:
-    run = make(loaded, facts, tmp_path)
-    run.go(5, steps=2)
-    config = read_checkpoint(tmp_path).config
+def test_the_result_says_where_it_comes_from(loaded: LoadedModel, trained: Run) -> None:
+    config = read_checkpoint(trained.out).config
     assert config.provenance["model_fingerprint"] == loaded.fingerprint
     assert config.provenance["model"] == "atlas"
-    assert config.provenance["data_digest"] == run.data_digest
+    assert config.provenance["data_digest"] == trained.data_digest
     assert config.provenance["train"] == msgspec.to_builtins(SMALL)
     assert set(config.provenance["versions"]) >= {"torch", "transformers", "lifelong-edit"}  # type: ignore[call-overload]
     assert msgspec.convert(config.settings, Settings) == SOLVE.replace(editor="malmen")
 
 
-def test_a_scorer_of_conflicts_is_kept_with_the_network(loaded: LoadedModel, facts: list[Fact], tmp_path: Path) -> None:
+def test_a_scorer_of_conflicts_is_kept_with_the_network(
+    loaded: LoadedModel, facts: list[Fact], trained: Run, tmp_path: Path
+) -> None:
     """Fitted on the facts that it trains on and on no others, around the centre of this run."""
-    run = make(loaded, facts, tmp_path)
-    run.go(5, steps=1)
-    wanted = scorer_for(loaded, run.fixed.conflict_mean, run.facts, SOLVE.micro_batch, SOLVE.seed)
-    assert read_scorer(tmp_path / "conflicts.json") == wanted != default_scorer()
-    assert scorer_of(tmp_path) == wanted
+    wanted = scorer_for(loaded, trained.fixed.conflict_mean, trained.facts, SOLVE.micro_batch, SOLVE.seed)
+    assert read_scorer(trained.out / "conflicts.json") == wanted != default_scorer()
+    assert scorer_of(trained.out) == wanted
     assert wanted is not None
     assert wanted.provenance["fingerprint"] == loaded.fingerprint
-    assert run.loaded is loaded
+    assert trained.loaded is loaded
     bare = [msgspec.structs.replace(fact, relation=None) for fact in facts]
     again = make(loaded, bare, tmp_path / "bare")
     again.go(5, steps=1)
@@ -118,19 +126,20 @@ def test_a_scorer_of_conflicts_is_kept_with_the_network(loaded: LoadedModel, fac
     assert scorer_of(tmp_path / "bare") == default_scorer()
 
 
-def test_held_out_facts_share_no_subject_with_training(loaded: LoadedModel, facts: list[Fact], tmp_path: Path) -> None:
-    run = make(loaded, facts, tmp_path)
-    trained = {f.subject.casefold() for f in run.facts}
-    held = {f.subject.casefold() for f in (*run.held.taught, *run.held.neighbours)}
-    assert held and not trained & held
-    for fact, asked in zip(run.held.taught, run.held.asked, strict=True):
+def test_held_out_facts_share_no_subject_with_training(trained: Run) -> None:
+    seen = {f.subject.casefold() for f in trained.facts}
+    held = {f.subject.casefold() for f in (*trained.held.taught, *trained.held.neighbours)}
+    assert held and not seen & held
+    for fact, asked in zip(trained.held.taught, trained.held.asked, strict=True):
         assert asked not in fact.rephrases
 
 
-def test_what_cannot_be_trained_is_refused(loaded: LoadedModel, facts: list[Fact], tmp_path: Path) -> None:
+def test_what_cannot_be_trained_is_refused(
+    loaded: LoadedModel, facts: list[Fact], trained: Run, tmp_path: Path
+) -> None:
     with pytest.raises(BadInputError, match="expected at least 12 and 4"):
         make(loaded, facts[:6], tmp_path / "few")
-    make(loaded, facts, tmp_path / "other").go(5, steps=2)
+    shutil.copytree(trained.out, tmp_path / "other")
     with pytest.raises(UsageError, match="belongs to another run"):
         make(loaded, facts, tmp_path / "other", seed=1)
     fewer = load_model("atlas", modules=["3-4"])
@@ -138,14 +147,14 @@ def test_what_cannot_be_trained_is_refused(loaded: LoadedModel, facts: list[Fact
         read_checkpoint(tmp_path / "other").check(fewer.modules)
 
 
-def test_a_run_can_begin_with_a_trained_network(loaded: LoadedModel, facts: list[Fact], tmp_path: Path) -> None:
-    make(loaded, facts, tmp_path / "first").go(5, steps=2)
-    trained = read_checkpoint(tmp_path / "first")
-    later = Run(loaded, facts, default_text(), tmp_path / "second", SOLVE, SMALL, lambda _: None, tmp_path / "first")
-    for name, tensor in trained.tensors().items():
+def test_a_run_can_begin_with_a_trained_network(
+    loaded: LoadedModel, facts: list[Fact], trained: Run, tmp_path: Path
+) -> None:
+    first = trained.out
+    later = Run(loaded, facts, default_text(), tmp_path / "second", SOLVE, SMALL, lambda _: None, first)
+    for name, tensor in read_checkpoint(first).tensors().items():
         np.testing.assert_array_equal(tensor, later.networks.tensors()[name], err_msg=name)
-    fresh = make(loaded, facts, tmp_path / "fresh")
-    assert later.identity != fresh.identity
+    assert later.identity != trained.identity
     wider = msgspec.structs.replace(SMALL, rank=9)
     with pytest.raises(UsageError, match="expected"):
-        Run(loaded, facts, default_text(), tmp_path / "third", SOLVE, wider, lambda _: None, tmp_path / "first")
+        Run(loaded, facts, default_text(), tmp_path / "third", SOLVE, wider, lambda _: None, first)
