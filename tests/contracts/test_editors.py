@@ -467,7 +467,7 @@ TAKES: dict[str, dict[str, Any]] = {
     "grace": {"steps": 30},
     "wise": {"relative_rate": 0.2, "steps": 10, "contexts": 1},
     "search": {"rounds": 12, "more_rounds": 0, "preserved": 20, "contexts": 2, "swapped": 1},
-    "neurons": {"modules": ("2@subject",), "text_tokens": 3000},
+    "neurons": {"modules": ("2@subject",), "text_tokens": 3000, "contexts": 2, "swapped": 1},
 }
 """Settings with which a rule teaches the bundled model; all others are those of its network."""
 
