@@ -77,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given: dict[str, Any] = dict(pair.split("=", 1) for pair in options.set)
     given |= {"modules": tuple(options.modules.split(","))} if options.modules else {}
     rule = rule_of(options.rule)
+    if "preserved" not in rule.settings.__struct_fields__:
+        preserve = []  # a rule that does nothing with them need not wait for their answers
     text = common.shared(*TEXT.split("/"), "test.txt").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         chosen = options.chosen or Path(folder) / "chosen"
