@@ -47,7 +47,7 @@ def solve_of(hypernetwork: Path | None) -> dict[str, Any]:
     config = read_config(hypernetwork)
     kind = rule_of(config.rule).settings
     chosen = settings_from(hypernetwork, kind) if (hypernetwork / CHOSEN).is_file() else {}
-    taken = (*SOLVE, "training", "begins") if config.rule != TRAINED else SOLVE
+    taken = (*SOLVE, *OWN) if config.rule != TRAINED else SOLVE
     solve = {name: config.settings[name] for name in taken if name in config.settings}
     return chosen | solve | {"modules": config.entries}
 
@@ -120,6 +120,8 @@ def _no_settings(file: Path, error: Exception) -> BadInputError:
     return BadInputError(f"{file} holds no settings ({error}); expected what `lifelong-edit train --choose` writes")
 
 
+OWN = ("training", "begins", "encoder", "wording", "chat_wording", "rank", "width", "negatives")
+"""What else a network of a rule beside `malmen` is at home in, or was made with."""
 LARGE_FROM = 512
 """Width of the states from which a model is large: there subjects can be told apart by one reading of a layer.
 

@@ -28,6 +28,7 @@ from lifelong_edit.editors.ridge.gradient import SHARE, linear_steps, output_met
 from lifelong_edit.editors.ridge.passes import RowSystem, fact_keys, one_pass
 from lifelong_edit.editors.ridge.rows import select_rows
 from lifelong_edit.editors.ridge.targets import Asker, Seen
+from lifelong_edit.editors.serac.network import SeracShape
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE, LoadedModel, by_length
@@ -307,8 +308,10 @@ class Trainer:
         self.history.append({"step": self.steps, "loss": loss, "gradient": float(norm), "time": time.time()})
 
 
-def new_networks(loaded: LoadedModel, form: Form, t: TrainSettings, trust: float = 1.5) -> NetworkSet:
-    """Untrained networks for a model's modules, seeded."""
+def new_networks(
+    loaded: LoadedModel, form: Form, t: TrainSettings, trust: float = 1.5, serac: SeracShape | None = None
+) -> NetworkSet:
+    """Untrained networks for a model's modules, seeded. serac: the sizes of those of that form."""
     torch.manual_seed(t.seed)
     modules = loaded.modules
     return NetworkSet(
@@ -320,6 +323,7 @@ def new_networks(loaded: LoadedModel, form: Form, t: TrainSettings, trust: float
             modules=tuple(m.name for m in modules),
             shapes=tuple((m.d_in, m.d_out) for m in modules),
             positions=tuple(m.positions for m in modules),
+            serac=msgspec.UNSET if serac is None else serac,
         )
     )
 
