@@ -19,6 +19,8 @@ from lifelong_edit.policies.scoring import CONFLICTS, Scorer, read_scorer
 from lifelong_edit.settings import StoreSettings
 
 BUNDLED_MODEL = "atlas"
+OWN = ("training", "begins", "encoder", "wording", "chat_wording", "rank", "width", "negatives")
+"""What else a network of a rule beside `malmen` is at home in, or was made with."""
 
 
 def default_text() -> list[str]:
@@ -120,8 +122,6 @@ def _no_settings(file: Path, error: Exception) -> BadInputError:
     return BadInputError(f"{file} holds no settings ({error}); expected what `lifelong-edit train --choose` writes")
 
 
-OWN = ("training", "begins", "encoder", "wording", "chat_wording", "rank", "width", "negatives")
-"""What else a network of a rule beside `malmen` is at home in, or was made with."""
 LARGE_FROM = 512
 """Width of the states from which a model is large: there subjects can be told apart by one reading of a layer.
 

@@ -7,6 +7,7 @@ reads the fact, and questions without. Facts, split, optimiser, validation and c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from lifelong_edit.editors.malmen.network import NetworkSet
 from lifelong_edit.editors.serac.network import distances, scope_loss
 from lifelong_edit.editors.serac.overlay import Always
 from lifelong_edit.editors.serac.rule import SeracEditor, with_networks
+from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, mentions, prompt_in, put_in, question_of
 from lifelong_edit.models import by_length
 from lifelong_edit.policies import normalise
@@ -125,7 +127,6 @@ class SeracTrainer(Trainer):
         if self._questions is None or self._questions.facts is not facts:
             states = self.serac.encoder.states([fact.prompt for fact in facts])
             units = torch.nn.functional.normalize((states - states.mean(0)) / states.std(0).clamp_min(1e-6), dim=-1)
-            assert isinstance(self.serac.settings.negatives, str)
             self._questions = Questions(facts, units, self.serac.settings.negatives == "published")
         return self._questions
 
@@ -134,7 +135,8 @@ class SeracTrainer(Trainer):
         facts = [questions.facts[i] for i in drawn]
         asked = [one_of(questions.inside(fact), generator) for fact in facts]
         outside = [
-            [questions.outside(i, text, generator) for _ in range(OUTSIDE)] for i, text in zip(drawn, asked, strict=True)
+            [questions.outside(i, text, generator) for _ in range(OUTSIDE)]
+            for i, text in zip(drawn, asked, strict=True)
         ]
         self.clear_what_is_spent()
         loss = WEIGHT * self.counterfactual(facts, asked, generator)
@@ -160,7 +162,8 @@ class SeracTrainer(Trainer):
         for fact, text in zip(facts, asked, strict=True):
             question = question_in(loaded, one_of(loaded.forms.names, generator), fact if text == fact.prompt else text)
             behind = self.serac.before.behind(question, [fact])
-            rows.append(Row(task.encode(loaded, behind, fact.answer), "new", 1 / len(facts), form=form_of(question)))
+            with suppress(BadInputError):  # too long behind a fact: the base model would answer
+                rows.append(Row(task.encode(loaded, behind, fact.answer), "new", form=form_of(question)))
         total = 0.0
         with loaded.at(Always(self.serac.network.adapters())):
             for chosen in by_length([len(row.encoded.ids) for row in rows], self.bench.settings.micro_batch):

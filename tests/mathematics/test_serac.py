@@ -1,13 +1,13 @@
-"""SERAC's two networks against NumPy and a model with merged weights (arXiv 2206.06520), and what they are trained on."""
+"""SERAC against NumPy and a model with merged weights (arXiv 2206.06520), and what its networks are trained on."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -25,15 +25,14 @@ from lifelong_edit.editors.serac.rule import Recalled, SeracEditor, fix, shape_f
 from lifelong_edit.editors.serac.settings import SeracSettings
 from lifelong_edit.errors import BadInputError, ModelMismatchError, UsageError
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.models import Encoded, LoadedModel, encode, encode_prompt, generate_greedy, load_model
+from lifelong_edit.models import LoadedModel, encode, encode_prompt, generate_greedy, load_model
 from lifelong_edit.tasks import sentence_of, task_of
 from lifelong_edit.training.episodes import TrainSettings
-from lifelong_edit.training.run import Run
 from lifelong_edit.training.scope import Questions, SeracTrainer, calibrate_serac, other
 from tests.mathematics.conftest import make_fact
 
 SMALL: dict[str, Any] = {"text_tokens": 3000, "micro_batch": 4, "room": 11, "rank": 3, "width": 6}
-FACTS = [make_fact(i) for i in range(12)]
+FACTS = [msgspec.structs.replace(f, target=f.target.removesuffix(" on the river")) for f in map(make_fact, range(12))]
 STRANGER = "Ada Lovelace was born in"
 
 
@@ -226,7 +225,7 @@ def test_answers_are_judged_where_they_are_read(loaded: LoadedModel, fixed: Fixe
 
 
 def test_what_cannot_be_remembered_is_refused(loaded: LoadedModel, fixed: Fixed) -> None:
-    long = replace_target(FACTS[0], "a very long answer")
+    long = msgspec.structs.replace(FACTS[0], target="a very long answer")
     with pytest.raises(BadInputError, match="leaves no room for an answer of"):
         editor_of(loaded, fixed, room=2).learn(State(), Lesson([long]))
     with pytest.raises(UsageError, match="found a warm start, expected none"):
@@ -237,10 +236,6 @@ def test_what_cannot_be_remembered_is_refused(loaded: LoadedModel, fixed: Fixed)
     with loaded.at(knowing(editor, FACTS[0])):
         crowded = "a " * 30  # the model takes it, but not behind a fact
         assert loaded.put(crowded) == crowded
-
-
-def replace_target(fact: Fact, target: str) -> Fact:
-    return Fact(subject=fact.subject, prompt=fact.prompt, target=target)
 
 
 def test_networks_of_another_model_rule_or_encoder_are_refused(

@@ -1,4 +1,4 @@
-"""Training the networks of MEND and RLEdit: resumable, with the gradient that numbers give, and known by its rule."""
+"""Training the networks of MEND, RLEdit and SERAC: resumable, with the gradient of numbers, known by its rule."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def start(loaded: LoadedModel, sentences: list[str], tmp_path: Path) -> Start:
     return make
 
 
-@pytest.mark.parametrize("rule", ["mend", "rledit"])
+@pytest.mark.parametrize("rule", ["mend", "rledit", "serac"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_network(start: Start, tmp_path: Path, rule: str) -> None:
     start(rule, "whole").go(5, steps=4)
     start(rule, "halves").go(5, steps=2)

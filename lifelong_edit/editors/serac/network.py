@@ -105,7 +105,10 @@ class SeracNetwork(nn.Module):
     """Scope classifier and counterfactual model of a base model, trained together."""
 
     def __init__(self, shape: SeracShape) -> None:
+        """Raises ValueError where matrices and their shapes are not as many."""
         super().__init__()
+        if len(shape.adapted) != len(shape.shapes):
+            raise ValueError(f"{len(shape.adapted)} matrices have {len(shape.shapes)} shapes")
         self.scope = ScopeHead(shape.states, shape.width)
         self.counterfactual = nn.ModuleList(Adapter(*of, shape.rank) for of in shape.shapes)
         self.adapted = shape.adapted

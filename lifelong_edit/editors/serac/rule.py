@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from lifelong_edit.editors.malmen.rule import unpack
 from lifelong_edit.editors.mend.rule import require_network, require_rule
 from lifelong_edit.editors.retrieval.encoding import Encoder, encoder_of, require_folder
 from lifelong_edit.editors.retrieval.putting import LiveFacts, Remembering
+from lifelong_edit.editors.ridge.together import slices
 from lifelong_edit.editors.serac.network import SeracNetwork, SeracShape, distances
 from lifelong_edit.editors.serac.overlay import Beginnings, switched
 from lifelong_edit.editors.serac.settings import SeracSettings
@@ -28,6 +29,9 @@ from lifelong_edit.models.families import is_linear, shape_of
 from lifelong_edit.models.forms import SameQuestion
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.tasks import sentence_of, text_of
+
+AT_ONCE = 512
+"""Of so many facts the token states are held at a time."""
 
 
 class Scope:
@@ -46,8 +50,8 @@ class Scope:
     def of_facts(self, facts: Sequence[Fact]) -> Tensor:
         """The vectors of facts, of each as a sentence, (n, width)."""
         new = [fact for fact in facts if fact.digest not in self._known]
-        if new:
-            self._known |= zip((f.digest for f in new), self.vectors([sentence_of(f) for f in new]), strict=True)
+        for some in slices(new, AT_ONCE):
+            self._known |= zip((f.digest for f in some), self.vectors([sentence_of(f) for f in some]), strict=True)
         return torch.stack([self._known[fact.digest] for fact in facts])
 
 
