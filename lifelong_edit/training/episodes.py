@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 import torch
@@ -181,14 +182,17 @@ class Trainer:
     """Whether a step was made by the gradients that stand there: the next ones begin from nothing."""
 
     def __post_init__(self) -> None:
+        self.networks.train().requires_grad_(True)
+        self.optimiser = torch.optim.Adam(self.groups())
+        self.average = {n: t.detach().clone() for n, t in self.networks.state_dict().items()}
+        self.begin()
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameters by their rate, as an optimiser takes them."""
         named = list(self.networks.named_parameters())
         scalars = [p for n, p in named if n.endswith(SCALARS)]
         blocks = [p for n, p in named if not n.endswith(SCALARS)]
-        self.networks.train().requires_grad_(True)
-        groups = [{"params": blocks, "lr": self.train.rate}, {"params": scalars, "lr": self.train.scalar_rate}]
-        self.optimiser = torch.optim.Adam(groups)
-        self.average = {n: t.detach().clone() for n, t in self.networks.state_dict().items()}
-        self.begin()
+        return [{"params": blocks, "lr": self.train.rate}, {"params": scalars, "lr": self.train.scalar_rate}]
 
     def begin(self) -> None:
         """Make ready what the form of the network asks for."""
