@@ -35,12 +35,13 @@ NEAREST, SKIPPED = 100, 25
 """Among so many of the most similar prompts hard ones are drawn, and how many are passed over as published: there the
 nearest may ask the same, which here subject and relation say."""
 TEMPERATURE = 0.1
-BREADTH = 1280
-"""Over the width of the narrowest matrix: by how much the rate of low-rank shifts is that of the scope classifier.
-
-Five times at a width of 256, where it was chosen: 50 steps then do what several hundred did not. What Adam's step does
-to an output grows with the width, hence the division.
-"""
+WIDTH = 256
+"""The width of the states of the model on which the two shares below were chosen. What a step of Adam does to an output
+grows with the width, so they are divided by that of another model."""
+SHIFTS, VALUES = 5.0, 0.1
+"""Adam's rate for the counterfactual model's low-rank shifts, and for the values of the scope classifier, as shares of
+the rate of any network. At a share of one the first are learned in some hundred steps and not in fifty, and the second
+move by more than they are, so that a third of the hard questions stay in scope."""
 OUTSIDE = 2
 """Questions out of scope of each fact in a step."""
 
@@ -115,13 +116,16 @@ class SeracTrainer(Trainer):
     """0.1 of the cross-entropy of answers behind their facts, −log p within and −log(1 − p) out of scope, in a mean."""
 
     def groups(self) -> list[dict[str, Any]]:
-        """The scope classifier has the rate of any network, low-rank shifts `BREADTH` over the width of that."""
+        """The parameters of what is not as wide as the model's states have the rate of any network."""
         network, rate = self.networks.serac(), self.train.rate
-        shifts = network.adapters().values()
-        width = min(adapter.a.shape[0] for adapter in shifts)
+        shifts = list(network.adapters().values())
+        wide, narrow = WIDTH / network.scope.mean.numel(), WIDTH / min(a.a.shape[0] for a in shifts)
+        scope = network.scope
         return [
-            {"params": list(network.scope.parameters()), "lr": rate},
-            {"params": [p for adapter in shifts for p in adapter.parameters()], "lr": rate * BREADTH / width},
+            {"params": [scope.inner, scope.bias, scope.outer], "lr": rate},
+            {"params": [scope.query], "lr": rate * wide},
+            {"params": [scope.value], "lr": rate * wide * VALUES},
+            {"params": [p for adapter in shifts for p in adapter.parameters()], "lr": rate * narrow * SHIFTS},
         ]
 
     def begin(self) -> None:
