@@ -77,7 +77,8 @@ def _adding(adapter: Adapter, opening: Opening) -> Callable[[nn.Module, tuple[Te
         # OPT's MLP sees (b·t, d).
         rows, shape = opening.rows.to(output.device), (*opening.mask.shape, -1)
         if bool(rows.all()):
-            return output + adapter(arguments[0]).to(output.dtype)
+            added: Tensor = adapter(arguments[0])
+            return output + added.to(output.dtype)
         keys, found = arguments[0].reshape(shape), output.reshape(shape).clone()
         found[rows] += adapter(keys[rows]).to(output.dtype)
         return found.reshape(output.shape)
