@@ -34,6 +34,9 @@ from lifelong_edit.models import BASE
 from lifelong_edit.settings import settings_of
 from lifelong_edit.timeline.defaults import settings_from
 
+TRIED = 100
+"""Facts that a trial teaches."""
+
 
 def lived(split: str, count: int, seed: int) -> tuple[Stream, list[Probe]]:
     """The facts of a life, and prompts to preserve: of training facts, never of those that are judged."""
@@ -52,7 +55,7 @@ def prepared(options: argparse.Namespace, folder: Path) -> None:
     command += ["--data", str(data / "facts_train.jsonl"), "--out", str(folder), "--minutes", str(options.minutes)]
     command += ["--text", str(common.shared(*TEXT.split("/"), "valid.txt"))]
     if rule_of(options.rule).tries:
-        command += ["--choose", "1000", "--choosing", f"trials={options.trials}"]
+        command += ["--choose", "1000", "--choosing", f"trials={options.trials}", "--choosing", f"facts={TRIED}"]
     for pair in options.set:
         command += ["--set", pair]
     subprocess.run(command, check=True, stdout=sys.stderr)
