@@ -28,6 +28,7 @@ from lifelong_edit.editors.retrieval.settings import RetrievalSettings
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.rledit.settings import RLSettings
 from lifelong_edit.editors.search.settings import SearchingSettings, SearchSettings
+from lifelong_edit.editors.serac.settings import SeracSettings
 from lifelong_edit.editors.stableedit.settings import StableSettings
 from lifelong_edit.editors.ultraedit.settings import UltraSettings
 from lifelong_edit.editors.wise.settings import WiseSettings
@@ -56,6 +57,7 @@ SECTIONS: Sections = (
     ("Settings of hooks", CoachHookSettings),
     ("Settings of the side memory", WiseSettings),
     ("Settings of retrieval", RetrievalSettings),
+    ("Settings of SERAC", SeracSettings),
     ("Settings of RECT", RectSettings),
     ("Settings of PRUNE", PruneSettings),
     ("Settings of SimIE", SimieSettings),

@@ -15,7 +15,7 @@ RULES: tuple[str, ...] = (
     *("malmen", "gradient", "ultraedit", "stableedit", "rledit", "mend", "search", "neurons"),
     *("rome", "r-rome", "memit", "memit-seq", "emmet", "alphaedit", "nse"),
     *("ft", "ft-replay", "locft", "li", "grace"),
-    *("coachhook", "wise", "retrieval"),
+    *("coachhook", "wise", "retrieval", "serac"),
 )
 PLAIN, TRAINED, LARGE = "gradient", "malmen", "neurons"
 """The rule of a new store unless it is told otherwise: without a trained network, with one, and of a large model."""

@@ -19,6 +19,8 @@ from lifelong_edit.policies.scoring import CONFLICTS, Scorer, read_scorer
 from lifelong_edit.settings import StoreSettings
 
 BUNDLED_MODEL = "atlas"
+OWN = ("training", "begins", "encoder", "wording", "chat_wording", "rank", "width", "negatives")
+"""What else a network of a rule beside `malmen` is at home in, or was made with."""
 
 
 def default_text() -> list[str]:
@@ -47,7 +49,7 @@ def solve_of(hypernetwork: Path | None) -> dict[str, Any]:
     config = read_config(hypernetwork)
     kind = rule_of(config.rule).settings
     chosen = settings_from(hypernetwork, kind) if (hypernetwork / CHOSEN).is_file() else {}
-    taken = (*SOLVE, "training", "begins") if config.rule != TRAINED else SOLVE
+    taken = (*SOLVE, *OWN) if config.rule != TRAINED else SOLVE
     solve = {name: config.settings[name] for name in taken if name in config.settings}
     return chosen | solve | {"modules": config.entries}
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 import torch
@@ -28,6 +29,7 @@ from lifelong_edit.editors.ridge.gradient import SHARE, linear_steps, output_met
 from lifelong_edit.editors.ridge.passes import RowSystem, fact_keys, one_pass
 from lifelong_edit.editors.ridge.rows import select_rows
 from lifelong_edit.editors.ridge.targets import Asker, Seen
+from lifelong_edit.editors.serac.network import SeracShape
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE, LoadedModel, by_length
@@ -180,14 +182,17 @@ class Trainer:
     """Whether a step was made by the gradients that stand there: the next ones begin from nothing."""
 
     def __post_init__(self) -> None:
+        self.networks.train().requires_grad_(True)
+        self.optimiser = torch.optim.Adam(self.groups())
+        self.average = {n: t.detach().clone() for n, t in self.networks.state_dict().items()}
+        self.begin()
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameters by their rate, as an optimiser takes them."""
         named = list(self.networks.named_parameters())
         scalars = [p for n, p in named if n.endswith(SCALARS)]
         blocks = [p for n, p in named if not n.endswith(SCALARS)]
-        self.networks.train().requires_grad_(True)
-        groups = [{"params": blocks, "lr": self.train.rate}, {"params": scalars, "lr": self.train.scalar_rate}]
-        self.optimiser = torch.optim.Adam(groups)
-        self.average = {n: t.detach().clone() for n, t in self.networks.state_dict().items()}
-        self.begin()
+        return [{"params": blocks, "lr": self.train.rate}, {"params": scalars, "lr": self.train.scalar_rate}]
 
     def begin(self) -> None:
         """Make ready what the form of the network asks for."""
@@ -307,8 +312,10 @@ class Trainer:
         self.history.append({"step": self.steps, "loss": loss, "gradient": float(norm), "time": time.time()})
 
 
-def new_networks(loaded: LoadedModel, form: Form, t: TrainSettings, trust: float = 1.5) -> NetworkSet:
-    """Untrained networks for a model's modules, seeded."""
+def new_networks(
+    loaded: LoadedModel, form: Form, t: TrainSettings, trust: float = 1.5, serac: SeracShape | None = None
+) -> NetworkSet:
+    """Untrained networks for a model's modules, seeded. serac: the sizes of those of that form."""
     torch.manual_seed(t.seed)
     modules = loaded.modules
     return NetworkSet(
@@ -320,6 +327,7 @@ def new_networks(loaded: LoadedModel, form: Form, t: TrainSettings, trust: float
             modules=tuple(m.name for m in modules),
             shapes=tuple((m.d_in, m.d_out) for m in modules),
             positions=tuple(m.positions for m in modules),
+            serac=msgspec.UNSET if serac is None else serac,
         )
     )
 

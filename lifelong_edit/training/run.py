@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from lifelong_edit.atomic import write_bytes_atomic
 from lifelong_edit.bench import Bench, Say, State, prepare
 from lifelong_edit.editors.contract import Editor, Lesson, moved_by
 from lifelong_edit.editors.malmen.network import NetworkSet, read_checkpoint
+from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.editors.ridge.settings import RidgeSettings
+from lifelong_edit.editors.serac.rule import shape_for
+from lifelong_edit.editors.serac.settings import SeracSettings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.metrics.verdicts import predict_answers
 from lifelong_edit.facts import Fact, Probe
@@ -147,16 +151,18 @@ class Run:
         self.held = hold_out(held, train.validation_facts, train.seed)
         self.data_digest = digest_bytes(*(f.digest.encode() for f in facts))
         trust = settings.trust if isinstance(settings, RidgeSettings) else 1.5
-        self.networks = new_networks(loaded, self.form, train, trust)
+        shape = shape_for(loaded, self.settings) if isinstance(self.settings, SeracSettings) else None
+        self.networks = new_networks(loaded, self.form, train, trust, shape)
         probes = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in self.facts]
-        self.fixed = prepare(loaded, settings, text=text, preserve=probes)
+        solves = rule_of(self.settings.editor).statistics
+        self.fixed = prepare(loaded, settings, text=text, preserve=probes, statistics=solves)
         bench = Bench(loaded, self.settings, self.fixed)
         self.start = "" if start is None else self._begin_with(start)
         if start is None:
             way.calibrate(bench, self.networks, self.facts[: train.batch_size])
         self.trainer = way.trainer(bench, self.networks, train)
         self.averaged = copy.deepcopy(self.networks).eval().requires_grad_(False)
-        self.judged = way.judged(Bench(loaded, self.settings, self.fixed), self.averaged)
+        self._judged = partial(way.judged, Bench(loaded, self.settings, self.fixed), self.averaged)
         self.best: tuple[float, dict[str, np.ndarray]] | None = None
         out.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -170,6 +176,11 @@ class Run:
         if found != wanted:
             raise UsageError(
                 f"the network in {folder} has form, rank and blocks {found}; expected {wanted}; set them alike"
+            )
+        if earlier.config.serac != self.networks.config.serac:
+            raise UsageError(
+                f"the network in {folder} has other sizes or another encoder; expected rank, width and encoder as set, "
+                "on the matrices of this model; set them alike"
             )
         self.networks.load_state_dict(earlier.state_dict())
         return tensors_digest(earlier.tensors())
@@ -207,7 +218,8 @@ class Run:
 
     def _validate(self) -> None:
         self.averaged.load_state_dict(self.trainer.average)
-        scores = validate(self.loaded, self.judged, self.held, self.train.batch_size)
+        # Made anew: a rule may keep what its network once said of a fact.
+        scores = validate(self.loaded, self._judged(), self.held, self.train.batch_size)
         self.say(f"step {self.trainer.steps}  held-out {scores}")
         self.track(self.trainer.steps, {f"held_out/{name}": value for name, value in asdict(scores).items()})
         if self.best is None or scores.mean > self.best[0]:

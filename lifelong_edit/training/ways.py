@@ -15,10 +15,13 @@ from lifelong_edit.editors.registry import TRAINED, rule_of
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.rledit.rule import with_networks as rledit_with
 from lifelong_edit.editors.rledit.settings import RLSettings
+from lifelong_edit.editors.serac.rule import with_networks as serac_with
+from lifelong_edit.editors.serac.settings import SeracSettings
 from lifelong_edit.facts import Fact
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.training.episodes import Trainer, calibrate
 from lifelong_edit.training.further import MendTrainer, RLTrainer, calibrate_mend, calibrate_rledit
+from lifelong_edit.training.scope import SeracTrainer, calibrate_serac
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ WAYS = {
     "malmen": Way(calibrate, Trainer, malmen_with),
     "mend": Way(calibrate_mend, MendTrainer, mend_with),
     "rledit": Way(calibrate_rledit, RLTrainer, rledit_with),
+    "serac": Way(calibrate_serac, SeracTrainer, serac_with),
 }
 
 
@@ -46,6 +50,8 @@ def form_of(settings: StoreSettings) -> Form:
     """The form of a rule's network: for `malmen` that of the solve it is trained in."""
     if settings.editor == "mend":
         return "mend"
+    if isinstance(settings, SeracSettings):
+        return "serac"
     if isinstance(settings, RLSettings):
         return "rledit"
     assert isinstance(settings, RidgeSettings)  # no other rule has a network

@@ -18,6 +18,8 @@ from safetensors.numpy import save_file
 
 from lifelong_edit.editors.malmen.blocks import Form
 from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
+from lifelong_edit.editors.serac.rule import shape_for
+from lifelong_edit.editors.serac.settings import SeracSettings
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import load_model
 from lifelong_edit.timeline import Timeline
@@ -39,11 +41,13 @@ def network(zoo: Zoo, tiny_gpt2: Path) -> Callable[[str], Path]:
     """`network(form)`: the folder of an untrained hypernetwork for the tiny GPT-2."""
 
     def make(folder: Path, form: str) -> None:
-        modules = load_model(str(tiny_gpt2), modules=list(MODULES)).modules
+        loaded = load_model(str(tiny_gpt2), modules=list(MODULES))
+        modules, small = loaded.modules, SeracSettings(rank=4, width=8)
         config = NetworkConfig(
             form=msgspec.convert(form, Form), rank=4, blocks=1,
             modules=tuple(m.name for m in modules), shapes=tuple((m.d_in, m.d_out) for m in modules),
             positions=tuple(m.positions for m in modules),
+            serac=shape_for(loaded, small) if form == "serac" else msgspec.UNSET,
         )  # fmt: skip
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -53,6 +57,8 @@ def network(zoo: Zoo, tiny_gpt2: Path) -> Callable[[str], Path]:
                 array.fill(-1e-3)
             if form == "rledit" and name.endswith("log_step"):
                 array.fill(-5)
+            if name.endswith("scope.value"):  # so that questions are near enough to some fact
+                array /= 10
         folder.mkdir()
         save_file(tensors, folder / "network.safetensors")
         (folder / "config.json").write_bytes(msgspec.json.encode(config))

@@ -58,6 +58,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "li": {**TUNED, "grid": 2, "validation": 3},
     "grace": {"steps": 3, "rate": 0.3, "radius": 0.1},
     "retrieval": {"room": 11, "wording": r"{facts}\n{question}"},
+    "serac": {"room": 11, "wording": r"{facts}\n{question}"},
     "wise": {"steps": 3, "contexts": 1, "relative_rate": 0.2, "shard": 2},
 }
 """Settings that a rule needs beside them: a search in bfloat16 gives another change with each way of cutting its rows.
@@ -87,7 +88,7 @@ class Row:
     @property
     def form(self) -> str:
         """The form of the network that the rule asks with, where it needs one."""
-        return self.name if self.name in ("mend", "rledit") else self.ask or "joint"
+        return self.name if self.name in ("mend", "rledit", "serac") else self.ask or "joint"
 
     def settings(self, **changes: Any) -> StoreSettings:
         """Small settings of the rule, some of them changed."""

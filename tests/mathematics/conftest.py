@@ -156,6 +156,23 @@ def tiny_opt(zoo: Zoo, tiny_tokenizer: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sentences_of(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Callable[[int], Path]:
+    """A folder with a BERT of random weights."""
+    from transformers import BertConfig, BertModel
+
+    def make(seed: int) -> Path:
+        folder = tmp_path_factory.mktemp("encoder") / "bert"
+        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            BertModel(BertConfig(vocab_size=len(tiny_tokenizer), **sizes)).save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def gpt2(tiny_gpt2: Path) -> LoadedModel:
     """The tiny GPT-2, loaded once; ask for `loaded` to have it at its base weights. Edited at both kinds of places."""
     return load_model(str(tiny_gpt2), modules=["0-1@subject", "2-3"])

@@ -295,4 +295,4 @@ def test_every_rule_says_how_it_is_tried() -> None:
     assert asked == {name for name in RULES if rule_of(name).tries.reconsolidate} == {"malmen", "gradient"}
     assert asked == {name for name in RULES if not rule_of(name).tries.persists}
     without = {name for name in RULES if not rule_of(name).tries.depths}
-    assert without == {"malmen", "gradient", "ultraedit", "stableedit", "mend", "rledit"}
+    assert without == {"malmen", "gradient", "ultraedit", "stableedit", "mend", "rledit", "serac"}

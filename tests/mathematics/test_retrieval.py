@@ -288,23 +288,6 @@ def test_what_cannot_be_remembered_is_refused(loaded: LoadedModel, fixed: Fixed)
 # -- sentence transformers
 
 
-@pytest.fixture(scope="module")
-def sentences_of(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Callable[[int], Path]:
-    """A folder with a BERT of random weights."""
-    from transformers import BertConfig, BertModel
-
-    def make(seed: int) -> Path:
-        folder = tmp_path_factory.mktemp("encoder") / "bert"
-        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            BertModel(BertConfig(vocab_size=len(tiny_tokenizer), **sizes)).save_pretrained(folder)
-        tiny_tokenizer.save_pretrained(folder)
-        return folder
-
-    return make
-
-
 def test_a_sentence_is_the_mean_over_its_tokens(
     loaded: LoadedModel, fixed: Fixed, sentences_of: Callable[[int], Path]
 ) -> None:

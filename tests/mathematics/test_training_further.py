@@ -1,4 +1,4 @@
-"""Training the networks of MEND and RLEdit: resumable, with the gradient that numbers give, and known by its rule."""
+"""Training the networks of MEND, RLEdit and SERAC: resumable, with the gradient of numbers, known by its rule."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from lifelong_edit.bench import Bench, Fixed, State
 from lifelong_edit.editors.malmen.network import read_checkpoint
 from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.facts import Fact
 from lifelong_edit.models import LoadedModel
 from lifelong_edit.timeline.defaults import default_editor, solve_of
 from lifelong_edit.training.episodes import Episode, TrainSettings, taught, weight_gradients
@@ -26,6 +27,8 @@ SMALL = TrainSettings(
     rank=4, batch_size=3, batches=2, probes=4, validation_share=0.3, validation_facts=4, validate_every=100
 )
 FACTS = [make_fact(i) for i in range(24)]
+SHORT = [Fact(subject=f"P{i}", prompt=f"P{i} is in", target="Peru", rephrases=(f"P{i} lies in",)) for i in range(24)]
+"""Facts that have room before a question in a context of 64 tokens."""
 Start = Callable[..., Run]
 
 
@@ -38,12 +41,13 @@ def start(loaded: LoadedModel, sentences: list[str], tmp_path: Path) -> Start:
         small = {"text_tokens": 1000, "micro_batch": 8, "preserved": 4, "passes": 1, "phrasings": 1}
         settings = kind(editor=rule, **({n: v for n, v in small.items() if n in kind.__struct_fields__} | changes))
         text = [" ".join(sentences * 20)]
-        return Run(loaded, FACTS, text, tmp_path / name, settings, SMALL, say=lambda _: None)
+        facts = SHORT if rule_of(rule).by_facts else FACTS
+        return Run(loaded, facts, text, tmp_path / name, settings, SMALL, say=lambda _: None)
 
     return make
 
 
-@pytest.mark.parametrize("rule", ["mend", "rledit"])
+@pytest.mark.parametrize("rule", ["mend", "rledit", "serac"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_network(start: Start, tmp_path: Path, rule: str) -> None:
     start(rule, "whole").go(5, steps=4)
     start(rule, "halves").go(5, steps=2)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lifelong_edit.editors.ultraedit.moments import Normaliser
 
-Form = Literal["joint", "published", "mend", "rledit"]
-"""What a network asks for, and in which solve: MALMEN's two, MEND's, RLEdit's."""
+Form = Literal["joint", "published", "mend", "rledit", "serac"]
+"""What a network asks for, and in which solve: MALMEN's two, MEND's, RLEdit's. SERAC's ask for nothing, but read."""
 
 
 class Block(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lifelong_edit.editors.malmen.blocks import Block, Form, Running
 from lifelong_edit.editors.mend.network import MendNetwork
 from lifelong_edit.editors.ridge.gradient import within
+from lifelong_edit.editors.serac.network import SeracNetwork, SeracShape
 from lifelong_edit.editors.ultraedit.moments import Normaliser
 from lifelong_edit.errors import BadInputError, ModelMismatchError
 from lifelong_edit.models import EditableModule
@@ -41,12 +42,14 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Where each module is edited; empty: at answer positions, all of them."""
     settings: dict[str, object] = msgspec.field(default_factory=dict)
     """The settings of the solve that it was trained in."""
+    serac: SeracShape | msgspec.UnsetType = msgspec.UNSET
+    """Sizes of the networks of the form `serac`, which have neither rank nor blocks of their own here."""
     provenance: dict[str, object] = msgspec.field(default_factory=dict)
 
     @property
     def rule(self) -> str:
         """The editing rule that asks with it."""
-        return self.form if self.form in ("mend", "rledit") else "malmen"
+        return self.form if self.form in ("mend", "rledit", "serac") else "malmen"
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -129,8 +132,14 @@ class NetworkSet(nn.Module):
     """All networks of a model with the modules that they serve."""
 
     def __init__(self, config: NetworkConfig) -> None:
+        """Raises ValueError for a config of the form `serac` without its sizes."""
         super().__init__()
         self.config = config
+        if config.form == "serac":
+            if config.serac is msgspec.UNSET:
+                raise ValueError("the sizes of the two networks are missing")
+            self.networks = nn.ModuleDict({config.form: SeracNetwork(config.serac)})
+            return
         shapes = list(dict.fromkeys(config.shapes))
         self._place = {
             name: (
@@ -160,6 +169,12 @@ class NetworkSet(nn.Module):
         network = self.networks[key]
         assert isinstance(network, MendNetwork)
         return network, layer
+
+    def serac(self) -> SeracNetwork:
+        """The two networks of the form `serac`, which serve the model as a whole."""
+        network = self.networks["serac"]
+        assert isinstance(network, SeracNetwork)
+        return network
 
     def ask(self, module: str, keys: Tensor, gradients: Tensor) -> Tensor:
         """Value differences of one module's rows, (n, d_out)."""

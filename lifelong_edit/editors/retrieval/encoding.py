@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,30 @@ class Encoder(Protocol):
     def states(self, texts: Sequence[str]) -> Tensor:
         """(n, d) float32, on the CPU; the same for a text whatever stands beside it, up to rounding."""
 
+    def tokens(self, texts: Sequence[str]) -> list[Tensor]:
+        """Of each text the states of its tokens, (t, d) float32 on the CPU, of which `states` are the means."""
+
+
+Read = tuple[list[int], Tensor, Tensor]
+"""Which texts a pass read, their states (b, t, d) float32, and (b, t) long, 1 at the tokens that count."""
+
+
+def means_of(reads: Iterator[Read], count: int) -> Tensor:
+    """The mean over the tokens of each of so many texts, (n, d)."""
+    found: dict[int, Tensor] = {}
+    for chosen, states, mask in reads:
+        mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        found.update(zip(chosen, mean.cpu(), strict=True))
+    return torch.stack([found[i] for i in range(count)])
+
+
+def tokens_of(reads: Iterator[Read], count: int) -> list[Tensor]:
+    """The states of the tokens of each of so many texts, (t, d)."""
+    found: dict[int, Tensor] = {}
+    for chosen, states, mask in reads:
+        found.update({i: own[there].cpu() for i, own, there in zip(chosen, states, mask.bool(), strict=True)})
+    return [found[i] for i in range(count)]
+
 
 class _Reached(Exception):
     """The block was reached: the layers above are not needed."""
@@ -47,8 +71,14 @@ class OwnStates:
 
     def states(self, texts: Sequence[str]) -> Tensor:
         """See `Encoder`. Raises BadInputError for a text that the model cannot take."""
+        return means_of(self._reads(texts), len(texts))
+
+    def tokens(self, texts: Sequence[str]) -> list[Tensor]:
+        """See `Encoder`. Raises BadInputError as `states`."""
+        return tokens_of(self._reads(texts), len(texts))
+
+    def _reads(self, texts: Sequence[str]) -> Iterator[Read]:
         loaded, task = self._loaded, task_of(self._loaded)
-        found: dict[int, Tensor] = {}
         with loaded.at(BASE), torch.no_grad():
             encoded = [Encoded.of(task.encode_question(loaded, text)) for text in texts]
             for chosen in by_length([len(e.ids) for e in encoded], self._micro_batch):
@@ -56,9 +86,7 @@ class OwnStates:
                 states = self._read(batch.ids, batch.mask).reshape(*batch.mask.shape, -1).float()
                 mask = batch.mask.clone()
                 mask[:, 0] = (batch.lengths == 1).to(mask)
-                mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-                found.update(zip(chosen, mean.cpu(), strict=True))
-        return torch.stack([found[i] for i in range(len(texts))])
+                yield chosen, states, mask
 
     def _read(self, ids: Tensor, mask: Tensor) -> Tensor:
         seen: list[Tensor] = []
@@ -90,7 +118,13 @@ class SentenceTransformer:
 
     def states(self, texts: Sequence[str]) -> Tensor:
         """See `Encoder`; the end of a text of more than SENTENCE_TOKENS is not read."""
-        found: dict[int, Tensor] = {}
+        return means_of(self._reads(texts), len(texts))
+
+    def tokens(self, texts: Sequence[str]) -> list[Tensor]:
+        """See `Encoder`, and `states`."""
+        return tokens_of(self._reads(texts), len(texts))
+
+    def _reads(self, texts: Sequence[str]) -> Iterator[Read]:
         for chosen in by_length([len(text) for text in texts], self._micro_batch):
             inputs = self._tokenizer(
                 [texts[i] for i in chosen],
@@ -101,10 +135,7 @@ class SentenceTransformer:
             )
             with torch.no_grad():
                 states = self._model(**inputs).last_hidden_state.float()
-            mask = inputs["attention_mask"]
-            mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            found.update(zip(chosen, mean, strict=True))
-        return torch.stack([found[i] for i in range(len(texts))])
+            yield chosen, states, inputs["attention_mask"]
 
 
 def require_folder(folder: str) -> Path:

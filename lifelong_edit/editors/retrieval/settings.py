@@ -44,10 +44,14 @@ class RetrievalSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("wording", "chat_wording"):
-            text = getattr(self, name)
-            if text.count(FACTS) != 1 or not text.endswith(QUESTION) or text.count(QUESTION) != 1:
-                raise UsageError(
-                    f"setting {name} is {text!r}; it must have {FACTS} in it once and end with {QUESTION}, since the "
-                    "answer follows the question"
-                )
+        require_wordings(self.wording, self.chat_wording)
+
+
+def require_wordings(wording: str, chat_wording: str) -> None:
+    """Raise UsageError for a wording without its two places, or one that goes on after the question."""
+    for name, text in (("wording", wording), ("chat_wording", chat_wording)):
+        if text.count(FACTS) != 1 or not text.endswith(QUESTION) or text.count(QUESTION) != 1:
+            raise UsageError(
+                f"setting {name} is {text!r}; it must have {FACTS} in it once and end with {QUESTION}, since the "
+                "answer follows the question"
+            )
