@@ -29,7 +29,7 @@ from lifelong_edit.models import BASE, EditableModule, LoadedModel, Question, Tu
 from lifelong_edit.models.forms import SameQuestion
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.tasks import questions_of, sentence_of, text_of
-from lifelong_edit.tracing.rows import fact_rows
+from lifelong_edit.tracing.rows import fact_rows, unmentioned
 
 ROOM, SHARE = 64, 4
 """Tokens for the answer, and that part of a context at the most, unless the settings say otherwise."""
@@ -97,13 +97,13 @@ class RetrievalEditor(Keyless):
             text = text_of(question)
             if self.settings.mentioned and not mentions(text, fact.subject):
                 raise BadInputError(
-                    f"the prompt {text!r} does not mention its subject {fact.subject!r}, by which it is to be found; "
+                    f"{unmentioned(fact, text)}, by which it is to be found; "
                     "name it as the prompt does, or make the store with --set mentioned=false"
                 )
             needed = max(self._room, len(self.bench.task.encode(self.bench.loaded, question, fact.answer).answer))
             if needed > self._room or not self.has_room(self.behind(question, [fact])):
                 raise BadInputError(
-                    f"the fact about {fact.subject!r} before its own question leaves no room for an answer of {needed} "
+                    f"the fact about {fact.about!r} before its own question leaves no room for an answer of {needed} "
                     f"tokens, expected {self._room} to be enough and free in a context of {self.bench.loaded.context}; "
                     "make it shorter, or make the store with another room"
                 )
