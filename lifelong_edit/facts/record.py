@@ -48,8 +48,8 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     """One record to teach: after `prompt`, the model shall answer `target`.
 
     Raises `BadInputError`, naming the field, where one is not of its type or no Unicode text without NUL, where
-    prompt, target, a phrasing or a subject that is given is blank, and where `date` is not ISO 8601: all that a record of a file may
-    not hold either. A list is taken for a tuple, a mapping for a probe.
+    prompt, target, a phrasing or a subject that is given is blank, and where `date` is not ISO 8601: all that a record
+    of a file may not hold either. A list is taken for a tuple, a mapping for a probe.
     """
 
     subject: str | None = None
@@ -122,7 +122,7 @@ class Record(msgspec.Struct, frozen=True):
     """32 hex digits: BLAKE2b of the file's bytes when it was read, a torn last line and blanks at the end left out.
     Empty where the record comes from no file: it has no place then."""
     number: int
-    """0-based number of the record in its file, bad records included."""
+    """0-based number of the fact in its file. A record of which none comes, a bad one among them, counts as one."""
     earlier: tuple[str, ...] = ()
     """Digests that the file had when it was shorter and held this record already, of those that the reader was told:
     at (one of them, `number`) the record stood at the same place."""
