@@ -15,8 +15,11 @@ from lifelong_edit.cli.common import (
     author_option,
     device_option,
     json_option,
+    map_option,
     opened,
+    reader_of,
     reason_option,
+    relations_option,
     say,
     store_option,
     wait_option,
@@ -30,7 +33,7 @@ from lifelong_edit.cli.tracking import tracked, tracking, tracking_options
 from lifelong_edit.errors import LifelongEditError, UsageError
 
 if TYPE_CHECKING:
-    from lifelong_edit.facts import Record
+    from lifelong_edit.facts import Reader, Record
     from lifelong_edit.timeline import Timeline
 
 
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
     "live facts would be forgotten since the last time: the sum of what is forecast of each batch by its keys, before "
     "it is solved).",
 )
+@map_option
+@relations_option
 @measuring_options
 @tracking_options
 @handling_options
@@ -91,6 +96,8 @@ def stream(
     files: tuple[str, ...],
     batch_size: int,
     policy: str,
+    mapping: tuple[str, ...],
+    relations: Path | None,
     again: bool,
     skip_bad: bool,
     dry_run: bool,
@@ -106,9 +113,12 @@ def stream(
 ) -> None:
     """Edit facts batch by batch, each batch one committed step.
 
-    FILES are files, globs, - for standard input, or hf:OWNER/NAME[:SPLIT] for a data set. A record needs `subject`,
-    `prompt` and `target`; it may have `id`, `relation`, `rephrases`, `locality`, `portability`, `target_true`, `date`,
-    `source`, `author`, `join`. Records of CounterFact, zsRE, FEVER and hallucination data are recognised as they are.
+    FILES are files, globs, - for standard input, folders that `datasets` has saved, or hf:OWNER/NAME[:SPLIT] for a data
+    set: JSON, CSV, TSV, Parquet, Arrow, compressed or not. A record needs `prompt` and `target`; it may have `subject`,
+    which some rules cannot do without, `id`, `relation`, `rephrases`, `locality`, `portability`, `target_true`, `date`,
+    `source`, `author`, `join`. Records of some thirty published data sets, of conversations and of questions and
+    answers are recognised as they are; others by --map. `facts --check FILES` shows what they are read as. Fields that
+    are not used are named in the end.
 
     Makes a store with the embedded default if there is none; the options of `init` then say what for. Interrupted or
     killed, the same command goes on where it stopped: what was consumed is passed over, and so is what equals a fact in
@@ -130,6 +140,7 @@ def stream(
       lifelong-edit stream facts/*.jsonl
       lifelong-edit stream week.jsonl --dry-run
       lifelong-edit stream archive/*.jsonl --reconsolidate geometric
+      lifelong-edit stream faq.csv --map prompt=question,target=answer
       cat week.jsonl | lifelong-edit stream - --batch-size 32 --reason "week 12"
       lifelong-edit stream --follow news.jsonl --idle 600 --wait 60
     """
@@ -139,9 +150,10 @@ def stream(
 
     how = handling(options, store) | measuring(options, batch_size) | {"skip_bad": skip_bad, "say": say}
     batching, due, trackers = FixedSize(batch_size), reconsolidation_policy(policy), tracking(options, store)
-    total = _survey(files, skip_bad=skip_bad, follow=follow, dry_run=dry_run)
+    reader = reader_of(mapping, relations)
+    total = _survey(files, reader, skip_bad=skip_bad, follow=follow, dry_run=dry_run)
     read, known = ReadReport(), _Known()
-    reading: dict[str, Any] = {"skip_bad": skip_bad, "report": read, "known": known}
+    reading: dict[str, Any] = {"skip_bad": skip_bad, "report": read, "known": known, "reader": reader}
     records: Iterator[Record | None] | None = None if follow else read_facts(files, **reading)
     if records is not None and not _is_there(store):
         records = _unless_empty(records)
@@ -179,7 +191,7 @@ def _unless_empty(records: Iterator[Record | None]) -> Iterator[Record | None] |
     return None if first is None else itertools.chain([first], records)
 
 
-def _survey(files: Sequence[str], *, skip_bad: bool, follow: bool, dry_run: bool) -> int | None:
+def _survey(files: Sequence[str], reader: Reader, *, skip_bad: bool, follow: bool, dry_run: bool) -> int | None:
     """How many facts there are to come, where looking ahead costs nothing; bad input is found here."""
     from lifelong_edit.facts import can_read_twice, read_facts, require_growing
 
@@ -190,7 +202,7 @@ def _survey(files: Sequence[str], *, skip_bad: bool, follow: bool, dry_run: bool
         return None
     if not can_read_twice(files):
         return None
-    return sum(1 for _ in read_facts(files, skip_bad=skip_bad))
+    return sum(1 for _ in read_facts(files, skip_bad=skip_bad, reader=reader))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from lifelong_edit.facts.published import Read
 from lifelong_edit.facts.record import Fact
 
 USERS = ("user", "human", "prompter", "instruction")
-ASSISTANTS = ("assistant", "gpt", "model", "chatgpt", "bot")
+ASSISTANTS = ("assistant", "gpt", "model", "bot")
 RIGHT = ("answer", "answers", "best_answer", "obj", "possible_answers")
 """What the right answer to a question is called; the first that a record has."""
 

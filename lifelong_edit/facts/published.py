@@ -173,6 +173,8 @@ def read_blocks(fields: Fields) -> Read:
     """WikiDYK: blocks of a prompt and its answer, `reliability` the fact itself; in the record or in its `eval`."""
     blocks = fields if "reliability" in fields else fields.inner("eval")
     (own, *more), known = _block(blocks, "reliability"), blocks or fields
+    if own.aliases:
+        known.spare("reliability")
     same = [probe for name in ("paraphrase", "rephrase") for probe in _block(blocks, name, needed=False)]
     target = own.target or ""
     rephrases = tuple(probe.prompt for probe in same if target in probe.answers or not probe.answers)
@@ -310,20 +312,20 @@ def read_success(fields: Fields) -> Read:
         raise BadInputError(
             "found a `success` block without a prompt or an answer, expected both; fill it in or drop the record"
         )
-    facts = [
-        make_fact(Fields({}), subject=probe.subject or subject, prompt=probe.prompt, target=probe.target)
-        for probe in wanted
-    ]
+    if any(probe.aliases for probe in wanted):
+        fields.spare("success")
     first = make_fact(
         fields,
         "sanitation",
-        subject=facts[0].subject,
-        prompt=facts[0].prompt,
-        target=facts[0].target,
+        subject=wanted[0].subject or subject,
+        prompt=wanted[0].prompt,
+        target=wanted[0].target,
         locality=beside,
         portability=follows,
     )
-    return [first, *facts[1:]]
+    bare = replace(first, id=None, rephrases=(), locality=(), portability=(), question=None)
+    others = [replace(bare, subject=p.subject or subject, prompt=p.prompt, target=p.target) for p in wanted[1:]]
+    return [first, *others]
 
 
 def read_claim(fields: Fields) -> Read:

@@ -22,7 +22,7 @@ from lifelong_edit.facts.record import Fact, Probe
 from lifelong_edit.facts.relations import Relations, is_triple, read_triple
 from lifelong_edit.facts.skipping import Skip
 
-__all__ = ["QUARANTINED", "SHAPES", "Found", "Reader", "Shape", "Skip", "entry_of", "recognise", "verbalise_claim"]
+__all__ = ["QUARANTINED", "SHAPES", "Found", "Reader", "Shape", "Skip", "entry_of", "verbalise_claim"]
 
 QUARANTINED = "quarantined"
 """The field in which a file written for review says where a record stood in quarantine."""
@@ -90,7 +90,10 @@ class Reader:
     relations: Relations | None = None
 
     def __call__(self, record: Value) -> Found:
-        """What a record holds. Raises as `recognise`."""
+        """The facts of a record of any known shape.
+
+        Raises `BadInputError` (without file and line) for an unknown shape, a missing or blank field or a wrong type.
+        """
         value = without_null(record)
         if self.mapping:
             found = _found(MAPPED, Fields(renamed(value, self.mapping)), _read_mapped)
@@ -108,14 +111,6 @@ class Reader:
         if is_triple(fields):
             return _found(TRIPLE, fields, lambda fields: read_triple(fields, self.relations))
         raise BadInputError(_describe_unknown(record))
-
-
-def recognise(record: Value) -> Found:
-    """The facts of a record of any known shape.
-
-    Raises `BadInputError` (without file and line) for an unknown shape, a missing or blank field or a wrong type.
-    """
-    return Reader()(record)
 
 
 def mapping_of(text: str | Iterable[str]) -> dict[str, str]:

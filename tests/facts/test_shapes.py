@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from lifelong_edit.facts import (
 )
 from tests.facts.samples import SAMPLES, Sample
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 RELATIONS = relations_of({"P17": ["{} is in", "[X] is located in [Y]."], "capital": "The capital of {subject} is"})
 READER = Reader(relations=RELATIONS)
 
@@ -220,6 +222,17 @@ def test_places_of_records_of_several_facts_stay_apart(tmp_path: Path) -> None:
     assert "answer_alias (1)" in report.describe()[0]
 
 
+def test_what_a_block_says_several_of_is_not_lost() -> None:
+    wanted = [{"prompt": "a", "answer": ["b", "c"]}, {"prompt": "d", "answer": "e"}]
+    found = Reader()({"success": wanted, "date": "2031", "locality": ["f"], "id": 4})
+    assert [(fact.prompt, fact.target, fact.date) for fact in found.facts] == [("a", "b", "2031"), ("d", "e", "2031")]
+    assert (found.unused, found.facts[0].id, found.facts[1].id) == (("success[1:]",), "sanitation-4", None)
+    assert [len(fact.locality) for fact in found.facts] == [1, 0]
+    block = {"reliability": {"prompt": "a", "answer": ["b", "c"]}, "fact": "x", "generality": {"prompt": "d"}}
+    found = Reader()(block)
+    assert (found.facts[0].target, sorted(found.unused)) == ("b", ["fact", "reliability[1:]"])
+
+
 def test_python_is_told_what_is_not_used() -> None:
     with pytest.warns(UnusedFieldsWarning, match=r"batch: .*cond \(2\)"):
         as_batch([SAMPLES["zsRE (MEND)"].record] * 2)
@@ -247,3 +260,10 @@ def test_python_is_told_what_is_not_used() -> None:
 def test_what_a_shape_cannot_be_is_refused(record: dict[str, Any], told: str) -> None:
     with pytest.raises(BadInputError, match=told):
         Reader()(record)
+
+
+def test_the_page_of_shapes_is_current(tmp_path: Path) -> None:
+    """`make docs` writes it: `python scripts/shapes-docs.py docs/record-shapes.md`."""
+    script, page = REPOSITORY / "scripts" / "shapes-docs.py", REPOSITORY / "docs" / "record-shapes.md"
+    document = runpy.run_path(str(script))["document"]
+    assert page.read_text(encoding="utf-8") == document()
