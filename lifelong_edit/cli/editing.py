@@ -96,8 +96,6 @@ def stream(
     files: tuple[str, ...],
     batch_size: int,
     policy: str,
-    mapping: tuple[str, ...],
-    relations: Path | None,
     again: bool,
     skip_bad: bool,
     dry_run: bool,
@@ -113,23 +111,19 @@ def stream(
 ) -> None:
     """Edit facts batch by batch, each batch one committed step.
 
-    FILES are files, globs, - for standard input, folders that `datasets` has saved, or hf:OWNER/NAME[:SPLIT] for a data
-    set: JSON, CSV, TSV, Parquet, Arrow, compressed or not. A record needs `prompt` and `target`; it may have `subject`,
-    which some rules cannot do without, `id`, `relation`, `rephrases`, `locality`, `portability`, `target_true`, `date`,
-    `source`, `author`, `join`. Records of some thirty published data sets, of conversations and of questions and
-    answers are recognised as they are; others by --map. `facts --check FILES` shows what they are read as. Fields that
-    are not used are named in the end.
+    FILES are files (JSON, CSV, TSV, Parquet, Arrow), globs, - for standard input, folders that `datasets` has saved, or
+    hf:OWNER/NAME[:SPLIT]. Records need `prompt` and `target`, for some rules `subject`; forty shapes are recognised as
+    they are, others by --map. `facts --check FILES` shows what is read; fields that are not used are named in the end.
 
     Makes a store with the embedded default if there is none; the options of `init` then say what for. Interrupted or
     killed, the same command goes on where it stopped: what was consumed is passed over, and so is what equals a fact in
     force. Files are read through once before the first edit, so that a malformed record is found before anything is
-    applied; one that this model cannot take is found before its batch is. Input without any fact is no error, and makes
-    no store.
+    applied; one that this model cannot take is found before its batch is. Input without any fact makes no store.
 
     A file is known again after lines were appended to it. With --follow the run waits for such lines: full batches are
     edited as they come, one that is not full after --idle seconds; Ctrl-C or SIGTERM ends the run after the batch at
     hand, with exit code 0. A file that was replaced or cut short is told, and read from its beginning. A
-    reconsolidation that its guard refuses is told and logged, and the run goes on; the exit code stays 0.
+    reconsolidation that its guard refuses is told and logged, and the run goes on.
 
     Of each batch the table shows how many facts have `taken` (are answered by the edited model), how many in force it
     is expected to make forgotten (`at risk`), the share of earlier facts, of those asked (--measure), that are still
@@ -140,7 +134,6 @@ def stream(
       lifelong-edit stream facts/*.jsonl
       lifelong-edit stream week.jsonl --dry-run
       lifelong-edit stream archive/*.jsonl --reconsolidate geometric
-      lifelong-edit stream faq.csv --map prompt=question,target=answer
       cat week.jsonl | lifelong-edit stream - --batch-size 32 --reason "week 12"
       lifelong-edit stream --follow news.jsonl --idle 600 --wait 60
     """
@@ -150,9 +143,8 @@ def stream(
 
     how = handling(options, store) | measuring(options, batch_size) | {"skip_bad": skip_bad, "say": say}
     batching, due, trackers = FixedSize(batch_size), reconsolidation_policy(policy), tracking(options, store)
-    reader = reader_of(mapping, relations)
+    read, known, reader = ReadReport(), _Known(), reader_of(options.pop("mapping"), options.pop("relations"))
     total = _survey(files, reader, skip_bad=skip_bad, follow=follow, dry_run=dry_run)
-    read, known = ReadReport(), _Known()
     reading: dict[str, Any] = {"skip_bad": skip_bad, "report": read, "known": known, "reader": reader}
     records: Iterator[Record | None] | None = None if follow else read_facts(files, **reading)
     if records is not None and not _is_there(store):

@@ -179,7 +179,9 @@ def _read_native(record: Value) -> Found:
             given[name] = text.strip()
     if isinstance(given.get("id"), int):
         given["id"] = str(given["id"])
-    return Found(NATIVE, (_filled(_convert(given)),))
+    fact = _convert(given)
+    # What comes back from review as it was put aside was filled before.
+    return Found(NATIVE, (fact if entry_of(record) == fact.digest else _filled(fact),))
 
 
 def _listed(record: Value, given: Value) -> Found:

@@ -155,6 +155,10 @@ def test_listed_facts_come_back_exactly_or_not_at_all(tmp_path: Path) -> None:
     fact = Fact(subject="Peru", prompt="The capital of {} is ", target="Lima", rephrases=("{}?",))
     listed = {"digest": fact.digest, "subject": "Peru", "prompt": fact.prompt, "target": "Lima", "rephrases": ["{}?"]}
     assert Reader()(listed).facts == (fact,)  # to the byte, with what an earlier release let in
+    aside = {name: value for name, value in listed.items() if name != "digest"} | {"prompt": "The capital of {} is"}
+    put = Fact(subject="Peru", prompt="The capital of {} is", target="Lima", rephrases=("{}?",))
+    assert Reader()(aside | {"quarantined": {"fact": put.digest}}).facts == (put,)
+    assert Reader()(aside).facts[0].prompt == "The capital of Peru is"
     assert Reader()(listed | {"state": "live"}).facts == (fact,)
     assert Reader()(listed | {"state": "retracted"}).skip is Skip.NOT_IN_FORCE
     with pytest.raises(BadInputError, match="holds another fact"):
