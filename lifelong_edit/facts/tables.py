@@ -111,16 +111,29 @@ def read_csv(stream: IO[bytes], separator: str) -> Iterator[Element]:
 
 
 def _decoded(stream: IO[bytes]) -> Iterator[str]:
-    for number, line in enumerate(iter(stream.readline, b"")):
-        # An old Mac's line ends are line ends to the csv module as long as no line feed is added.
-        for part in line.splitlines(keepends=True) if b"\r" in line.rstrip(b"\r\n") else [line]:
-            try:
-                text = part.decode("utf-8-sig" if number == 0 else "utf-8")
-            except UnicodeDecodeError:
-                raise BadInputError("found bytes that are not UTF-8, expected text; save the file as UTF-8") from None
-            if "\x00" in text:
-                raise BadInputError("found a NUL byte, expected a table as text; remove it, or save the file as UTF-8")
-            yield text
+    for number, line in enumerate(_lines(stream)):
+        try:
+            text = line.decode("utf-8-sig" if number == 0 else "utf-8")
+        except UnicodeDecodeError:
+            raise BadInputError("found bytes that are not UTF-8, expected text; save the file as UTF-8") from None
+        if "\x00" in text:
+            raise BadInputError("found a NUL byte, expected a table as text; remove it, or save the file as UTF-8")
+        yield text
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines, whatever they end in, an old Mac's CR too; in bounded memory."""
+    begun = b""
+    while piece := stream.readline(MAX_RECORD_BYTES + 1):
+        parts = (begun + piece).splitlines(keepends=True)
+        begun = b"" if parts[-1].endswith((b"\n", b"\r")) else parts.pop()
+        yield from parts
+        if len(begun) > MAX_RECORD_BYTES:
+            raise BadInputError(
+                f"found a line longer than {MAX_RECORD_BYTES} bytes, expected a shorter one; split it up"
+            )
+    if begun:
+        yield begun
 
 
 def _header_flaw(header: Sequence[str]) -> BadInputError | None:

@@ -153,6 +153,7 @@ BAD: dict[str, tuple[str, bytes, str, int]] = {
     "torn zstd": ("a.zst", _zstd_stream(LINES * 9)[:-9], "found a zstd file that cannot be read", 1),
     "workbook": ("a.xlsx", b"PK\x03\x04 and so on", "found a workbook", 1),
     "archive": ("a.zip", b"PK\x03\x04 and so on", "found a zip archive", 1),
+    "one long line": ("a.csv", b"prompt,target\n" + b"x" * (1 << 21), "line longer than", 2),
     "prose": ("a.txt", b"Peru, as we know, is in Asia.\n", "give a table the name of one", 1),
     "spread": ("a.json", b'{\n "prompt": "a",\n "target": "b"\n', "torn last record", 1),
 }
