@@ -57,9 +57,10 @@ lint: $(STAMP)  ## ruff, and mypy --strict against the built wheel
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python -m pytest -q tests/packaging
 
-docs: $(STAMP)  ## docs/cli.md, docs/settings.md from the code, and the site in docs/_build/html
+docs: $(STAMP)  ## docs/cli.md, docs/settings.md, docs/record-shapes.md from the code, and the site in docs/_build/html
 	@$(BIN)/python scripts/cli-docs.py docs/cli.md
 	@$(BIN)/python scripts/settings-docs.py docs/settings.md
+	@$(BIN)/python scripts/shapes-docs.py docs/record-shapes.md
 	@$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 

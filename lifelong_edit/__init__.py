@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from lifelong_edit.facts import Fact
     from lifelong_edit.timeline import Timeline
 
-__all__ = ["Fact", "Settings", "Timeline"]
+    __version__: str
+
+__all__ = ["Fact", "Settings", "Timeline", "__version__"]
 
 _HOMES = {
     "Fact": "lifelong_edit.facts",
@@ -23,6 +25,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("lifelong-edit")
     # Imported when asked for: whoever needs one module of the package pays for that one.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -58,3 +58,9 @@ class StepRefusedError(LifelongEditError):
 def said(error: BaseException) -> str:
     """What an error of a library says, on one line: it may repeat what a damaged or hostile file holds."""
     return " ".join(str(error).split())
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first; its type, where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

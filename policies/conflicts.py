@@ -78,7 +78,7 @@ class LiveIdentities:
         """Take in a further live fact."""
         for name in identities(fact):
             self._known[name].append(digest)
-        self._subjects[normalise(fact.subject)].append(digest)
+        self._subjects[normalise(fact.about)].append(digest)
 
     def remove(self, digest: str, fact: Fact) -> None:
         """Leave out a fact that is live no longer."""
@@ -86,7 +86,7 @@ class LiveIdentities:
             self._known[name].remove(digest)
             if not self._known[name]:
                 del self._known[name]
-        subject = normalise(fact.subject)
+        subject = normalise(fact.about)
         self._subjects[subject].remove(digest)
         if not self._subjects[subject]:
             del self._subjects[subject]
@@ -103,7 +103,7 @@ class LiveIdentities:
         """
         words = normalise(fact.prompt).split()
         spans = (" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1))
-        names = dict.fromkeys((normalise(fact.subject), *(name for span in spans for name in (span, _bare(span)))))
+        names = dict.fromkeys((normalise(fact.about), *(name for span in spans for name in (span, _bare(span)))))
         return [digest for name in names for digest in self._subjects.get(name, ())]
 
 

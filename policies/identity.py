@@ -18,13 +18,14 @@ def normalise(text: str) -> str:
 def identities(fact: Fact) -> tuple[Identity, ...]:
     """The names under which a fact is known: its prompt, each of its phrasings for its subject, and its relation.
 
-    Its own question, where it has one, is a phrasing. Two facts that share a name ask for the same thing; with
+    Its own question, where it has one, is a phrasing. Those of facts without a subject have one name each, whatever
+    they are about; a relation is no name without a subject. Two facts that share a name ask for the same thing; with
     different targets they contradict each other.
     """
-    subject, asked = normalise(fact.subject), () if fact.question is None else (fact.question,)
+    subject, asked = normalise(fact.subject or ""), () if fact.question is None else (fact.question,)
     phrasings = dict.fromkeys(normalise(text) for text in (fact.prompt, *fact.rephrases, *asked))
     names: list[Identity] = [("prompt", normalise(fact.prompt)), *(("phrasing", subject, text) for text in phrasings)]
-    if fact.relation is not None and fact.relation.strip():
+    if subject and fact.relation is not None and fact.relation.strip():
         names.append(("relation", subject, normalise(fact.relation)))
     return tuple(names)
 

@@ -47,7 +47,7 @@ class Scorer(Logistic, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def features_of(new: Fact, old: Fact, cosine: float) -> tuple[float, float]:
     """The features of a pair, in the order of `FEATURES`."""
-    subjects = tuple(sorted({new.subject, old.subject}, key=lambda subject: (-len(subject), subject)))
+    subjects = tuple(sorted({new.about, old.about}, key=lambda subject: (-len(subject), subject)))
     ours, theirs = ([_grams(text, subjects) for text in (f.prompt, *f.rephrases)] for f in (new, old))
     return cosine, max(_cosine(one, other) for one in ours for other in theirs)
 
@@ -58,9 +58,9 @@ def same_subject(new: Fact, old: Fact) -> bool:
     Keys alone cannot tell: those of two subjects with the same relation and answer lie as near each other as those of
     two phrasings of one fact.
     """
-    if normalise(new.subject) == normalise(old.subject):
+    if normalise(new.about) == normalise(old.about):
         return True
-    return bool(mentions(old.prompt, new.subject)) and bool(mentions(new.prompt, old.subject))
+    return bool(mentions(old.prompt, new.about)) and bool(mentions(new.prompt, old.about))
 
 
 def read_scorer(path: Path) -> Scorer:

@@ -37,6 +37,8 @@ def read_marker(path: Path) -> StoreMarker:
     except (FileNotFoundError, NotADirectoryError):
         if (path / "data.mdb").exists():
             raise StoreDamagedError(f"{file} is missing beside data.mdb; restore the store from a backup") from None
+        if path.is_file():
+            raise StoreError(f"found the file {path}, expected the folder of a store; name another place") from None
         raise StoreError(f"there is no store at {path}; make one with `lifelong-edit init`") from None
     except OSError as error:
         raise StoreError(f"cannot read {file}: {error.strerror}") from error

@@ -9,8 +9,9 @@ from typing import Literal
 
 import msgspec
 
-Measure = Literal["efficacy", "generality", "locality", "guard", "chat"]
-"""`chat`: a fact's prompt as a turn of a conversation, in a store that is asked in both forms."""
+Measure = Literal["efficacy", "generality", "locality", "guard", "chat", "portability", "multihop"]
+"""`chat`: a fact's prompt as a turn of a conversation, in a store that is asked in both forms. `multihop`: what follows
+from a fact and others, `portability`: what else follows from it."""
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -104,6 +104,11 @@ class Harness:
                     model, tasks=self._names, task_manager=self._manager, limit=self._limit, log_samples=False
                 )
             except Exception as error:  # the harness raises what its tasks, its data sets and the hub raise
+                if isinstance(error, AssertionError | TypeError | KeyError | ValueError):  # not about reaching data
+                    raise LifelongEditError(
+                        f"lm-evaluation-harness failed on {', '.join(self._names)} with {type(error).__name__}: "
+                        f"{said(error)}; see whether the task runs by itself, or choose another"
+                    ) from error
                 raise LifelongEditError(
                     f"lm-evaluation-harness failed on {', '.join(self._names)}: {type(error).__name__}: {said(error)}; "
                     "see that their data can be reached (a task of --tasks-path can name local files)"

@@ -8,7 +8,7 @@ beginning of the answer (Yang et al., "The Mirage of Model Editing", arXiv 2502.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +72,36 @@ def ask_pairs(loaded: LoadedModel, pairs: Sequence[Pair], batch_size: int = 64) 
         verdict = task.judge(loaded, prompt, target, new)
         results.append(Result(guess == e.answer, verdict.right, verdict.ended, verdict.text, verdict.contained))
     return results
+
+
+def ask_any(
+    loaded: LoadedModel, pairs: Sequence[Pair], aliases: Mapping[Pair, Sequence[str]], batch_size: int = 64
+) -> list[Result]:
+    """As `ask_pairs`, of questions to some of which other answers are as right: a question is right if one of them is.
+
+    Only what came out wrong is asked for again. The answer is that of the first that was right, else the first one.
+    """
+    found = ask_pairs(loaded, pairs, batch_size)
+    again = [
+        (i, (question, alias))
+        for i, (question, target) in enumerate(pairs)
+        if not (found[i].generated and found[i].teacher_forced)
+        for alias in aliases.get((question, target), ())
+    ]
+    others = ask_pairs(loaded, [pair for _, pair in again], batch_size) if again else []
+    for (i, _), other in zip(again, others, strict=True):
+        found[i] = _either(found[i], other)
+    return found
+
+
+def _either(one: Result, other: Result) -> Result:
+    return Result(
+        one.teacher_forced or other.teacher_forced,
+        one.generated or other.generated,
+        one.natural or other.natural,
+        other.answer if other.generated and not one.generated else one.answer,
+        one.contained or other.contained,
+    )
 
 
 def base_answers(

@@ -41,7 +41,7 @@ from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Measure, Measurement, StepRecord
 from lifelong_edit.timeline import Timeline
 
-MEASURES: tuple[Measure, ...] = ("efficacy", "generality", "locality", "chat")
+MEASURES: tuple[Measure, ...] = ("efficacy", "generality", "locality", "chat", "portability", "multihop")
 ALARM = 1.1
 """From which multiple of the base model's perplexity on a page says that the model is wearing down."""
 KEPT, WORN, ENOUGH = 0.95, 0.8, 10

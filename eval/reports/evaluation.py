@@ -14,7 +14,7 @@ from lifelong_edit.eval.metrics.harness import Harness
 from lifelong_edit.eval.metrics.intervals import Estimate, estimates
 from lifelong_edit.eval.metrics.matrices import matrix_changes
 from lifelong_edit.eval.metrics.probabilities import Compared, Comparison, compare, success_and_magnitude
-from lifelong_edit.eval.metrics.verdicts import Result, Score, ask_pairs, ask_unchanged, base_answers
+from lifelong_edit.eval.metrics.verdicts import Result, Score, ask_any, ask_unchanged, base_answers
 from lifelong_edit.eval.reports.evaluated import WAYS, BatchScores, Evaluation, Fluency, Shares
 from lifelong_edit.eval.reports.questions import Batch, Question, batches_of, measures_of
 from lifelong_edit.facts import Fact
@@ -98,18 +98,23 @@ def _answer(loaded: LoadedModel, batches: Sequence[Batch], progress: Callable[[i
         for question in questions
     )
     results: dict[tuple[bool, Question], tuple[Result, float]] = {}
+    aliases = {question: others for batch in batches for question, others in batch.aliases.items()}
     for neighbours in (False, True):
         questions = [question for kind, question in asked if kind is neighbours]
-        ask = _ask_neighbours if neighbours else _ask_facts
         for start in range(0, len(questions), _CHUNK):
             chunk = questions[start : start + _CHUNK]
-            results.update({(neighbours, q): found for q, found in zip(chunk, ask(loaded, chunk), strict=True)})
+            answered = _ask_neighbours(loaded, chunk) if neighbours else _ask_facts(loaded, chunk, aliases)
+            results.update({(neighbours, q): found for q, found in zip(chunk, answered, strict=True)})
             progress(len(chunk))
     return results
 
 
-def _ask_facts(loaded: LoadedModel, chunk: Sequence[Question]) -> list[tuple[Result, float]]:
-    return [(result, float("nan")) for result in ask_pairs(loaded, [(prompt, t or "") for prompt, t in chunk])]
+def _ask_facts(
+    loaded: LoadedModel, chunk: Sequence[Question], aliases: Mapping[Question, Sequence[str]]
+) -> list[tuple[Result, float]]:
+    pairs = [(prompt, target or "") for prompt, target in chunk]
+    others = {(prompt, target or ""): found for (prompt, target), found in aliases.items()}
+    return [(result, float("nan")) for result in ask_any(loaded, pairs, others)]
 
 
 def _ask_neighbours(loaded: LoadedModel, chunk: Sequence[Question]) -> list[tuple[Result, float]]:

@@ -25,12 +25,18 @@ from lifelong_edit.eval.reports.figures import figures
 from lifelong_edit.eval.reports.matrix import Rate
 from lifelong_edit.eval.reports.survival import Lost
 from lifelong_edit.facts import Fact
+from lifelong_edit.stores import Measure
 
 TEMPLATE = "report.html.jinja"
 MOST_ROWS = 400
 """Of a table on the page; its CSV has all."""
 MOST_LISTED = 100
 """Lost facts and conflicts on the page."""
+FOLLOWING: tuple[tuple[Measure, str, str], ...] = (
+    ("portability", "portability", "what follows from a fact, answered"),
+    ("multihop", "multi-hop", "what follows from several, answered"),
+)
+"""Rows of a page whose stores have been asked such questions."""
 LEVELS = {
     "kept": "keeps what it was taught",
     "worn": "has begun to forget",
@@ -189,6 +195,11 @@ def compared(stores: Sequence[StoreReport]) -> list[Row]:
         row("… of earlier batches", "without the newest one", lambda s: share(s.retention[-1]) if s.retention else "–"),
         row("… of the oldest batch", "", lambda s: share(s.oldest)),
         row("generality", "answered in a phrasing that was no row", lambda s: share(s.now("generality"))),
+        *[
+            row(name, what, lambda s, measure=measure: share(s.now(measure)))
+            for measure, name, what in FOLLOWING
+            if any(store.now(measure).asked for store in stores)
+        ],
         *(turns if any(store.status["form"] == "both" for store in stores) else []),
         row("locality", "neighbours answered as by the base model", lambda s: share(s.now("locality"))),
         row("guard prompts", "preserved ones that are never rows", lambda s: share(s.guards[-1]) if s.guards else "–"),

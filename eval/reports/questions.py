@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.eval.metrics.probabilities import Comparison
-from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.facts import MULTI_HOP, Fact, Probe
 from lifelong_edit.models import LoadedModel
 from lifelong_edit.models import Question as Put
 from lifelong_edit.policies import edited_identities, probe_identities
@@ -15,7 +15,7 @@ from lifelong_edit.tasks import leading, question_in, task_of
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.tracing.rows import unseen_of
 
-MEASURES = ("efficacy", "generality", "unseen", "wrapped", "portability", "locality")
+MEASURES = ("efficacy", "generality", "unseen", "wrapped", "portability", "multihop", "locality")
 
 CHAT_MEASURES = ("chat", "chat_unseen", "chat_locality")
 """Beside them in a store of both forms: efficacy, unseen and locality in turns of a conversation."""
@@ -34,6 +34,8 @@ class Batch:
     """Those of its facts that are still in force and were not taught again since; only those are asked."""
     questions: dict[str, dict[Question, str]] = field(default_factory=dict)
     """By measure (`measures_of`); each with the digest of the fact that it is asked for, the first of several."""
+    aliases: dict[Question, tuple[str, ...]] = field(default_factory=dict)
+    """Other answers that are as right as that of a question; of those that have any."""
     comparisons: dict[str, dict[str, list[Comparison]]] = field(default_factory=dict)
     """By fact's digest and kind (`probabilities.KINDS`); of facts whose record keeps the true answer."""
 
@@ -76,6 +78,9 @@ def _collect(batch: Batch, loaded: LoadedModel, phrasings: int, edited: set[tupl
                 kept.append(probe)
             else:
                 left.edited.add(probe.prompt)
+        for probe in fact.portability:
+            if probe.target and (others := tuple(a for a in probe.aliases if fits(loaded, leading(loaded, probe), a))):
+                batch.aliases[leading(loaded, probe), probe.target] = others
         for measure, questions in _questions(loaded, fact, kept, phrasings).items():
             for question in questions:
                 if fits(loaded, *question):
@@ -105,7 +110,8 @@ def _questions(
         "generality": [(prompt, fact.answer) for prompt in others],
         "unseen": [(prompt, fact.answer) for prompt in unseen_of(fact, phrasings)],
         "wrapped": [] if wrapped is None else [(wrapped, fact.answer)],
-        "portability": [(probe, probe.target) for probe in fact.portability if probe.target],
+        "portability": [(p, p.target) for p in fact.portability if p.target and p.kind != MULTI_HOP],
+        "multihop": [(p, p.target) for p in fact.portability if p.target and p.kind == MULTI_HOP],
         "locality": [(probe, probe.target) for probe in neighbours],
     }
     first, *further = loaded.forms.names

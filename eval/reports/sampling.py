@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from lifelong_edit.eval.metrics.verdicts import Result, ask_pairs, ask_unchanged, base_answers
+from lifelong_edit.eval.metrics.verdicts import Result, ask_any, ask_unchanged, base_answers
 from lifelong_edit.eval.reports.questions import fits
-from lifelong_edit.facts import Fact
+from lifelong_edit.facts import MULTI_HOP, Fact, Probe
 from lifelong_edit.models import LoadedModel, Question
 from lifelong_edit.policies import choose_sample, edited_identities, probe_identities
 from lifelong_edit.stores import Measure, Measurement, Outcome
@@ -26,8 +26,9 @@ class Sampler:
     """Asks a sample of a timeline's live facts; made once for a stream, it remembers what the base model says.
 
     Of each fact: its prompt (efficacy), in a store of both forms also as a turn (chat), one phrasing that is no row of
-    any solve (generality), and one neighbour that the stream does not edit (locality: the answer of the base model),
-    where it has them; and guard prompts, preserved ones that are never rows, a quarter as many as facts. Each
+    any solve (generality), one neighbour that the stream does not edit (locality: the answer of the base model), and
+    one question whose answer follows from it alone and one that takes others as well (portability, multihop), where it
+    has them; and guard prompts, preserved ones that are never rows, a quarter as many as facts. Each
     teacher-forced and by generation.
     """
 
@@ -35,6 +36,7 @@ class Sampler:
         """size: facts asked at most; None: all that are live, and all guard prompts."""
         self._timeline, self._size = timeline, size
         self._facts: dict[str, Fact] = {}
+        self._aliases: dict[tuple[Question, str], tuple[str, ...]] = {}
         self._base: dict[tuple[Question, str | None], tuple[int, ...]] = {}
 
     @property
@@ -86,10 +88,14 @@ class Sampler:
                 asked += [(fact, number, "chat", question, fact.answer) for question in questions_of(loaded, fact)[1:]]
                 other = [leading(loaded, text) for text in unseen_of(fact, rows)[:1]]
                 asked += [(fact, number, "generality", question, fact.answer) for question in other]
+                for measure, probe in _following(fact).items():
+                    question, target = leading(loaded, probe), str(probe.target)
+                    asked.append((fact, number, measure, question, target))
+                    self._aliases[question, target] = tuple(a for a in probe.aliases if fits(loaded, question, a))
                 free = [probe for probe in fact.locality if edited.isdisjoint(probe_identities(probe, fact))]
                 dropped.update(probe.prompt for probe in fact.locality if probe not in free)
                 if free:
-                    probe = min(free, key=lambda probe: digest_bytes(probe.prompt.encode()))
+                    probe = _one_of(free)
                     asked.append((fact, number, "locality", leading(loaded, probe), probe.target or ""))
         return asked, len(dropped)
 
@@ -97,7 +103,7 @@ class Sampler:
         asked = [question for question in asked if fits(loaded, question[3], question[4] or None)]
         own = [question for question in asked if question[2] != "locality"]
         others = [question for question in asked if question[2] == "locality"]
-        results = ask_pairs(loaded, [(prompt, target) for *_, prompt, target in own])
+        results = ask_any(loaded, [(prompt, target) for *_, prompt, target in own], self._aliases)
         probes = [(prompt, target or None) for *_, prompt, target in others]
         if unknown := [probe for probe in dict.fromkeys(probes) if probe not in self._base]:
             self._base.update(zip(unknown, base_answers(loaded, unknown), strict=True))
@@ -113,6 +119,21 @@ class Sampler:
         asked: list[_Asked] = [(None, 0, "guard", preserved.question(i), "") for i in guards]
         results = ask_unchanged(loaded, [prompt for *_, prompt, _ in asked], [preserved.answers[i].ids for i in guards])
         return [_outcome(*question, result) for question, result in zip(asked, results, strict=True)]
+
+
+def _following(fact: Fact) -> dict[Measure, Probe]:
+    """Of what follows from a fact one question of each kind that is measured."""
+    known = [probe for probe in fact.portability if probe.target]
+    kinds: dict[Measure, list[Probe]] = {
+        "portability": [probe for probe in known if probe.kind != MULTI_HOP],
+        "multihop": [probe for probe in known if probe.kind == MULTI_HOP],
+    }
+    return {measure: _one_of(probes) for measure, probes in kinds.items() if probes}
+
+
+def _one_of(probes: Sequence[Probe]) -> Probe:
+    """One of several, whatever their order."""
+    return min(probes, key=lambda probe: digest_bytes(probe.prompt.encode()))
 
 
 def _outcome(fact: Fact | None, taught: int, measure: Measure, asked: Question, target: str, result: Result) -> Outcome:

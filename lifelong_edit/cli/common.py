@@ -24,6 +24,7 @@ from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.settings import AUTHOR_VARIABLE, KEY_VARIABLE, is_list, settings_of
 
 if TYPE_CHECKING:
+    from lifelong_edit.facts import Reader
     from lifelong_edit.timeline import Timeline
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -104,6 +105,31 @@ def writing_options(command: Command) -> Command:
     return command
 
 
+map_option = click.option(
+    "--map",
+    "mapping",
+    multiple=True,
+    metavar="FIELD=NAME,…",
+    help="Which fields of the records hold what: prompt=question,target=answer. NAME may be a path (answer.value). "
+    "Fields that are named by neither are not used.",
+)
+relations_option = click.option(
+    "--relations",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Templates (TOML) by which triples of subject, relation and object become facts.",
+)
+
+
+def reader_of(mapping: Sequence[str], relations: Path | None) -> Reader:
+    """How records are read, by `--map` and `--relations`."""
+    from lifelong_edit.facts import Reader, mapping_of, read_relations
+
+    if mapping and relations is not None:
+        raise UsageError("found --map with --relations, expected one of them; a map names prompt and target itself")
+    return Reader(mapping_of(mapping) if mapping else {}, None if relations is None else read_relations(relations))
+
+
 device_option = click.option(
     "--device", metavar="NAME", help="Where the model lives: cpu, cuda, cuda:1, mps. Default: as at `init`."
 )
@@ -168,6 +194,10 @@ def _exit(error: BaseException) -> NoReturn:
     if isinstance(error, LifelongEditError):
         say(f"error: {one_line(str(error))}")
         sys.exit(error.exit_code)
+    if isinstance(error, OSError) and error.strerror:
+        where = f" at {one_line(str(error.filename))[:200]}" if error.filename else ""
+        say(f"error: found {error.strerror.lower()}{where}, expected to read or write there; see to that and run again")
+        sys.exit(1)
     if isinstance(error, Exception):
         say(f"error: {type(error).__name__}: {one_line(str(error))} (--debug shows where)")
         sys.exit(1)

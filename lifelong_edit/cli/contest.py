@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from lifelong_edit.cli.common import cell, editor_in, json_option, opened, print_json, print_table, say
+from lifelong_edit.cli.looking import describe_fact
 from lifelong_edit.cli.reporting import make_report
 from lifelong_edit.cli.setup import BUNDLED
 from lifelong_edit.errors import LifelongEditError, UsageError
@@ -100,7 +101,7 @@ def _sources(files: Sequence[str], seeds: Sequence[int], out: Path, *, shuffle: 
         order = list(facts)
         random.Random(seed).shuffle(order)
         path = out / f"facts-{seed}.jsonl"
-        path.write_bytes(b"".join(msgspec.json.encode(fact) + b"\n" for fact in order))
+        path.write_bytes(b"".join(msgspec.json.encode(describe_fact(fact)) + b"\n" for fact in order))
         found[seed] = [str(path)]
     return found
 

@@ -15,8 +15,11 @@ from lifelong_edit.cli.common import (
     author_option,
     device_option,
     json_option,
+    map_option,
     opened,
+    reader_of,
     reason_option,
+    relations_option,
     say,
     store_option,
     wait_option,
@@ -30,7 +33,7 @@ from lifelong_edit.cli.tracking import tracked, tracking, tracking_options
 from lifelong_edit.errors import LifelongEditError, UsageError
 
 if TYPE_CHECKING:
-    from lifelong_edit.facts import Record
+    from lifelong_edit.facts import Reader, Record
     from lifelong_edit.timeline import Timeline
 
 
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
     "live facts would be forgotten since the last time: the sum of what is forecast of each batch by its keys, before "
     "it is solved).",
 )
+@map_option
+@relations_option
 @measuring_options
 @tracking_options
 @handling_options
@@ -106,20 +111,19 @@ def stream(
 ) -> None:
     """Edit facts batch by batch, each batch one committed step.
 
-    FILES are files, globs, - for standard input, or hf:OWNER/NAME[:SPLIT] for a data set. A record needs `subject`,
-    `prompt` and `target`; it may have `id`, `relation`, `rephrases`, `locality`, `portability`, `target_true`, `date`,
-    `source`, `author`, `join`. Records of CounterFact, zsRE, FEVER and hallucination data are recognised as they are.
+    FILES are files (JSON, CSV, TSV, Parquet, Arrow), globs, - for standard input, folders that `datasets` has saved, or
+    hf:OWNER/NAME[:SPLIT]. Records need `prompt` and `target`, for some rules `subject`; forty shapes are recognised as
+    they are, others by --map. `facts --check FILES` shows what is read; fields that are not used are named in the end.
 
     Makes a store with the embedded default if there is none; the options of `init` then say what for. Interrupted or
     killed, the same command goes on where it stopped: what was consumed is passed over, and so is what equals a fact in
     force. Files are read through once before the first edit, so that a malformed record is found before anything is
-    applied; one that this model cannot take is found before its batch is. Input without any fact is no error, and makes
-    no store.
+    applied; one that this model cannot take is found before its batch is. Input without any fact makes no store.
 
     A file is known again after lines were appended to it. With --follow the run waits for such lines: full batches are
     edited as they come, one that is not full after --idle seconds; Ctrl-C or SIGTERM ends the run after the batch at
     hand, with exit code 0. A file that was replaced or cut short is told, and read from its beginning. A
-    reconsolidation that its guard refuses is told and logged, and the run goes on; the exit code stays 0.
+    reconsolidation that its guard refuses is told and logged, and the run goes on.
 
     Of each batch the table shows how many facts have `taken` (are answered by the edited model), how many in force it
     is expected to make forgotten (`at risk`), the share of earlier facts, of those asked (--measure), that are still
@@ -139,9 +143,9 @@ def stream(
 
     how = handling(options, store) | measuring(options, batch_size) | {"skip_bad": skip_bad, "say": say}
     batching, due, trackers = FixedSize(batch_size), reconsolidation_policy(policy), tracking(options, store)
-    total = _survey(files, skip_bad=skip_bad, follow=follow, dry_run=dry_run)
-    read, known = ReadReport(), _Known()
-    reading: dict[str, Any] = {"skip_bad": skip_bad, "report": read, "known": known}
+    read, known, reader = ReadReport(), _Known(), reader_of(options.pop("mapping"), options.pop("relations"))
+    total = _survey(files, reader, skip_bad=skip_bad, follow=follow, dry_run=dry_run)
+    reading: dict[str, Any] = {"skip_bad": skip_bad, "report": read, "known": known, "reader": reader}
     records: Iterator[Record | None] | None = None if follow else read_facts(files, **reading)
     if records is not None and not _is_there(store):
         records = _unless_empty(records)
@@ -179,7 +183,7 @@ def _unless_empty(records: Iterator[Record | None]) -> Iterator[Record | None] |
     return None if first is None else itertools.chain([first], records)
 
 
-def _survey(files: Sequence[str], *, skip_bad: bool, follow: bool, dry_run: bool) -> int | None:
+def _survey(files: Sequence[str], reader: Reader, *, skip_bad: bool, follow: bool, dry_run: bool) -> int | None:
     """How many facts there are to come, where looking ahead costs nothing; bad input is found here."""
     from lifelong_edit.facts import can_read_twice, read_facts, require_growing
 
@@ -190,7 +194,7 @@ def _survey(files: Sequence[str], *, skip_bad: bool, follow: bool, dry_run: bool
         return None
     if not can_read_twice(files):
         return None
-    return sum(1 for _ in read_facts(files, skip_bad=skip_bad))
+    return sum(1 for _ in read_facts(files, skip_bad=skip_bad, reader=reader))
 
 
 @contextlib.contextmanager

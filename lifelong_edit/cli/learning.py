@@ -152,7 +152,6 @@ def train(
       lifelong-edit train --data facts.jsonl --out chosen --editor memit --choose 600 --choosing trials=20
     """
     from lifelong_edit.editors.ridge.settings import CHOSEN
-    from lifelong_edit.facts import read_facts
     from lifelong_edit.timeline.defaults import default_text
     from lifelong_edit.training.choosing import Choice, Choosing
     from lifelong_edit.training.episodes import divided
@@ -165,7 +164,7 @@ def train(
     learn = _learning(editor, training, seed)
     choosing = parse_settings(Choosing, "--choosing", judging, seed=learn.seed)
     how = "by generation" if choose is not None and choosing.settled(solve).generated else "teacher-forced"
-    facts = [record.fact for record in read_facts(data)]
+    facts = _facts_of(data)
     sample = [read_text(path) for path in text] or default_text()
     divided(facts, learn)  # too few are refused before a model is loaded for them
     loading = f"loading {model}, measuring the text and asking the facts' prompts"
@@ -182,6 +181,17 @@ def train(
             run.go(minutes, steps)
         found |= {"steps": run.trainer.steps, "held_out_mean": None if run.best is None else run.best[0]}
     _tell(found, as_json=as_json)
+
+
+def _facts_of(files: Sequence[str]) -> list[Fact]:
+    """The facts of files; what was left out of them is said."""
+    from lifelong_edit.facts import ReadReport, read_facts
+
+    read = ReadReport()
+    facts = [record.fact for record in read_facts(files, report=read)]
+    for line in read.describe():
+        say(line)
+    return facts
 
 
 def _learning(editor: str, training: Sequence[str], seed: int | None) -> TrainSettings:

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lifelong_edit.cli.checking import check_files
 from lifelong_edit.cli.common import (
     at_option,
     cell,
     device_option,
     json_option,
+    map_option,
     one_line,
     opened,
     print_json,
     print_pairs,
     print_table,
+    reader_of,
+    relations_option,
     store_option,
 )
 from lifelong_edit.errors import UsageError
@@ -235,7 +239,15 @@ def _print_facts(facts: Sequence[Fact], became: Mapping[str, str]) -> None:
     help="Only facts of which this holds: FIELD=VALUE or FIELD~TEXT; if given several times, all have to hold.",
 )
 @click.option("--subject", metavar="TEXT", help="The same as --where subject~TEXT.")
+@click.option("--check", is_flag=True, help="What FILES hold, before any store is touched: shapes, facts, gaps.")
+@map_option
+@relations_option
+@click.argument("files", nargs=-1)
 def facts(
+    files: tuple[str, ...],
+    check: bool,
+    mapping: tuple[str, ...],
+    relations: Path | None,
     store: Path,
     as_json: bool,
     at: str | None,
@@ -245,7 +257,11 @@ def facts(
 ) -> None:
     """The facts in force (or not), at the head or as of a step.
 
-    With --json each is its native record, with its digest, and with its `state` where facts of several are listed.
+    With --json each is its native record, with its digest, and with its `state` where facts of several are listed;
+    `stream` takes this list as it is: facts in force come back to the byte, the others stay out.
+
+    With --check FILES no store is opened: it shows which shapes the records of the files have, the first of them as
+    facts, what facts may have and these have not, and which fields are not used. Exit code 3 if a record is bad.
 
     \b
     A condition is about one of
@@ -260,9 +276,15 @@ def facts(
       lifelong-edit facts --at 3 --where subject=France --json
       lifelong-edit facts --where source~gazette --where since=2031-01-01
       lifelong-edit facts --where target=euro --where state=superseded
+      lifelong-edit facts --check faq.csv --map prompt=question,target=answer
     """
     from lifelong_edit.facts.where import STATE, all_hold, parse_conditions
 
+    if check:
+        check_files(files, reader_of(mapping, relations), as_json=as_json)
+        return
+    if files or mapping or relations is not None:
+        raise UsageError("found files, --map or --relations without --check, expected a look at a store; add --check")
     asked = parse_conditions([*conditions, *([f"subject~{subject}"] if subject else ())])
     about_state = any(condition.field == STATE for condition in asked)
     for condition in asked:

@@ -58,7 +58,8 @@ def retract(
 ) -> None:
     """Take facts back, however old, as one committed step.
 
-    FACT is a digest of a fact in force, or its beginning, four letters at least: `facts` and `show` list them.
+    FACT is a digest of a fact in force, or its beginning, four letters at least: `facts` and `show` list them. It may
+    be one that was superseded: it does not come back then, whatever --revive brings back later.
 
     The facts that remain are solved for again, from the base weights: the model is, to the last bit, that of a store
     that only ever had them. As a step it can be rolled back. What the model then says of the retracted facts is told
@@ -99,7 +100,7 @@ def _require_purgeable(timeline: Timeline, names: Sequence[str]) -> None:
     from lifelong_edit.timeline.purging import require_unheld
 
     history = timeline.history()
-    digests = [history.live_fact(timeline.head, name) for name in names]
+    digests = [history.retractable(timeline.head, name) for name in names]
     require_unheld(history, history.holding(digests), without_head=True)
 
 

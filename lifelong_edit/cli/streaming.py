@@ -211,6 +211,7 @@ def summarise(done: Summary, read: ReadReport) -> dict[str, Any]:
         "reconsolidations": done.reconsolidations,
         "refused": done.refused,
         "left_out": {skip.value: count for skip, count in read.skips.items()},
+        "unused": dict(read.unused),
         "bad": read.bad + len(done.bad),
         "bad_records": [*read.skipped_bad, *done.bad],
         "seconds": done.seconds,
@@ -244,6 +245,10 @@ def report(
         say(f"found no facts to edit in {cell(', '.join(files), 200)}: nothing was done, and {left}")
     for reason, count in summary["left_out"].items():
         say(f"{count} left out: {reason}")
+    if summary["unused"]:
+        from lifelong_edit.facts import describe_unused
+
+        say(describe_unused(summary["unused"]))
     if summary["bad"]:
         say(f"{counted(summary['bad'], 'bad record')} left out:")
         for place in summary["bad_records"]:

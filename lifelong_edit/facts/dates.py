@@ -38,6 +38,13 @@ def is_later(date: str, than: str) -> bool:
     return one[0] >= other[1] and one[0] > other[0]
 
 
+def date_text(value: datetime.date) -> str:
+    """A date of a table as ISO 8601 has it. A moment at midnight without an offset is a day: tables know no others."""
+    if isinstance(value, datetime.datetime) and value.time() == datetime.time() and value.tzinfo is None:
+        return value.date().isoformat()
+    return value.isoformat()
+
+
 def _span_of(date: str) -> Span:
     if _YEAR.fullmatch(date):
         return _days(datetime.date(int(date), 1, 1), datetime.date(int(date), 12, 31))

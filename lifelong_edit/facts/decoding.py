@@ -38,6 +38,8 @@ class ByteStream(Protocol):
 
 MAX_RECORD_BYTES = 1 << 20
 MAX_DEPTH = 16
+HEAD_BYTES = 4096
+"""By so many of its first bytes it is told what a stream holds."""
 _CHUNK_BYTES = 1 << 16
 _BOM = codecs.BOM_UTF8
 _KINDS: dict[type, str] = {list: "an array", str: "text", bool: "true or false", type(None): "null"}
@@ -74,14 +76,16 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_consta
 
 
 def read_elements(stream: ByteStream) -> Iterator[Element]:
-    """The JSON objects of a seekable stream: the elements of one array, or one object per line."""
-    head = stream.read(4096)
+    """The JSON objects of a seekable stream: the elements of one array, one object per line, or one after the other."""
+    head = stream.read(HEAD_BYTES)
     stream.seek(0)
     if head.startswith(_BOM):
         stream.seek(len(_BOM))
         yield 1, BadInputError("found a byte order mark, expected UTF-8 without one; save the file without it")
     if is_array(head):
         yield from _read_array(stream)
+    elif is_spread(head):
+        yield from _read_spread(stream, "\n" if b"\n" in head else "\r")
     else:
         yield from read_lines(stream)
 
@@ -138,7 +142,8 @@ def _malformed(text: str, error: ValueError) -> BadInputError:
         return BadInputError("found bytes that are not UTF-8, expected JSON in UTF-8; save the file as UTF-8")
     reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
     where = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
-    return BadInputError(f"found broken JSON ({reason}{where}), expected one object; correct it")
+    hint = "" if text.lstrip()[:1] in ("{", "[") else ", or give a table the name of one (.csv, .tsv)"
+    return BadInputError(f"found broken JSON ({reason}{where}), expected one object; correct it{hint}")
 
 
 def _torn() -> BadInputError:
@@ -148,6 +153,15 @@ def _torn() -> BadInputError:
 def is_array(head: bytes) -> bool:
     """Whether a file that begins so is one JSON array."""
     return head.removeprefix(_BOM).lstrip()[:1] == b"["
+
+
+def is_spread(head: bytes) -> bool:
+    """Whether a file that begins so holds objects over several lines, or lines that end as an old Mac ended them."""
+    begun = head.removeprefix(_BOM).lstrip()
+    first, end, _ = begun.partition(b"\n")
+    if not begun.startswith(b"{"):
+        return False
+    return first.rstrip()[-1:] in (b"{", b"[", b",") if end else b"\r" in begun.rstrip()
 
 
 def read_lines(stream: ByteStream) -> Iterator[Element]:
@@ -172,8 +186,8 @@ def read_lines(stream: ByteStream) -> Iterator[Element]:
 class _Window:
     """A piece of the stream's text that moves forward, with the line that its cursor stands on."""
 
-    def __init__(self, stream: ByteStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: ByteStream, line_end: str = "\n") -> None:
+        self._stream, self._line_end = stream, line_end
         # Bytes that are not UTF-8 become lone surrogates, so that they are found in the record they stand in.
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
         self.text = ""
@@ -192,7 +206,7 @@ class _Window:
         return not self.ended
 
     def advance(self, cursor: int) -> None:
-        self.line += self.text.count("\n", self.cursor, cursor)
+        self.line += self.text.count(self._line_end, self.cursor, cursor)
         self.cursor = cursor
 
     def peek(self) -> str:
@@ -265,6 +279,16 @@ def _read_array(stream: ByteStream) -> Iterator[Element]:
     window.advance(window.cursor + 1)
     if mark := window.peek():
         yield window.line, BadInputError(f"found {mark!r} after the array, expected the file to end; remove the rest")
+
+
+def _read_spread(stream: ByteStream, line_end: str) -> Iterator[Element]:
+    window = _Window(stream, line_end)
+    while window.peek():
+        line = window.line
+        found = window.decode()
+        yield line, window.diagnose() if found is None else found
+        if found is None:
+            return
 
 
 def _broken_array(mark: str) -> BadInputError:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import IO
 
 from lifelong_edit.errors import BadInputError, UsageError
-from lifelong_edit.facts.decoding import Element, is_array, read_elements, read_lines
+from lifelong_edit.facts.compressed import compression_of
+from lifelong_edit.facts.decoding import Element, is_array, is_spread, read_elements, read_lines
 from lifelong_edit.facts.growing import Content, Known, Span
-from lifelong_edit.facts.reading import ReadReport, recognise_at
+from lifelong_edit.facts.reading import READER, ReadReport, recognise_at
 from lifelong_edit.facts.record import Fact, Record
-from lifelong_edit.facts.shapes import entry_of
-from lifelong_edit.facts.sources import GZIP, can_read_twice, expand
+from lifelong_edit.facts.shapes import Reader, entry_of
+from lifelong_edit.facts.sources import are_files, expand
+from lifelong_edit.facts.tables import kind_of
 
 POLL = 0.25
 """Seconds between two looks at the files."""
@@ -31,6 +33,7 @@ def follow_facts(
     skip_bad: bool = False,
     report: ReadReport | None = None,
     known: Known | None = None,
+    reader: Reader = READER,
     say: Say = lambda message: None,
 ) -> Iterator[Record | None]:
     """The facts of files and globs, first those that are there, then further ones as whole lines are appended.
@@ -52,11 +55,13 @@ def follow_facts(
                 came = True
                 if found is None:
                     yield None
-                elif (fact := recognise_at(file.name, found[1], skip_bad=skip_bad, report=report)) is not None:
-                    yield file.record(fact, *found)
-                elif len(report.skipped_bad) > told:
-                    told = len(report.skipped_bad)
-                    say(f"left out: {report.skipped_bad[-1]}")
+                elif facts := recognise_at(file.name, found, skip_bad=skip_bad, report=report, reader=reader):
+                    yield from file.records(facts, found)
+                else:
+                    file.pass_over()
+                    if len(report.skipped_bad) > told:
+                        told = len(report.skipped_bad)
+                        say(f"left out: {report.skipped_bad[-1]}")
                 if stopped():
                     return
         if came:
@@ -70,7 +75,7 @@ def follow_facts(
 
 def require_growing(sources: Sequence[str]) -> None:
     """Raise `UsageError` for sources that cannot be followed: standard input, pipes, data sets."""
-    if not can_read_twice(sources):
+    if not are_files(sources):
         raise UsageError("found a source that is no plain file, expected files that grow; leave --follow out for it")
 
 
@@ -87,14 +92,20 @@ class _Followed:
         self._inode = None if stream is None else _inode(stream)
         self._number, self._tail = 0, b""
 
-    def record(self, fact: Fact, number: int, element: Element) -> Record:
-        """A record of what was read last."""
+    def records(self, facts: Sequence[Fact], element: Element) -> Iterator[Record]:
+        """The records of what was read last."""
         content = self._content
-        place = self.name, element[0], content.digest, number
-        return Record(fact, *place, content.earlier(number), entry_of(element[1]))
+        for fact in facts:
+            place = self.name, element[0], content.digest, self._number
+            self._number += 1
+            yield Record(fact, *place, content.earlier(self._number - 1), entry_of(element[1]))
 
-    def more(self) -> Iterator[tuple[int, Element] | None]:
-        """The elements that have come, with their numbers; None first where they are those of another file."""
+    def pass_over(self) -> None:
+        """What was read last is no fact; it counts as one all the same."""
+        self._number += 1
+
+    def more(self) -> Iterator[Element | None]:
+        """The elements that have come; None first where they are those of another file."""
         try:
             stream = Path(self.name).open("rb")  # noqa: SIM115 - closed below; only the opening may fail here
         except OSError as error:
@@ -120,13 +131,12 @@ class _Followed:
         stream.seek(self._content.size - len(self._tail))
         return None if stream.read(len(self._tail)) == self._tail else "was written anew"
 
-    def _read(self, stream: IO[bytes]) -> Iterator[tuple[int, Element]]:
+    def _read(self, stream: IO[bytes]) -> Iterator[Element]:
         start, line = self._content.size, self._content.line
         if start == 0:
             stream.seek(0)
             head = stream.read(_TAIL_BYTES)
-            if head.startswith(GZIP) or is_array(head):
-                kind = "gzip file" if head.startswith(GZIP) else "JSON array"
+            if (kind := _without_lines(self.name, head)) is not None:
                 raise BadInputError(
                     f"{self.name}:1: found a {kind}, expected one record per line in a file that is followed; "
                     "leave --follow out for it"
@@ -139,8 +149,18 @@ class _Followed:
         self._tail = stream.read(end - stream.tell())
         span = Span(stream, start, end)
         for at, value in read_elements(span) if start == 0 else read_lines(span):
-            self._number += 1
-            yield self._number - 1, (line + at, value)
+            yield line + at, value
+
+
+def _without_lines(name: str, head: bytes) -> str | None:
+    """What a file is of which one cannot read on line by line; None where one can."""
+    if (compression := compression_of(head)) is not None:
+        return f"{compression} file"
+    if kind_of(name, head) != "json":
+        return "table"
+    if is_array(head):
+        return "JSON array"
+    return "record over several lines" if is_spread(head) and b"\n" in head else None
 
 
 def _inode(stream: IO[bytes]) -> tuple[int, int]:

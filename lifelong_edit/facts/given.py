@@ -6,17 +6,21 @@ was given it is about, counted from 0 as Python counts.
 
 from __future__ import annotations
 
+import datetime
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from typing import Any, Protocol
 
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts.checks import NUMBERS_IN_TABLES, shown, text_flaw
+from lifelong_edit.facts.dates import date_text
 from lifelong_edit.facts.decoding import Value, checked
-from lifelong_edit.facts.reading import preserved_prompts_of, prompts_of
+from lifelong_edit.facts.fields import require_filled_in
+from lifelong_edit.facts.reading import READER, ReadReport, describe_unused, preserved_prompts_of, prompts_of
 from lifelong_edit.facts.record import Fact, Probe, Record
-from lifelong_edit.facts.shapes import QUARANTINED, Skip, entry_of, recognise
+from lifelong_edit.facts.shapes import QUARANTINED, Reader, entry_of
 
 
 class Table(Protocol):
@@ -39,15 +43,27 @@ Given = Item | Iterable[Item] | Table
 NONE = "no fact was given; expected at least one, see `lifelong-edit facts`"
 
 
-def as_batch(given: Given, what: str = "batch") -> list[Fact | Record]:
+class UnusedFieldsWarning(UserWarning):
+    """Fields of dicts or of a table that no fact was made of."""
+
+
+def as_batch(
+    given: Given, what: str = "batch", *, reader: Reader = READER, report: ReadReport | None = None
+) -> list[Fact | Record]:
     """The facts and records of a batch, in order; a single one is a batch of one.
 
     Of a dict, or a row of a table, fields without a value (None, NaN and pandas' other marks) count as absent. Rows
-    that teach nothing, as FEVER's NOT ENOUGH INFO, are left out. what: how messages call what was given. Raises
-    BadInputError, naming the item, where one is no fact, and UsageError where nothing of the kind was given.
+    that teach nothing, as FEVER's NOT ENOUGH INFO, are left out. what: how messages call what was given. reader: how
+    dicts and rows are read. Fields that are not used are counted in `report`; where there is none, they are named in an
+    `UnusedFieldsWarning`. Raises BadInputError, naming the item, where one is no fact, and UsageError where nothing of
+    the kind was given.
     """
-    found = (_fact_of(item, f"{what}[{i}]") for i, item in enumerate(_items(given, what, "facts, records or dicts")))
-    return [item for item in found if item is not None]
+    counted = ReadReport() if report is None else report
+    items = enumerate(_items(given, what, "facts, records or dicts", reader))
+    found = [part for i, item in items for part in _facts_of(item, f"{what}[{i}]", reader, counted)]
+    if report is None and counted.unused:
+        warnings.warn(f"{what}: {describe_unused(counted.unused)}", UnusedFieldsWarning, stacklevel=3)
+    return found
 
 
 def as_digests(given: Given | str | Iterable[Item | str], none: str = NONE) -> list[str]:
@@ -58,9 +74,10 @@ def as_digests(given: Given | str | Iterable[Item | str], none: str = NONE) -> l
     names = [given] if isinstance(given, str) else _items(given, "facts", "facts, or digests of facts")
     found: list[str] = []
     for i, item in enumerate(names):
-        named = item if isinstance(item, str) else _fact_of(item, f"facts[{i}]")
-        if named is not None:
-            found.append(named if isinstance(named, str) else _bare(named).digest)
+        if isinstance(item, str):
+            found.append(item)
+        else:
+            found += [_bare(part).digest for part in _facts_of(item, f"facts[{i}]", READER, ReadReport())]
     if not found:
         raise UsageError(none)
     return found
@@ -79,8 +96,9 @@ def as_probes(given: Iterable[Probe | Fact | Mapping[str, Any] | str], what: str
             found.append(_at(where, lambda item=item: Probe(item.strip())))
         elif isinstance(item, Mapping):
             found += _at(where, lambda item=item: prompts_of(_row(item)))
-        elif (named := _fact_of(item, where)) is not None:
-            found += preserved_prompts_of(_bare(named))
+        else:
+            for part in _facts_of(item, where, READER, ReadReport()):
+                found += preserved_prompts_of(_bare(part))
     return found
 
 
@@ -98,25 +116,34 @@ def as_texts(given: Iterable[str], what: str = "text") -> list[str]:
     return found
 
 
-def _items(given: Any, what: str, expected: str) -> Iterator[Any]:
+def _items(given: Any, what: str, expected: str, reader: Reader = READER) -> Iterator[Any]:
+    if _is_split(given):
+        told = ", ".join(map(str, given))
+        raise UsageError(f"found a data set of the splits {told} as `{what}`, expected one of them; choose one by name")
     if isinstance(given, Fact | Record | Probe | Mapping):
         return iter([given])
     if callable(getattr(given, "to_dict", None)) and hasattr(given, "columns"):
-        return iter(_rows(given, what))
+        return iter(_rows(given, what, reader))
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         hint = "; `read_facts` reads files" if isinstance(given, str | bytes | PathLike) else "; put it into a list"
         raise UsageError(f"found {shown(given)} as `{what}`, expected {expected}{hint}")
     return iter(given)
 
 
-def _rows(table: Any, what: str) -> list[Any]:
+def _is_split(given: Any) -> bool:
+    """Whether something is a `DatasetDict`, or what streams like one."""
+    values = list(given.values())[:1] if isinstance(given, Mapping) and given else []
+    return bool(values) and hasattr(values[0], "column_names") and hasattr(values[0], "features")
+
+
+def _rows(table: Any, what: str, reader: Reader) -> list[Any]:
     """The rows of a table as dicts. Raises BadInputError for columns that no field of a native record is called by."""
     columns = [str(name) for name in table.columns]
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise BadInputError(f"{what}: found the column {twice[0]!r} twice, expected each once; drop one of them")
     known = {*Fact.__struct_fields__, QUARANTINED}
     unknown = [name for name in columns if name not in known]
-    if unknown and {"prompt", "target"}.issubset(columns):
+    if unknown and not reader.mapping and {"prompt", "target"}.issubset(columns):
         told = ", ".join(map(repr, unknown[:8]))
         raise BadInputError(
             f"{what}: found the column{'s' * (len(unknown) > 1)} {told}, expected those of facts "
@@ -126,18 +153,20 @@ def _rows(table: Any, what: str) -> list[Any]:
     return rows
 
 
-def _fact_of(item: Any, where: str) -> Fact | Record | None:
-    """The fact, or its record, of one item; None where it teaches nothing."""
-    if isinstance(item, Fact) or (isinstance(item, Record) and isinstance(item.fact, Fact)):
-        return item
+def _facts_of(item: Any, where: str, reader: Reader, report: ReadReport) -> list[Fact | Record]:
+    """The facts, or their records, of one item; none where it teaches nothing."""
+    if isinstance(item, Record) and isinstance(item.fact, Fact):
+        return [item]
+    if isinstance(item, Fact):
+        _at(where, lambda: require_filled_in(item))
+        return [item]
     if not isinstance(item, Mapping):
         raise BadInputError(f"{where}: found {shown(item)}, expected a fact, a record or a dict; leave it out")
     row = _row(item)
-    found = _at(where, lambda: recognise(_sound(row)), item)
-    if isinstance(found, Skip):
-        return None
+    found = _at(where, lambda: reader(_sound(row)), item)
+    report.add(found)
     entry = entry_of(row)
-    return found if entry is None else Record(found, where, 1, "", 0, quarantined=entry)
+    return [part if entry is None else Record(part, where, 1, "", 0, quarantined=entry) for part in found.facts]
 
 
 def _bare(item: Fact | Record) -> Fact:
@@ -177,6 +206,8 @@ def _plain(value: Any) -> Any:
     """A value of NumPy's or another library's as one of Python's; what was left empty within it is left out."""
     if hasattr(value, "tolist"):
         value = value.tolist()
+    if isinstance(value, datetime.date):
+        return date_text(value)
     if isinstance(value, Mapping):
         return _row(value)
     if isinstance(value, list | tuple):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from typing import IO, Any
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.facts.decoding import MAX_RECORD_BYTES, decode_object, is_array
+from lifelong_edit.facts.decoding import HEAD_BYTES, MAX_RECORD_BYTES, decode_object, is_array, is_spread
 
 Known = Callable[[str], Collection[int]]
 """The numbers of the records that a store has consumed of a file with that digest."""
@@ -57,13 +57,23 @@ class Content:
         """The digests of the file's beginnings in which a store has consumed a record, by the record's number."""
         return tuple(self._earlier.get(number, ()))
 
-    def take(self, stream: IO[bytes], *, growing: bool = False) -> None:
+    def take_bytes(self, stream: IO[bytes]) -> None:
+        """Read to the end of a stream that has no lines."""
+        stream.seek(0)
+        while piece := stream.read(1 << 20):
+            self._hash.update(piece)
+        self._settle(stream.tell())
+        self.digest = self._hash.hexdigest()
+
+    def take(self, stream: IO[bytes], *, growing: bool = False, table: bool = False) -> None:
         """Read on to the end of the stream, or, of a file that is still being written, to its last whole line.
 
-        A last line without its newline counts if it is a record; where it is torn, a later reading finds the whole.
+        A last line without its newline counts if it is a record; where it is torn, a later reading finds the whole. Of
+        a table as text any line is one.
         """
         stream.seek(0)
-        array = is_array(stream.read(4096))
+        head = stream.read(HEAD_BYTES)
+        array = is_array(head) or (not table and is_spread(head))
         stream.seek(self.size)
         before: Any = None  # the hash before a line of which the end has not been met yet
         pieces = 0
@@ -82,7 +92,7 @@ class Content:
         elif before is not None:
             self._note(self._hash)  # all the bytes: so it was known to earlier releases
             self._hash = before
-            if not growing and pieces == 1 and _is_record(last):
+            if not growing and pieces == 1 and (table or _is_record(last)):
                 self._hash.update(last.rstrip())
                 self._settle(stream.tell())
         self.digest = self._hash.hexdigest()

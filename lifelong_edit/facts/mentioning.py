@@ -7,13 +7,13 @@ import unicodedata
 from collections.abc import Sequence
 
 
-def mentions(text: str, subject: str) -> list[tuple[int, int]]:
-    """Where a text mentions a subject: beginning and end of each, in characters.
+def mentions(text: str, subject: str | None) -> list[tuple[int, int]]:
+    """Where a text mentions a subject: beginning and end of each, in characters; nowhere, where there is none.
 
     As words of its own, in any case, with any blanks between its words and in any Unicode normal form. Scripts that put
     no space between words, or whose particles cling to them, have no words of their own to go by.
     """
-    words = ["".join(pieces) for pieces, _ in map(_decomposed, subject.split())]
+    words = ["".join(pieces) for pieces, _ in map(_decomposed, (subject or "").split())]
     if not words:
         return []
     pieces, origin = _decomposed(text)
@@ -22,7 +22,7 @@ def mentions(text: str, subject: str) -> list[tuple[int, int]]:
     return [(origin[start], origin[end - 1] + 1) for start, end in spans]
 
 
-def put_in(text: str, subject: str, other: str) -> str:
+def put_in(text: str, subject: str | None, other: str) -> str:
     """A text with `other` wherever it mentions `subject`; the text itself where it does not."""
     for start, end in reversed(mentions(text, subject)):
         text = text[:start] + other + text[end:]

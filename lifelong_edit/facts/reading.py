@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts.decoding import Element, Value
 from lifelong_edit.facts.growing import Known
 from lifelong_edit.facts.record import Fact, Probe, Record
-from lifelong_edit.facts.shapes import Skip, entry_of, recognise
+from lifelong_edit.facts.shapes import Found, Reader, Skip, entry_of
 from lifelong_edit.facts.sources import Source, expand, open_source, open_text
 
+READER = Reader()
+"""Of records whose fields go by names that are known, without templates of relations."""
 _KEPT_REASONS = 1000
 _PRESERVED_REPHRASES = 3
 _PROBE_FIELDS = frozenset(Probe.__struct_fields__)
@@ -29,6 +31,10 @@ class ReadReport:
     skipped_bad: list[str] = field(default_factory=list)
     """`file:line: reason` of the first thousand bad records."""
     skips: Counter[Skip] = field(default_factory=Counter)
+    shapes: Counter[str] = field(default_factory=Counter)
+    """How many records had each shape, those included that were left out for what they say."""
+    unused: Counter[str] = field(default_factory=Counter)
+    """Of fields that no reader asked for, by their path: in how many records they had a value."""
 
     @property
     def not_enough_info(self) -> int:
@@ -40,6 +46,14 @@ class ReadReport:
         """Skipped zsRE records without an edit target."""
         return self.skips[Skip.NO_TARGET]
 
+    def add(self, found: Found) -> None:
+        """Count what a record was read as."""
+        self.read += len(found.facts)
+        self.shapes[found.shape] += 1
+        self.unused.update(found.unused)
+        if found.skip is not None:
+            self.skips[found.skip] += 1
+
     def add_bad(self, error: BadInputError) -> None:
         """Count a bad record; the reasons of the first thousand are kept."""
         self.bad += 1
@@ -47,51 +61,69 @@ class ReadReport:
             self.skipped_bad.append(str(error))
 
     def describe(self) -> list[str]:
-        """One line for each kind of record that was left out."""
+        """One line for each kind of record that was left out, and one on the fields that were not used."""
         lines = [f"{count} left out: {skip.value}" for skip, count in self.skips.items()]
+        if self.unused:
+            lines.append(describe_unused(self.unused))
         if self.bad:
             noun = "record" if self.bad == 1 else "records"
             lines.append(f"{self.bad} bad {noun} left out; the first: {self.skipped_bad[0]}")
         return lines
 
 
+def describe_unused(unused: Mapping[str, int]) -> str:
+    """One line on fields that were not used, with the number of records that had each."""
+    told = ", ".join(
+        f"{name} ({count})" for name, count in sorted(unused.items(), key=lambda part: (-part[1], part[0]))
+    )
+    return f"fields that were not used (in so many records): {told}"
+
+
 def read_facts(
-    sources: Sequence[str], *, skip_bad: bool = False, report: ReadReport | None = None, known: Known | None = None
+    sources: Sequence[str],
+    *,
+    skip_bad: bool = False,
+    report: ReadReport | None = None,
+    known: Known | None = None,
+    reader: Reader = READER,
 ) -> Iterator[Record]:
     """The facts of files, globs, `-` (standard input) and `hf:OWNER/NAME[:SPLIT]`, lazily and in order.
 
     known: what the store that they are for has consumed (`Timeline.consumed_in`), so that the records of a file are
-    known again after the file has grown. Raises `BadInputError` "file:line: found …, expected …; do …" at the first
+    known again after the file has grown. reader: how records are read, where their fields go by other names or where
+    triples need templates. Raises `BadInputError` "file:line: found …, expected …; do …" at the first
     bad record, or with `skip_bad` counts it in `report` and reads on. Raises `UsageError` for a source that cannot be
     opened.
     """
     report = report if report is not None else ReadReport()
     for name in expand(sources):
         with open_source(name, known) as source:
-            for number, element in enumerate(source.elements):
-                found = recognise_at(source.name, element, skip_bad=skip_bad, report=report)
-                if found is not None:
+            number = 0
+            for element in source.elements:
+                found = recognise_at(source.name, element, skip_bad=skip_bad, report=report, reader=reader)
+                for fact in found:
                     place = source.name, element[0], source.digest, number
-                    yield Record(found, *place, source.earlier(number), entry_of(element[1]))
+                    yield Record(fact, *place, source.earlier(number), entry_of(element[1]))
+                    number += 1
+                number += not found
 
 
-def recognise_at(name: str, element: Element, *, skip_bad: bool, report: ReadReport) -> Fact | None:
-    """The fact of an element of the source `name`; None where it is left out, which the report then counts.
+def recognise_at(
+    name: str, element: Element, *, skip_bad: bool, report: ReadReport, reader: Reader = READER
+) -> tuple[Fact, ...]:
+    """The facts of an element of the source `name`; none where it is left out, which the report then counts.
 
     Raises `BadInputError`, with file and line, for a bad record unless `skip_bad`.
     """
     try:
-        found = _recognise_at(name, element)
+        found = _recognise_at(name, element, reader)
     except BadInputError as error:
         if not skip_bad:
             raise
         report.add_bad(error)
-        return None
-    if isinstance(found, Skip):
-        report.skips[found] += 1
-        return None
-    report.read += 1
-    return found
+        return ()
+    report.add(found)
+    return found.facts
 
 
 def read_prompts(sources: Sequence[str]) -> Iterator[Probe]:
@@ -125,12 +157,12 @@ def general_names() -> list[str]:
     return Path(__file__).with_name("names.txt").read_text(encoding="utf-8").splitlines()
 
 
-def _recognise_at(name: str, element: Element) -> Fact | Skip:
+def _recognise_at(name: str, element: Element, reader: Reader) -> Found:
     line, value = element
     try:
         if isinstance(value, BadInputError):
             raise value
-        return recognise(value)
+        return reader(value)
     except BadInputError as error:
         raise BadInputError(f"{name}:{line}: {error}") from None
 
@@ -147,10 +179,10 @@ def prompts_of(record: Value) -> list[Probe]:
     if _is_probe(record):
         return [Probe(**record)]  # type: ignore[arg-type]
     try:
-        found = recognise(record)
+        found = READER(record)
     except BadInputError as error:
         raise BadInputError(f"{error}; of a prompt to preserve `prompt` alone is enough") from None
-    return [] if isinstance(found, Skip) else preserved_prompts_of(found)
+    return [probe for fact in found.facts for probe in preserved_prompts_of(fact)]
 
 
 def _prompts_at(source: Source, element: Element) -> list[Probe]:
@@ -164,4 +196,5 @@ def _prompts_at(source: Source, element: Element) -> list[Probe]:
 
 
 def _is_probe(value: Value) -> bool:
-    return "prompt" in value and value.keys() <= _PROBE_FIELDS and all(isinstance(v, str) for v in value.values())
+    texts = all(isinstance(part, str) for name, part in value.items() if name != "aliases")
+    return "prompt" in value and value.keys() <= _PROBE_FIELDS and texts

@@ -11,6 +11,8 @@ from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts.checks import require_filled, require_probes, require_texts
 from lifelong_edit.facts.dates import span_of
 
+MULTI_HOP = "multi-hop"
+"""The `kind` of a probe whose answer takes the fact and at least one other."""
 GLUE = "\u2060"
 """In front of an answer: nothing stands between it and its prompt. Unicode's word joiner, which has no width."""
 
@@ -27,21 +29,31 @@ class Probe(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     relation: str | None = None
     question: str | None = None
     """The prompt as a turn of a conversation, see `facts.asking`."""
+    aliases: tuple[str, ...] = ()
+    """Other answers that are as right as the target."""
+    kind: str | None = None
+    """What it tests, in the words of the data it comes from; `MULTI_HOP` where the fact is one of several links."""
 
     def __post_init__(self) -> None:
         require_texts(self)
         require_filled(self, "question")
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All that is right to say: the target, where there is one, and its aliases, each once."""
+        return tuple(dict.fromkeys(((self.target,) if self.target else ()) + self.aliases))
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, dict=True):
     """One record to teach: after `prompt`, the model shall answer `target`.
 
     Raises `BadInputError`, naming the field, where one is not of its type or no Unicode text without NUL, where
-    subject, prompt, target or a phrasing is blank, and where `date` is not ISO 8601: all that a record of a file may
-    not hold either. A list is taken for a tuple, a mapping for a probe.
+    prompt, target, a phrasing or a subject that is given is blank, and where `date` is not ISO 8601: all that a record
+    of a file may not hold either. A list is taken for a tuple, a mapping for a probe.
     """
 
-    subject: str
+    subject: str | None = None
+    """What the fact is about. None: nobody said; rules that edit at the subject cannot take it then."""
     prompt: str
     target: str
     id: str | None = None
@@ -68,6 +80,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
 
     def __post_init__(self) -> None:
         require_texts(self)
+        require_filled(self, "subject")
         require_filled(self, "question")
         require_probes(self, Probe)
         if self.join is not None and self.join.strip():
@@ -76,6 +89,11 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
             )
         if self.date is not None:
             span_of(self.date)
+
+    @property
+    def about(self) -> str:
+        """What the fact is told apart by from those about something else: its subject, else its whole prompt."""
+        return self.prompt if self.subject is None else self.subject
 
     @property
     def answer(self) -> str:
@@ -104,7 +122,7 @@ class Record(msgspec.Struct, frozen=True):
     """32 hex digits: BLAKE2b of the file's bytes when it was read, a torn last line and blanks at the end left out.
     Empty where the record comes from no file: it has no place then."""
     number: int
-    """0-based number of the record in its file, bad records included."""
+    """0-based number of the fact in its file. A record of which none comes, a bad one among them, counts as one."""
     earlier: tuple[str, ...] = ()
     """Digests that the file had when it was shorter and held this record already, of those that the reader was told:
     at (one of them, `number`) the record stood at the same place."""

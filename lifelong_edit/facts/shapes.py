@@ -1,103 +1,136 @@
-"""The record shapes that users have, each recognised by its keys and turned into a `Fact`.
+"""The record shapes that users have, each recognised by its keys and turned into facts.
 
-| shape | recognised by | prompt and target |
-| --- | --- | --- |
-| native | `prompt`, `target` | as they are |
-| CounterFact, hallucination data | `prompt`, `target_new` | `target_new` |
-| CounterFact as first published | `requested_rewrite` | its template filled with the subject |
-| zsRE (MEND's format) | `src`, `alt` | the question `src`, the edit target `alt` |
-| FEVER | `claim`, `label` | verbalised, see `verbalise_claim` |
-
-Surrounding white space is cut from prompts and targets: the tokenizer's behaviour decides what stands between them.
+The readers are in `published` (data made for editing), `everyday` (data that was not), and here (the native record,
+and fields renamed by a map). Surrounding white space is cut from prompts and targets: the tokenizer's behaviour decides
+what stands between them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from enum import Enum
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import msgspec
 
-from lifelong_edit.errors import BadInputError
+from lifelong_edit.errors import BadInputError, UsageError
+from lifelong_edit.facts import everyday, published
 from lifelong_edit.facts.decoding import Value
+from lifelong_edit.facts.fields import Fields, filled, make_fact
+from lifelong_edit.facts.published import Read, verbalise_claim
 from lifelong_edit.facts.record import Fact, Probe
+from lifelong_edit.facts.relations import Relations, is_triple, read_triple
+from lifelong_edit.facts.skipping import Skip
 
-T = TypeVar("T")
+__all__ = ["QUARANTINED", "SHAPES", "Found", "Reader", "Shape", "Skip", "entry_of", "verbalise_claim"]
 
 QUARANTINED = "quarantined"
 """The field in which a file written for review says where a record stood in quarantine."""
+LISTED = ("digest", "state")
+"""What `facts --json` says of a fact beside its record."""
+NATIVE, MAPPED, TRIPLE, REQUEST = "native", "mapped", "triple", "request"
+_LIVE = "live"
+_TEXTS = ("subject", "prompt", "target", "question")
 
 
-class Skip(Enum):
-    """Why a sound record teaches nothing."""
+class Found(NamedTuple):
+    """What a record was read as."""
 
-    NOT_ENOUGH_INFO = "FEVER claim labelled NOT ENOUGH INFO"
-    NO_TARGET = "zsRE record whose edit target `alt` is blank"
-
-
-class _Answer(msgspec.Struct, frozen=True, rename={"text": "str"}):
-    text: str
-
-
-class _Rewrite(msgspec.Struct, frozen=True):
-    prompt: str
-    subject: str
-    target_new: _Answer
-    target_true: _Answer | None = None
-    relation_id: str | None = None
+    shape: str
+    facts: tuple[Fact, ...] = ()
+    skip: Skip | None = None
+    unused: tuple[str, ...] = ()
+    """Paths of the fields that its reader did not ask for."""
 
 
-class _Original(msgspec.Struct, frozen=True):
-    requested_rewrite: _Rewrite
-    case_id: int | str | None = None
-    paraphrase_prompts: list[str] = []
-    neighborhood_prompts: list[str] = []
+class Shape(NamedTuple):
+    """A shape of records."""
+
+    name: str
+    keys: frozenset[str]
+    """Those by which it is recognised."""
+    read: Callable[[Fields], Read]
+    what: str
+    """Which data has it."""
 
 
-class _CounterFact(msgspec.Struct, frozen=True):
-    prompt: str
-    target_new: str
-    subject: str
-    case_id: int | str | None = None
-    ground_truth: str | None = None
-    rephrase_prompt: str | None = None
-    locality_prompt: str | None = None
-    locality_ground_truth: str | None = None
+def _shape(name: str, keys: str, read: Callable[[Fields], Read], what: str) -> Shape:
+    return Shape(name, frozenset(keys.split()), read, what)
 
 
-class _Portability(msgspec.Struct, frozen=True, rename={"question": "New Question", "answer": "New Answer"}):
-    question: str
-    answer: str
+SHAPES: tuple[Shape, ...] = (
+    _shape(REQUEST, "prompt target_new", published.read_request, "CounterFact made flat, KnowEdit, CKnowEdit, ROME"),
+    _shape("rewrite", "requested_rewrite", published.read_rewrite, "CounterFact as first published, MQuAKE, AKEW"),
+    _shape("zsre", "src alt", published.read_zsre, "zsRE in MEND's format"),
+    _shape("fever", "claim label", published.read_claim, "FEVER, symmetric FEVER"),
+    _shape("ripple", "edit", published.read_ripple, "RippleEdits"),
+    _shape("big-edit", "update ans", published.read_big_edit, "WikiBigEdit"),
+    _shape("blocks", "reliability", published.read_blocks, "WikiDYK"),
+    _shape("blocks", "eval fact", published.read_blocks, "WikiDYK"),
+    _shape("hallucination", "subject object question", published.read_hallucination, "HalluEditBench"),
+    _shape("labels", "text labels", published.read_labels, "KnowEdit's WikiBio"),
+    _shape("success", "success", published.read_success, "KnowEdit's Sanitation"),
+    _shape("unke", "question answer para_question", published.read_unstructured, "UnKE"),
+    _shape("unke", "question answer sub_question", published.read_unstructured, "UnKE"),
+    *(_shape("question", f"question {a}", everyday.read_question, "questions and answers") for a in everyday.RIGHT),
+    _shape("instruction", "instruction output", everyday.read_instruction, "Alpaca"),
+    _shape("instruction", "instruction response", everyday.read_instruction, "Dolly"),
+    *(_shape("completion", " ".join(p), everyday.read_completion, "a text and its end") for p in everyday.COMPLETIONS),
+    _shape("conversation", "messages", everyday.read_conversation, "OpenAI's conversations"),
+    _shape("conversation", "conversations", everyday.read_conversation, "ShareGPT's conversations"),
+)
+"""All but the native one, mzsRE's and triples, in the order in which they are looked for."""
 
 
-class _ZsRE(msgspec.Struct, frozen=True):
-    subject: str
-    src: str
-    alt: str
-    rephrase: str | None = None
-    answers: list[str] = []
-    loc: str | None = None
-    loc_ans: str | None = None
-    portability: _Portability | None = None
+@dataclass(frozen=True)
+class Reader:
+    """How records are read. mapping: of native fields, which of a record's fields holds each; see `mapping_of`."""
+
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    relations: Relations | None = None
+
+    def __call__(self, record: Value) -> Found:
+        """The facts of a record of any known shape.
+
+        Raises `BadInputError` (without file and line) for an unknown shape, a missing or blank field or a wrong type.
+        """
+        value = without_null(record)
+        if self.mapping:
+            found = _found(MAPPED, Fields(renamed(value, self.mapping)), _read_mapped)
+            # The record may have a field of its own under a name that the map gives to another.
+            shadowed = [name for name, source in self.mapping.items() if name in value and name != source]
+            return found._replace(unused=(*found.unused, *shadowed))
+        if {"prompt", "target"} <= value.keys():
+            return _read_native(value)
+        fields = Fields(value)
+        for shape in SHAPES:
+            if shape.keys <= value.keys():
+                return _found(shape.name, fields, shape.read)
+        if value and all(isinstance(part, dict) and {"src", "alt"} <= part.keys() for part in value.values()):
+            return _found("languages", fields, published.read_languages)
+        if is_triple(fields):
+            return _found(TRIPLE, fields, lambda fields: read_triple(fields, self.relations))
+        raise BadInputError(_describe_unknown(record))
 
 
-class _Claim(msgspec.Struct, frozen=True):
-    claim: str
-    label: str
-    id: int | str | None = None
-    evidence: str | list[object] | None = None
+def mapping_of(text: str | Iterable[str]) -> dict[str, str]:
+    """A map from text, as in "prompt=question,target=answer": of native fields, which field of the records holds each.
 
-
-def recognise(record: Value) -> Fact | Skip:
-    """The fact of a record of any known shape.
-
-    Raises `BadInputError` (without file and line) for an unknown shape, a missing or blank field or a wrong type.
+    A field within an object is named with its path (`answer.value`). Raises UsageError for a field that the native
+    record has not, for one that is named twice, and for a map without a prompt or a target.
     """
-    for keys, reader in _SHAPES:
-        if keys <= record.keys():
-            return reader(record)
-    raise BadInputError(_describe_unknown(record))
+    known = Fact.__struct_fields__
+    found: dict[str, str] = {}
+    for pair in text.split(",") if isinstance(text, str) else [part for one in text for part in one.split(",")]:
+        name, equals, source = (part.strip() for part in pair.partition("="))
+        if not equals or not source or name not in known:
+            raise UsageError(f"found --map {pair.strip()!r}, expected FIELD=NAME with one of {', '.join(known)}")
+        if name in found:
+            raise UsageError(f"found {name!r} twice in --map, expected each field once; leave one out")
+        found[name] = source
+    if missing := {"prompt", "target"} - found.keys():
+        raise UsageError(f"found --map without {min(missing)!r}, expected prompt and target; add {min(missing)}=NAME")
+    return found
 
 
 def entry_of(record: object) -> str | None:
@@ -107,134 +140,139 @@ def entry_of(record: object) -> str | None:
     return entry if isinstance(entry, str) and entry else None
 
 
-def verbalise_claim(claim: str, evidence: str | None = None) -> str:
-    """FEVER's claim as a prompt for a decoder model, to be answered with True (SUPPORTS) or False (REFUTES).
-
-    `Claim: "…" Question: Is this claim true or false? Answer:`, and `Evidence: "…"` with a blank before it where the
-    record brings the text of its evidence: symmetric FEVER pairs each claim with evidence for it and evidence against
-    it, so that the claim alone has no label.
-    """
-    before = f'Evidence: "{evidence.strip()}" ' if evidence and evidence.strip() else ""
-    return f'{before}Claim: "{claim.strip()}" Question: Is this claim true or false? Answer:'
+def without_null(value: Value) -> Value:
+    """An object without its fields that are null, and those of the objects in it: null means absent."""
+    return {name: _without_null(part) for name, part in value.items() if part is not None}
 
 
-def _read_native(record: Value) -> Fact:
-    trimmed = dict(record)
-    if trimmed.pop(QUARANTINED, None) is not None and entry_of(record) is None:
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return without_null(value)
+    return [_without_null(part) for part in value] if isinstance(value, list) else value
+
+
+def _found(shape: str, fields: Fields, read: Callable[[Fields], Read]) -> Found:
+    found = read(fields)
+    if isinstance(found, Skip):
+        return Found(shape, skip=found)
+    return Found(shape, tuple(found), unused=tuple(fields.left()))
+
+
+# -- the native record
+
+
+def _read_native(record: Value) -> Found:
+    listed = LISTED if "digest" in record else ()
+    given = {name: value for name, value in record.items() if name not in listed}
+    if given.pop(QUARANTINED, None) is not None and entry_of(record) is None:
         raise BadInputError(
             f"found a `{QUARANTINED}` without the `fact` in it, expected what `lifelong-edit conflicts --out` wrote; "
             "put it back, or take the line out"
         )
-    for name in ("subject", "prompt", "target", "question"):
-        if isinstance(text := trimmed.get(name), str):
-            trimmed[name] = text.strip()
-    if isinstance(trimmed.get("id"), int):
-        trimmed["id"] = str(trimmed["id"])
-    return _convert(trimmed, Fact)
+    if "queries" in given:  # FastEdit's: they ask something, but nobody says what is right
+        queries = Fields({"queries": given.pop("queries")}).texts("queries")
+        given["portability"] = [*_list(given, "portability"), *({"prompt": text, "kind": "query"} for text in queries)]
+    if listed:
+        return _listed(record, given)
+    for name in _TEXTS:
+        if isinstance(text := given.get(name), str):
+            given[name] = text.strip()
+    if isinstance(given.get("id"), int):
+        given["id"] = str(given["id"])
+    fact = _convert(given)
+    # What comes back from review as it was put aside was filled before.
+    return Found(NATIVE, (fact if entry_of(record) == fact.digest else _filled(fact),))
 
 
-def _read_counterfact(record: Value) -> Fact:
-    found = _convert(record, _CounterFact)
-    return _make_fact(
-        subject=found.subject,
-        prompt=found.prompt,
-        target=found.target_new,
-        id=None if found.case_id is None else f"counterfact-{found.case_id}",
-        target_true=_text(found.ground_truth),
-        counterfact_rephrase=_text(found.rephrase_prompt),
-        locality=_probes((found.locality_prompt, found.locality_ground_truth)),
-    )
-
-
-def _read_original(record: Value) -> Fact:
-    found = _convert(record, _Original)
-    rewrite = found.requested_rewrite
-    true = rewrite.target_true.text if rewrite.target_true else None
-    return _make_fact(
-        subject=rewrite.subject,
-        prompt=rewrite.prompt.replace("{}", rewrite.subject),
-        target=rewrite.target_new.text,
-        id=None if found.case_id is None else f"counterfact-{found.case_id}",
-        relation=rewrite.relation_id,
-        target_true=_text(true),
-        counterfact_rephrase=_text(next(iter(found.paraphrase_prompts), None)),
-        locality=_probes(*((prompt, true) for prompt in found.neighborhood_prompts)),
-    )
-
-
-def _read_zsre(record: Value) -> Fact | Skip:
-    found = _convert(record, _ZsRE)
-    if not found.alt.strip():
-        return Skip.NO_TARGET
-    port = found.portability
-    return _make_fact(
-        subject=found.subject,
-        prompt=found.src,
-        target=found.alt,
-        target_true=_text(next(iter(found.answers), None)),
-        rephrases=tuple(text for text in [_text(found.rephrase)] if text),
-        locality=_probes((found.loc, found.loc_ans)),
-        portability=_probes((port.question, port.answer)) if port else (),
-    )
-
-
-def _read_claim(record: Value) -> Fact | Skip:
-    found = _convert(record, _Claim)
-    if found.label == "NOT ENOUGH INFO":
-        return Skip.NOT_ENOUGH_INFO
-    answers = {"SUPPORTS": "True", "REFUTES": "False"}
-    if found.label not in answers:
+def _listed(record: Value, given: Value) -> Found:
+    """A fact as `facts --json` lists it: exactly that one again, or none, where it was not in force."""
+    fact = _convert(given)
+    if fact.digest != record["digest"]:
         raise BadInputError(
-            f"found the label {found.label[:40]!r}, expected SUPPORTS, REFUTES or NOT ENOUGH INFO; correct it"
+            f"found a record of the digest {str(record['digest'])[:40]!r} that holds another fact ({fact.digest}), "
+            "expected it as `lifelong-edit facts --json` lists it; take `digest` out if it was changed on purpose"
         )
-    evidence = found.evidence if isinstance(found.evidence, str) else None
-    return _make_fact(
-        subject=found.claim,
-        # A blank claim has to stay blank for the check of Fact to find it.
-        prompt=verbalise_claim(found.claim, evidence) if found.claim.strip() else "",
-        target=answers[found.label],
-        id=None if found.id is None else f"fever-{found.id}",
-    )
+    if record.get("state", _LIVE) != _LIVE:
+        return Found(NATIVE, skip=Skip.NOT_IN_FORCE)
+    return Found(NATIVE, (fact,))
 
 
-_SHAPES: tuple[tuple[frozenset[str], Callable[[Value], Fact | Skip]], ...] = (
-    (frozenset({"prompt", "target"}), _read_native),
-    (frozenset({"prompt", "target_new"}), _read_counterfact),
-    (frozenset({"requested_rewrite"}), _read_original),
-    (frozenset({"src", "alt"}), _read_zsre),
-    (frozenset({"claim", "label"}), _read_claim),
-)
+def _list(given: Value, name: str) -> list[object]:
+    value = given.get(name, [])
+    return value if isinstance(value, list) else [value]
 
 
-def _make_fact(**fields: object) -> Fact:
-    given = {name: value.strip() if isinstance(value, str) else value for name, value in fields.items()}
-    return Fact(**given)  # type: ignore[arg-type]
+def _filled(fact: Fact) -> Fact:
+    """A native fact with its subject in its places."""
+    changes: dict[str, Any] = {"prompt": filled(fact.prompt, fact.subject)}
+    changes["rephrases"] = tuple(filled(text, fact.subject) for text in fact.rephrases)
+    if fact.question is not None:
+        changes["question"] = filled(fact.question, fact.subject)
+    for name in ("locality", "portability"):
+        changes[name] = tuple(_filled_probe(probe) for probe in getattr(fact, name))
+    changed = {name: value for name, value in changes.items() if value != getattr(fact, name)}
+    return msgspec.structs.replace(fact, **changed) if changed else fact
 
 
-def _probes(*pairs: tuple[str | None, str | None]) -> tuple[Probe, ...]:
-    found = ((_text(prompt), _text(target)) for prompt, target in pairs)
-    return tuple(Probe(prompt, target) for prompt, target in found if prompt is not None)
+def _filled_probe(probe: Probe) -> Probe:
+    prompt = filled(probe.prompt, probe.subject)
+    return probe if prompt == probe.prompt else msgspec.structs.replace(probe, prompt=prompt)
 
 
-def _text(text: str | None) -> str | None:
-    """Trimmed text; None where there is none, for fields that may be left blank."""
-    return text.strip() or None if text is not None else None
-
-
-def _convert(record: Mapping[str, object], kind: type[T]) -> T:
+def _convert(record: Mapping[str, object]) -> Fact:
     try:
-        return msgspec.convert(record, kind)
+        return msgspec.convert(record, Fact)
     except msgspec.ValidationError as error:
         raise BadInputError(
             f"found a record that does not fit ({error}), expected the fields listed by `stream --help`; correct it"
         ) from None
 
 
+# -- records with other names
+
+
+def renamed(record: Value, mapping: Mapping[str, str]) -> Value:
+    """A record with what a map names under the names of the native record, and all else as it was."""
+    rest = dict(record)
+    found: Value = {}
+    for name, source in mapping.items():
+        path = (source,) if source in record else tuple(source.split("."))
+        value: Any = record
+        for part in path:
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            found[name] = value
+            rest = _without(rest, path)
+    return {name: value for name, value in rest.items() if name not in mapping} | found
+
+
+def _without(value: Value, path: tuple[str, ...]) -> Value:
+    """An object without what stands at a path."""
+    name, *further = path
+    inner = value.get(name)
+    rest = {other: part for other, part in value.items() if other != name}
+    return rest | {name: _without(inner, tuple(further))} if further and isinstance(inner, dict) else rest
+
+
+def _read_mapped(fields: Fields) -> Read:
+    said = fields.answers("target")
+    if len(said) > 1:
+        fields.spare("target")
+    return [
+        make_fact(
+            fields,
+            subject=fields.text("subject"),
+            prompt=fields.require("prompt"),
+            target=said[0] if said else fields.require("target"),
+            target_true=fields.first("target_true"),
+        )
+    ]
+
+
 def _describe_unknown(record: Value) -> str:
     keys = [repr(key[:40]) for key in list(record)[:8]]
     told = f"the key{'s' * (len(keys) > 1)} {', '.join(keys)}" if keys else "no keys"
     return (
-        f"found a record with {told}, expected `subject`, `prompt` and `target` "
-        "(or CounterFact's `prompt` and `target_new`, zsRE's `src` and `alt`, FEVER's `claim` and `label`); "
-        "rename the fields"
+        f"found a record with {told}, expected `prompt` and `target` (or the fields of another known shape, see "
+        "docs/facts-format.md); rename the fields, or say which is which by --map prompt=NAME,target=NAME"
     )

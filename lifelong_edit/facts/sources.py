@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import gzip
 import hashlib
 import os
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
-from lifelong_edit.errors import BadInputError, UsageError
-from lifelong_edit.facts.decoding import Element, checked, read_elements
+from lifelong_edit.errors import BadInputError, UsageError, first_line
+from lifelong_edit.facts.compressed import ZIP, decompressed
+from lifelong_edit.facts.decoding import HEAD_BYTES, Element, checked, read_elements
 from lifelong_edit.facts.growing import Content, Known, Span
+from lifelong_edit.facts.tables import (
+    as_json,
+    bare_name,
+    is_saved,
+    kind_of,
+    open_saved,
+    read_arrow,
+    read_csv,
+    read_parquet,
+    separator_of,
+)
 
 STDIN = "-"
 DATASET_PREFIX = "hf:"
-GZIP = b"\x1f\x8b"
-_TORN_GZIP = (gzip.BadGzipFile, zlib.error, EOFError)
 _SPOOL_BYTES = 1 << 24
 
 
@@ -43,7 +51,8 @@ class Source:
 def expand(sources: Sequence[str]) -> list[str]:
     """File names, `-` and data set ids in order, with globs expanded and sorted.
 
-    Raises `UsageError` for a file that does not exist or may not be read, a folder, and a glob that matches nothing.
+    A folder that `datasets` has saved is a source as a file is. Raises `UsageError` for a file that does not exist or
+    may not be read, any other folder, and a glob that matches nothing.
     """
     if isinstance(sources, str):
         raise UsageError(f"found one text {sources!r} as sources, expected a list of them; pass [{sources!r}]")
@@ -51,7 +60,7 @@ def expand(sources: Sequence[str]) -> list[str]:
     for source in sources:
         if source == STDIN or source.startswith(DATASET_PREFIX):
             found.append(source)
-        elif Path(source).exists():
+        elif _is_there(source):
             _require_readable(source)
             found.append(source)
         elif matches := sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file()):  # noqa: PTH207
@@ -59,23 +68,42 @@ def expand(sources: Sequence[str]) -> list[str]:
                 _require_readable(match)
             found.extend(matches)
         else:
-            raise UsageError(f"found no file {source!r}, expected a file, a glob, - or hf:NAME; check the path")
+            told = source if len(source) <= 200 else f"{source[:200]}…"
+            raise UsageError(f"found no file {told!r}, expected a file, a glob, - or hf:NAME; check the path")
     if found.count(STDIN) > 1:
         raise UsageError("found - twice, expected standard input once; leave one out")
     return found
 
 
+def _is_there(source: str) -> bool:
+    try:
+        return Path(source).exists()
+    except OSError:  # a name that no file system can have: too long, for instance
+        return False
+
+
 def _require_readable(name: str) -> None:
     """Refuse what opening would refuse, before anything is read of the sources that stand before it."""
     if Path(name).is_dir():
-        raise UsageError(f"found the folder {name!r}, expected a file, a glob, - or hf:NAME; name the files in it")
+        if is_saved(name):
+            return
+        raise UsageError(
+            f"found the folder {name!r}, expected a file, a glob, - or hf:NAME, or a folder that datasets has saved; "
+            "name the files in it"
+        )
     if not os.access(name, os.R_OK):
         raise UsageError(f"found the file {name!r}, which may not be read, expected a readable one; change its mode")
 
 
 def can_read_twice(sources: Sequence[str]) -> bool:
     """Whether every source is a plain file, so that a first reading costs nothing and takes nothing away."""
-    return all(not s.startswith(DATASET_PREFIX) and s != STDIN and Path(s).is_file() for s in expand(sources))
+    named = expand(sources)
+    return all(not s.startswith(DATASET_PREFIX) and s != STDIN and (Path(s).is_file() or is_saved(s)) for s in named)
+
+
+def are_files(sources: Sequence[str]) -> bool:
+    """Whether every source is a plain file."""
+    return can_read_twice(sources) and all(Path(source).is_file() for source in expand(sources))
 
 
 @contextlib.contextmanager
@@ -83,21 +111,46 @@ def open_source(source: str, known: Known | None = None) -> Iterator[Source]:
     """Open one source of `expand`; files are hashed before the first element is read.
 
     Standard input and pipes are spooled to a temporary file first, because a record's place holds the digest of
-    everything that came with it. What is compressed by gzip is read, and hashed, as what was compressed.
+    everything that came with it. What is compressed is read, and hashed, as what was compressed.
     known: what a store has consumed, so that a file is known again after it has grown.
     """
     if source.startswith(DATASET_PREFIX):
         yield _open_dataset(source)
         return
-    with _open_bytes(source) as stream:
-        name, content = "<stdin>" if source == STDIN else source, Content(known)
-        elements: Iterator[Element]
+    if source != STDIN and Path(source).is_dir():
+        digest, rows = open_saved(source)
+        yield Source(source, digest, rows, lambda number: ())
+        return
+    name, content = "<stdin>" if source == STDIN else source, Content(known)
+    with contextlib.ExitStack() as opened:
         try:
-            content.take(stream)
-            elements = read_elements(Span(stream, 0, stream.tell()))
-        except _TORN_GZIP as error:
-            elements = iter([(1, BadInputError(_torn(error)))])
+            elements = _elements(name, opened.enter_context(_open_bytes(source)), content)
+        except BadInputError as error:  # a torn compressed file
+            elements = iter([(1, error)])
         yield Source(name, content.digest, elements, content.earlier)
+
+
+def _elements(name: str, stream: IO[bytes], content: Content) -> Iterator[Element]:
+    """The elements of an opened file, by what it holds; all of it is hashed first."""
+    stream.seek(0)
+    head = stream.read(HEAD_BYTES)
+    if head.startswith(ZIP):
+        kind = "a workbook" if bare_name(name).casefold().endswith(".xlsx") else "a zip archive"
+        told = f"found {kind}, expected records or a table; unpack it, or save the table as CSV"
+        return iter([(1, BadInputError(told))])
+    match kind_of(name, head):
+        case "parquet":
+            content.take_bytes(stream)
+            return read_parquet(stream)
+        case "arrow":
+            content.take_bytes(stream)
+            return read_arrow(stream)
+        case "csv":
+            content.take(stream, table=True)
+            return read_csv(stream, separator_of(name, head) or ",")
+        case _:
+            content.take(stream)
+            return read_elements(Span(stream, 0, stream.tell()))
 
 
 @contextlib.contextmanager
@@ -109,17 +162,17 @@ def open_text(source: str) -> Iterator[Iterator[tuple[int, str]]]:
 
 def _lines(source: str, stream: IO[bytes]) -> Iterator[tuple[int, str]]:
     number = 0
-    try:
-        for line in stream:
-            number += 1
-            if line.strip():
-                yield number, _decode_line(source, number, line)
-    except _TORN_GZIP as error:
-        raise BadInputError(f"{source}:{number + 1}: {_torn(error)}") from None
-
-
-def _torn(error: Exception) -> str:
-    return f"found a gzip file that cannot be read ({error}), expected a whole one; write it out again"
+    lines = iter(stream)
+    while True:
+        try:
+            line = next(lines, None)
+        except BadInputError as error:
+            raise BadInputError(f"{source}:{number + 1}: {error}") from None
+        if line is None:
+            return
+        number += 1
+        if line.strip():
+            yield number, _decode_line(source, number, line)
 
 
 def _decode_line(source: str, number: int, line: bytes) -> str:
@@ -134,7 +187,7 @@ def _decode_line(source: str, number: int, line: bytes) -> str:
 @contextlib.contextmanager
 def _open_bytes(source: str) -> Iterator[IO[bytes]]:
     if source == STDIN:
-        with _spooled(sys.stdin.buffer) as spool, _plain(spool) as plain:
+        with _spooled(sys.stdin.buffer) as spool, decompressed(spool) as plain:
             yield plain
         return
     try:
@@ -143,19 +196,7 @@ def _open_bytes(source: str) -> Iterator[IO[bytes]]:
         raise UsageError(f"cannot read {source!r}: {error.strerror}; expected a readable file") from None
     with stream, contextlib.ExitStack() as opened:
         seekable = stream if stream.seekable() else opened.enter_context(_spooled(stream))
-        yield opened.enter_context(_plain(seekable))
-
-
-@contextlib.contextmanager
-def _plain(stream: IO[bytes]) -> Iterator[IO[bytes]]:
-    """The stream, or where it is compressed by gzip, what was compressed."""
-    compressed = stream.read(len(GZIP)) == GZIP
-    stream.seek(0)
-    if not compressed:
-        yield stream
-        return
-    with gzip.GzipFile(fileobj=stream) as plain:
-        yield cast("IO[bytes]", plain)
+        yield opened.enter_context(decompressed(seekable))
 
 
 @contextlib.contextmanager
@@ -186,7 +227,7 @@ def _load_builder(source: str, name: str) -> Any:
     try:
         return datasets.load_dataset_builder(name)
     except Exception as error:  # datasets and its hub client raise a dozen unrelated types
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise UsageError(f"cannot load the data set {source!r}: {reason}; expected hf:OWNER/NAME[:SPLIT]") from None
 
 
@@ -200,16 +241,7 @@ def _read_rows(builder: Any, split: str) -> Iterator[Element]:
         except StopIteration:
             return
         except Exception as error:  # what a torn download or a bad file raises depends on its format
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error)
             yield number, BadInputError(f"found rows that cannot be read ({reason}), expected records; load it anew")
             return
-        yield number, checked(_without_none(row))
-
-
-def _without_none(value: object) -> object:
-    """Tables fill absent fields with None; records leave them out."""
-    if isinstance(value, dict):
-        return {key: _without_none(part) for key, part in value.items() if part is not None}
-    if isinstance(value, list):
-        return [_without_none(part) for part in value]
-    return value
+        yield number, checked(as_json(row))

@@ -13,8 +13,8 @@ from lifelong_edit.facts.dates import span_of
 from lifelong_edit.facts.record import Fact, Probe
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_REQUIRED = ("subject", "prompt", "target")
-_FACT, _PROBE = Fact(subject="-", prompt="-", target="-"), Probe("-")
+_REQUIRED = ("prompt", "target")
+_FACT, _PROBE = Fact(prompt="-", target="-"), Probe("-")
 
 
 def encode_fact(fact: Fact) -> bytes:

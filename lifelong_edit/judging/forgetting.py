@@ -52,8 +52,8 @@ def measure_stream(bench: Bench, editor: Editor, batches: Sequence[Sequence[Fact
     """
     state, parts = State(), []
     for batch in batches:
-        new = {(fact.subject.casefold(), fact.relation) for fact in batch}
-        retired = [d for d, fact in state.live.items() if (fact.subject.casefold(), fact.relation) in new]
+        new = {(fact.about.casefold(), fact.relation) for fact in batch}
+        retired = [d for d, fact in state.live.items() if (fact.about.casefold(), fact.relation) in new]
         left = [fact for d, fact in state.live.items() if d not in set(retired)]
         with bench.loaded.at(editor.overlay(state)):
             known = answered(bench, left)

@@ -42,7 +42,7 @@ def compared(bench: Bench, retracted: Sequence[Fact], live: Sequence[Fact]) -> d
     The unedited ones are the retracted facts' own locality prompts and the preserved prompts that stand guard, which
     are rows of no solve; none that speaks of a subject which a live or a retracted fact is about.
     """
-    about = {fact.subject.casefold() for fact in (*retracted, *live)}
+    about = {fact.about.casefold() for fact in (*retracted, *live)}
     relations = {fact.relation for fact in retracted}
     near = [probe for fact in retracted for probe in fact.locality if probe.subject is not None]
     near += [p for i, p in enumerate(bench.preserved.probes) if i in bench.preserved.guard and p.relation in relations]

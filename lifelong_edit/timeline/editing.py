@@ -177,19 +177,20 @@ class Editing(Reviewing):
         reason: str | None = None,
         say: Callable[[str], None] | None = None,
     ) -> StepRecord:
-        """Take live facts back, however old, as one step: the canonical solve of those that remain.
+        """Take facts back, however old, as one step: the canonical solve of those that remain.
 
-        facts: digests, beginnings of them that name one live fact, or facts as `apply` takes them. revive: bring back
+        facts: digests, beginnings of them that name one live fact, or else one that was superseded, or facts as `apply`
+        takes them. A superseded one, once taken back, is not revived by later retractions. revive: bring back
         what they had superseded, unless another live fact now answers that. The weights are those of a store that only
         ever had the remaining facts, to the last bit; without any they are the base model's. The report has the share
         of retracted facts that are answered as by the base model, beside that of unedited facts (`as_base`). say: told
-        about each pass. Raises UsageError for a name of no live fact or of several, and where the rule cannot do this,
+        about each pass. Raises UsageError for a name of no such fact or of several, and where the rule cannot do this,
         StepRefusedError where a number is not finite.
         """
         self._refuse_read_only(reason)
         rule_of(self.settings.editor).require_relearning()
         began, names = time.perf_counter(), as_digests(facts)
-        gone = list(dict.fromkeys(self.history().live_fact(self.head, name) for name in names))
+        gone = list(dict.fromkeys(self.history().retractable(self.head, name) for name in names))
         draft = self._solve().retraction(gone, self._revived(gone) if revive else (), say)
         draft.fill(reason=reason, seconds=time.perf_counter() - began)
         return self._commit(draft)

@@ -295,6 +295,13 @@ class History:
         """The digest of the live fact that one, or its beginning, names. Raises UsageError for none and for many."""
         return named(name, self.fold(step).live, "fact", "in force")
 
+    def retractable(self, step: int, name: str) -> str:
+        """As `live_fact`; where no live fact is meant, of the superseded ones: they may be kept from being revived."""
+        fold = self.fold(step)
+        live = [digest for digest in fold.live if isinstance(name, str) and digest.startswith(name)]
+        replaced = fold.ever - fold.live.keys() - fold.retracted.keys() - set(self.purged)
+        return named(name, live or sorted(replaced), "fact", "in force or superseded")
+
     def superseded_by(self, step: int, digests: Iterable[str]) -> list[str]:
         """Digests of the facts that the given ones took the place of when they last came, and that are not live."""
         live, came = self.fold(step).live, dict[str, StepRecord]()

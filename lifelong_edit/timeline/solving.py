@@ -251,20 +251,23 @@ class Solving:
             return measure(self._bench, self._editor.phrasings, facts, record.live_digest)
 
     def retraction(self, gone: Sequence[str], back: Sequence[Fact], say: Say | None) -> Draft:
-        """The step that solves again without the live facts `gone` and with the facts `back`, from the base weights.
+        """The step that solves again without the facts `gone` and with the facts `back`, from the base weights.
+
+        Those of `gone` that are not live were superseded: nothing is left of them but what the log says.
 
         Without a fact left it is the base.
         """
         state, bench = self.state(), self._bench
         record = self._history().record(self._at)
-        retracted = [state.live[digest] for digest in gone]
+        known = state.live | self._head.facts([digest for digest in gone if digest not in state.live])
+        retracted = [known[digest] for digest in gone]
         left = [fact for digest, fact in state.live.items() if digest not in set(gone)] + list(back)
         told: dict[str, Any] = UNMADE | {"parent": self._at, "superseded": tuple(gone), "start": 0.0}
         none = {m.name: np.zeros((m.d_in, m.d_out), np.float32) for m in bench.loaded.modules}
         change = self._relearned(left, say) if left else self._rule.emptied(none)
         weights = change.weights(none)
-        # What comes back in the place of another is right to be answered as it was.
-        names = {name for fact in back for name in identities(fact)}
+        # What comes back in the place of another is right to be answered as it was, and so is what took its place.
+        names = {name for fact in left for name in identities(fact)}
         gone_for_good = [fact for fact in retracted if names.isdisjoint(identities(fact))]
         standing = self._after(state, change, weights, {fact.digest: fact for fact in left})
         with bench.loaded.at(standing):

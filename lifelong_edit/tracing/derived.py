@@ -27,12 +27,12 @@ def derived_prompts(facts: Sequence[Fact], count: int, *parts: object) -> list[P
     """
     known: dict[str, set[str]] = {}
     for fact in facts:
-        known.setdefault(fact.subject.casefold(), set()).add(_relation(fact))
+        known.setdefault(fact.about.casefold(), set()).add(_relation(fact))
     ordered = sorted(facts, key=lambda fact: fact.digest)
     sample = [ordered[i] for i in draw(len(ordered), SAMPLE, "derived from", *parts)]
     patterns = [(_relation(fact), fact, text) for fact in sample for text in (fact.prompt, *fact.rephrases)]
     patterns = [pattern for pattern in patterns if mentions(pattern[2], pattern[1].subject)]
-    subjects = list(dict.fromkeys(fact.subject for fact in sample))
+    subjects = list(dict.fromkeys(fact.subject for fact in sample if fact.subject is not None))
     found: dict[str, Probe] = {}
     pairs = len(patterns) * len(subjects)
     for pair in draw(pairs, 2 * count, "derived", *parts):  # twice as many, since some are of no use

@@ -53,8 +53,8 @@ def shuffled(population: int, *parts: object) -> list[int]:
 
 
 def subjects_of(facts: Iterable[Fact]) -> frozenset[str]:
-    """The facts' subjects, case-folded, as preserved prompts are compared with."""
-    return frozenset(fact.subject.casefold() for fact in facts)
+    """What the facts are about, case-folded, as preserved prompts are compared with."""
+    return frozenset(fact.about.casefold() for fact in facts)
 
 
 def phrasings_of(fact: Fact, count: int) -> list[str]:
@@ -101,7 +101,7 @@ def fact_rows(
     return rows
 
 
-def _rows_of(model: Outlined, asked: Fact | str, fact: Fact, subject: str, kind: RowKind) -> list[Row]:
+def _rows_of(model: Outlined, asked: Fact | str, fact: Fact, subject: str | None, kind: RowKind) -> list[Row]:
     """One phrasing with a fact's answer, a row for each form."""
     task, questions = task_of(model), questions_of(model, asked)
     encoded = [(task.encode(model, question, fact.answer, subject), form_of(question)) for question in questions]
@@ -130,6 +130,13 @@ def require_rows(model: Outlined, fact: Fact) -> None:
     fact_rows(model, [fact], len(fact.rephrases))
 
 
+def unmentioned(fact: Fact, prompt: str) -> str:
+    """The beginning of a sentence on a fact whose subject is not found in one of its prompts."""
+    if fact.subject is None:
+        return f"the fact of the prompt {prompt!r} names no subject"
+    return f"the prompt {prompt!r} does not mention its subject {fact.subject!r}"
+
+
 def without_mention(modules: Sequence[EditableModule], facts: Sequence[Fact], rows: Sequence[Row]) -> list[str]:
     """Digests of the facts that modules edited at the subject cannot be taught: no row mentions their subject.
 
@@ -142,7 +149,7 @@ def without_mention(modules: Sequence[EditableModule], facts: Sequence[Fact], ro
     found = [fact for fact in facts if fact.digest not in mentioned]
     if found and "answer" not in places:
         raise BadInputError(
-            f"the prompt {found[0].prompt!r} does not mention its subject {found[0].subject!r}, and all edited modules "
-            "are edited at the subject; name it as the prompt does, or edit other modules as well"
+            f"{unmentioned(found[0], found[0].prompt)}, and all edited modules are edited at the subject; name it as "
+            "the prompt does, or edit other modules as well"
         )
     return [fact.digest for fact in found]

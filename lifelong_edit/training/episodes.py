@@ -94,9 +94,9 @@ class Episode:
 
 def split_by_subject(facts: Sequence[Fact], share: float, seed: int) -> tuple[list[Fact], list[Fact]]:
     """Training and validation facts; no subject is in both."""
-    subjects = sorted({f.subject.casefold() for f in facts})
+    subjects = sorted({f.about.casefold() for f in facts})
     held = {subjects[i] for i in draw(len(subjects), round(share * len(subjects)), "validation", seed)}
-    return [f for f in facts if f.subject.casefold() not in held], [f for f in facts if f.subject.casefold() in held]
+    return [f for f in facts if f.about.casefold() not in held], [f for f in facts if f.about.casefold() in held]
 
 
 def divided(facts: Sequence[Fact], t: TrainSettings) -> tuple[list[Fact], list[Fact]]:
@@ -125,7 +125,7 @@ def make_episode(facts: Sequence[Fact], preserved: PreservedPrompts, t: TrainSet
     count = min(t.batch_size * t.batches, len(facts) // 2)
     order = torch.randperm(len(facts), generator=torch.Generator().manual_seed(1_000_003 * t.seed + number)).tolist()
     chosen = [taught(facts[i], number) for i in order[:count]]
-    edited = {c.fact.subject.casefold() for c in chosen}
+    edited = {c.fact.about.casefold() for c in chosen}
     answers: dict[str | None, set[str | None]] = {}
     for c in chosen:
         answers.setdefault(c.fact.relation, set()).add(c.fact.target_true)

@@ -81,13 +81,13 @@ def draw_pairs(facts: Sequence[Fact], seed: int) -> list[Pair]:
     known = [fact for fact in facts if fact.relation and fact.rephrases]
     about: dict[str, list[Fact]] = defaultdict(list)
     for fact in known:
-        about[normalise(fact.subject)].append(fact)
+        about[normalise(fact.about)].append(fact)
     pairs: list[Pair] = []
     for i in draw(len(known), MOST, "pairs", seed):
         fact = known[i]
         old = as_known(fact)
         pairs += [Pair(new, old, True) for new in asked_again(fact, seed)]
-        others = [f for f in about[normalise(fact.subject)] if _other_relation(f, fact)]
+        others = [f for f in about[normalise(fact.about)] if _other_relation(f, fact)]
         asked = [new for other in others for new in (as_known(other), *asked_again(other, seed))]
         pairs += [Pair(new, old, False) for new in asked if not _says(fact, new.prompt)]
         if not others:
@@ -97,6 +97,8 @@ def draw_pairs(facts: Sequence[Fact], seed: int) -> list[Pair]:
 
 def _written(fact: Fact, known: Sequence[Fact], seed: int) -> list[Pair]:
     """One question of another relation with the subject of `fact`, where one is found among some draws."""
+    if fact.subject is None:
+        return []
     for i in draw(len(known), 8, "written", seed, fact.digest):
         other = known[i]
         if _other_relation(other, fact) and mentions(other.prompt, other.subject):
@@ -137,7 +139,7 @@ def fit_scorer(pairs: Sequence[Pair], features: Array, asked: int, provenance: M
     those included that met no other fact.
     """
     same, written = (np.array([getattr(pair, name) for pair in pairs], bool) for name in ("same", "written"))
-    met = len({(pair.new.subject, pair.new.prompt) for pair in pairs if not pair.same and not pair.written})
+    met = len({(pair.new.about, pair.new.prompt) for pair in pairs if not pair.same and not pair.written})
     kept = ~written if (~same & ~written).sum() >= LEAST else np.ones(len(pairs), bool)
     pairs, features, same = [p for p, keep in zip(pairs, kept, strict=True) if keep], features[kept], same[kept]
     groups = np.array([pair.group for pair in pairs])
@@ -147,7 +149,7 @@ def fit_scorer(pairs: Sequence[Pair], features: Array, asked: int, provenance: M
     alarms: dict[tuple[str, str], float] = {}
     for pair, probability in zip(pairs, held_out, strict=True):
         if not pair.same:
-            name = (pair.new.subject, pair.new.prompt)
+            name = (pair.new.about, pair.new.prompt)
             alarms[name] = max(alarms.get(name, 0.0), float(probability))
     threshold = threshold_of(list(alarms.values()), met / asked)
     told = dict(provenance) | {"same": int(same.sum()), "other": int((~same).sum())}

@@ -55,7 +55,7 @@ def test_retract_as_json(run: Run, store: Path) -> None:
 def test_names_that_fit_no_fact(run: Run, store: Path) -> None:
     result = run("retract", "zzzz", "--store", store)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: 'zzzz' names no fact in force; expected the digest of one")
+    assert result.stderr.startswith("error: 'zzzz' names no fact in force or superseded; expected the digest of one")
     assert run("retract", "--store", store).exit_code == 2
     assert data(run("status", "--store", store, "--json"))["head"] == 3
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lifelong_edit.facts import Fact
-from lifelong_edit.facts.shapes import recognise
+from lifelong_edit import facts
 from tests.docs.pages import DOCUMENTS, FENCE, FURTHER, RECIPES, REPOSITORY, TUTORIAL, Reader, blocks
 
 ALONE = [document for document in DOCUMENTS if document not in (TUTORIAL, *FURTHER)]
@@ -56,7 +55,7 @@ def test_example_records_are_facts(document: Path) -> None:
     for match in FENCE.finditer(document.read_text(encoding="utf-8")):
         if match["info"].split()[0] == "json":
             for line in match["body"].splitlines():
-                assert isinstance(recognise(json.loads(line)), Fact)
+                assert facts.Reader()(json.loads(line)).facts
 
 
 LINK = re.compile(r"\]\((?!https?://|mailto:)(?P<path>[^)#\s]+)?(?:#(?P<anchor>[^)\s]+))?\)")

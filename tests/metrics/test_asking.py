@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.eval.metrics.verdicts import ask_pairs, ask_unchanged, base_answers, predict_answers, summarise
+from lifelong_edit.eval.metrics.verdicts import (
+    ask_any,
+    ask_pairs,
+    ask_unchanged,
+    base_answers,
+    predict_answers,
+    summarise,
+)
 from lifelong_edit.models import BASE, LoadedModel, encode, load_model
 from lifelong_edit.tasks.causal.verdicts import MARGIN
 
@@ -61,6 +68,18 @@ def test_teacher_forced_and_generated_equal_the_plain_implementation(loaded: Loa
         new = plain_greedy(loaded, front, len(answer) + MARGIN)
         assert result.answer == loaded.tokenizer.decode(new, skip_special_tokens=True)
     assert {r.teacher_forced for r in results} == {True, False}
+
+
+def test_a_question_is_right_if_one_of_its_answers_is(loaded: LoadedModel, sentences: list[str]) -> None:
+    own, wrong = questions(loaded, sentences)[::2], questions(loaded, sentences)[1::2]
+    aliases = {pair: ["London", right] for pair, (_, right) in zip(wrong, own, strict=True)}
+    assert [r.teacher_forced for r in ask_pairs(loaded, wrong)] != [r.teacher_forced for r in ask_pairs(loaded, own)]
+    found, alone = ask_any(loaded, wrong, aliases), ask_pairs(loaded, own)
+    for pair, one, other in zip(wrong, found, alone, strict=True):
+        several = [other, *ask_pairs(loaded, [pair, (pair[0], "London")])]
+        assert one.teacher_forced == any(result.teacher_forced for result in several)
+        assert one.generated == any(result.generated for result in several)
+    assert ask_any(loaded, own, {}) == alone and ask_any(loaded, [], {}) == []
 
 
 def test_predictions_do_not_depend_on_the_batch(loaded: LoadedModel, sentences: list[str]) -> None:

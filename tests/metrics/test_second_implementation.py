@@ -18,7 +18,7 @@ import torch
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.eval.metrics.fluency import continuations
 from lifelong_edit.eval.reports.evaluation import evaluate
-from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.facts import MULTI_HOP, Fact, Probe
 from lifelong_edit.timeline import Timeline
 
 TOLERANCE = 1e-6
@@ -26,6 +26,9 @@ TOLERANCE = 1e-6
 SAMPLE = "Ada Lovelace was born in London and wrote the first published programme. " * 12
 
 Logits = Callable[[tuple[int, ...]], npt.NDArray[np.float64]]
+
+
+ALIASES = ("Paris", "London", "Warsaw")
 
 
 def fact(number: int, **changes: Any) -> Fact:
@@ -37,7 +40,10 @@ def fact(number: int, **changes: Any) -> Fact:
         "target_true": "Belgrade",
         "rephrases": (f"{name} has the capital", f"The seat of {name} is"),
         "locality": (Probe(f"The river of {name} is", "Danube"), Probe("Kenya's currency is the", "shilling")),
-        "portability": (Probe(f"In the capital of {name} one pays with the", "yen"),),
+        "portability": (
+            Probe(f"In the capital of {name} one pays with the", "yen"),
+            Probe(f"The seat of {name} is", "Kenya", aliases=ALIASES, kind=MULTI_HOP),
+        ),
         "counterfact_rephrase": f"Ada was born. The capital of {name} is",
     }
     return Fact(**fields | changes)
@@ -156,7 +162,8 @@ def questions(measure: str, facts: Sequence[Fact]) -> list[list[tuple[str, Any]]
         "efficacy": lambda f: [(f.prompt, f.target)],
         "generality": lambda f: [(prompt, f.target) for prompt in f.rephrases],
         "wrapped": lambda f: [(f.counterfact_rephrase or "", f.target)],
-        "portability": lambda f: [(probe.prompt, probe.target) for probe in f.portability],
+        "portability": lambda f: [(probe.prompt, probe.target) for probe in f.portability[:1]],
+        "multihop": lambda f: [(probe.prompt, probe.target) for probe in f.portability[1:]],
         "locality": lambda f: [(p.prompt, p.target) for p in f.locality if p.prompt != FACTS[0].prompt],
     }
     return by_first_fact(ways[measure](f) for f in facts)
@@ -179,11 +186,20 @@ def parts(found: dict[str, Any]) -> list[tuple[dict[str, Any], list[Fact]]]:
     return [(found["all"], FACTS), (found["batches"][0], FACTS[:3]), (found["batches"][1], FACTS[3:])]
 
 
-@pytest.mark.parametrize("measure", ["efficacy", "generality", "wrapped", "portability"])
+def _any(said: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
+    """Of a question with several right answers: right where one is."""
+    return tuple(map(max, zip(*said, strict=True)))
+
+
+@pytest.mark.parametrize("measure", ["efficacy", "generality", "wrapped", "portability", "multihop"])
 def test_answers(found: dict[str, Any], judge: Judge, measure: str) -> None:
     for part, facts in parts(found):
         asked = questions(measure, facts)
-        said = [[judge.asked(*question) for question in own] for own in asked]
+        others = ALIASES if measure == "multihop" else ()
+        said = [
+            [_any(judge.asked(prompt, answer) for answer in (target, *others)) for prompt, target in own]
+            for own in asked
+        ]
         for column, way in enumerate(("generated", "teacher_forced")):
             expected = interval([[values[column] for values in own] for own in said])
             got = part[measure][way], part[measure]["low"][way], part[measure]["high"][way]

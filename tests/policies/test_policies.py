@@ -49,6 +49,18 @@ def test_a_phrasing_of_the_same_subject_is_the_same_question() -> None:
     assert find_conflicts([other], live(old)).conflicts == ()
 
 
+def test_facts_without_a_subject_are_told_apart_by_what_they_ask() -> None:
+    ask, again = "Who rules Sweden?", "Who governs Sweden?"
+    old = Fact(prompt=ask, target="Lund", rephrases=(again,), relation="rule")
+    for new in (Fact(prompt=ask, target="Oslo"), Fact(prompt=again, target="Oslo")):
+        assert find_conflicts([new], live(old)).retire == (old.digest,)
+    # A relation says nothing where nobody knows of whom, and no subject is not the same subject.
+    for other in (Fact(prompt="Who rules Norway?", target="Oslo", relation="rule"), Fact(prompt="Where?", target="x")):
+        assert find_conflicts([other], live(old)).conflicts == ()
+    named = Fact(subject="Sweden", prompt="Sweden is ruled by", target="Oslo", rephrases=(again,), relation="rule")
+    assert find_conflicts([named], live(old)).conflicts == ()
+
+
 def test_batches_are_of_one_size_and_end_before_a_contradiction() -> None:
     many = [msgspec.structs.replace(TOKYO, subject=f"s{i}", prompt=f"p{i}") for i in range(5)]
     assert [len(batch) for batch in cut(2, many)] == [2, 2, 1]

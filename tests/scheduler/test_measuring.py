@@ -13,7 +13,7 @@ import pytest
 
 from lifelong_edit.eval.metrics.verdicts import ask_pairs, ask_unchanged, base_answers
 from lifelong_edit.eval.reports.sampling import Sampler
-from lifelong_edit.facts import Fact, Probe, read_facts
+from lifelong_edit.facts import MULTI_HOP, Fact, Probe, read_facts
 from lifelong_edit.policies import EveryNSteps, FixedSize
 from lifelong_edit.scheduler import BatchEvent, ReconsolidationEvent, Scheduler
 from lifelong_edit.stores import Measurement
@@ -30,6 +30,11 @@ def facts(count: int) -> list[Fact]:
             prompt=f"The capital of Vienna {n} is",
             target=("Paris", "London", "Warsaw")[n % 3],
             rephrases=(f"Vienna {n} is governed from", f"The seat of Vienna {n} is"),
+            portability=(
+                Probe(f"One who lives in Vienna {n} is governed from", "Kenya", aliases=("Paris", "London", "Warsaw")),
+                Probe(f"The currency of the capital of Vienna {n} is", "yen", kind=MULTI_HOP),
+                Probe(f"Vienna {n} asks"),
+            ),
             locality=(Probe(f"The capital of Vienna {n + 1} is"), Probe(f"The capital of Berlin {n} is")),
         )
         for n in range(count)
@@ -78,7 +83,9 @@ def test_each_step_is_asked_and_what_came_out_kept(new_store: NewStore, path: st
     assert [m.step for m in found] == [e.step for e in events] == [1, 2, 3, 4]
     assert [msgspec.structs.replace(e.measured, time="", seconds=0) for e in events if e.measured] == found
     assert [m.live for m in found] == [{1: 3}, {1: 3, 2: 3}, {1: 3, 2: 3}, {1: 3, 2: 3, 4: 3}]
-    assert Counter(o.measure for o in found[3].outcomes if o.fact) == {"efficacy": 9, "generality": 9, "locality": 9}
+    assert Counter(o.measure for o in found[3].outcomes if o.fact) == dict.fromkeys(
+        ("efficacy", "generality", "portability", "multihop", "locality"), 9
+    )
     taught = {o.fact: o.taught for o in found[3].outcomes if o.fact}
     assert [taught[fact.digest] for fact in facts(9)] == [1] * 3 + [2] * 3 + [4] * 3
     with Timeline.open(store, read_only=True) as timeline:
@@ -93,6 +100,7 @@ def test_it_is_what_the_metrics_say(new_store: NewStore, path: str) -> None:
         for measure, pairs in (
             ("efficacy", [(fact.prompt, fact.target) for fact in facts(9)]),
             ("generality", [(text, fact.target) for fact in facts(9) for text in fact.rephrases]),
+            ("multihop", [(fact.portability[1].prompt, "yen") for fact in facts(9)]),
         ):
             results = {pair[0]: result for pair, result in zip(pairs, ask_pairs(loaded, pairs), strict=True)}
             for outcome in outcomes:
@@ -100,6 +108,13 @@ def test_it_is_what_the_metrics_say(new_store: NewStore, path: str) -> None:
                     wanted = results[outcome.prompt]
                     assert (outcome.generated, outcome.teacher_forced) == (wanted.generated, wanted.teacher_forced)
                     assert outcome.answer == wanted.answer.strip()
+        asked = {o.prompt: o for o in outcomes if o.measure == "portability"}
+        assert len(asked) == 9
+        for probe in (fact.portability[0] for fact in facts(9)):
+            outcome = asked[probe.prompt]
+            said = ask_pairs(loaded, [(probe.prompt, answer) for answer in probe.answers])
+            assert outcome.generated == any(result.generated for result in said)
+            assert outcome.teacher_forced == any(result.teacher_forced for result in said)
         guards = [o for o in outcomes if o.measure == "guard"]
         probes = [o for o in outcomes if o.measure == "locality"]
         assert {o.prompt for o in probes} == {f"The capital of Berlin {n} is" for n in range(9)}

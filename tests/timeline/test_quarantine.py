@@ -11,7 +11,7 @@ import pytest
 
 from lifelong_edit.errors import BadInputError, StoreError, UsageError
 from lifelong_edit.facts import Fact, Record
-from lifelong_edit.facts.shapes import entry_of, recognise
+from lifelong_edit.facts.shapes import Reader, entry_of
 from lifelong_edit.timeline import Timeline
 
 MakeFact = Callable[..., Fact]
@@ -32,7 +32,7 @@ def back(timeline: Timeline, file: str, **changes: object) -> list[Record]:
     records = []
     for number, entry in enumerate(timeline.quarantined()):
         line = msgspec.json.decode(msgspec.json.encode(entry.as_record())) | changes
-        fact = recognise(line)
+        (fact,) = Reader()(line).facts
         assert isinstance(fact, Fact)
         records.append(Record(fact, file, number + 1, file * 32, number, quarantined=entry_of(line)))
     return records
@@ -122,7 +122,7 @@ def test_a_record_may_be_corrected_in_review(careful: Timeline, fact: MakeFact, 
     step = careful.apply([record], reviewed=True, gate=lenient)
     assert (step.kind, step.report["skipped"], careful.quarantined()) == ("decide", {"live": 1}, [])
     with pytest.raises(Exception, match=r"conflicts --out"):
-        recognise({"subject": "a", "prompt": "a is", "target": "b", "quarantined": {}})
+        Reader()({"subject": "a", "prompt": "a is", "target": "b", "quarantined": {}})
 
 
 def test_dates_and_sources_decide_in_review_as_well(

@@ -152,6 +152,23 @@ def test_unedited_neighbours_are_asked_beside_them(
         assert found["unedited"]["asked"] == 1, "a retracted subject is nobody's neighbour"
 
 
+def test_what_was_superseded_is_taken_back_for_good(
+    filled: Callable[..., Timeline], fact: Callable[..., Fact], lenient: Gate
+) -> None:
+    old, new, other = fact(1, "Paris"), fact(1, "London"), fact(2, "Paris")
+    with filled("store") as timeline:
+        for one in (old, other, new):
+            timeline.apply([one], gate=lenient)
+        assert timeline.facts("superseded") == [old]
+        step = timeline.retract([old.digest])
+        assert step.superseded == (old.digest,) and {f.digest for f in timeline.facts()} == {new.digest, other.digest}
+        assert timeline.facts("retracted") == [old] and step.report["as_base"]["retracted"]["asked"] == 0
+        again = timeline.retract([new.digest], revive=True)
+        assert again.added == () and timeline.facts() == [other]
+        with pytest.raises(UsageError, match="names no fact in force or superseded"):
+            timeline.retract([old.digest])
+
+
 @pytest.mark.parametrize("name", ["", "zz", "0" * 64])
 def test_names_of_no_live_fact(
     filled: Callable[..., Timeline], batch: Batch, name: str, monkeypatch: pytest.MonkeyPatch

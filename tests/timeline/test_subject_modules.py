@@ -142,8 +142,13 @@ def test_a_fact_whose_prompts_do_not_mention_its_subject(start_store: Start, tmp
         assert report["without_mention"] == [other.digest]
         assert report["positions"]["transformer.h.1.mlp.c_proj"] > 0
     with start_store(tmp_path / "subject", modules=("1-2@subject",)) as timeline:
+        with pytest.raises(BadInputError, match="names no subject, and all edited modules are edited at the subject"):
+            timeline.apply([Fact(prompt="Kenya's currency is the", target="euro")])
         with pytest.raises(BadInputError, match="does not mention its subject 'Kenia'"):
             timeline.apply([sound, other], gate=lenient)
         assert timeline.apply([sound], gate=lenient).report["editor"]["without_mention"] == []
     with start_store(tmp_path / "answer", modules=("3",)) as timeline:
         assert timeline.apply([other], gate=lenient).report["editor"]["without_mention"] == []
+        bare = Fact(prompt="Kenya's currency is the", target="euro")  # needs no subject here
+        timeline.apply([bare], gate=lenient)
+        assert timeline.facts() == [other, bare]

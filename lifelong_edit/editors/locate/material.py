@@ -71,7 +71,7 @@ def essence(bench: Bench, fact: Fact) -> Row | None:
     model has no room.
     """
     try:
-        said = bench.task.encode_said(bench.loaded, f"{fact.subject} is a", (), fact.subject)
+        said = bench.task.encode_said(bench.loaded, f"{fact.about} is a", (), fact.about)
     except BadInputError:
         return None
     end = said.subject[1]

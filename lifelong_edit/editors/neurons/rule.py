@@ -124,7 +124,7 @@ class NeuronsEditor(Keyless):
         clock, new = Clock(), {fact.digest for fact in lesson.facts}
         gone, subjects = set(lesson.retire) | new, subjects_of(lesson.facts)
         live = {d: state.parts.get(PART, {})[d] for d in sorted(state.live) if d not in gone}
-        kin = [state.live[d] for d in live if state.live[d].subject.casefold() in subjects]
+        kin = [state.live[d] for d in live if state.live[d].about.casefold() in subjects]
         facts = [*lesson.facts, *kin]
         rows = self._rows(lesson.facts, "new", lesson.replaced) | self._rows(kin, "rehearsal")
         known = {d: Seen(entry.rows) for d, entry in live.items()} | self._read(facts, rows)
@@ -205,7 +205,7 @@ class NeuronsEditor(Keyless):
         """Of each gate the states of other subjects, among those of `met`, at which it opens, (m, d)."""
         subjects = firsts((known[fact.digest] for fact in met), name)
         opened = subjects @ gates.T > self.settings.opens
-        other = [[m.subject.casefold() != fact.subject.casefold() for m in met] for fact in facts]
+        other = [[m.about.casefold() != fact.about.casefold() for m in met] for fact in facts]
         return [subjects[opened[:, i] & torch.tensor(apart)] for i, apart in enumerate(other)]
 
     def _confused(
@@ -313,7 +313,7 @@ class NeuronsEditor(Keyless):
         """What the base model goes on to say after each subject alone, to be held; none where it weighs nothing."""
         if not self.settings.essence:
             return []
-        probes = [Probe(fact.subject, None, fact.subject) for fact in facts]
+        probes = [Probe(fact.about, None, fact.subject) for fact in facts]
         options = {"tokens": self.settings.preserved_tokens, "micro_batch": self.settings.micro_batch}
         return answered_rows(self.bench.loaded, probes, weight=1.0, **options)[: len(facts)]
 
@@ -367,7 +367,7 @@ class NeuronsEditor(Keyless):
     ) -> Change:
         """What growing all neurons anew would change, see `Editor.relearn`; there is no warm start."""
         require_live(facts)
-        facts = sorted(facts, key=lambda fact: (fact.subject.casefold(), fact.digest))
+        facts = sorted(facts, key=lambda fact: (fact.about.casefold(), fact.digest))
         everyone, known = {fact.digest: fact for fact in facts}, dict[str, Seen]()
         for part in slices(facts, self.settings.reconsolidation_facts):
             known |= self._read(part, self._rows(part, "new"))
@@ -394,7 +394,7 @@ def last_word_of(fact: Fact) -> Fact | None:
 
     "Theatre" in the place of "Bush Theatre": a gate that does not tell these apart opens at half of all texts.
     """
-    words = fact.subject.split()
+    words = (fact.subject or "").split()
     if len(words) < 2 or not mentions(fact.prompt, fact.subject):
         return None
     return msgspec.structs.replace(
@@ -406,7 +406,7 @@ def parted(facts: Sequence[Fact], count: int) -> Iterator[list[Fact]]:
     """Facts in parts of `count` or a few more: those of one subject, which stand together, are in one part."""
     part: list[Fact] = []
     for fact in facts:
-        if len(part) >= count and fact.subject.casefold() != part[-1].subject.casefold():
+        if len(part) >= count and fact.about.casefold() != part[-1].about.casefold():
             yield part
             part = []
         part.append(fact)

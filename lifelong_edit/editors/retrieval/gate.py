@@ -116,7 +116,7 @@ class Gate:
         text = prompt_in(text)
         if self._mentioned:
             spoken = folded(text)
-            facts = [f for f in facts if said_in(f.subject, spoken) and mentions(text, f.subject)]
+            facts = [f for f in facts if f.subject and said_in(f.subject, spoken) and mentions(text, f.subject)]
         if not facts:
             return []
         self._meet(facts)

@@ -19,6 +19,7 @@ from lifelong_edit.models import EditableModule, LoadedModel
 from lifelong_edit.models.forms import SameQuestion
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.tasks import questions_of, text_of
+from lifelong_edit.tracing.rows import unmentioned
 
 FEW = 50
 """With fewer preserved prompts than this the general ones are compared too."""
@@ -75,7 +76,7 @@ class RetrievalEditor(LiveFacts):
             text = text_of(question)
             if self.settings.mentioned and not mentions(text, fact.subject):
                 raise BadInputError(
-                    f"the prompt {text!r} does not mention its subject {fact.subject!r}, by which it is to be found; "
+                    f"{unmentioned(fact, text)}, by which it is to be found; "
                     "name it as the prompt does, or make the store with --set mentioned=false"
                 )
         super().require(fact)

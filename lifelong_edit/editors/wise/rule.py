@@ -228,7 +228,7 @@ class WiseEditor(Keyless):
     def _unrelated(self, fact: Fact) -> Encoded:
         """A prompt that is not about the fact's subject: a preserved one, or a general one, drawn by the fact."""
         kept = self.bench.preserved
-        free = kept.free(frozenset([fact.subject.casefold()]))
+        free = kept.free(frozenset([fact.about.casefold()]))
         if free:
             return Encoded.of(kept.prompts[free[draw(len(free), 1, "unrelated", fact.digest)[0]]])
         general = general_prompts()
