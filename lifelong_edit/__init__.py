@@ -6,6 +6,7 @@ The public surface: `Timeline`, the `Fact`s that go into it, and the `Settings` 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from lifelong_edit.facts import Fact
     from lifelong_edit.timeline import Timeline
 
-__all__ = ["Fact", "Settings", "Timeline"]
+    __version__: str
+
+__all__ = ["Fact", "Settings", "Timeline", "__version__"]
 
 _HOMES = {
     "Fact": "lifelong_edit.facts",
@@ -24,6 +27,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     # Imported when asked for: whoever needs one module of the package pays for that one.
+    if name == "__version__":
+        return version("lifelong-edit")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(_HOMES[name]), name)

@@ -16,6 +16,7 @@ from lifelong_edit.cli.keeping import backup, compact, fsck, purge, restore
 from lifelong_edit.cli.learning import train
 from lifelong_edit.cli.looking import facts, log, show, status
 from lifelong_edit.cli.reconsolidating import reconsolidate
+from lifelong_edit.cli.relocating import relocate
 from lifelong_edit.cli.reporting import report
 from lifelong_edit.cli.retracting import retract
 from lifelong_edit.cli.reviewing import conflicts, dismiss
@@ -51,7 +52,7 @@ def cli(debug: bool) -> None:
 for _command in (
     *(init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
     *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export),
-    *(fsck, backup, restore, compact, purge, keygen, rekey, editors, completion),
+    *(fsck, backup, restore, compact, purge, relocate, keygen, rekey, editors, completion),
 ):
     cli.add_command(_command)
 

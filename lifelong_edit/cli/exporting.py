@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lifelong_edit.cli.common import at_option, device_option, json_option, opened, print_json, say, store_option
+from lifelong_edit.cli.common import at_option, json_option, loading_options, opened, print_json, say, store_option
 from lifelong_edit.editors.contract import Format
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.export.formats import FORMATS
@@ -31,7 +31,7 @@ from lifelong_edit.export.formats import export as write
 @at_option
 @click.option("--force", is_flag=True, help="Replace an earlier export; nothing else is ever replaced.")
 @store_option
-@device_option
+@loading_options
 @json_option
 def export(
     kind: Format,
@@ -64,7 +64,7 @@ def export(
             "live_digest": record.live_digest,
             "live_facts": len(timeline.at(step).facts()),
         }
-        say(f"loading {timeline.config.model.source}")
+        say(f"loading {timeline.source}")
         write(kind, timeline.bench().loaded, timeline.overlay(step), out, force=force, provenance=origin, dtype=dtype)
     if as_json:
         print_json({"out": str(out), "format": kind, **origin})

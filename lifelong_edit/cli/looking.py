@@ -12,8 +12,8 @@ import click
 from lifelong_edit.cli.common import (
     at_option,
     cell,
-    device_option,
     json_option,
+    loading_options,
     one_line,
     opened,
     print_json,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.command()
 @store_option
 @json_option
-@device_option
+@loading_options
 @click.option("--keys", is_flag=True, help="Measure how stale the stored keys are now; this loads the model.")
 def status(store: Path, as_json: bool, device: str | None, keys: bool) -> None:
     """Where the timeline stands: head, number of steps, live facts, digests.
