@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lifelong_edit.editors.ridge.settings import Settings
     from lifelong_edit.facts import Fact
+    from lifelong_edit.serving.attaching import attach
     from lifelong_edit.timeline import Timeline
 
     __version__: str
 
-__all__ = ["Fact", "Settings", "Timeline", "__version__"]
+__all__ = ["Fact", "Settings", "Timeline", "__version__", "attach"]
 
 _HOMES = {
     "Fact": "lifelong_edit.facts",
     "Settings": "lifelong_edit.editors.ridge.settings",
     "Timeline": "lifelong_edit.timeline",
+    "attach": "lifelong_edit.serving.attaching",
 }
 
 

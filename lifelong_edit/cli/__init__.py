@@ -11,7 +11,7 @@ from lifelong_edit.cli.comparing import diff
 from lifelong_edit.cli.contest import compare
 from lifelong_edit.cli.editing import stream
 from lifelong_edit.cli.encrypting import keygen, rekey
-from lifelong_edit.cli.exporting import export
+from lifelong_edit.cli.exporting import apply, export
 from lifelong_edit.cli.keeping import backup, compact, fsck, purge, restore
 from lifelong_edit.cli.learning import train
 from lifelong_edit.cli.looking import facts, log, show, status
@@ -51,7 +51,7 @@ def cli(debug: bool) -> None:
 
 for _command in (
     *(init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
-    *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export),
+    *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export, apply),
     *(fsck, backup, restore, compact, purge, relocate, keygen, rekey, editors, completion),
 ):
     cli.add_command(_command)

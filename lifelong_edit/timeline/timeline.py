@@ -40,7 +40,7 @@ from lifelong_edit.timeline.trial import Trial
 from lifelong_edit.timeline.view import View
 
 if TYPE_CHECKING:
-    from lifelong_edit.bench import Bench
+    from lifelong_edit.bench import Bench, State
     from lifelong_edit.editors.contract import Editor
     from lifelong_edit.models import Overlay
 
@@ -278,13 +278,21 @@ class Timeline(Branching, Measured, Editing):
     @locked
     def overlay(self, step: StepName) -> Overlay:
         """How the state at a step shows in the model."""
+        return self.editor().overlay(self.state(step))
+
+    @locked
+    def state(self, step: StepName) -> State:
+        """As much of the state at a step as an editor's overlay needs: shifts, further parts, and facts where those are
+
+        what is remembered. Imports torch, loads no model.
+        """
         from lifelong_edit.bench import State
         from lifelong_edit.timeline.model import as_tensors
 
         rule = rule_of(self.settings.editor)
         further = parts_at(self._log, self.history(), step) if rule.further_parts else {}
         live = {fact.digest: fact for fact in self.live_facts(step)} if rule.by_facts else {}
-        return self.editor().overlay(State(shifts=as_tensors(self.weights(step)), live=live, parts=further))
+        return State(shifts=as_tensors(self.weights(step)), live=live, parts=further)
 
     @locked
     def live_facts(self, step: StepName) -> list[Fact]:
