@@ -21,6 +21,7 @@ from lifelong_edit.cli.reporting import report
 from lifelong_edit.cli.retracting import retract
 from lifelong_edit.cli.reviewing import conflicts, dismiss
 from lifelong_edit.cli.rules import editors
+from lifelong_edit.cli.serving import serve
 from lifelong_edit.cli.setup import init
 from lifelong_edit.cli.shell import completion
 from lifelong_edit.cli.watching import watch
@@ -51,7 +52,7 @@ def cli(debug: bool) -> None:
 
 for _command in (
     *(init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
-    *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export, apply),
+    *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export, apply, serve),
     *(fsck, backup, restore, compact, purge, relocate, keygen, rekey, editors, completion),
 ):
     cli.add_command(_command)

@@ -31,7 +31,7 @@ _ASKED = 200
 """Facts in force whose answers an adapter is held against, the newest ones."""
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[str]):
     """A size of files, as transformers takes it."""
 
     name = "size"

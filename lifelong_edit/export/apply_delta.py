@@ -35,4 +35,4 @@ def main(base: str, out: str, here: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], here=Path(__file__).parent)
+    main(sys.argv[1], sys.argv[2], Path(__file__).parent)

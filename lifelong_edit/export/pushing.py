@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from lifelong_edit.errors import LifelongEditError, UsageError
 
@@ -28,10 +28,8 @@ def sending(repository: str, folder: Path) -> Sending:
 
 def require_repository(name: str) -> None:
     """Raise UsageError where a name cannot be that of a repository."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise UsageError(f"found the repository {name!r}, expected OWNER/NAME or NAME as the hub has them") from None
+    if not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]{0,95}", name, re.ASCII) or "--" in name or ".." in name:
+        raise UsageError(f"found the repository {name!r}, expected OWNER/NAME or NAME as the hub has them")
 
 
 def push(repository: str, folder: Path, *, private: bool = True) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from lifelong_edit.bench import Bench
 from lifelong_edit.errors import UsageError
-from lifelong_edit.models import LoadedModel
+from lifelong_edit.models import BASE, LoadedModel, Overlay
 from lifelong_edit.models.families import family_of, find_modules
 from lifelong_edit.models.forms import SameQuestion
 from lifelong_edit.models.loading import load_tokenizer
@@ -18,6 +18,8 @@ from lifelong_edit.serving.turnstile import Turnstile
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.model import make_bench, make_editor
 from lifelong_edit.timeline.names import StepName
+
+_OFF = "found a state that was taken off its model, expected one that is on; attach it anew"
 
 
 def attach(model: Any, store: str | Path | Timeline, *, at: StepName = "head", tokenizer: Any = None) -> Attached:
@@ -55,6 +57,8 @@ class Attached:
         self._timeline, self._undo = timeline, ExitStack()
         self._turnstile, self._standing = Turnstile(), ExitStack()
         self._at: StepName = "head"
+        self._overlay: Overlay = BASE
+        self._off = False
         self._step: int | None = None
         identity = timeline.config.model
         if tokenizer is None:
@@ -85,7 +89,7 @@ class Attached:
     def step(self) -> int:
         """The step whose state the model stands at. Raises UsageError after `detach`."""
         if self._step is None:
-            raise UsageError("found a state that was taken off its model, expected one that is on; attach it anew")
+            raise UsageError(_OFF)
         return self._step
 
     @contextmanager
@@ -106,6 +110,8 @@ class Attached:
         request, after `detach`, and where there is no such step; the model then stands where it stood.
         """
         at = self._at if at is None else at
+        if self._off:
+            raise UsageError(_OFF)
         with self._timeline.lock:
             history = self._timeline.history()
             step = history.state_of(at)
@@ -113,16 +119,26 @@ class Attached:
                 overlay = self._editor.overlay(self._timeline.state(step))
         if step != self._step:
             with self._turnstile.change():
-                self._standing.close()
-                self._standing.enter_context(self._bench.loaded.at(overlay))
+                self._stand(overlay)
                 self._step = step
         self._at = at
         return step
 
+    def _stand(self, overlay: Overlay) -> None:
+        """Let the model stand at a state, or where it stood if that fails."""
+        former, self._overlay = self._overlay, overlay
+        self._standing.close()
+        try:
+            self._standing.enter_context(self._bench.loaded.at(overlay))
+        except BaseException:
+            self._overlay = former
+            self._standing.enter_context(self._bench.loaded.at(former))
+            raise
+
     def detach(self) -> None:
         """Take the state off: the model is what it was before, to the bit. Twice is harmless."""
         with self._turnstile.change():
-            self._step = None
+            self._off, self._step = True, None
             self._standing.close()
             self._undo.close()
 

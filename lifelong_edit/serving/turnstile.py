@@ -33,6 +33,8 @@ class Turnstile:
         finally:
             with self._condition:
                 self._inside[me] -= 1
+                if not self._inside[me]:
+                    del self._inside[me]
                 self._condition.notify_all()
 
     @contextmanager

@@ -64,6 +64,8 @@ def test_it_answers_as_in_the_store_and_comes_off_to_the_bit(store: Path) -> Non
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     with pytest.raises(UsageError, match="taken off"):
         attached.step  # noqa: B018
+    with pytest.raises(UsageError, match="taken off"):
+        attached.refresh(1)
 
 
 def test_new_steps_are_followed_on_request_and_a_request_keeps_its_state(store: Path) -> None:
