@@ -18,13 +18,14 @@ from lifelong_edit.tasks.asking import (
     text_of,
 )
 from lifelong_edit.tasks.causal.task import Causal
-from lifelong_edit.tasks.contract import WIDTH, BaseAnswer, Example, Task, Verdict
+from lifelong_edit.tasks.contract import WIDTH, BaseAnswer, Cutter, Example, Task, Verdict
 
 __all__ = [
     "TASKS",
     "WIDTH",
     "Asked",
     "BaseAnswer",
+    "Cutter",
     "Example",
     "Task",
     "Verdict",

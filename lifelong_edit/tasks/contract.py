@@ -58,6 +58,19 @@ class Verdict:
     contained: bool = False
 
 
+class Cutter(Protocol):
+    """Reads texts in two parts: what stands later in them changes nothing of what was read before."""
+
+    def begin(self, texts: Sequence[Sequence[int]], micro_batch: int) -> list[Any]:
+        """What the model as it stands keeps of texts' first tokens."""
+
+    def ends_of(self, examples: Sequence[Encoded], begun: Sequence[Any]) -> list[Encoded]:
+        """Examples without the tokens that were kept of each."""
+
+    def logits(self, inputs: TokenBatch, begun: Sequence[Any]) -> Tensor:
+        """As `Task.logits`, of such ends behind what was kept of each."""
+
+
 class Task(Protocol):
     """One kind of question. Stateless; `model` is the loaded model as it stands, or what is known before it is loaded.
 
@@ -96,20 +109,11 @@ class Task(Protocol):
     def read(self, model: LoadedModel, ids: Tensor, mask: Tensor | None = None) -> None:
         """A forward pass over texts (b, t), for those who record what goes on in it; mask: none where all are full."""
 
-    def logits(self, model: LoadedModel, inputs: TokenBatch, begun: Sequence[Any] | None = None) -> Tensor:
-        """Logits where answers are given, example by example: (n, choices) float32, differentiable.
+    def logits(self, model: LoadedModel, inputs: TokenBatch) -> Tensor:
+        """Logits where answers are given, example by example: (n, choices) float32, differentiable."""
 
-        begun: where a model's texts can be cut, what `begin` gave for the tokens before each example.
-        """
-
-    def can_be_cut(self, model: LoadedModel) -> bool:
-        """Whether what stands later in a text changes nothing of what was read before, and can be read by itself."""
-
-    def begin(self, model: LoadedModel, texts: Sequence[Sequence[int]], micro_batch: int) -> list[Any]:
-        """What the model as it stands keeps of texts' first tokens, to be given to `logits`; of models to be cut."""
-
-    def ends_of(self, examples: Sequence[Encoded], begun: Sequence[Any]) -> list[Encoded]:
-        """Examples without the tokens that were kept of each: what `logits` takes beside `begun`."""
+    def cutter(self, model: LoadedModel) -> Cutter | None:
+        """How texts are read in two parts; None where a model cannot, since all of a text is read at once."""
 
     def loss(self, logits: Tensor, inputs: TokenBatch, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """(n,) losses, divided so that their sum is the sum over examples, and (n,) the example of each."""

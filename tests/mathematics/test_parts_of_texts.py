@@ -31,10 +31,12 @@ def test_the_end_of_a_text_behind_its_beginning_is_the_whole_text(model: LoadedM
     task = task_of(model)
     rows = [Row(task.encode(model, text, "Vienna on the river"), "new") for text in TEXTS]
     whole = task.logits(model, task.collate(model, [row.encoded for row in rows]))
-    begun = task.begin(model, [row.encoded.ids[:cut] for row, cut in zip(rows, CUTS, strict=True)], 3)
-    ends = task.ends_of([row.encoded for row in rows], begun)
+    cutter = task.cutter(model)
+    assert cutter is not None
+    begun = cutter.begin([row.encoded.ids[:cut] for row, cut in zip(rows, CUTS, strict=True)], 3)
+    ends = cutter.ends_of([row.encoded for row in rows], begun)
     assert [len(end.ids) for end in ends] == [len(r.encoded.ids) - n for r, n in zip(rows, CUTS, strict=True)]
-    found = task.logits(model, task.collate(model, ends), begun)
+    found = cutter.logits(task.collate(model, ends), begun)
     assert torch.allclose(found, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
     assert not torch.allclose(found, task.logits(model, task.collate(model, ends)), atol=1e-3)  # without it: another
 

@@ -57,7 +57,7 @@ def test_a_decoder_is_asked_edited_and_exported(
     with Timeline.create(tmp_path / "store", model=folder, settings=SMALL, preserve=[], text=sentences * 4) as timeline:
         loaded = timeline.bench().loaded
         assert (loaded.context, [m.layer for m in loaded.modules], loaded.left_out) == (64, [2, 3], ())
-        assert task_of(loaded).can_be_cut(loaded) == (name not in WHOLE)
+        assert (task_of(loaded).cutter(loaded) is None) == (name in WHOLE)
         assert all(".language_model." in m.name or ".text_model." in m.name for m in loaded.modules) == (
             "vision_config" in DECODERS[name]
         )

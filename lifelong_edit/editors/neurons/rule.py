@@ -35,7 +35,7 @@ from lifelong_edit.models import BASE, EditableModule, Encoded, LoadedModel, Ove
 from lifelong_edit.models.families import shape_of
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Entry
-from lifelong_edit.tasks import WIDTH, task_of
+from lifelong_edit.tasks import WIDTH, Cutter, task_of
 from lifelong_edit.tracing.derived import answered_rows
 from lifelong_edit.tracing.rows import Row, RowKind, subjects_of
 from lifelong_edit.tracing.text import guarding
@@ -107,9 +107,9 @@ class NeuronsEditor(Keyless):
         return self.settings.own, self.settings.apart
 
     @cached_property
-    def _cut(self) -> bool:
-        """Whether rows may be cut: measured by passes, which who only looks at a state need not wait for."""
-        return self.bench.task.can_be_cut(self.bench.loaded)
+    def _cutter(self) -> Cutter | None:
+        """How rows are cut: measured by passes, which who only looks at a state need not wait for."""
+        return self.bench.task.cutter(self.bench.loaded)
 
     def overlay(self, state: State) -> Overlay:
         """The base model with the neurons of the live facts."""
@@ -304,8 +304,7 @@ class NeuronsEditor(Keyless):
         search = OfValues(
             bench, s, variables, material, drawn, grown=grown, beside=beside, essence=self._essence(facts)
         )
-        if self._cut:
-            search.readers = self.readers
+        search.cutter, search.readers = self._cutter, self.readers
         search.run(rounds)
         values = {n: found.cpu() for n, found in variables.right.items()}
         return Grew(dict(gates), values, search.losses, search.report())

@@ -16,6 +16,7 @@ from lifelong_edit.editors.neurons.settings import NeuronsSettings
 from lifelong_edit.editors.search.material import Asking
 from lifelong_edit.editors.search.searching import Search, narrowed
 from lifelong_edit.models import Encoded, Overlay
+from lifelong_edit.tasks import Cutter
 from lifelong_edit.tracing.rows import Row, draw
 
 
@@ -54,7 +55,7 @@ def thinned(row: Row, share: float, *drawn: object) -> Row:
 class OfValues(Search):
     """D are the values themselves. grown: by module the neurons of all facts searched for; beside: those there.
 
-    readers: as of `reading.read`, of a model whose texts can be cut (`Task.can_be_cut`); None: rows are asked whole.
+    readers: as of `reading.read`, where a cutter is given; without one rows are asked whole.
     """
 
     settings: NeuronsSettings
@@ -69,7 +70,7 @@ class OfValues(Search):
     ) -> None:
         super().__init__(*arguments, **options)
         self._grown, self._beside, self._essence = grown, beside, essence
-        self.readers: Mapping[str, str] | None = None
+        self.readers: Mapping[str, str] = {}
         self._begun: dict[tuple[int, ...], Any] = {}
 
     def overlay(self, held: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Overlay:
@@ -82,27 +83,26 @@ class OfValues(Search):
 
     def cut(self, rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Any] | None]:
         """Rows from the first token on at which one of the gates opens, at the latest that of the subject."""
-        if self.readers is None:
+        if self.cutter is None:
             return rows, None
         before = [row.encoded.ids[: row.encoded.subject[0]] for row in rows]
         if missing := [ids for ids in dict.fromkeys(before) if ids not in self._begun]:
-            self._begin(missing)
+            self._begin(self.cutter, missing)
         begun = [self._begun[ids] for ids in before]
-        ends = self.bench.task.ends_of([row.encoded for row in rows], begun)
+        ends = self.cutter.ends_of([row.encoded for row in rows], begun)
         return [replace(row, encoded=end) for row, end in zip(rows, ends, strict=True)], begun
 
-    def _begin(self, texts: Sequence[tuple[int, ...]]) -> None:
+    def _begin(self, cutter: Cutter, texts: Sequence[tuple[int, ...]]) -> None:
         """Read the beginnings of texts, with the neurons beside in place, up to where a searched one would act."""
-        bench, s, readers = self.bench, self.settings, self.readers
-        assert readers is not None
+        bench, s = self.bench, self.settings
         with bench.loaded.at(Neurons(self._beside)), narrowed(bench.loaded, s):
             free = {ids: len(ids) for ids in texts}
             for i, name, states in read(
-                bench.loaded, readers, [Encoded.of(ids) for ids in texts], s.micro_batch, everywhere=True
+                bench.loaded, self.readers, [Encoded.of(ids) for ids in texts], s.micro_batch, everywhere=True
             ):
                 opened = self._grown[name].amplitude(states).ne(0).any(-1).nonzero()
                 free[texts[i]] = min(free[texts[i]], int(opened[0]) if len(opened) else len(texts[i]))
-            begun = bench.task.begin(bench.loaded, [ids[: free[ids]] for ids in texts], s.micro_batch)
+            begun = cutter.begin([ids[: free[ids]] for ids in texts], s.micro_batch)
         self._begun |= dict(zip(texts, begun, strict=True))
 
     def kept(self, facts: Sequence[int], *drawn: object) -> tuple[list[Row], float]:

@@ -23,6 +23,7 @@ from lifelong_edit.editors.search.material import Asking, Material
 from lifelong_edit.editors.search.settings import SearchingSettings, SearchSettings
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.models import LoadedModel, Overlay, by_length
+from lifelong_edit.tasks import Cutter
 from lifelong_edit.tracing.rows import Row, shuffled
 from lifelong_edit.tracing.trace import losses_of_rows
 
@@ -111,6 +112,7 @@ class Search:
         self._drawn, self._say = drawn, say
         self._at_once = at_once or len(material.rows)
         self._adam = Adam(variables, settings.rate, settings.decay)
+        self.cutter: Cutter | None = None
         self.losses: list[float] = []
         self.divergences: list[float] = []
 
@@ -126,9 +128,9 @@ class Search:
         return [], 0.0
 
     def cut(self, rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Any] | None]:
-        """Rows without the tokens at which nothing is searched for, and what the model keeps of these (`Task.begin`).
+        """Rows without the tokens at which nothing is searched for, and what the model keeps of these.
 
-        None where rows are whole.
+        None where rows are whole, as of a search without a `cutter`.
         """
         return rows, None
 
@@ -181,7 +183,7 @@ class Search:
         weights = [1 / len(found) for found in own.values() for _ in found] + [weight] * len(kept)
         asked, begun = self.cut(rows)
         with bench.loaded.at(self.overlay(held, right)):
-            losses, worst = differentiated(bench, s, asked, weights, begun)
+            losses, worst = differentiated(bench, s, asked, weights, self.cutter, begun)
         for name, keys in held.items():
             self._adam.step(self.variables, name, keys, _gradient(name, right[name]))
         return _by_fact([i for i, found in own.items() for _ in found] + [-1] * len(kept), losses, worst)
@@ -248,11 +250,12 @@ def differentiated(
     s: SearchingSettings,
     rows: Sequence[Row],
     weights: Sequence[float],
+    cutter: Cutter | None = None,
     begun: Sequence[Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add the gradient of Σ weight · loss over rows to the variables; (rows,) losses, and those at the worst tokens.
 
-    begun: what stands before each row, where rows are cut.
+    begun: what the cutter kept before each row, where rows are cut.
     """
     task, loaded = bench.task, bench.loaded
     losses, worst = torch.zeros(len(rows)), torch.zeros(len(rows))
@@ -261,8 +264,11 @@ def differentiated(
         part = [rows[i] for i in chosen]
         batch = task.collate(loaded, [r.encoded for r in part])
         with torch.enable_grad(), narrowed(bench.loaded, s):
-            before = None if begun is None else [begun[i] for i in chosen]
-            loss, row = task.loss(task.logits(loaded, batch, before), batch, part)
+            if cutter is None or begun is None:
+                logits = task.logits(loaded, batch)
+            else:
+                logits = cutter.logits(batch, [begun[i] for i in chosen])
+            loss, row = task.loss(logits, batch, part)
             (loss * weight[chosen].to(loss)[row]).sum().backward()
         losses[chosen], worst[chosen] = losses_of_rows(task, part, loss, row)
     return losses, worst

@@ -28,8 +28,9 @@ from lifelong_edit.models import (
     turn_span,
 )
 from lifelong_edit.models.families import Kind, Positions
-from lifelong_edit.tasks.causal.begun import Begun, begin, can_be_cut, ends_of
+from lifelong_edit.tasks.causal.begun import can_be_cut
 from lifelong_edit.tasks.causal.breaks import ended, word_breaks
+from lifelong_edit.tasks.causal.cutting import CausalCutter
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.tasks.causal.scoring import answer_logits, editing_mask, position_losses, subject_mask
 from lifelong_edit.tasks.causal.verdicts import CHAT_MARGIN, MARGIN, contains, continuation_text, judge
@@ -94,21 +95,13 @@ class Causal:
         with last_position(model.model):
             model.model(input_ids=ids, attention_mask=mask, use_cache=False)
 
-    def logits(self, model: LoadedModel, inputs: TokenBatch, begun: Sequence[Begun] | None = None) -> Tensor:
+    def logits(self, model: LoadedModel, inputs: TokenBatch) -> Tensor:
         """Logits at the answers' positions alone, (n, vocabulary) float32."""
-        return answer_logits(model, inputs, begun)
+        return answer_logits(model, inputs)
 
-    def can_be_cut(self, model: LoadedModel) -> bool:
-        """Whether a text may be given in two parts; measured, see `begun.can_be_cut`."""
-        return can_be_cut(model)
-
-    def begin(self, model: LoadedModel, texts: Sequence[Sequence[int]], micro_batch: int) -> list[Begun]:
-        """What attention keeps of texts' first tokens."""
-        return begin(model, texts, micro_batch)
-
-    def ends_of(self, examples: Sequence[Encoded], begun: Sequence[Begun]) -> list[Encoded]:
-        """What follows in texts the tokens that were kept of each."""
-        return ends_of(examples, begun)
+    def cutter(self, model: LoadedModel) -> CausalCutter | None:
+        """What keeps attention's keys and values of a beginning; whether that serves is measured."""
+        return CausalCutter(model) if can_be_cut(model) else None
 
     def loss(self, logits: Tensor, inputs: TokenBatch, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy per taught example, summed divergence per held one; see `position_losses`."""
