@@ -11,6 +11,9 @@ from lifelong_edit.eval.reports.page import Row, compared, verdict
 from lifelong_edit.facts import Fact
 from lifelong_edit.timeline import Timeline
 
+_UNASKED = (
+    "Nobody asked its facts again after they were edited, so the log says little; `lifelong-edit eval` asks them."
+)
 _SHOWN = 10
 """Facts that a card names."""
 _USE = {
@@ -60,13 +63,14 @@ def card(timeline: Timeline, step: int, kind: str) -> str:
         "\n".join(["---", *front, "---"]),
         f"# {source.rstrip('/').rpartition('/')[2]}, edited",
         f"The model `{source if hub else source.rpartition('/')[2]}` as of step {step} of a store of lifelong-edit: "
-        f"{len(timeline.history().live(step)):,} facts in force, edited into it in {len(edits)} batches{spent}, by the "
+        f"{len(timeline.history().live(step)):,} facts in force, edited into it in "
+        f"{len(edits)} batch{'' if len(edits) == 1 else 'es'}{spent}, by the "
         f"rule `{rule.name}` ({rule.title}; {rule.reference}). `lifelong_edit.json` has the digests of base and state.",
         "## How to use it",
         _USE.get(kind, ""),
         *_named(facts),
         "## How it does",
-        verdict(store),
+        verdict(store) if store.measurements else _UNASKED,
         _table(compared([store])),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

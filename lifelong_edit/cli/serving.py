@@ -50,6 +50,7 @@ def serve(names: Sequence[str], port: int, store: Path, device: str | None) -> N
         states = States(timeline, names or ("head", BASE))
         server = uvicorn.Server(uvicorn.Config(build(states), host="127.0.0.1", port=port, log_level="warning"))
         with server.config.bind_socket() as listening:
+            listening.listen()  # whoever reads the address finds somebody there
             place = f"http://127.0.0.1:{listening.getsockname()[1]}"
             click.echo(place)
             say(f"{' and '.join(states.names)} at {place}/v1; a page to ask two of them at {place}/; Ctrl-C ends it")

@@ -15,8 +15,7 @@ from torch import Tensor
 from lifelong_edit.errors import UsageError
 from lifelong_edit.models import LoadedModel, Question, Turn
 from lifelong_edit.models.places import locate
-from lifelong_edit.tasks import task_of
-from lifelong_edit.tasks.asking import text_of
+from lifelong_edit.tasks import task_of, text_of
 
 ERROR = 0.01
 """The relative error that an adapter may have where neither a rank nor an error is asked for."""

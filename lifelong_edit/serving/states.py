@@ -13,6 +13,7 @@ from typing import Any
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.models import LoadedModel, Overlay, Turn, end_ids, end_of_turn, has_template
 from lifelong_edit.models.overlay import Putting
+from lifelong_edit.tasks import require_causal
 from lifelong_edit.timeline import Timeline
 
 BASE = "base"
@@ -42,6 +43,7 @@ class States:
         for name in self.names:
             self.named(name)
         self.loaded: LoadedModel = timeline.bench().loaded
+        require_causal(self.loaded, "serving")
         self._lock, self._standing, self._at = threading.Lock(), ExitStack(), -1
         self._overlays: OrderedDict[int, Overlay] = OrderedDict()
         self.chat = has_template(self.loaded.tokenizer)
