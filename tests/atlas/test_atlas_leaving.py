@@ -17,7 +17,7 @@ from lifelong_edit.models import LoadedModel, Shifts, load_model
 from lifelong_edit.models.places import locate
 from lifelong_edit.timeline.defaults import default_preserved
 
-PROMPTS = 60
+PROMPTS = 30
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,14 @@ def loaded() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def changed(loaded: LoadedModel) -> Shifts:
-    """A change as many facts leave it: of rank 24 in every matrix, with values that fall off."""
-    generator = torch.Generator().manual_seed(7)
-    fall = torch.linspace(1, 0.05, 24)
-    return Shifts({
-        m.name: (torch.randn(m.d_in, 24, generator=generator) * fall)
-        @ torch.randn(24, m.d_out, generator=generator) * 0.01
-        for m in loaded.modules
-    })  # fmt: skip
+    """A change of rank 24 in every matrix, values falling off, so large that a model of sure answers gives others."""
+    generator, fall = torch.Generator().manual_seed(7), torch.linspace(1, 0.05, 24)
+    shifts = {}
+    for m in loaded.modules:
+        left, right = (torch.randn(*shape, generator=generator) for shape in ((m.d_in, 24), (24, m.d_out)))
+        drawn = (left * fall) @ right
+        shifts[m.name] = drawn * (16 * loaded.base_weight(m.name).norm() / drawn.norm())
+    return Shifts(shifts)
 
 
 def answers(model: Any, loaded: LoadedModel) -> list[list[int]]:
