@@ -34,6 +34,7 @@ from lifelong_edit.stores.records import StepRecord
 from lifelong_edit.stores.schema import StoreMarker
 from lifelong_edit.stores.steps import Place
 from lifelong_edit.stores.tables import MARKER, Consumed, Head, Tables
+from lifelong_edit.stores.whereabouts import read_place, write_place
 
 
 class EditLog:
@@ -263,6 +264,11 @@ class EditLog:
             ) from error
         self.marker = marker
 
+    def put_place(self, source: str | None) -> None:
+        """Keep where the model lies now, durably; None: where `init` found it. Raises StoreError."""
+        self._require_writable()
+        write_place(self.path, source, self.envelopes)
+
     def _require_writable(self) -> None:
         if self._lock is None or self._closed:
             raise StoreError(f"{self.path} is {'closed' if self._closed else 'open read-only'}; open it for writing")
@@ -344,6 +350,10 @@ class EditLog:
             self._environment.open_later(MEASUREMENTS)  # another process may have made it meanwhile
         with self._reading() as tables:
             return list(tables.measurements())
+
+    def place(self) -> str | None:
+        """Where the model lies now, None where `init` found it. Raises StoreDamagedError where that cannot be read."""
+        return read_place(self.path, self.envelopes)
 
     def copy_database(self, folder: Path) -> None:
         """Write the last committed state, without free pages, as `data.mdb` into a folder that has none.

@@ -40,6 +40,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Measure, Measurement, StepRecord
 from lifelong_edit.timeline import Timeline
+from lifelong_edit.timeline.names import StepName
 
 MEASURES: tuple[Measure, ...] = ("efficacy", "generality", "locality", "chat", "portability", "multihop")
 ALARM = 1.1
@@ -136,10 +137,11 @@ class StoreReport:
         return [(kind, action, n) for (kind, action), n in Counter((c.kind, c.action) for c in self.conflicts).items()]
 
 
-def gather(timeline: Timeline, name: str) -> StoreReport:
-    """All that a report shows of a store. Raises StoreDamagedError where what it reads is damaged."""
-    head, history = timeline.head, timeline.history()
-    records, found = history.line(head), timeline.measurements("head")
+def gather(timeline: Timeline, name: str, at: StepName = "head") -> StoreReport:
+    """All that a report shows of a store, as of a step. Raises StoreDamagedError where what it reads is damaged."""
+    history = timeline.history()
+    head = history.resolve(at)
+    records, found = history.line(head), timeline.measurements(head)
     matrices = {measure: matrix_of(found, measure) for measure in MEASURES}
     edits = {record.step for record in records if record.kind == "edit"}
     curve = by_age(matrices["efficacy"], [m.step for m in found if m.step in edits])
@@ -151,7 +153,7 @@ def gather(timeline: Timeline, name: str) -> StoreReport:
     base = records[0].provenance.get("perplexity")
     return StoreReport(
         name=name,
-        status=timeline.status(),
+        status={**timeline.status(), "live_facts": len(history.live(head))},
         records=records,
         measurements=found,
         matrices=matrices,

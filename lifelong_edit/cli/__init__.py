@@ -11,15 +11,17 @@ from lifelong_edit.cli.comparing import diff
 from lifelong_edit.cli.contest import compare
 from lifelong_edit.cli.editing import stream
 from lifelong_edit.cli.encrypting import keygen, rekey
-from lifelong_edit.cli.exporting import export
+from lifelong_edit.cli.exporting import apply, export
 from lifelong_edit.cli.keeping import backup, compact, fsck, purge, restore
 from lifelong_edit.cli.learning import train
 from lifelong_edit.cli.looking import facts, log, show, status
 from lifelong_edit.cli.reconsolidating import reconsolidate
+from lifelong_edit.cli.relocating import relocate
 from lifelong_edit.cli.reporting import report
 from lifelong_edit.cli.retracting import retract
 from lifelong_edit.cli.reviewing import conflicts, dismiss
 from lifelong_edit.cli.rules import editors
+from lifelong_edit.cli.serving import serve
 from lifelong_edit.cli.setup import init
 from lifelong_edit.cli.shell import completion
 from lifelong_edit.cli.watching import watch
@@ -50,8 +52,8 @@ def cli(debug: bool) -> None:
 
 for _command in (
     *(init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
-    *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export),
-    *(fsck, backup, restore, compact, purge, keygen, rekey, editors, completion),
+    *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export, apply, serve),
+    *(fsck, backup, restore, compact, purge, relocate, keygen, rekey, editors, completion),
 ):
     cli.add_command(_command)
 

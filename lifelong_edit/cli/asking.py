@@ -10,8 +10,8 @@ import click
 
 from lifelong_edit.cli.common import (
     at_option,
-    device_option,
     json_option,
+    loading_options,
     one_line,
     opened,
     print_json,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     help="With --chat: an earlier turn, `user:…` or `assistant:…`; may be given several times.",
 )
 @store_option
-@device_option
+@loading_options
 @json_option
 def ask(
     prompt: str,
@@ -121,7 +121,7 @@ def _turn(text: str) -> tuple[str, str]:
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="With --tasks: at most N questions of each.")
 @store_option
-@device_option
+@loading_options
 @json_option
 def evaluate(
     at: str | None,
@@ -165,7 +165,7 @@ def evaluate(
 
     sample, harness = None if text is None else read_text(text), _harness(tasks, tasks_path, limit)
     with opened(store, read_only=True, device=device) as timeline:
-        say(f"asking {timeline.config.model.source}")
+        say(f"asking {timeline.source}")
         advance, close = progress_bar(None, "questions")
         try:
             found = measure(timeline, at=at, text=sample, tasks=harness, progress=advance, **further)

@@ -32,6 +32,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_STORE = "lifelong-store"
 _MAX_CELL = 60
+_MODEL = "lifelong_edit.model"
+"""Under which the place of the model stands in the context of a command."""
 _UNLIMITED = 1_000_000
 """Columns of a table that no terminal shows."""
 
@@ -133,6 +135,25 @@ def reader_of(mapping: Sequence[str], relations: Path | None) -> Reader:
 device_option = click.option(
     "--device", metavar="NAME", help="Where the model lives: cpu, cuda, cuda:1, mps. Default: as at `init`."
 )
+
+
+def _use_model(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    """Name to `opened` where the model is loaded from, for the time of the command."""
+    context.meta[_MODEL] = value
+
+
+_model_option = click.option(
+    "--model",
+    metavar="MODEL",
+    callback=_use_model,
+    expose_value=False,
+    help="Load the store's model from this folder, GGUF file or hub id; `relocate` says so for good.",
+)
+
+
+def loading_options(command: Command) -> Command:
+    """Where the model of a store, which a command loads, lies, and where it is to live."""
+    return device_option(_model_option(command))
 
 
 class Group(click.Group):
@@ -274,12 +295,23 @@ def cell(value: object, limit: int = _MAX_CELL) -> str:
 
 @contextlib.contextmanager
 def opened(
-    store: Path, *, read_only: bool, device: str | None = None, author: str | None = None, wait: float = 5.0
+    store: Path,
+    *,
+    read_only: bool,
+    device: str | None = None,
+    author: str | None = None,
+    wait: float = 5.0,
+    model: str | None = None,
 ) -> Iterator[Timeline]:
-    """The timeline of a store, closed in the end; `wait`: seconds to wait for another writer."""
+    """The timeline of a store, closed in the end; `wait`: seconds to wait for another writer.
+
+    model: where to load it from; by default as --model of the command at hand says, if it has one.
+    """
     from lifelong_edit.timeline import Timeline
 
-    timeline = Timeline.open(store, read_only=read_only, device=device, author=author, timeout=wait)
+    context = click.get_current_context(silent=True)
+    model = model or (context.meta.get(_MODEL) if context else None)
+    timeline = Timeline.open(store, read_only=read_only, device=device, model=model, author=author, timeout=wait)
     try:
         yield timeline
     finally:

@@ -10,8 +10,8 @@ import click
 
 from lifelong_edit.cli.common import (
     counted,
-    device_option,
     json_option,
+    loading_options,
     one_line,
     opened,
     print_json,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="With --answers: ask so many of the facts in force at both, too. Default: 50.",
 )
-@device_option
+@loading_options
 @store_option
 @json_option
 def diff(
@@ -75,7 +75,7 @@ def diff(
             from lifelong_edit.timeline.diff import SAMPLE
             from lifelong_edit.timeline.diff import answers as ask
 
-            say(f"asking {timeline.config.model.source}")
+            say(f"asking {timeline.source}")
             told = ask(timeline, found, sample=SAMPLE if sample is None else sample)
         facts = timeline.facts_by_digest([*found.differing, *(new for new in found.superseded.values() if new)])
     if as_json:

@@ -208,7 +208,8 @@ def _store_for(
             place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store" if dry_run else store
             made = _made(place, device, author, options)
         if made is None:
-            timeline = stack.enter_context(opened(store, read_only=dry_run, device=device, author=author, wait=wait))
+            told: dict[str, Any] = {"device": device, "author": author, "wait": wait, "model": options["model"]}
+            timeline = stack.enter_context(opened(store, read_only=dry_run, **told))
             require_same_store(timeline, options)
             yield timeline
         else:

@@ -13,8 +13,8 @@ from lifelong_edit.cli.checking import check_files
 from lifelong_edit.cli.common import (
     at_option,
     cell,
-    device_option,
     json_option,
+    loading_options,
     map_option,
     one_line,
     opened,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.command()
 @store_option
 @json_option
-@device_option
+@loading_options
 @click.option("--keys", is_flag=True, help="Measure how stale the stored keys are now; this loads the model.")
 def status(store: Path, as_json: bool, device: str | None, keys: bool) -> None:
     """Where the timeline stands: head, number of steps, live facts, digests.

@@ -10,8 +10,8 @@ import click
 
 from lifelong_edit.cli.common import (
     author_option,
-    device_option,
     json_option,
+    loading_options,
     opened,
     print_json,
     print_table,
@@ -35,7 +35,7 @@ from lifelong_edit.cli.measuring import measure_after
 @click.option("--no-guard", is_flag=True, help="Commit also what loses by these measures; `log` marks it.")
 @reason_option
 @author_option
-@device_option
+@loading_options
 @wait_option
 @store_option
 @json_option

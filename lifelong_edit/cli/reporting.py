@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from lifelong_edit.cli.common import DEFAULT_STORE, counted, opened, say
+from lifelong_edit.cli.common import DEFAULT_STORE, counted, loading_options, opened, say
 
 
 @click.command()
@@ -35,7 +35,8 @@ from lifelong_edit.cli.common import DEFAULT_STORE, counted, opened, say
     is_flag=True,
     help="First ask every live fact at the head, and keep that in the store; this loads the model.",
 )
-def report(stores: tuple[Path, ...], out: Path, figures: Path | None, evaluate: bool) -> None:
+@loading_options
+def report(stores: tuple[Path, ...], out: Path, figures: Path | None, evaluate: bool, device: str | None) -> None:
     """A page on what the model still knows: forgetting curves, the facts that were lost, conflicts, provenance.
 
     One file that opens offline and loads nothing; of several stores side by side. It shows what `stream` asked after
@@ -48,10 +49,17 @@ def report(stores: tuple[Path, ...], out: Path, figures: Path | None, evaluate: 
       lifelong-edit report news trial -o both.html --figures figures
     """
     places = stores or (Path(os.environ.get("LIFELONG_STORE", DEFAULT_STORE)),)
-    make_report(places, out, figures=figures, evaluate=evaluate)
+    make_report(places, out, figures=figures, evaluate=evaluate, device=device)
 
 
-def make_report(stores: Sequence[Path], out: Path, *, figures: Path | None = None, evaluate: bool = False) -> None:
+def make_report(
+    stores: Sequence[Path],
+    out: Path,
+    *,
+    figures: Path | None = None,
+    evaluate: bool = False,
+    device: str | None = None,
+) -> None:
     """What `report` does."""
     from lifelong_edit.eval.reports.data import gather, names_of
     from lifelong_edit.eval.reports.page import page, write_figures, write_page
@@ -59,7 +67,7 @@ def make_report(stores: Sequence[Path], out: Path, *, figures: Path | None = Non
     with ExitStack() as stack:
         names, found = names_of(stores), []
         for store, name in zip(stores, names, strict=True):
-            timeline = stack.enter_context(opened(store, read_only=not evaluate))
+            timeline = stack.enter_context(opened(store, read_only=not evaluate, device=device))
             if evaluate:
                 from lifelong_edit.eval.reports.sampling import Sampler
 

@@ -11,8 +11,8 @@ from lifelong_edit.cli.common import (
     author_option,
     cell,
     counted,
-    device_option,
     json_option,
+    loading_options,
     opened,
     print_json,
     print_table,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 )
 @reason_option
 @author_option
-@device_option
+@loading_options
 @wait_option
 @store_option
 @json_option

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from lifelong_edit.tracing.rows import Row
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-Format = Literal["transformers"]
+Format = Literal["transformers", "delta", "peft"]
+OF_SHIFTS: frozenset[Format] = frozenset({"transformers", "delta", "peft"})
+"""The formats that hold a state of shifted weights and nothing else."""
 Trained = Literal["network", "settings"]
 Need = Literal["network", "subject", "text"]
 """What a rule cannot do without: a trained network, facts that name their subject, statistics of ordinary text."""
@@ -369,9 +371,10 @@ class Rule:
     def require_export(self, form: str) -> None:
         """Raise UsageError where a state of the rule cannot be written in a format."""
         if form not in self.exports:
-            known = ", ".join(sorted(self.exports)) or "none"
+            known = ", ".join(sorted(self.exports)) or "none, since its state is more than a model's weights"
             raise UsageError(
-                f"a store of the editing rule {self.name} cannot be exported as {form}; formats that it has: {known}"
+                f"a store of the editing rule {self.name} cannot be exported as {form}; formats that it has: {known}; "
+                "`lifelong-edit serve` and `lifelong_edit.attach` take every rule"
             )
 
     def _module(self) -> Any:

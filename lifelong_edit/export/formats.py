@@ -2,47 +2,65 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifelong_edit.editors.contract import Format
-from lifelong_edit.errors import UsageError
+from lifelong_edit.errors import LifelongEditError, UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lifelong_edit.models import LoadedModel, Overlay
 
-Write = Callable[["LoadedModel", "Mapping[str, Tensor]", Path], None]
+Write = Callable[..., "Mapping[str, Any] | None"]
 """`write(loaded, shifts, folder)` writes a state's files into an empty folder, and nothing elsewhere.
 
 shifts: module name → ΔW (d_in, d_out) float32, all that the state is; `loaded.edited_weights(shifts)` are the
-weights that they make, whatever `loaded` stands at. The folder's place, `--force` and `lifelong_edit.json` are no
-concern of it (`lifelong_edit.export.placing`). An OSError or SafetensorError becomes one sentence for the user;
-whatever it raises, nothing of the folder stays.
+weights that they make, whatever `loaded` stands at. What the form `takes` are keywords of it, each with a default.
+What it returns, JSON values by name, is told to the user and stands in `lifelong_edit.json`. The folder's place,
+`--force`, that file and the model card are no concern of it (`lifelong_edit.export.placing`). An OSError or
+SafetensorError becomes one sentence for the user; whatever it raises, nothing of the folder stays.
 """
+
+WANTED = {
+    "dtype": "writes no weights in a dtype of their own",
+    "max_shard_size": "writes one file of weights",
+    "rank": "has no rank",
+    "error": "is exact",
+    "questions": "asks nothing",
+}
+"""What a writer may take beside the state, and what is said of a format that does not take it."""
 
 
 @dataclass(frozen=True)
 class Form:
     """What is known of a format before anything is loaded. home: its `Write`, `module:function`; says: for `--help`.
 
-    casts: whether it writes weights in another dtype than the model's; its function has then a parameter `dtype`.
+    takes: those of WANTED that its function has as keywords. needs: a package that it cannot do without, which the
+    extra of the format's name brings.
     """
 
     home: str
     says: str
-    casts: bool = False
+    takes: frozenset[str] = frozenset()
+    needs: str | None = None
 
-    def require_dtype(self, dtype: str | None) -> None:
-        """Raise UsageError where weights shall be in a dtype of their own, and are not written in any."""
-        if dtype is not None and not self.casts:
-            raise UsageError(
-                f"found --dtype {dtype}, but this format writes no weights in a dtype of their own; leave it out"
+    def require(self, options: Mapping[str, Any]) -> None:
+        """Raise UsageError for an option that is not None and that this format does not take.
+
+        And LifelongEditError where the package that it needs is not installed.
+        """
+        for name, value in options.items():
+            if value is not None and name not in self.takes:
+                option = f"--{name.replace('_', '-')} {value}"
+                raise UsageError(f"found {option}, but this format {WANTED[name]}; leave it out")
+        if self.needs is not None and importlib.util.find_spec(self.needs) is None:
+            raise LifelongEditError(
+                f"this format cannot be written without the package {self.needs}; install it with "
+                f"`pip install 'lifelong-edit[{self.needs}]'`"
             )
 
     def writer(self) -> Write:
@@ -54,7 +72,17 @@ class Form:
 
 FORMATS: dict[Format, Form] = {
     "transformers": Form(
-        "lifelong_edit.export.whole:write_transformers", "a folder that `from_pretrained` loads", casts=True
+        "lifelong_edit.export.whole:write_transformers",
+        "a folder that `from_pretrained` loads",
+        takes=frozenset({"dtype", "max_shard_size"}),
+    ),
+    "delta": Form(
+        "lifelong_edit.export.delta:write_delta", "the change alone, for `lifelong-edit apply` or the script beside it"
+    ),
+    "peft": Form(
+        "lifelong_edit.export.adapter:write_peft",
+        "the change as a LoRA adapter, which loses what --rank or --error leaves out",
+        takes=frozenset({"rank", "error", "questions"}),
     ),
 }
 """Every format by name."""
@@ -68,27 +96,36 @@ def export(
     *,
     force: bool = False,
     provenance: Mapping[str, Any] | None = None,
+    card: str | None = None,
     dtype: str | None = None,
-) -> None:
-    """Write the model as an overlay makes it into a folder, which appears whole or not at all.
+    **options: Any,
+) -> dict[str, Any]:
+    """Write the model as an overlay makes it into a folder, which appears whole or not at all; what the format tells.
 
-    dtype: "float32", "bfloat16" or "float16", of the weights; by default the model's own. provenance: what else
-    `lifelong_edit.json` is to say, JSON values by name (step, digests). force: replace an earlier export; nothing else
-    is ever replaced. Raises UsageError where `out` is taken, where the overlay is more than shifted weights, or where
-    the format takes no dtype, LifelongEditError where `out` cannot be written, or is not read back as it was meant;
-    what was there is then as it was.
+    dtype: "float32", "bfloat16" or "float16", of the weights; by default the model's own. options: what else the
+    format takes, by the names of WANTED; None is not given. provenance: what else `lifelong_edit.json` is to say, JSON
+    values by name (step, digests). card: the text of the README.md beside the weights. force: replace an earlier
+    export; nothing else is ever replaced. Raises UsageError where `out` is taken, where the overlay is more than
+    shifted weights, or for an option that the format does not take, LifelongEditError where `out` cannot be written,
+    or is not read back as it was meant; what was there is then as it was.
     """
     from lifelong_edit.export.placing import placed
     from lifelong_edit.models import without_hooks
     from lifelong_edit.numerics.devices import DTYPES
 
     form = FORMATS[kind]
-    form.require_dtype(dtype)
+    form.require({"dtype": dtype, **options})
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"found the dtype {dtype!r} for an export, expected one of {', '.join(DTYPES)}")
     cast = None if dtype is None else DTYPES[dtype]
-    options: dict[str, Any] = {} if cast is None else {"dtype": cast}
-    write = partial(form.writer(), **options)
+    given = {name: value for name, value in {"dtype": cast, **options}.items() if value is not None}
     alone, shifts = without_hooks(loaded, overlay)
-    with placed(out, alone, shifts, base=loaded, force=force, provenance=provenance or {}, dtype=cast) as folder:
-        write(alone, shifts, folder)
+    told: dict[str, Any] = {}
+    more = {**(provenance or {}), "kind": kind}
+    with placed(out, alone, shifts, base=loaded, force=force, provenance=more, dtype=cast, card=card) as (
+        folder,
+        found,
+    ):
+        found.update(form.writer()(alone, shifts, folder, **given) or {})
+        told.update(found)
+    return told

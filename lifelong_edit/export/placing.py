@@ -19,6 +19,8 @@ from lifelong_edit.models import LoadedModel, fingerprint_of
 
 PROVENANCE = "lifelong_edit.json"
 """The file of an export that says where it comes from, and by which it is known as one."""
+CARD = "README.md"
+"""The model card of an export, as the hub shows it."""
 FORMAT = 1
 """Of that file."""
 
@@ -33,20 +35,25 @@ def placed(
     force: bool,
     provenance: Mapping[str, Any],
     dtype: torch.dtype | None = None,
-) -> Iterator[Path]:
-    """An empty folder to fill; when the context closes it has its provenance, and is `out`.
+    card: str | None = None,
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """An empty folder to fill, and what there is to tell of it; when the context closes it is `out`, with provenance.
 
     shifts: module name → ΔW (d_in, d_out) float32, of the state that is written, on top of `loaded`, which is `base`
-    itself or a model made of it. force, provenance, dtype and errors
-    as of `lifelong_edit.export.formats.export`. If the context raises, `out` is as it was.
+    itself or a model made of it. force, provenance, card, dtype and errors as of
+    `lifelong_edit.export.formats.export`. If the context raises, `out` is as it was.
     """
     out = Path(out).expanduser().resolve()
     require_free(out, force)
+    found: dict[str, Any] = {}
     try:
         with replace_dir_atomic(out) as folder:
-            yield folder
-            text = json.dumps(provenance_of(loaded, shifts, base, provenance, dtype), indent=2, ensure_ascii=False)
+            yield folder, found
+            told = provenance_of(loaded, shifts, base, {**provenance, **found}, dtype)
+            text = json.dumps(told, indent=2, ensure_ascii=False)
             (folder / PROVENANCE).write_text(text + "\n", encoding="utf-8")
+            if card is not None:
+                (folder / CARD).write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise LifelongEditError(f"cannot export to {out}: {error}; what was there is as it was") from error
 

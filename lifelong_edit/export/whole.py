@@ -30,18 +30,23 @@ PASSENGERS = (
 
 
 def write_transformers(
-    loaded: LoadedModel, shifts: Mapping[str, Tensor], folder: Path, dtype: torch.dtype | None = None
+    loaded: LoadedModel,
+    shifts: Mapping[str, Tensor],
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    max_shard_size: str = "50GB",
 ) -> None:
     """Write the model with weights W₀ + ΔW, its tokenizer and generation settings as a transformers folder.
 
     shifts: module name → ΔW (d_in, d_out) float32; what `loaded`'s own shifts are does not matter. dtype: of the
-    weights, which are safetensors; by default that which the base model was loaded in. What was written is read back,
-    and is what was meant. Raises OSError or SafetensorError, and LifelongEditError where it is not, or where numbers
+    weights, which are safetensors; by default that which the base model was loaded in. max_shard_size: of a file of
+    weights, as "2GB"; larger ones are cut, with an index beside them. What was written is read back, and is what was
+    meant. Raises OSError or SafetensorError, and LifelongEditError where it is not, or where numbers
     are too large for `dtype`.
     """
     with quiet_transformers():
         state = {**loaded.model.state_dict(), **weights_meant(loaded, shifts, dtype)}
-        loaded.model.save_pretrained(folder, state_dict=state, safe_serialization=True)
+        loaded.model.save_pretrained(folder, state_dict=state, safe_serialization=True, max_shard_size=max_shard_size)
         loaded.tokenizer.save_pretrained(folder)
         if dtype is not None:
             _state_dtype(folder / "config.json", dtype)

@@ -121,6 +121,13 @@ def _forget_packing(model: Any) -> None:
                 setattr(thing, name, False)
 
 
+def load_tokenizer(source: str, revision: str | None = None) -> Any:
+    """The tokenizer of a model alone. Raises UsageError or LifelongEditError as `load_model`."""
+    home = locate(source)
+    with _one_sentence(source):
+        return _tokenizer(home, source, {"revision": revision, **home.options})
+
+
 def _tokenizer(home: Place, source: str, options: dict[str, Any]) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(home.path, **options)
     # Without its files transformers makes one with an empty vocabulary.

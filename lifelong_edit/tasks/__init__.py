@@ -50,10 +50,13 @@ def task_of(model: Outlined) -> Task:
     return TASKS[model.family.kind]
 
 
-def require_causal(model: Outlined, measure: str, option: str) -> None:
-    """Raise UsageError for a model that does not write on by itself, where a measure is of such models alone."""
+def require_causal(model: Outlined, what: str, option: str | None = None) -> None:
+    """Raise UsageError for a model that does not write on by itself, where something is for such models alone.
+
+    option: the one that asked for it, to be left out.
+    """
     if model.family.kind != "causal":
         raise UsageError(
-            f"found a {model.family.kind} model, but {measure} is measured on causal ones, which write on by "
-            f"themselves; leave out {option}"
+            f"found a {model.family.kind} model, but {what} is for causal ones, which write on by themselves; "
+            f"{'take such a model' if option is None else f'leave out {option}'}"
         )

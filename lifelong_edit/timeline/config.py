@@ -8,6 +8,7 @@ import os
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -89,6 +90,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"{record.provenance.get('code')}"
             ) from error
         return found
+
+
+def absolute(model: str) -> str:
+    """A local folder or file by its whole path, so that the store opens from anywhere; other sources as they are."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.exists() else model
 
 
 def author_of(given: str | None) -> str | None:

@@ -18,13 +18,14 @@ from lifelong_edit.editors.contract import Editor, Given
 from lifelong_edit.editors.malmen.network import read_checkpoint
 from lifelong_edit.editors.malmen.rule import pack, unpack
 from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import EditableModule, LoadedModel, load_model, tokenizer_fingerprint
 from lifelong_edit.policies.scoring import Scorer
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
 from lifelong_edit.tasks import forms_of, ready, task_of
-from lifelong_edit.timeline.config import Config, ModelIdentity, now
+from lifelong_edit.timeline.config import Config, ModelIdentity, absolute, now
 from lifelong_edit.timeline.history import live_digest
 from lifelong_edit.timeline.states import environment, sketch
 
@@ -110,7 +111,7 @@ def begin(
 def _identity(loaded: LoadedModel, revision: str | None, trust_remote_code: bool, dtype: str) -> ModelIdentity:
     """Which model a new store belongs to."""
     return ModelIdentity(
-        source=_absolute(loaded.source),
+        source=absolute(loaded.source),
         revision=revision,
         trust_remote_code=trust_remote_code,
         dtype=dtype,
@@ -119,12 +120,6 @@ def _identity(loaded: LoadedModel, revision: str | None, trust_remote_code: bool
         subject_modules=tuple(m.name for m in loaded.modules if m.positions == "subject"),
         tokenizer=tokenizer_fingerprint(loaded.tokenizer),
     )
-
-
-def _absolute(model: str) -> str:
-    """A local folder or file by its whole path, so that the store opens from anywhere; other sources as they are."""
-    path = Path(model).expanduser()
-    return str(path.resolve()) if path.exists() else model
 
 
 def given_to(hypernetwork: Path | None, text: Sequence[str], preserve: Sequence[Probe] = ()) -> Given:
@@ -148,6 +143,7 @@ def make_bench(
     """
     model = config.model
     if loaded is None:
+        _require_there(model.source if source is None else source)
         loaded = load_model(
             model.source if source is None else source,
             modules=model.entries,
@@ -160,6 +156,15 @@ def make_bench(
     loaded.require_tokenizer(model.tokenizer)
     loaded.forms = forms_of(config.settings)
     return Bench(loaded, config.settings, Fixed.of(fixed))
+
+
+def _require_there(source: str) -> None:
+    """Raise UsageError, with the way back, where a model was moved away since the store was made."""
+    if Path(source).is_absolute() and not Path(source).exists():
+        raise UsageError(
+            f"the store's model is no more at {source!r}, expected it there; say where it is now, once by --model "
+            "PLACE, or for good by `lifelong-edit relocate PLACE`"
+        )
 
 
 def make_editor(bench: Bench) -> Editor:

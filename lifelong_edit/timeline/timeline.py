@@ -26,7 +26,7 @@ from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import EditLog, StepRecord, Weights, decode_tensors, require_place
 from lifelong_edit.timeline.branches import Branching
 from lifelong_edit.timeline.commit import Draft, write_step
-from lifelong_edit.timeline.config import Config, author_of
+from lifelong_edit.timeline.config import Config, absolute, author_of
 from lifelong_edit.timeline.defaults import default_preserved, default_text, scorer_of, start_of
 from lifelong_edit.timeline.editing import Editing
 from lifelong_edit.timeline.history import History
@@ -40,7 +40,7 @@ from lifelong_edit.timeline.trial import Trial
 from lifelong_edit.timeline.view import View
 
 if TYPE_CHECKING:
-    from lifelong_edit.bench import Bench
+    from lifelong_edit.bench import Bench, State
     from lifelong_edit.editors.contract import Editor
     from lifelong_edit.models import Overlay
 
@@ -58,9 +58,11 @@ class Timeline(Branching, Measured, Editing):
     ) -> None:
         self.author = author_of(author)
         self.lock = threading.RLock()
-        self._log, self._device, self._source = log, device, model
+        self._log, self._device, self._given = log, device, model
         self._history = History(log.steps(), log.idle())
         self.config = Config.of(self._history.record(0))
+        if model is not None and self.config.model.source in (model, absolute(model)):
+            self._given = None  # as at `init`, with its revision
         self._bench: Bench | None = None
         self._editor: Editor | None = None
         self._loaded: Any = None
@@ -168,6 +170,11 @@ class Timeline(Branching, Measured, Editing):
         return self.config.settings
 
     @property
+    def source(self) -> str:
+        """Where the model is loaded from: as `open` was told, else as `relocate` was, else where `init` found it."""
+        return self._given or self._log.place() or self.config.model.source
+
+    @property
     @locked
     def head(self) -> int:
         """The last step of the log."""
@@ -202,7 +209,7 @@ class Timeline(Branching, Measured, Editing):
     @locked
     def status(self) -> dict[str, Any]:
         """Where the timeline stands, as plain values."""
-        return status_of(self._log, self.history(), self.config)
+        return status_of(self._log, self.history(), self.config) | {"model": self.source}
 
     @locked
     def staleness(self) -> dict[str, Any]:
@@ -239,8 +246,25 @@ class Timeline(Branching, Measured, Editing):
         if self._bench is None:
             from lifelong_edit.timeline.model import make_bench
 
-            self._bench = make_bench(self.config, self.fixed(), self._device, self._source, self._loaded)
+            place = self._given or self._log.place()
+            self._bench = make_bench(self.config, self.fixed(), self._device, place, self._loaded)
         return self._bench
+
+    @locked
+    def relocate(self, model: str | Path) -> str:
+        """Say for good where the store's model lies now; what is returned. It is loaded, and has to be that of `init`.
+
+        Kept in a file beside the log, not in it: a backup has none. Raises what loading raises, ModelMismatchError
+        where it is another model, StoreError where the store is open read-only or cannot be written.
+        """
+        from lifelong_edit.timeline.model import make_bench
+
+        self._refuse_read_only()
+        place = absolute(str(model))
+        bench = make_bench(self.config, self.fixed(), self._device, place, None)
+        self._log.put_place(None if place == self.config.model.source else place)
+        self._given, self._bench, self._editor, self._solving = None, bench, None, None
+        return place
 
     @locked
     def editor(self) -> Editor:
@@ -254,13 +278,21 @@ class Timeline(Branching, Measured, Editing):
     @locked
     def overlay(self, step: StepName) -> Overlay:
         """How the state at a step shows in the model."""
+        return self.editor().overlay(self.state(step))
+
+    @locked
+    def state(self, step: StepName) -> State:
+        """As much of the state at a step as an editor's overlay needs: shifts, further parts, and facts where those are
+
+        what is remembered. Imports torch, loads no model.
+        """
         from lifelong_edit.bench import State
         from lifelong_edit.timeline.model import as_tensors
 
         rule = rule_of(self.settings.editor)
         further = parts_at(self._log, self.history(), step) if rule.further_parts else {}
         live = {fact.digest: fact for fact in self.live_facts(step)} if rule.by_facts else {}
-        return self.editor().overlay(State(shifts=as_tensors(self.weights(step)), live=live, parts=further))
+        return State(shifts=as_tensors(self.weights(step)), live=live, parts=further)
 
     @locked
     def live_facts(self, step: StepName) -> list[Fact]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import resource
+import runpy
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -19,6 +21,7 @@ from typing import Any, cast, get_args
 import pytest
 import torch
 from click.testing import CliRunner
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -28,7 +31,7 @@ from lifelong_edit.cli import PROGRAM, cli
 from lifelong_edit.editors.contract import Format, Rule
 from lifelong_edit.editors.registry import PLAIN, RULES, rule_of
 from lifelong_edit.errors import LifelongEditError, UsageError
-from lifelong_edit.export.formats import FORMATS, Form, export
+from lifelong_edit.export.formats import FORMATS, WANTED, Form, export
 from lifelong_edit.models import LoadedModel, Shifts, fingerprint_of, generate_greedy, load_model
 from lifelong_edit.timeline import Timeline
 from tests.contracts.editing import ROWS, Row
@@ -40,13 +43,34 @@ QUESTIONS = ["The capital of France is", "Ada Lovelace was born", "Kenya's curre
 
 
 def _transformers(out: Path) -> list[list[int]]:
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    return _said(AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out))
+
+
+def _said(model: Any, tokenizer: Any) -> list[list[int]]:
     said = []
     for question in QUESTIONS:
         ids = tokenizer(question, return_tensors="pt")
         new = model.generate(**ids, max_new_tokens=6, do_sample=False)[0, ids["input_ids"].shape[1] :].tolist()
         said.append([token for token in new if token != tokenizer.eos_token_id])
     return said
+
+
+def _base(out: Path) -> str:
+    return str(json.loads((out / "lifelong_edit.json").read_text(encoding="utf-8"))["base"]["source"])
+
+
+def _delta(out: Path) -> list[list[int]]:
+    """By the script that is shipped with it, which knows nothing of this package."""
+    runpy.run_path(str(out / "apply.py"))["main"](_base(out), str(out.with_suffix(".whole")), out)
+    return _transformers(out.with_suffix(".whole"))
+
+
+def _peft(out: Path) -> list[list[int]]:
+    base = AutoModelForCausalLM.from_pretrained(_base(out))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of peft about a name of transformers
+        model = PeftModel.from_pretrained(base, out)
+    return _said(model, AutoTokenizer.from_pretrained(_base(out)))
 
 
 def write_shifts(loaded: LoadedModel, shifts: Mapping[str, Tensor], folder: Path) -> None:
@@ -56,12 +80,16 @@ def write_shifts(loaded: LoadedModel, shifts: Mapping[str, Tensor], folder: Path
 
 
 def _shifts(out: Path) -> list[list[int]]:
-    source = json.loads((out / "lifelong_edit.json").read_text(encoding="utf-8"))["base"]["source"]
-    with load_model(source).at(load_file(out / "inner" / "shifts.safetensors")) as loaded:
+    with load_model(_base(out)).at(load_file(out / "inner" / "shifts.safetensors")) as loaded:
         return generate_greedy(loaded, QUESTIONS, 6)
 
 
-READERS: dict[str, Callable[[Path], list[list[int]]]] = {"transformers": _transformers, "shifts": _shifts}
+READERS: dict[str, Callable[[Path], list[list[int]]]] = {
+    "transformers": _transformers,
+    "delta": _delta,
+    "peft": _peft,
+    "shifts": _shifts,
+}
 """What the model in an exported folder answers to `QUESTIONS`: new tokens up to its end of text, 6 at most."""
 
 
@@ -291,7 +319,7 @@ def test_a_rule_of_hooks_is_refused_whatever_it_declares(store: Path, declared: 
     """What it answers in its store is no base model's; no model and no folder that says otherwise leaves it."""
     declared(exports=frozenset(FORMATS), home=__name__)
     with Timeline.open(store, read_only=True) as timeline:
-        assert timeline.at(2).ask(QUESTIONS[0]) != _base(timeline, QUESTIONS[0])
+        assert timeline.at(2).ask(QUESTIONS[0]) != _of_base(timeline, QUESTIONS[0])
         for look in (timeline.at(2), timeline):
             with pytest.raises(UsageError, match="by hooks"):
                 look.model()
@@ -301,7 +329,7 @@ def test_a_rule_of_hooks_is_refused_whatever_it_declares(store: Path, declared: 
         assert names(tmp_path) == ["store"]
 
 
-def _base(timeline: Timeline, question: str) -> str:
+def _of_base(timeline: Timeline, question: str) -> str:
     loaded = timeline.bench().loaded
     return str(loaded.tokenizer.decode(generate_greedy(loaded, [question], 20)[0]))
 
@@ -312,6 +340,7 @@ def _base(timeline: Timeline, question: str) -> str:
 def test_every_format_is_told_declared_and_read() -> None:
     """By the type of its name, by a rule at least, by `--help`, and by this grid."""
     assert set(get_args(Format)) == FORMATS.keys() == READERS.keys() - {"shifts"}
+    assert all(form.takes <= WANTED.keys() for form in FORMATS.values())
     assert frozenset().union(*(rule_of(name).exports for name in RULES)) == FORMATS.keys()
     said = " ".join(CliRunner().invoke(cli, ["export", "--help"], prog_name=PROGRAM).output.split())
     assert f"--format [{'|'.join(FORMATS)}]" in said
@@ -320,6 +349,13 @@ def test_every_format_is_told_declared_and_read() -> None:
 
 def test_a_rule_exports_nothing_unless_it_says_so() -> None:
     assert next(field for field in fields(Rule) if field.name == "exports").default == frozenset()
+
+
+def test_what_a_format_does_not_take_is_refused_before_anything_is_loaded(store: Path, tmp_path: Path) -> None:
+    for kind, option in (("delta", "--dtype=float16"), ("transformers", "--rank=3"), ("peft", "--max-shard-size=1GB")):
+        result = run(kind, tmp_path / "out", store, option)
+        assert result.exit_code == 2 and option.partition("=")[0] in result.output, result.output
+        assert "loading" not in result.output and not (tmp_path / "out").exists()
 
 
 def test_a_format_without_dtypes_refuses_one_before_anything_is_loaded(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lifelong_edit import Fact, Timeline
+from lifelong_edit.export.delta import apply
 from lifelong_edit.export.formats import export
-from lifelong_edit.models import BASE, LoadedModel, generate_greedy, load_model
+from lifelong_edit.models import BASE, LoadedModel, Shifts, generate_greedy, load_model
 from lifelong_edit.timeline.defaults import default_text
 
 pytestmark = pytest.mark.real
@@ -75,6 +79,34 @@ def test_its_export_answers_the_same_in_transformers(timeline: Timeline, tmp_pat
         with loaded.at(timeline.overlay(1)):
             expected = generate_greedy(loaded, [prompt], 8)[0]
         assert said.tolist()[: len(expected)] == expected
+
+
+def test_its_change_leaves_alone_and_as_an_adapter(smollm2: Path, tmp_path: Path) -> None:
+    """A change as a solve for some facts leaves it: the delta to the bit, the adapter with the same answers."""
+    loaded = load_model(str(smollm2), modules=["12-14"])
+    generator = torch.Generator().manual_seed(0)
+    draw = {m.name: (torch.randn(m.d_in, 20, generator=generator), torch.randn(20, m.d_out, generator=generator))
+            for m in loaded.modules}  # fmt: skip
+    changed = Shifts({name: left @ right * 0.003 for name, (left, right) in draw.items()})
+    prompts = [f"The capital of {place} is" for place in ("France", "Peru", "Kenya", "Japan", "Chile", "Ghana")]
+    with loaded.at(changed):
+        wanted = generate_greedy(loaded, prompts, 8)
+    with loaded.at(BASE):
+        assert generate_greedy(loaded, prompts, 8) != wanted
+    export("delta", loaded, changed, tmp_path / "delta")
+    told = apply(tmp_path / "delta", tmp_path / "whole")
+    whole = load_model(str(tmp_path / "whole"))
+    assert whole.fingerprint == told["fingerprint"] and generate_greedy(whole, prompts, 8) == wanted
+    lora = export("peft", loaded, changed, tmp_path / "adapter", questions=prompts)["lora"]
+    assert lora["rank"] <= 20 and lora["differ"] == 0
+    base = load_model(str(smollm2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of peft about a name of transformers
+        model = PeftModel.from_pretrained(base.model, tmp_path / "adapter")
+    for prompt, said in zip(prompts, wanted, strict=True):
+        ids = base.tokenizer(prompt, return_tensors="pt")
+        new = model.generate(**ids, max_new_tokens=8, do_sample=False)[0, ids["input_ids"].shape[1] :].tolist()
+        assert new[: len(said)] == said
 
 
 def test_gemma3_comes_with_its_beginning_of_text(real_model: Callable[[str], Path]) -> None:

@@ -34,6 +34,7 @@ ROOMS = (
     "training",
     "timeline",
     "export",
+    "serving",
     "scheduler",
     "eval.reports",
     "cli",

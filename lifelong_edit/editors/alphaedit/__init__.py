@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.contract import OF_SHIFTS, Rule
 from lifelong_edit.editors.locate.settings import SEVERAL, LocateSettings, tries
 
 RULE = Rule(
@@ -13,7 +13,7 @@ RULE = Rule(
     home="lifelong_edit.editors.alphaedit.rule",
     parts={"weights": "sum", "keys": "upsert"},
     places="located",
-    exports=frozenset({"transformers"}),
+    exports=OF_SHIFTS,
     needs=frozenset({"subject", "text"}),
     tries=tries(SEVERAL, c0=False, free=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2), penalty=(0.1, 0.3, 1.0, 3.0, 10.0)),
     relearns="all facts as one batch, from the base",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.contract import OF_SHIFTS, Rule
 from lifelong_edit.editors.locate.settings import ONE, LocateSettings, tries
 
 RULE = Rule(
@@ -13,7 +13,7 @@ RULE = Rule(
     home="lifelong_edit.editors.emmet.rule",
     parts={"weights": "sum", "keys": "upsert"},
     places="one",
-    exports=frozenset({"transformers"}),
+    exports=OF_SHIFTS,
     needs=frozenset({"subject", "text"}),
     tries=tries(ONE, slack=(0.0, 0.03, 0.1, 0.3, 1.0)),
     relearns="all facts as one batch, from the base",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.contract import OF_SHIFTS, Rule
 from lifelong_edit.editors.ft_replay.settings import TRIES, ReplaySettings
 
 RULE = Rule(
@@ -14,7 +14,7 @@ RULE = Rule(
     parts={"weights": "sum", "keys": "upsert"},
     places=2 / 3,
     general=True,
-    exports=frozenset({"transformers"}),
+    exports=OF_SHIFTS,
     statistics=False,
     tries=TRIES,
     relearns="epochs over all facts together beside preserved prompts, from the base",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.contract import OF_SHIFTS, Rule
 from lifelong_edit.editors.ridge.settings import TRIES, RidgeSettings
 
 RULE = Rule(
@@ -12,7 +12,7 @@ RULE = Rule(
     settings=RidgeSettings,
     home="lifelong_edit.editors.gradient.rule",
     parts={"weights": "sum", "keys": "upsert"},
-    exports=frozenset({"transformers"}),
+    exports=OF_SHIFTS,
     needs=frozenset({"text"}),
     tries=TRIES,
     relearns="small asks, many passes, over all facts and the preserved prompts",

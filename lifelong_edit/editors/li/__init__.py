@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.contract import OF_SHIFTS, Rule
 from lifelong_edit.editors.li.settings import LiSettings
 from lifelong_edit.editors.tuning.settings import TRIES
 
@@ -15,7 +15,7 @@ RULE = Rule(
     parts={"weights": "sum", "keys": "upsert"},
     places=2 / 3,
     general=True,
-    exports=frozenset({"transformers"}),
+    exports=OF_SHIFTS,
     statistics=False,
     tries=TRIES,
     relearns="what the rule that it interpolates does, interpolated towards the base",

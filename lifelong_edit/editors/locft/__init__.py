@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.contract import OF_SHIFTS, Rule
 from lifelong_edit.editors.locft.settings import LocftSettings
 from lifelong_edit.editors.tuning.settings import TRIES
 
@@ -14,7 +14,7 @@ RULE = Rule(
     home="lifelong_edit.editors.locft.rule",
     parts={"weights": "sum", "keys": "upsert"},
     places=2 / 3,
-    exports=frozenset({"transformers"}),
+    exports=OF_SHIFTS,
     statistics=False,
     tries=TRIES,
     relearns="what every batch does: epochs over all facts together, from the base",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.contract import OF_SHIFTS, Rule
 from lifelong_edit.editors.locate.settings import SEVERAL, LocateSettings, tries
 
 RULE = Rule(
@@ -13,7 +13,7 @@ RULE = Rule(
     home="lifelong_edit.editors.memit.rule",
     parts={"weights": "sum", "keys": "upsert"},
     places="located",
-    exports=frozenset({"transformers"}),
+    exports=OF_SHIFTS,
     needs=frozenset({"subject", "text"}),
     tries=tries(SEVERAL),
     relearns="all facts as one batch, from the base",

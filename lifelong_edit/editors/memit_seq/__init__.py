@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.contract import OF_SHIFTS, Rule
 from lifelong_edit.editors.locate.settings import SEVERAL, LocateSettings, tries
 
 RULE = Rule(
@@ -13,7 +13,7 @@ RULE = Rule(
     home="lifelong_edit.editors.memit_seq.rule",
     parts={"weights": "sum", "keys": "upsert"},
     places="located",
-    exports=frozenset({"transformers"}),
+    exports=OF_SHIFTS,
     needs=frozenset({"subject", "text"}),
     tries=tries(SEVERAL, log_ridge=(-12.0, -9.2, -6.9, -4.6, -2.3)),
     relearns="all facts as one batch, from the base",

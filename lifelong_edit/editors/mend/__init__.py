@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.contract import OF_SHIFTS, Rule
 from lifelong_edit.editors.mend.settings import MendSettings
 
 RULE = Rule(
@@ -12,7 +12,7 @@ RULE = Rule(
     settings=MendSettings,
     home="lifelong_edit.editors.mend.rule",
     parts={"weights": "sum", "keys": "upsert"},
-    exports=frozenset({"transformers"}),
+    exports=OF_SHIFTS,
     needs=frozenset({"network"}),
     network=True,
     relearns="its batches again from the base, in the order of the facts' digests",

@@ -73,7 +73,7 @@ class Before:
             needed = max(self.room, len(task.encode(loaded, question, fact.answer).answer))
             if needed > self.room or self.encoded(self.behind(question, [fact])) is None:
                 raise BadInputError(
-                    f"the fact about {fact.subject!r} before its own question leaves no room for an answer of {needed} "
+                    f"the fact about {fact.about!r} before its own question leaves no room for an answer of {needed} "
                     f"tokens, expected {self.room} to be enough and free in a context of {loaded.context}; make it "
                     "shorter, or make the store with another room"
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.contract import OF_SHIFTS, Rule
 from lifelong_edit.editors.rledit.settings import RLSettings
 
 RULE = Rule(
@@ -12,7 +12,7 @@ RULE = Rule(
     settings=RLSettings,
     home="lifelong_edit.editors.rledit.rule",
     parts={"weights": "sum", "keys": "upsert", "moments": "replace"},
-    exports=frozenset({"transformers"}),
+    exports=OF_SHIFTS,
     needs=frozenset({"text", "network"}),
     network=True,
     relearns="its batches again from the base, in the order of the facts' digests, with the moments of its training",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.contract import OF_SHIFTS, Rule
 from lifelong_edit.editors.locate.settings import ONE, LocateSettings, tries
 
 RULE = Rule(
@@ -13,7 +13,7 @@ RULE = Rule(
     home="lifelong_edit.editors.rome.rule",
     parts={"weights": "sum", "keys": "upsert"},
     places="one",
-    exports=frozenset({"transformers"}),
+    exports=OF_SHIFTS,
     needs=frozenset({"subject", "text"}),
     tries=tries(ONE, c0=False),
     relearns="its facts one after another, in the order of their digests, from the base",

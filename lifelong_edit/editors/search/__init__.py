@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.contract import OF_SHIFTS, Rule
 from lifelong_edit.editors.search.settings import SearchSettings
 from lifelong_edit.editors.tries import Tries
 
@@ -15,7 +15,7 @@ RULE = Rule(
     parts={"weights": "sum", "keys": "upsert"},
     places="subject",
     general=True,
-    exports=frozenset({"transformers"}),
+    exports=OF_SHIFTS,
     needs=frozenset({"subject", "text"}),
     tries=Tries(
         grid={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.contract import OF_SHIFTS, Rule
 from lifelong_edit.editors.stableedit.settings import StableSettings
 from lifelong_edit.editors.tries import Tries
 
@@ -13,7 +13,7 @@ RULE = Rule(
     settings=StableSettings,
     home="lifelong_edit.editors.stableedit.rule",
     parts={"weights": "sum", "keys": "upsert", "moments": "replace"},
-    exports=frozenset({"transformers"}),
+    exports=OF_SHIFTS,
     needs=frozenset({"text"}),
     tries=Tries(
         grid={

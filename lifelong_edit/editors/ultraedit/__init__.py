@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editors.contract import Rule
+from lifelong_edit.editors.contract import OF_SHIFTS, Rule
 from lifelong_edit.editors.tries import Tries
 from lifelong_edit.editors.ultraedit.settings import UltraSettings
 
@@ -13,7 +13,7 @@ RULE = Rule(
     settings=UltraSettings,
     home="lifelong_edit.editors.ultraedit.rule",
     parts={"weights": "sum", "keys": "upsert", "moments": "replace"},
-    exports=frozenset({"transformers"}),
+    exports=OF_SHIFTS,
     needs=frozenset({"text"}),
     tries=Tries(
         grid={
