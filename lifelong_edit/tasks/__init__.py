@@ -18,7 +18,9 @@ from lifelong_edit.tasks.asking import (
     text_of,
 )
 from lifelong_edit.tasks.causal.task import Causal
+from lifelong_edit.tasks.classify.task import Classify
 from lifelong_edit.tasks.contract import WIDTH, BaseAnswer, Cutter, Example, Task, Verdict
+from lifelong_edit.tasks.masked.task import Masked
 
 __all__ = [
     "TASKS",
@@ -42,7 +44,7 @@ __all__ = [
     "text_of",
 ]
 
-TASKS: dict[Kind, Task] = {task.kind: task for task in (Causal(),)}
+TASKS: dict[Kind, Task] = {task.kind: task for task in (Causal(), Classify(), Masked())}
 
 
 def task_of(model: Outlined) -> Task:

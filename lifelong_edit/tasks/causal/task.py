@@ -32,9 +32,10 @@ from lifelong_edit.tasks.causal.begun import can_be_cut
 from lifelong_edit.tasks.causal.breaks import ended, word_breaks
 from lifelong_edit.tasks.causal.cutting import CausalCutter
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
-from lifelong_edit.tasks.causal.scoring import answer_logits, editing_mask, position_losses, subject_mask
+from lifelong_edit.tasks.causal.scoring import answer_logits, editing_mask, position_losses
 from lifelong_edit.tasks.causal.verdicts import CHAT_MARGIN, MARGIN, contains, continuation_text, judge
 from lifelong_edit.tasks.contract import WINDOWS, Example, Verdict
+from lifelong_edit.tasks.losses import subject_mask
 
 
 class Causal:
