@@ -74,9 +74,9 @@ def tiny_tokenizer(sentences: list[str]) -> Any:
 @pytest.fixture(scope="session")
 def encoder_tokenizer(sentences: list[str]) -> Any:
     """A byte-level BPE tokenizer of 384 tokens that puts [CLS] and [SEP] around texts, as BERT's does."""
-    from lifelong_edit.atlas.checking import CheckRecipe, train_tokenizer
+    from lifelong_edit.atlas.checking import train_tokenizer
 
-    return train_tokenizer(sentences * 4, CheckRecipe(vocabulary=384, context=64))
+    return train_tokenizer(sentences * 4, vocabulary=384, context=64)
 
 
 @pytest.fixture(scope="session")
