@@ -11,7 +11,7 @@ import fcntl
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -101,8 +101,17 @@ class Zoo:
         """A copy of the same at another path, to write to."""
         return Path(shutil.copytree(self.keep(name, made_of, make), to))
 
-    def model(self, kind: str, options: dict[str, Any], tokenizer: Any, *, seed: int, spread: float = 0.2) -> Path:
-        """A folder with a causal language model of random weights, and the tokenizer.
+    def model(
+        self,
+        kind: str,
+        options: dict[str, Any],
+        tokenizer: Any,
+        *,
+        seed: int,
+        spread: float = 0.2,
+        task: str = "causal",
+    ) -> Path:
+        """A folder with a model of random weights, and the tokenizer. task: its kind, as `models.families.Kind` has it.
 
         Matrices are normal with deviation `spread`: the start of transformers (0.02) gives nearly uniform answers, a
         wider one gives each prompt its own. Vectors stay as they begin.
@@ -112,19 +121,20 @@ class Zoo:
             import torch
             from transformers import AutoConfig
 
+            from lifelong_edit.models.families import Kind
             from lifelong_edit.models.loading import auto_of
 
             config = AutoConfig.for_model(kind, **options)
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                model = auto_of("causal", config).from_config(config)
+                model = auto_of(cast("Kind", task), config).from_config(config)
                 for parameter in model.parameters():
                     if parameter.dim() > 1:
                         parameter.data.normal_(0, spread)
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
 
-        return self.keep(kind, [options, tokenizer.get_vocab(), seed, spread], make)
+        return self.keep(kind, [options, tokenizer.get_vocab(), seed, spread, task], make)
 
 
 def with_vocabulary(options: dict[str, Any], tokenizer: Any) -> dict[str, Any]:

@@ -22,6 +22,9 @@ _ANCHORS = ("\n", ".", "a", "1", '"')
 class Encoded:
     """Tokens of prompt and target; the target's begin at `answer_start`.
 
+    What input is made of them is the task's (`Task.collate`): an answer may stand behind its question there, in place
+    of a mask, in a sequence of its own, or nowhere.
+
     Editing positions, those whose next token is an answer token: range(answer_start - 1, len(ids) - 1).
     """
 
@@ -120,6 +123,18 @@ def encode(tokenizer: Any, prompt: str, target: str, subject: str | None = None)
     ids = (*front, *plain, *answer)
     check_length(tokenizer, ids, prompt)
     return Encoded(ids, len(front) + len(plain), subject_span(tokenizer, prompt, subject))
+
+
+def encode_whole(tokenizer: Any, text: str, second: str | None = None) -> list[int]:
+    """Tokens of a text that is read whole, with the special tokens around it; second: of the other text of a pair.
+
+    Raises BadInputError for a text without a word, and for one longer than the model's context.
+    """
+    if not text.strip() or (second is not None and not second.strip()):
+        raise BadInputError(f"the text {text!r} has no words to be read; expected some on both sides of a pair")
+    ids: list[int] = tokenizer(text, second, verbose=False)["input_ids"]
+    check_length(tokenizer, ids, text)
+    return ids
 
 
 def subject_span(tokenizer: Any, prompt: str, subject: str | None) -> tuple[int, int]:

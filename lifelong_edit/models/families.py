@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from torch import nn
@@ -15,7 +15,8 @@ from lifelong_edit.models.forms import Forms, Question
 from lifelong_edit.settings import SUBJECT
 
 Orientation = Literal["conv1d", "linear"]
-Kind = Literal["causal"]
+Kind = Literal["causal", "classify", "masked", "seq2seq"]
+"""What a model is asked to do: to write on, to give a text a label, to fill masks, to write an answer of its own."""
 Positions = Literal["answer", "subject"]
 Home = Literal["answer", "subject", "memory", "located", "one"] | float
 """Where a rule edits unless modules are named: the upper layers at the answer, lower ones at the subject, one of them
@@ -47,7 +48,7 @@ class Family:
     """What is specific to one `model_type`.
 
     output: name of the MLP output projection with `{layer}` in it; None where only modules named
-    by hand are known. kind: how a prompt and its target become one input.
+    by hand are known. kind: how a prompt and its target become one input; of an encoder its head decides (`HEADS`).
     """
 
     model_type: str
@@ -101,6 +102,7 @@ _LLAMA_LIKE = (
     *("llama", "mistral", "ministral3", "qwen2", "qwen3", "qwen3_5_text", "gemma", "gemma2", "gemma3_text"),
     *("phi3", "olmo", "olmo2", "olmo3", "stablelm", "cohere", "cohere2", "granite", "smollm3", "glm", "glm4"),
 )
+_ENCODER = "encoder.layer.{layer}.output.dense"
 # A language model inside of one that sees as well.
 _INSIDE = ("gemma3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "llava", "mistral3")
 
@@ -121,8 +123,21 @@ FAMILIES: dict[str, Family] = {
         *(Family(name, f"model.{_DOWN}") for name in _LLAMA_LIKE),
         *(Family(name, f"model.language_model.{_DOWN}") for name in _INSIDE),
         *(Family(name, f"model.text_model.{_DOWN}") for name in ("idefics3", "smolvlm")),
+        Family("bert", f"bert.{_ENCODER}", "masked"),
+        *(Family(name, f"roberta.{_ENCODER}", "masked") for name in ("roberta", "xlm-roberta", "camembert")),
+        Family("distilbert", "distilbert.transformer.layer.{layer}.ffn.lin2", "masked"),
+        Family("electra", f"electra.{_ENCODER}", "masked"),
+        Family("deberta-v2", f"deberta.{_ENCODER}", "masked"),
+        Family("modernbert", "model.layers.{layer}.mlp.Wo", "masked"),
     )
 }
+
+HEADS: dict[str, Kind] = {
+    "ForSequenceClassification": "classify",
+    "ForMaskedLM": "masked",
+    "ForConditionalGeneration": "seq2seq",
+}
+"""The kind of a model that is no decoder, by how the name of its architecture ends."""
 
 
 # By which names configurations say how many experts a layer has.
@@ -133,17 +148,31 @@ def family_of(config: Any, modules: Sequence[str] | None) -> Family:
     """The family of a model's configuration; one without defaults where the caller names modules by hand.
 
     So has a mixture of experts without any modules named: `find_modules` says what it has, once it is there.
-    Raises UnknownModelError for an unknown type without named modules.
+    Raises UnknownModelError for an unknown type without named modules, and for an encoder without a head.
     """
     name: str = config.model_type
     if name in FAMILIES:
-        return FAMILIES[name]
+        return _with_head(FAMILIES[name], config)
     if not modules and not has_experts(config):
         raise UnknownModelError(
             f"unknown model type {name!r}: known are {', '.join(sorted(FAMILIES))}; for others name the weight "
             "matrices to edit by hand, e.g. --modules model.layers.10.mlp.down_proj,model.layers.11.mlp.down_proj"
         )
     return Family(name, None)
+
+
+def _with_head(family: Family, config: Any) -> Family:
+    """A family with the kind that a model's head makes it; decoders have one head."""
+    named: str | None = next(iter(getattr(config, "architectures", None) or ()), None)
+    if family.kind == "causal" or named is None:
+        return family
+    kinds = [kind for ending, kind in HEADS.items() if named.endswith(ending)]
+    if not kinds or (family.kind == "seq2seq") != (kinds[0] == "seq2seq"):
+        raise UnknownModelError(
+            f"found a {family.model_type} model with the architecture {named}, which gives no answers; expected one "
+            f"whose config.json names an architecture that ends in {', '.join(HEADS)}; fine-tune it with such a head"
+        )
+    return replace(family, kind=kinds[0])
 
 
 def has_experts(config: Any) -> bool:

@@ -10,7 +10,15 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.models.complete import (
@@ -20,7 +28,7 @@ from lifelong_edit.models.complete import (
     require_no_adapter,
     require_rows,
 )
-from lifelong_edit.models.families import EditableModule, Family, Home, Kind, family_of, find_modules
+from lifelong_edit.models.families import FAMILIES, EditableModule, Family, Home, Kind, family_of, find_modules
 from lifelong_edit.models.forms import PLAIN, Forms, Question
 from lifelong_edit.models.gguf import read_header
 from lifelong_edit.models.loaded import LoadedModel, context_of
@@ -28,7 +36,12 @@ from lifelong_edit.models.places import Place, locate
 from lifelong_edit.models.quiet import quiet_transformers, without_bars
 from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
 
-AUTO: dict[Kind, Any] = {"causal": AutoModelForCausalLM}
+AUTO: dict[Kind, Any] = {
+    "causal": AutoModelForCausalLM,
+    "classify": AutoModelForSequenceClassification,
+    "masked": AutoModelForMaskedLM,
+    "seq2seq": AutoModelForSeq2SeqLM,
+}
 """What loads the models of a kind."""
 # Where a kernel for packed weights is at hand, newer releases of transformers would leave them packed.
 _UNPACKED = (
@@ -149,12 +162,14 @@ class Outline:
 
 
 def state_width(source: str, revision: str | None = None) -> int | None:
-    """The width of a model's states, by its configuration alone; None where that does not say, or cannot be read."""
+    """The width of a decoder's states, by its configuration alone; None where that does not say, or cannot be read."""
     try:
         home = locate(source)
         with quiet_transformers():
             config = AutoConfig.from_pretrained(home.path, revision=revision, **home.options)
-        return int(config.get_text_config().hidden_size)
+        known = FAMILIES.get(config.model_type)
+        decodes = known is None or known.kind == "causal"
+        return int(config.get_text_config().hidden_size) if decodes else None
     except Exception:  # loading meets it again and puts it into one sentence
         return None
 

@@ -83,6 +83,9 @@ class Task(Protocol):
     def margin(self, question: Question) -> int:
         """How many tokens beyond those of the wanted answer a judge has to see."""
 
+    def room(self, question: Question, tokens: int) -> int:
+        """How many tokens to ask for where no answer is wanted; at most `tokens`."""
+
     def encode(self, model: Outlined, question: Question, answer: str, subject: str | None = None) -> Encoded:
         """Tokens of a question and its answer. Raises BadInputError for what the model cannot take."""
 
@@ -93,6 +96,12 @@ class Task(Protocol):
         self, model: Outlined, question: Question, answer: Sequence[int], subject: str | None = None
     ) -> Encoded:
         """As `encode`, with an answer that is tokens already, such as what a model said."""
+
+    def closed(self, model: LoadedModel, example: Encoded) -> Encoded:
+        """The example with the token that ends a whole text behind its answer; as it is where there is none or no room.
+
+        For rules that teach it beside the answer.
+        """
 
     def collate(self, model: LoadedModel, examples: Sequence[Encoded]) -> TokenBatch:
         """Examples as one input of the model."""
@@ -133,6 +142,12 @@ class Task(Protocol):
         tell: Tell | None = None,
     ) -> list[Generation]:
         """What the model says to questions, in their order; lengths: tokens at most; tell: how many are answered."""
+
+    def held(self, model: LoadedModel, question: Question, said: Generation) -> Sequence[int]:
+        """Of what the model said to a preserved question the tokens that are held, at least one."""
+
+    def shown(self, model: LoadedModel, question: Question, answer: Generation) -> str:
+        """What the model as it stands said, as whoever asked is shown it."""
 
     def text(self, model: LoadedModel, question: Question, answer: Generation) -> str:
         """What the model said, as text."""

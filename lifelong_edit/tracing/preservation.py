@@ -34,12 +34,9 @@ def answer_of(
     questions: Sequence[Question] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[Encoded]:
-    """Preserved prompts with the answers given, or with the model's own, of a few tokens (`Task.answer`).
+    """Preserved prompts with the answers given, or with the model's own, of a few tokens, as far as they are held.
 
-    Its own ends with its first token or before the first one that holds a full stop, a comma or a line
-    break: what follows a short answer is text of its own, on which edits have every right to act. An answer to a turn
-    that ends sooner is held with its end. questions: how each is put, by default in the model's leading form. say: told
-    how far it is.
+    See `Task.held`. questions: how each is put, by default in the model's leading form. say: told how far it is.
     """
     task = task_of(loaded)
     asked = [leading(loaded, probe) for probe in probes] if questions is None else list(questions)
@@ -48,13 +45,11 @@ def answer_of(
         i: task.encode(loaded, asked[i], p.target, p.subject) for i, p in enumerate(probes) if p.target is not None
     }
     progress = Progress(say, "asking the preserved prompts", len(open_ones), "prompts")
-    said = task.answer(loaded, [asked[i] for i in open_ones], tokens, tell=progress.at)
+    lengths = [task.room(asked[i], tokens) for i in open_ones]
+    said = task.answer(loaded, [asked[i] for i in open_ones], lengths, tell=progress.at)
     for i, found in zip(open_ones, said, strict=True):
-        ids = list(found.ids) or [loaded.pad_id]
-        ends = [n for n, token in enumerate(ids) if set(loaded.tokenizer.decode([token])) & set(".,;!?\n")]
-        ended = form_of(asked[i]) == "chat" and not ends and found.ids
-        ids = ids[: max(1, ends[0])] if ends else list(found.with_end) if ended else ids
-        encoded[i] = task.encode_said(loaded, asked[i], ids, probes[i].subject)
+        held = task.held(loaded, asked[i], found)
+        encoded[i] = task.encode_said(loaded, asked[i], held, probes[i].subject)
     return [encoded[i] for i in range(len(probes))]
 
 

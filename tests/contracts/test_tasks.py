@@ -52,8 +52,9 @@ class Material:
 
     model: a fixture, the folder of a model with random weights. sound: a model that knows what it is for. asked:
     question, answer and subject, of different lengths. slots: by hand, the positions at which an example is edited.
-    expected: by hand, the loss of an example from the model's logits for all of its positions, (t, choices). judged:
-    answers to `wanted`. empty: questions and answers that have to be refused. long: more than the model takes.
+    whole: by hand, the model's logits for all positions of an example that is read alone, (t, choices), `at` those of
+    its answer. expected: by hand, the loss of an example from these. said: an answer as tokens. judged: answers to
+    `wanted`. empty: questions and answers that have to be refused. long: more than the model takes.
     """
 
     model: str
@@ -61,7 +62,10 @@ class Material:
     modules: tuple[str, ...]
     asked: Sequence[tuple[str, str, str]]
     slots: Callable[[Encoded, Positions], list[int]]
+    whole: Callable[[LoadedModel, Encoded], Tensor]
+    at: Callable[[Encoded], list[int]]
     expected: Callable[[Tensor, Encoded], float]
+    said: Callable[[LoadedModel, str], Sequence[int]]
     question: str
     wanted: str
     judged: Sequence[Judged]
@@ -75,6 +79,16 @@ def _continued(encoded: Encoded, positions: Positions) -> list[int]:
     if positions == "subject":
         return list(range(*encoded.subject))
     return [at for at in range(len(encoded.ids)) if encoded.answer_start <= at + 1 < len(encoded.ids)]
+
+
+def _read(loaded: LoadedModel, encoded: Encoded) -> Tensor:
+    logits: Tensor = loaded.model(input_ids=torch.tensor([encoded.ids])).logits[0].float()
+    return logits
+
+
+def _tokens(loaded: LoadedModel, said: str) -> Sequence[int]:
+    ids: list[int] = loaded.tokenizer(said)["input_ids"]
+    return ids
 
 
 def _mean_cross_entropy(logits: Tensor, encoded: Encoded) -> float:
@@ -96,7 +110,10 @@ MATERIAL: dict[Kind, Material] = {
             ("A prompt that does not say whom it speaks of has", "no subject", "Ada"),
         ),
         slots=_continued,
+        whole=_read,
+        at=lambda encoded: _continued(encoded, "answer"),
         expected=_mean_cross_entropy,
+        said=_tokens,
         question="The capital of France is",
         wanted="Paris",
         judged=(
@@ -168,7 +185,7 @@ class TaskContract:
     ) -> None:
         for (question, answer, subject), example in zip(material.asked, examples, strict=True):
             assert tuple(task.encode_question(loaded, question)) == example.prompt
-            assert loaded.tokenizer.decode(example.answer).strip() == answer.strip()
+            assert task.text(loaded, question, Generation(example.answer)).strip() == answer.strip()
             start, end = example.subject
             said = loaded.tokenizer.decode(example.ids[start:end]).strip()
             assert said in (subject, subject + ":", subject + "'s") if subject in question else not said, said
@@ -236,16 +253,16 @@ class TaskContract:
         assert bool(found.any()), "there are none at all"
 
     def test_logits_are_those_of_the_whole_model(
-        self, task: Task, loaded: LoadedModel, examples: list[Encoded]
+        self, task: Task, material: Material, loaded: LoadedModel, examples: list[Encoded]
     ) -> None:
-        """Row by row at the answers' slots, though nothing else is computed; as many as `counts` says."""
+        """Row by row where answers are given, though nothing else is computed; as many as `counts` says."""
         inputs = task.collate(loaded, examples)
         with torch.no_grad():
-            whole = loaded.model(input_ids=inputs.ids, attention_mask=inputs.mask).logits.float()
+            whole = [material.whole(loaded, example)[material.at(example)] for example in examples]
             found = task.logits(loaded, inputs)
         assert found.dtype is torch.float32
-        torch.testing.assert_close(found, whole[task.slots(inputs, "answer")], rtol=1e-5, atol=1e-5)
-        assert sum(task.counts(examples)) == len(found)
+        torch.testing.assert_close(found, torch.cat(whole), rtol=1e-5, atol=1e-5)
+        assert task.counts(examples) == [len(rows) for rows in whole]
 
     def test_an_examples_loss_is_its_own(
         self, task: Task, material: Material, loaded: LoadedModel, examples: list[Encoded]
@@ -257,8 +274,7 @@ class TaskContract:
         assert losses(task, loaded, [examples[0]] * 3) == pytest.approx([alone[0]] * 3, rel=1e-5)
         for example, loss in zip(examples, alone, strict=True):
             with torch.no_grad():
-                logits = loaded.model(input_ids=torch.tensor([example.ids])).logits[0]
-            assert loss == pytest.approx(material.expected(logits, example), rel=1e-5)
+                assert loss == pytest.approx(material.expected(material.whole(loaded, example), example), rel=1e-5)
 
     def test_losses_name_their_examples(self, task: Task, loaded: LoadedModel, examples: list[Encoded]) -> None:
         inputs = task.collate(loaded, examples)
@@ -303,7 +319,7 @@ class TaskContract:
 
     def test_the_judge_on_hand_made_answers(self, task: Task, material: Material, loaded: LoadedModel) -> None:
         for made in material.judged:
-            ids = tuple(loaded.tokenizer(made.said)["input_ids"])
+            ids = tuple(material.said(loaded, made.said))
             end = loaded.tokenizer.eos_token_id if made.stopped else None
             answer = Generation(ids, end)
             assert task.text(loaded, material.question, answer) == made.said
@@ -320,6 +336,26 @@ class TaskContract:
         with loaded.at(spoiled(loaded, 0.5)):
             assert task.health(loaded, sample) > 1.5 * well
         assert task.health(loaded, sample) == well
+
+    def test_what_is_held_of_an_answer_is_its_beginning(
+        self, task: Task, material: Material, loaded: LoadedModel
+    ) -> None:
+        """And what is taught to an end is the answer with at most one token more; there is room for some answer."""
+        for made in material.judged:
+            answer = Generation(tuple(material.said(loaded, made.said)))
+            held = task.held(loaded, material.question, answer)
+            assert tuple(held) == answer.ids[: len(held)] or not answer.ids
+            assert len(held) > 0
+        example = task.encode(loaded, material.question, material.wanted)
+        closed = task.closed(loaded, example)
+        assert closed.prompt == example.prompt and closed.answer[: len(example.answer)] == example.answer
+        assert len(closed.ids) - len(example.ids) in (0, 1)
+        assert 1 <= task.room(material.question, 7) <= 7
+
+    def test_what_is_shown_has_the_answer(self, task: Task, material: Material, loaded: LoadedModel) -> None:
+        (answer,) = task.answer(loaded, [material.question], task.room(material.question, 5))
+        text = task.text(loaded, material.question, answer).strip()
+        assert text and text in task.shown(loaded, material.question, answer)
 
     def test_what_cannot_be_asked_is_refused(self, task: Task, material: Material, loaded: LoadedModel) -> None:
         refused: list[tuple[Callable[..., object], tuple[object, ...]]] = [
