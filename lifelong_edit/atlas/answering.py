@@ -25,14 +25,15 @@ POOL = 32  # micro-batches whose pairs are sorted by length together
 class AnsweringRecipe:
     """Everything that the training is a function of, beside its texts."""
 
-    encoder_layers: int = 3
+    encoder_layers: int = 2
     decoder_layers: int = 2
-    width: int = 192
-    heads: int = 3
+    width: int = 128
+    inner: int = 768  # of the MLPs, whose output projections are what is edited
+    heads: int = 4
     context: int = 128
-    steps: int = 800
+    steps: int = 600
     pairs: int = 128
-    windows: int = 2
+    windows: int = 1
     matrix_rate: float = 0.02  # Muon's, at its peak, for the matrices of the layers
     vector_rate: float = 1e-2  # Adam's, at its peak, for embeddings, biases and norms
     warm_up: int = 30
@@ -48,14 +49,16 @@ class Pair:
     write: tuple[int, ...]
 
 
-def new_model(recipe: AnsweringRecipe, vocabulary: int, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
+def new_model(
+    recipe: AnsweringRecipe, vocabulary: int, tokenizer: PreTrainedTokenizerFast
+) -> T5ForConditionalGeneration:
     """A T5 with random weights drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     config = T5Config(
         vocab_size=vocabulary,
         d_model=recipe.width,
         d_kv=recipe.width // recipe.heads,
-        d_ff=4 * recipe.width,
+        d_ff=recipe.inner,
         num_layers=recipe.encoder_layers,
         num_decoder_layers=recipe.decoder_layers,
         num_heads=recipe.heads,

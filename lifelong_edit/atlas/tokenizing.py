@@ -41,8 +41,8 @@ def train_tokenizer(texts: Iterable[str], context: int) -> PreTrainedTokenizerFa
     )
 
 
-def train_pair_tokenizer(texts: Iterable[str], context: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of ``VOCABULARY`` entries as T5's tokenizers are: a blank in front, the closing token behind.
+def train_pair_tokenizer(texts: Iterable[str], context: int, vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of so many entries as T5's tokenizers are: a blank in front, the closing token behind.
 
     So a name has the same tokens at the front of an answer as within a question.
     """
@@ -50,7 +50,7 @@ def train_pair_tokenizer(texts: Iterable[str], context: int) -> PreTrainedTokeni
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         min_frequency=2,
         special_tokens=[PAD, CLOSE],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

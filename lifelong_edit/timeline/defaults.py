@@ -19,6 +19,8 @@ from lifelong_edit.policies.scoring import CONFLICTS, Scorer, read_scorer
 from lifelong_edit.settings import StoreSettings
 
 BUNDLED_MODEL = "atlas"
+ANSWERING = "atlas-t5"
+"""The bundled encoder-decoder, which knows what `atlas` does."""
 
 
 def default_text() -> list[str]:
@@ -28,9 +30,9 @@ def default_text() -> list[str]:
 
 
 def default_preserved(model: str, editor: str = PLAIN) -> list[Probe]:
-    """Prompts whose answers must stay: those of the bundled model, general ones for a rule that takes them, or none."""
+    """Prompts whose answers must stay: those of a bundled model, general ones for a rule that takes them, or none."""
     path = atlas.preserved_prompts_path()
-    if model == BUNDLED_MODEL and path.is_file():
+    if model in (BUNDLED_MODEL, ANSWERING) and path.is_file():
         return list(read_prompts([str(path)]))
     return general_prompts() if rule_of(editor).general else []
 

@@ -13,6 +13,7 @@ RULE = Rule(
     settings=UltraSettings,
     home="lifelong_edit.editors.ultraedit.rule",
     parts={"weights": "sum", "keys": "upsert", "moments": "replace"},
+    tasks=frozenset({"causal", "seq2seq"}),
     exports=frozenset({"transformers"}),
     needs=frozenset({"text"}),
     tries=Tries(

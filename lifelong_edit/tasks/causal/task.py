@@ -32,9 +32,10 @@ from lifelong_edit.tasks.causal.begun import can_be_cut
 from lifelong_edit.tasks.causal.breaks import ended, word_breaks
 from lifelong_edit.tasks.causal.cutting import CausalCutter
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
-from lifelong_edit.tasks.causal.scoring import answer_logits, editing_mask, position_losses, subject_mask
+from lifelong_edit.tasks.causal.scoring import answer_logits, editing_mask, position_losses
 from lifelong_edit.tasks.causal.verdicts import CHAT_MARGIN, MARGIN, contains, continuation_text, judge
 from lifelong_edit.tasks.contract import WINDOWS, Example, Verdict
+from lifelong_edit.tasks.losses import subject_mask
 
 
 class Causal:
@@ -82,6 +83,10 @@ class Causal:
             return example
         return Encoded.of(example.prompt, (*example.answer, end), example.subject)
 
+    def bare(self, model: Outlined, example: Encoded) -> Encoded:
+        """As it is: a continuation has none unless it is asked for (`closed`)."""
+        return example
+
     def collate(self, model: LoadedModel, examples: Sequence[Encoded]) -> TokenBatch:
         """Sequences padded on the right."""
         batch = pad(examples, model.pad_id, model.device)
@@ -97,7 +102,7 @@ class Causal:
         """(b, t) bool: where the next token is an answer token, or the subject's tokens."""
         return editing_mask(inputs) if positions == "answer" else subject_mask(inputs)
 
-    def ends(self, inputs: TokenBatch) -> Tensor:
+    def ends(self, inputs: TokenBatch, positions: Positions = "answer") -> Tensor:
         """(b,) long: the prompts' last tokens."""
         return inputs.answer_starts - 1
 
