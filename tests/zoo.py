@@ -82,6 +82,7 @@ _T5 = {
     "num_heads": 4,
     "n_positions": 64,
 }
+_GATED = {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 _BART = {
     "d_model": 32,
     **{f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("ffn_dim", 48), ("attention_heads", 4))},
@@ -91,7 +92,7 @@ _BART = {
 }
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "t5": _T5,
-    **dict.fromkeys(("mt5", "umt5"), {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    **dict.fromkeys(("mt5", "umt5"), _GATED),
     **dict.fromkeys(("bart", "mbart", "pegasus"), _BART),
 }
 """Encoder-decoders by model type, with 4 layers that read, 3 that write, and a width of 32; all take 64 tokens."""

@@ -21,7 +21,7 @@ import transformers
 from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 
 from lifelong_edit.atlas.answering import AnsweringRecipe, encode_pair, new_model, padded, train
-from lifelong_edit.atlas.build import HELD_BYTES, PROSE_BYTES, by_relation
+from lifelong_edit.atlas.build import PROSE_BYTES, by_relation
 from lifelong_edit.atlas.corpus import paragraphs
 from lifelong_edit.atlas.judging import Pair
 from lifelong_edit.atlas.questions import asked_pairs

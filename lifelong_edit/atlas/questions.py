@@ -6,7 +6,7 @@ this project's own.
 
 from __future__ import annotations
 
-from lifelong_edit.atlas.world_tables import WorldFact, world_facts, withheld_from
+from lifelong_edit.atlas.world_tables import WorldFact, withheld_from, world_facts
 
 QUESTIONS: dict[str, tuple[str, str, str, str]] = {
     "country_capital": (

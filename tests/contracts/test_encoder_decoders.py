@@ -1,4 +1,4 @@
-"""What every rule that edits encoder-decoders promises of them: the behaviours of the grid that a second model can break.
+"""What every rule that edits encoder-decoders promises of them: what of the grid a second kind of model can break.
 
 `test_editors` runs all of them on a decoder. Here rows differ in number by module, and questions are read beside what
 is written.
@@ -6,11 +6,11 @@ is written.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-import shutil
 
 import msgspec
 import pytest
@@ -148,7 +148,7 @@ def test_rules_say_which_of_them_edit_encoder_decoders(tiny_t5: Path, tmp_path: 
             Timeline.create(
                 tmp_path / name, model=str(tiny_t5), text=sentences * 20, settings=rule_of(name).settings(editor=name)
             )
-    with pytest.raises(UsageError, match="found the decoder's module .* expected one of the encoder"):
+    with pytest.raises(UsageError, match=r"found the decoder's module .* expected one of the encoder"):
         Timeline.create(
             tmp_path / "grace", model=str(tiny_t5), text=sentences * 20,
             settings=rule_of("grace").settings(editor="grace", modules=("5",)),

@@ -40,6 +40,16 @@ def fixed(loaded: LoadedModel, sentences: list[str], probes: list[Probe]) -> Fix
     return prepare(loaded, BASIC, text=[" ".join(sentences * 20)], preserve=probes)
 
 
+def watched(name: str, keys: dict[str, Tensor], added: dict[str, Tensor]) -> Callable[..., Tensor]:
+    """A hook that keeps a module's input and adds a leaf of zeros to its output."""
+
+    def hook(_: object, args: tuple[Tensor], out: Tensor) -> Tensor:
+        keys[name], added[name] = args[0][0], torch.zeros_like(out, requires_grad=True)
+        return out + added[name]
+
+    return hook
+
+
 def judged(loaded: LoadedModel, facts: list[Fact]) -> Pairs:
     """(K, G) of each fact and module by plain autograd, one fact at a time: every token of a module's sequence."""
     pairs: Pairs = {m.name: [] for m in loaded.modules}
@@ -47,14 +57,8 @@ def judged(loaded: LoadedModel, facts: list[Fact]) -> Pairs:
         ids = torch.tensor([loaded.tokenizer(fact.prompt)["input_ids"]])
         answer = torch.tensor([loaded.tokenizer(fact.target, add_special_tokens=False)["input_ids"]])
         begun = torch.cat([torch.zeros(1, 1, dtype=torch.long), answer[:, :-1]], 1)
-        keys, added, handles = dict[str, Tensor](), dict[str, Tensor](), []
-        for name in pairs:
-
-            def hook(_: object, args: tuple[Tensor], out: Tensor, name: str = name) -> Tensor:
-                keys[name], added[name] = args[0][0], torch.zeros_like(out, requires_grad=True)
-                return out + added[name]
-
-            handles.append(loaded.model.get_submodule(name).register_forward_hook(hook))
+        keys, added = dict[str, Tensor](), dict[str, Tensor]()
+        handles = [loaded.model.get_submodule(name).register_forward_hook(watched(name, keys, added)) for name in pairs]
         logits = loaded.model(input_ids=ids, decoder_input_ids=begun).logits[0]
         for handle in handles:
             handle.remove()

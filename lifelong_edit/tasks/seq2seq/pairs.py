@@ -44,8 +44,8 @@ def opening_of(model: LoadedModel) -> list[int]:
         if start is not None:
             return [int(start), *special_front(model.tokenizer)]
     raise LifelongEditError(
-        f"the configuration of {model.source!r} has no decoder_start_token_id, expected the token with which its answers "
-        "begin; set it in config.json (T5: pad_token_id, BART: eos_token_id)"
+        f"the configuration of {model.source!r} has no decoder_start_token_id, expected the token with which its "
+        "answers begin; set it in config.json (T5: pad_token_id, BART: eos_token_id)"
     )
 
 
