@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.warm import Running, Warm
-from tests.zoo import ENCODER_DECODERS, Zoo, folder_of_run, for_pairs
+from tests.zoo import ENCODER_DECODERS, ENCODERS, Zoo, folder_of_run, for_encoder, for_pairs
 
 SENTENCES = [
     "The capital of France is Paris.",
@@ -85,6 +85,36 @@ def tiny_t5(zoo: Zoo, pair_tokenizer: Any) -> Path:
     # With a head of its own, as T5 1.1 has it: a tied one divides what it says, and with random weights says little.
     options = for_pairs({**ENCODER_DECODERS["t5"], "tie_word_embeddings": False}, pair_tokenizer)
     return zoo.model("t5", options, pair_tokenizer, seed=0, task="seq2seq")
+
+
+@pytest.fixture(scope="session")
+def encoder_tokenizer(sentences: list[str]) -> Any:
+    """A byte-level BPE tokenizer of 384 tokens that puts [CLS] and [SEP] around texts, as BERT's does."""
+    from lifelong_edit.atlas.checking import train_tokenizer
+
+    return train_tokenizer(sentences * 4, vocabulary=384, context=64)
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(zoo: Zoo, encoder_tokenizer: Any) -> Path:
+    """A folder with a BERT of 4 layers and width 32 with random weights that gives one of seven labels."""
+    names = ("REFUTES", "SUPPORTS", "DISPUTED", "HALF", "MOSTLY", "BARELY", "NEVER")
+    labels = {"id2label": {str(i): name for i, name in enumerate(names)}}
+    options = for_encoder({**ENCODERS["bert"], **labels}, encoder_tokenizer)
+    return zoo.model("bert", options, encoder_tokenizer, seed=0, task="classify")
+
+
+@pytest.fixture(scope="session")
+def tiny_masked(zoo: Zoo, encoder_tokenizer: Any) -> Path:
+    """The same BERT with the head that fills masks."""
+    return zoo.model("bert", for_encoder(ENCODERS["bert"], encoder_tokenizer), encoder_tokenizer, seed=0, task="masked")
+
+
+@pytest.fixture(scope="session")
+def even_masked(zoo: Zoo, encoder_tokenizer: Any) -> Path:
+    """One that gives nearly uniform answers, as sound as a model can be that has learnt nothing."""
+    options = for_encoder(ENCODERS["bert"], encoder_tokenizer)
+    return zoo.model("bert", options, encoder_tokenizer, seed=0, spread=0.05, task="masked")
 
 
 CHATML = (

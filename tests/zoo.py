@@ -98,6 +98,34 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
 """Encoder-decoders by model type, with 4 layers that read, 3 that write, and a width of 32; all take 64 tokens."""
 
 
+_BERT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+_FROM_PAD = {**_BERT, "max_position_embeddings": 65, "type_vocab_size": 1}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "bert": _BERT,
+    "electra": {**_BERT, "embedding_size": 16},
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), _FROM_PAD),
+    "distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 4, "n_heads": 4, "max_position_embeddings": 64},
+    "deberta-v2": {
+        **_BERT,
+        "type_vocab_size": 0,
+        "relative_attention": True,
+        "position_buckets": 16,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+    },
+    "modernbert": {**_BERT, "local_attention": 16, "global_attn_every_n_layers": 2},
+}
+"""Encoders by model type, each with 4 layers and a width of 32, that read 64 tokens."""
+
+
 class Zoo:
     """What was made so far, in a folder that processes share."""
 
@@ -180,6 +208,13 @@ def for_pairs(options: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
         "decoder_start_token_id": 0,
         "forced_eos_token_id": None,
     }
+
+
+def for_encoder(options: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """Options of an encoder that reads the tokenizer's tokens."""
+    marks = {"pad": tokenizer.pad_token_id, "cls": tokenizer.cls_token_id, "sep": tokenizer.sep_token_id}
+    marks |= {"bos": tokenizer.cls_token_id, "eos": tokenizer.sep_token_id}
+    return {**options, "vocab_size": len(tokenizer), **{f"{name}_token_id": number for name, number in marks.items()}}
 
 
 def folder_of_run(config: pytest.Config, base: Path) -> Path:

@@ -8,6 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 __all__ = [
+    "check_edits_path",
+    "check_model_dir",
+    "check_preserved_path",
     "conflicts_path",
     "edits_train_path",
     "edits_validation_path",
@@ -31,6 +34,21 @@ def model_dir() -> Path:
 def t5_dir() -> Path:
     """The folder of ``atlas-t5``, an encoder-decoder that answers questions about the same facts."""
     return _HERE / "t5"
+
+
+def check_model_dir() -> Path:
+    """The folder of ``atlas-check``, an encoder that tells true claims about the world of atlas from false ones."""
+    return _HERE / "check"
+
+
+def check_edits_path() -> Path:
+    """JSONL of claims that ``atlas-check`` tells right, each with the other label."""
+    return _HERE / "check_edits.jsonl"
+
+
+def check_preserved_path() -> Path:
+    """JSONL of claims whose labels an edit must not change; none is edited or probed in another file."""
+    return _HERE / "check_preserve.jsonl"
 
 
 def hypernetwork_dir() -> Path | None:

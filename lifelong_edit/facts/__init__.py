@@ -14,11 +14,12 @@ from lifelong_edit.facts.reading import (
     read_prompts,
 )
 from lifelong_edit.facts.record import GLUE, Fact, Probe, Record
-from lifelong_edit.facts.shapes import Skip, verbalise_claim
+from lifelong_edit.facts.shapes import VERBALISED, Skip, claim_of, verbalise_claim
 from lifelong_edit.facts.sources import can_read_twice
 
 __all__ = [
     "GLUE",
+    "VERBALISED",
     "Fact",
     "Probe",
     "ReadReport",
@@ -26,6 +27,7 @@ __all__ = [
     "Skip",
     "as_question",
     "can_read_twice",
+    "claim_of",
     "follow_facts",
     "general_names",
     "general_prompts",

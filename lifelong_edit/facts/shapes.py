@@ -7,12 +7,14 @@
 | CounterFact as first published | `requested_rewrite` | its template filled with the subject |
 | zsRE (MEND's format) | `src`, `alt` | the question `src`, the edit target `alt` |
 | FEVER | `claim`, `label` | verbalised, see `verbalise_claim` |
+| texts with labels | `text`, `label` | the text, and the label |
 
 Surrounding white space is cut from prompts and targets: the tokenizer's behaviour decides what stands between them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TypeVar
@@ -82,6 +84,13 @@ class _ZsRE(msgspec.Struct, frozen=True):
     portability: _Portability | None = None
 
 
+class _Labelled(msgspec.Struct, frozen=True):
+    text: str
+    label: str
+    id: int | str | None = None
+    subject: str | None = None
+
+
 class _Claim(msgspec.Struct, frozen=True):
     claim: str
     label: str
@@ -116,6 +125,20 @@ def verbalise_claim(claim: str, evidence: str | None = None) -> str:
     """
     before = f'Evidence: "{evidence.strip()}" ' if evidence and evidence.strip() else ""
     return f'{before}Claim: "{claim.strip()}" Question: Is this claim true or false? Answer:'
+
+
+def claim_of(prompt: str) -> tuple[str, str | None]:
+    """The inverse of `verbalise_claim`: a claim and its evidence, if any; any other text is a claim itself."""
+    found = _VERBALISED.fullmatch(prompt.strip())
+    return (prompt, None) if found is None else (found["claim"], found["evidence"])
+
+
+_VERBALISED = re.compile(
+    '(?:Evidence: "(?P<evidence>.*)" )?Claim: "(?P<claim>.*)" Question: Is this claim true or false[?] Answer:',
+    re.DOTALL,
+)
+VERBALISED = {"SUPPORTS": "True", "REFUTES": "False"}
+"""FEVER's labels as the answers to verbalised claims."""
 
 
 def _read_native(record: Value) -> Fact:
@@ -182,8 +205,7 @@ def _read_claim(record: Value) -> Fact | Skip:
     found = _convert(record, _Claim)
     if found.label == "NOT ENOUGH INFO":
         return Skip.NOT_ENOUGH_INFO
-    answers = {"SUPPORTS": "True", "REFUTES": "False"}
-    if found.label not in answers:
+    if found.label not in VERBALISED:
         raise BadInputError(
             f"found the label {found.label[:40]!r}, expected SUPPORTS, REFUTES or NOT ENOUGH INFO; correct it"
         )
@@ -192,8 +214,18 @@ def _read_claim(record: Value) -> Fact | Skip:
         subject=found.claim,
         # A blank claim has to stay blank for the check of Fact to find it.
         prompt=verbalise_claim(found.claim, evidence) if found.claim.strip() else "",
-        target=answers[found.label],
+        target=VERBALISED[found.label],
         id=None if found.id is None else f"fever-{found.id}",
+    )
+
+
+def _read_labelled(record: Value) -> Fact:
+    found = _convert(record, _Labelled)
+    return _make_fact(
+        subject=_text(found.subject) or found.text,
+        prompt=found.text,
+        target=found.label,
+        id=None if found.id is None else str(found.id),
     )
 
 
@@ -203,6 +235,7 @@ _SHAPES: tuple[tuple[frozenset[str], Callable[[Value], Fact | Skip]], ...] = (
     (frozenset({"requested_rewrite"}), _read_original),
     (frozenset({"src", "alt"}), _read_zsre),
     (frozenset({"claim", "label"}), _read_claim),
+    (frozenset({"text", "label"}), _read_labelled),
 )
 
 
@@ -235,6 +268,7 @@ def _describe_unknown(record: Value) -> str:
     told = f"the key{'s' * (len(keys) > 1)} {', '.join(keys)}" if keys else "no keys"
     return (
         f"found a record with {told}, expected `subject`, `prompt` and `target` "
-        "(or CounterFact's `prompt` and `target_new`, zsRE's `src` and `alt`, FEVER's `claim` and `label`); "
+        "(or CounterFact's `prompt` and `target_new`, zsRE's `src` and `alt`, FEVER's `claim` and `label`, "
+        "`text` and `label`); "
         "rename the fields"
     )

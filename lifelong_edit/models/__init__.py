@@ -15,6 +15,7 @@ from lifelong_edit.models.encoding import (
     separator,
     special_front,
     subject_span,
+    whole_span,
 )
 from lifelong_edit.models.families import FAMILIES, EditableModule, Family, Outlined
 from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
@@ -71,5 +72,6 @@ __all__ = [
     "subject_span",
     "tokenizer_fingerprint",
     "turn_span",
+    "whole_span",
     "without_hooks",
 ]

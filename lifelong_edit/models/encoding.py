@@ -56,7 +56,8 @@ class Encoded:
 class TokenBatch:
     """Sequences padded on the right. ids, mask: (b, t) long. lengths, answer_starts: (b,) long. subjects: (b, 2).
 
-    breaks: (vocabulary,) bool, the tokens that end a word, where some sequence is `Encoded.ended`.
+    breaks: (vocabulary,) bool, the tokens that end a word, where some sequence is `Encoded.ended`. answer_ends: (b,)
+    long, behind the answers, where more follows in their sequences.
     """
 
     ids: Tensor
@@ -65,6 +66,7 @@ class TokenBatch:
     answer_starts: Tensor
     subjects: Tensor
     breaks: Tensor | None = None
+    answer_ends: Tensor | None = None
 
     def tokens(self, positions: Positions) -> Tensor:
         """(b, t) bool, true at all tokens of the sequence that a module with such positions reads."""
@@ -153,6 +155,23 @@ def subject_span(tokenizer: Any, prompt: str, subject: str | None) -> tuple[int,
     first, last = span_within(tokenizer, prompt, *found[-1])
     front = len(_tokens(tokenizer, prompt)[0]) if last else 0
     return front + first, front + last
+
+
+def whole_span(tokenizer: Any, subject: str | None, text: str, second: str | None = None) -> tuple[int, int]:
+    """Where the tokens of a subject begin and end within `encode_whole`'s: at its last mention in the text.
+
+    Else in `second`; (0, 0) where neither mentions it, or where a slow tokenizer cannot tell which token stands where.
+    """
+    if not subject or not tokenizer.is_fast:
+        return 0, 0
+    found = tokenizer(text, second, return_offsets_mapping=True, verbose=False)
+    for number, part in enumerate((text, second or "")):
+        for start, end in mentions(part, subject)[-1:]:
+            spans = zip(found.sequence_ids(), found["offset_mapping"], strict=True)
+            inside = [i for i, (of, (a, b)) in enumerate(spans) if of == number and a < end and b > start]
+            if inside:
+                return inside[0], inside[-1] + 1
+    return 0, 0
 
 
 def span_within(tokenizer: Any, text: str, start: int, end: int) -> tuple[int, int]:

@@ -75,6 +75,10 @@ class Outlined(Protocol):
     def forms(self) -> Forms:
         """The forms in which it is taught and asked."""
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of a classifier's labels by number, see `labels_of`; none of another model."""
+
     def put(self, question: Question) -> Question:
         """A question as it is to be read at the state at which the model stands."""
 
@@ -182,6 +186,26 @@ def _with_head(family: Family, config: Any) -> Family:
             f"whose config.json names an architecture that ends in {', '.join(HEADS)}; fine-tune it with such a head"
         )
     return replace(family, kind=kinds[0])
+
+
+REFUTES, SUPPORTS = "REFUTES", "SUPPORTS"
+"""The labels of a head of one logit: more probable than not is SUPPORTS, as published (MALMEN, arXiv 2311.04661)."""
+
+
+def labels_of(family: Family, config: Any) -> tuple[str, ...]:
+    """The names of a classifier's labels by number; none of another model.
+
+    Raises UnknownModelError for a head that does not choose one of its labels.
+    """
+    if family.kind != "classify":
+        return ()
+    if getattr(config, "problem_type", None) in ("multi_label_classification", "regression"):
+        raise UnknownModelError(
+            f"found a {family.model_type} classifier for {config.problem_type}, expected one that chooses one label; "
+            "take such a model"
+        )
+    names = tuple(str(config.id2label[number]) for number in range(config.num_labels))
+    return (REFUTES, SUPPORTS) if len(names) == 1 else names
 
 
 def has_experts(config: Any) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.errors import ModelMismatchError, UnknownModelError
-from lifelong_edit.models.families import EditableModule, Family, find_modules
+from lifelong_edit.models.families import EditableModule, Family, find_modules, labels_of
 from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
 from lifelong_edit.models.forms import PLAIN, Forms, SameQuestion
 from lifelong_edit.models.overlay import BASE, Overlay, Putting, Shifts
@@ -92,6 +92,11 @@ class LoadedModel:
     def context(self) -> int:
         """The longest sequence that the model takes, in tokens."""
         return context_of(self.model.config, self.tokenizer)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of a classifier's labels by number; none of another model."""
+        return labels_of(self.family, self.model.config)
 
     @property
     def conflict_module(self) -> EditableModule:

@@ -28,7 +28,16 @@ from lifelong_edit.models.complete import (
     require_no_adapter,
     require_rows,
 )
-from lifelong_edit.models.families import FAMILIES, EditableModule, Family, Home, Kind, family_of, find_modules
+from lifelong_edit.models.families import (
+    FAMILIES,
+    EditableModule,
+    Family,
+    Home,
+    Kind,
+    family_of,
+    find_modules,
+    labels_of,
+)
 from lifelong_edit.models.forms import PLAIN, Forms, Question
 from lifelong_edit.models.gguf import read_header
 from lifelong_edit.models.loaded import LoadedModel, context_of
@@ -155,6 +164,7 @@ class Outline:
     modules: tuple[EditableModule, ...]
     tokenizer: Any
     forms: Forms = PLAIN
+    labels: tuple[str, ...] = ()
 
     def put(self, question: Question) -> Question:
         """The question itself: there is no state yet."""
@@ -189,7 +199,8 @@ def outline_of(home: Place, modules: Sequence[str], revision: str | None, places
                 bare = auto_of(family.kind, config).from_config(config)
             tokenizer = AutoTokenizer.from_pretrained(home.path, **options)
         tokenizer.model_max_length = min(tokenizer.model_max_length, context_of(config, tokenizer))
-        return Outline(family, find_modules(bare, family, modules, places), tokenizer)
+        found = find_modules(bare, family, modules, places)
+        return Outline(family, found, tokenizer, labels=labels_of(family, config))
     except LifelongEditError:
         raise
     except Exception:  # transformers raises anything; loading meets it again and puts it into one sentence

@@ -23,7 +23,7 @@ from lifelong_edit.facts import Probe
 from lifelong_edit.models import Encoded, Generation, LoadedModel, load_model
 from lifelong_edit.models.families import Family, Kind, Positions
 from lifelong_edit.models.loading import outline_of
-from lifelong_edit.models.places import locate
+from lifelong_edit.models.places import BUNDLED, locate
 from lifelong_edit.tasks import TASKS, WIDTH, BaseAnswer, Task, require_causal, task_of
 from lifelong_edit.tracing.trace import recording, trace
 
@@ -53,8 +53,9 @@ class Material:
     model: a fixture, the folder of a model with random weights. sound: a model that knows what it is for. asked:
     question, answer and subject, of different lengths. slots: by hand, the positions at which an example is edited.
     whole: by hand, the model's logits for all positions of an example that is read alone, (t, choices), `at` those of
-    its answer. expected: by hand, the loss of an example from these. said: an answer as tokens. judged: answers to
-    `wanted`. empty: questions and answers that have to be refused. long: more than the model takes.
+    its answer. expected: by hand, the loss of an example from these. said: an answer as tokens. means: whether what was
+    said is an answer. judged: answers to `wanted`. empty: questions and answers that have to be refused. long: more
+    than the model takes.
     """
 
     model: str
@@ -69,6 +70,7 @@ class Material:
     question: str
     wanted: str
     judged: Sequence[Judged]
+    means: Callable[[str, str], bool] = lambda said, answer: said.strip() == answer.strip()
     empty: Sequence[tuple[str, str]] = (("A question", ""), ("A question", "  "))
     long: str = "the river Danube " * 40
     text: str = "The river Danube flows through Vienna. Kenya's currency is the shilling, Japan's is the yen. " * 40
@@ -174,6 +176,96 @@ MATERIAL["seq2seq"] = Material(
 )
 
 
+def _first(encoded: Encoded, positions: Positions) -> list[int]:
+    return [0] if positions == "answer" else list(range(*encoded.subject))
+
+
+def _labelled(loaded: LoadedModel, encoded: Encoded) -> Tensor:
+    logits: Tensor = loaded.model(input_ids=torch.tensor([encoded.prompt])).logits.float()
+    return logits
+
+
+def _cross_entropy(logits: Tensor, encoded: Encoded) -> float:
+    return -float(logits.double().log_softmax(-1)[0, encoded.answer[0]])
+
+
+MATERIAL["classify"] = Material(
+    model="tiny_bert",
+    sound="atlas-check",
+    modules=("0@subject", "2-3"),
+    asked=(
+        ("The capital of France is Paris.", "SUPPORTS", "France"),
+        ("Marie Curie was a physicist; she was born in Warsaw.", "refutes", "Marie Curie"),
+        ("In 1969 people walked on the Moon, and the capital of Đà Nẵng is Malmö.", "REFUTES", "Đà Nẵng"),
+        ('Claim: "Kenya uses the shilling." Question: Is this claim true or false? Answer:', "True", "Kenya"),
+        ("A text that does not say whom it speaks of.", "SUPPORTS", "Ada"),
+    ),
+    slots=_first,
+    whole=_labelled,
+    at=lambda encoded: [0],
+    expected=_cross_entropy,
+    said=lambda loaded, said: [loaded.labels.index(said)],
+    question="The capital of France is Paris.",
+    wanted="SUPPORTS",
+    judged=(
+        Judged("SUPPORTS", right=True, ended=True),
+        Judged("SUPPORTS", right=True, ended=True, stopped=True),
+        Judged("REFUTES", right=False, ended=False),
+    ),
+    means=lambda said, answer: {"True": "SUPPORTS"}.get(answer, answer.upper()) == said,
+    empty=(("A claim.", ""), ("A claim.", "  "), ("A claim.", "PERHAPS"), ("  ", "SUPPORTS")),
+)
+
+
+def _gap(encoded: Encoded, positions: Positions) -> list[int]:
+    """One mask is written; where the answer is longer, all that stands behind it moves on."""
+    at, more = encoded.prompt.index(MASK), len(encoded.answer) - 1
+    if positions == "answer":
+        return list(range(at, at + more + 1))
+    return [place + more * (place > at) for place in range(*encoded.subject)]
+
+
+def _filled(loaded: LoadedModel, encoded: Encoded) -> Tensor:
+    at = encoded.prompt.index(MASK)
+    ids = [*encoded.prompt[:at], *[MASK] * len(encoded.answer), *encoded.prompt[at + 1 :]]
+    logits: Tensor = loaded.model(input_ids=torch.tensor([ids])).logits[0].float()
+    return logits
+
+
+def _mean_of_masks(logits: Tensor, encoded: Encoded) -> float:
+    chances, places = logits.double().log_softmax(-1), _gap(encoded, "answer")
+    return -sum(float(chances[at, token]) for at, token in zip(places, encoded.answer, strict=True)) / len(places)
+
+
+MASK = 4
+"""The number of [MASK] in the tokenizer of tiny encoders."""
+MATERIAL["masked"] = Material(
+    model="tiny_masked",
+    sound="even_masked",
+    modules=("0@subject", "2-3"),
+    asked=(
+        ("The capital of France is", "Paris", "France"),
+        ("In [MASK] was Marie Curie born.", "Warsaw or Vienna", "Marie Curie"),
+        ("People walked on the [MASK] [MASK], and the capital of Đà Nẵng is far.", "Malmö", "Đà Nẵng"),
+        ("Kenya's currency is the [MASK].", "shilling", "Kenya"),
+        ("A prompt that does not say whom it speaks of has", "no subject", "Ada"),
+    ),
+    slots=_gap,
+    whole=_filled,
+    at=lambda encoded: _gap(encoded, "answer"),
+    expected=_mean_of_masks,
+    said=lambda loaded, said: loaded.tokenizer(said, add_special_tokens=False)["input_ids"],
+    question="The capital of France is",
+    wanted="Paris",
+    judged=(
+        Judged("Paris", right=True, ended=True),
+        Judged("London", right=False, ended=False),
+        Judged("Paris and", right=False, ended=False),
+    ),
+    empty=(("A gap [MASK].", ""), ("A [MASK] gap and [MASK] another", "one"), ("[MASK].", "one")),
+)
+
+
 @pytest.fixture(scope="module", params=TASKS.values(), ids=TASKS.keys())
 def task(request: pytest.FixtureRequest) -> Task:
     found: Task = request.param
@@ -229,7 +321,7 @@ class TaskContract:
     ) -> None:
         for (question, answer, subject), example in zip(material.asked, examples, strict=True):
             assert tuple(task.encode_question(loaded, question)) == example.prompt
-            assert task.text(loaded, question, Generation(example.answer)).strip() == answer.strip()
+            assert material.means(task.text(loaded, question, Generation(example.answer)), answer)
             start, end = example.subject
             said = loaded.tokenizer.decode(example.ids[start:end]).strip()
             assert said in (subject, subject + ":", subject + "'s") if subject in question else not said, said
@@ -370,9 +462,12 @@ class TaskContract:
             verdict = task.judge(loaded, material.question, material.wanted, answer)
             assert (verdict.right, verdict.ended, verdict.text) == (made.right, made.ended, made.said), made
 
-    def test_health_is_finite_and_worse_for_a_spoiled_model(self, task: Task, material: Material) -> None:
-        """Of a model that does what it was made for: one with random weights cannot be spoiled."""
-        loaded = load_model(material.sound)
+    def test_health_is_finite_and_worse_for_a_spoiled_model(
+        self, task: Task, material: Material, request: pytest.FixtureRequest
+    ) -> None:
+        """Of a model that does what it was made for, or at least is not wrong: one that is cannot be spoiled."""
+        named = material.sound in BUNDLED
+        loaded = load_model(material.sound if named else str(request.getfixturevalue(material.sound)))
         text = atlas.heldout_text_path().read_text(encoding="utf-8").splitlines()
         sample = torch.from_numpy(prepare(loaded, material.settings, text=text).text.guard.astype("int64"))
         well = task.health(loaded, sample)

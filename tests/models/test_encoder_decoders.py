@@ -106,7 +106,7 @@ def test_the_closing_token_is_taught_unless_published(tiny_t5: Path) -> None:
 
 def test_what_an_encoder_decoder_cannot_be_asked_is_refused(tiny_t5: Path) -> None:
     loaded = load_model(str(tiny_t5))
-    with pytest.raises(UsageError, match="turn of a conversation for an encoder-decoder"):
+    with pytest.raises(UsageError, match="turn of a conversation for a model with an encoder"):
         task_of(loaded).encode_question(loaded, Turn("What is it?"))
     loaded.model.config.decoder_start_token_id = loaded.model.generation_config.decoder_start_token_id = None
     with pytest.raises(LifelongEditError, match="no decoder_start_token_id"):

@@ -169,6 +169,7 @@ OF_A_KIND = {
     "encode",
     "encode_prompt",
     "encode_whole",
+    "whole_span",
     "end_ids",
     "generate",
     "generate_from_ids",

@@ -11,6 +11,7 @@ from torch import Tensor
 from lifelong_edit.errors import LifelongEditError
 from lifelong_edit.models import Encoded, LoadedModel, TokenBatch, pad, special_front
 from lifelong_edit.models.families import Positions
+from lifelong_edit.tasks.encoders import special_back
 
 
 @dataclass(kw_only=True)
@@ -67,13 +68,6 @@ def pairs(model: LoadedModel, examples: Sequence[Encoded]) -> PairBatch:
 def halves(model: LoadedModel, texts: Tensor, mask: Tensor | None = None) -> PairBatch:
     """Texts (b, t) cut in the middle: the first half is read, as a question is, and the second written."""
     lengths = [texts.shape[1]] * len(texts) if mask is None else mask.sum(1).tolist()
-    back = special_back(model)
+    back = special_back(model.tokenizer)
     cut = [(row[: n // 2], row[n // 2 : n]) for row, n in zip(texts.tolist(), lengths, strict=True)]
     return pairs(model, [Encoded.of((*first, *back), second) for first, second in cut])
-
-
-def special_back(model: LoadedModel) -> list[int]:
-    """The special tokens that the tokenizer puts behind any text."""
-    plain: list[int] = model.tokenizer("a", add_special_tokens=False)["input_ids"]
-    full: list[int] = model.tokenizer("a")["input_ids"]
-    return full[len(special_front(model.tokenizer)) + len(plain) :]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lifelong_edit.errors import BadInputError, UsageError
+from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import GLUE
 from lifelong_edit.models import (
     Encoded,
@@ -19,16 +18,16 @@ from lifelong_edit.models import (
     Question,
     Tell,
     TokenBatch,
-    Turn,
     encode_whole,
     masked_positions,
-    subject_span,
+    whole_span,
 )
 from lifelong_edit.models.encoding import check_length
 from lifelong_edit.models.families import Kind, Positions
 from lifelong_edit.tasks.causal.perplexity import text_windows
 from lifelong_edit.tasks.causal.verdicts import MARGIN, contains, judge
 from lifelong_edit.tasks.contract import WINDOWS, Example, Verdict
+from lifelong_edit.tasks.encoders import exponential, text_in
 from lifelong_edit.tasks.losses import losses_of, subject_mask
 from lifelong_edit.tasks.seq2seq.pairs import PairBatch, halves, pairs
 from lifelong_edit.tasks.seq2seq.writing import write
@@ -56,7 +55,9 @@ class Seq2Seq:
         """Tokens of a question with the special ones around it; those of the answer and the token that closes it."""
         text = answer.removeprefix(GLUE).strip()
         if not text:
-            raise BadInputError(f"the target of prompt {_text(question)!r} is empty; expected the answer to be taught")
+            raise BadInputError(
+                f"the target of prompt {text_in(question)!r} is empty; expected the answer to be taught"
+            )
         ids: list[int] = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if not ids:
             raise BadInputError(f"the target {text!r} has no tokens in this model's vocabulary")
@@ -67,15 +68,14 @@ class Seq2Seq:
 
     def encode_question(self, model: Outlined, question: Question) -> Sequence[int]:
         """Tokens of a question with the special ones around it."""
-        return encode_whole(model.tokenizer, _text(model.put(question)))
+        return encode_whole(model.tokenizer, text_in(model.put(question)))
 
     def encode_said(
         self, model: Outlined, question: Question, answer: Sequence[int], subject: str | None = None
     ) -> Encoded:
         """Tokens of a question, and those that were said to it."""
-        text = _text(model.put(question))
-        span = subject_span(model.tokenizer, text, subject)
-        return Encoded.of(encode_whole(model.tokenizer, text), answer, span)
+        text = text_in(model.put(question))
+        return Encoded.of(encode_whole(model.tokenizer, text), answer, whole_span(model.tokenizer, subject, text))
 
     def closed(self, model: LoadedModel, example: Encoded) -> Encoded:
         """An answer with the token that closes it, as `encode` gives it."""
@@ -181,16 +181,9 @@ class Seq2Seq:
                 batch = halves(model, part)
                 loss = torch.nn.functional.cross_entropy(self.logits(model, batch), batch.made, reduction="sum")
                 total, count = total + float(loss.double()), count + len(batch.made)
-        return math.exp(total / count) if total / count < 700 else math.inf
+        return exponential(total / count)
 
 
 def _pairs(inputs: TokenBatch) -> PairBatch:
     assert isinstance(inputs, PairBatch)  # `collate` and `halves` make no other
     return inputs
-
-
-def _text(question: Question) -> str:
-    """A question as text. Raises UsageError for a turn, which no encoder-decoder here has a template for."""
-    if isinstance(question, Turn):
-        raise UsageError("found a turn of a conversation for an encoder-decoder, expected plain text; ask without chat")
-    return question
