@@ -73,6 +73,30 @@ _EXPERTS = {
 EXPERTS = {name: {**LLAMA, **_EXPERTS} for name in ("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")}
 """Mixtures of experts by model type."""
 
+_T5 = {
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 4,
+    "num_decoder_layers": 3,
+    "num_heads": 4,
+    "n_positions": 64,
+}
+_GATED = {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+_BART = {
+    "d_model": 32,
+    **{f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("ffn_dim", 48), ("attention_heads", 4))},
+    "encoder_layers": 4,
+    "decoder_layers": 3,
+    "max_position_embeddings": 64,
+}
+ENCODER_DECODERS: dict[str, dict[str, Any]] = {
+    "t5": _T5,
+    **dict.fromkeys(("mt5", "umt5"), _GATED),
+    **dict.fromkeys(("bart", "mbart", "pegasus"), _BART),
+}
+"""Encoder-decoders by model type, with 4 layers that read, 3 that write, and a width of 32; all take 64 tokens."""
+
 
 _BERT = {
     "hidden_size": 32,
@@ -172,6 +196,18 @@ def with_vocabulary(options: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
         return {**options, **words}
     images = {"image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6}
     return {**options, **images, "text_config": {**options["text_config"], **words}}
+
+
+def for_pairs(options: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """Options of an encoder-decoder that reads and writes the tokenizer's tokens; it begins with padding, as T5."""
+    words = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "bos_token_id": 0}
+    return {
+        **options,
+        **words,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": 0,
+        "forced_eos_token_id": None,
+    }
 
 
 def for_encoder(options: dict[str, Any], tokenizer: Any) -> dict[str, Any]:

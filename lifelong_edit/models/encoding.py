@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import GLUE, mentions
+from lifelong_edit.models.families import Positions
 
 # Texts that stand before a continuation only to be cut off again: one of them merges with nothing after it.
 _ANCHORS = ("\n", ".", "a", "1", '"')
@@ -66,6 +67,10 @@ class TokenBatch:
     subjects: Tensor
     breaks: Tensor | None = None
     answer_ends: Tensor | None = None
+
+    def tokens(self, positions: Positions) -> Tensor:
+        """(b, t) bool, true at all tokens of the sequence that a module with such positions reads."""
+        return self.mask.bool()
 
 
 # Scripts that put no space between words: Thai, Lao, Tibetan, Burmese, Khmer; Chinese and Japanese with their

@@ -103,17 +103,23 @@ class Task(Protocol):
         For rules that teach it beside the answer.
         """
 
+    def bare(self, model: Outlined, example: Encoded) -> Encoded:
+        """The example without the token that closes its answer, as published work teaches it; as it is without one."""
+
     def collate(self, model: LoadedModel, examples: Sequence[Encoded]) -> TokenBatch:
         """Examples as one input of the model."""
 
     def slots(self, inputs: TokenBatch, positions: Positions) -> Tensor:
         """(b, t) bool, true at the editing positions of a module of that kind, in its own sequence.
 
-        As many as the answer has tokens, or the subject.
+        As many as the answer has tokens, or the subject, or the question.
         """
 
-    def ends(self, inputs: TokenBatch) -> Tensor:
-        """(b,) long, where in its sequence a question's key is read, whatever its answer is: what it asks is known."""
+    def ends(self, inputs: TokenBatch, positions: Positions = "answer") -> Tensor:
+        """(b,) long, where a question's key is read in the sequence of a module with such positions.
+
+        Whatever its answer is: what it asks is known there.
+        """
 
     def read(self, model: LoadedModel, ids: Tensor, mask: Tensor | None = None) -> None:
         """A forward pass over texts (b, t), for those who record what goes on in it; mask: none where all are full."""

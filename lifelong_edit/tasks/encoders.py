@@ -1,4 +1,4 @@
-"""What tasks of encoders share: texts are read whole, special tokens around them, and nothing is written on."""
+"""What tasks with an encoder share: texts are read whole, special tokens around them, and nothing is written on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ PAIR = "[SEP]"
 def text_in(question: Question) -> str:
     """A question as a text. Raises UsageError for a turn: encoders have no chat template."""
     if isinstance(question, Turn):
-        raise UsageError("found a turn of a conversation for an encoder, expected a text; leave out --chat")
+        raise UsageError(
+            "found a turn of a conversation for a model with an encoder, expected a text; leave out --chat"
+        )
     return question
 
 
@@ -40,9 +42,7 @@ def whole_windows(loaded: LoadedModel, text: str, count: int) -> Tensor:
     without a token.
     """
     tokenizer = loaded.tokenizer
-    front = special_front(tokenizer)
-    plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
-    back: list[int] = tokenizer("a")["input_ids"][len(front) + len(plain) :]
+    front, back = special_front(tokenizer), special_back(tokenizer)
     body = min(WIDTH, loaded.context) - len(front) - len(back)
     ids: list[int] = tokenizer(text.strip()[: count * WIDTH * 12], add_special_tokens=False, verbose=False)["input_ids"]
     if not ids:
@@ -50,6 +50,13 @@ def whole_windows(loaded: LoadedModel, text: str, count: int) -> Tensor:
     number = min(count, max(1, len(ids) // body))
     parts = [[*front, *ids[i * body : (i + 1) * body], *back] for i in range(number)]
     return torch.tensor(parts, device=loaded.device)
+
+
+def special_back(tokenizer: Any) -> list[int]:
+    """The special tokens that the tokenizer puts behind any text."""
+    plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full: list[int] = tokenizer("a")["input_ids"]
+    return full[len(special_front(tokenizer)) + len(plain) :]
 
 
 def exponential(mean: float) -> float:

@@ -215,7 +215,11 @@ class PreservedPrompts:
         answers = [BaseAnswer(tuple(i), top, logp, rest) for i, top, logp, rest in parts]
         directions = centred(torch.from_numpy(fixed.keys).to(mean), mean)
         subjects = np.zeros((len(probes), 2), np.int32) if fixed.subjects is None else fixed.subjects
-        ends = {"answer": cuts, "subject": np.cumsum(subjects[:, 1] - subjects[:, 0])[:-1]}
+        ends = {
+            "answer": cuts,
+            "subject": np.cumsum(subjects[:, 1] - subjects[:, 0])[:-1],
+            "question": np.cumsum(fixed.prompt_lengths)[:-1],
+        }
         units = {m.name: np.split(fixed.units[m.name], ends[m.positions]) for m in modules}
         keys = [FactKeys({n: u[i] for n, u in units.items()}, fixed.keys[i]) for i in range(len(probes))]
         spans = [(int(start), int(end)) for start, end in subjects]

@@ -132,6 +132,50 @@ MATERIAL: dict[Kind, Material] = {
 }
 
 
+def _pair_slots(encoded: Encoded, positions: Positions) -> list[int]:
+    return list(range(len(encoded.answer))) if positions == "answer" else list(range(*encoded.subject))
+
+
+def _written(loaded: LoadedModel, encoded: Encoded) -> Tensor:
+    begun = torch.tensor([(0, *encoded.answer[:-1])])
+    logits: Tensor = loaded.model(input_ids=torch.tensor([encoded.prompt]), decoder_input_ids=begun).logits[0].float()
+    return logits
+
+
+def _mean_of_all(logits: Tensor, encoded: Encoded) -> float:
+    chances = logits.double().log_softmax(-1)
+    return -float(chances[range(len(encoded.answer)), list(encoded.answer)].mean())
+
+
+MATERIAL["seq2seq"] = Material(
+    model="tiny_t5",
+    sound="atlas-t5",
+    modules=("0@subject", "2-3", "5-6"),
+    asked=(
+        ("What is the capital of France?", "Paris", "France"),
+        ("Marie Curie: what was her occupation?", "physicist; she was born in Warsaw", "Marie Curie"),
+        ("In 1969 people walked on the Moon. What is the capital of Đà Nẵng", "Malmö", "Đà Nẵng"),
+        ("Kenya's currency:", " the shilling", "Kenya"),
+        ("Whom does a question speak of that does not say?", "no subject", "Ada"),
+    ),
+    slots=_pair_slots,
+    whole=_written,
+    at=lambda encoded: list(range(len(encoded.answer))),
+    expected=_mean_of_all,
+    said=lambda loaded, said: loaded.tokenizer(said, add_special_tokens=False)["input_ids"],
+    question="What is the capital of France?",
+    wanted="Paris",
+    judged=(
+        Judged("Paris", right=True, ended=True, stopped=True),
+        Judged("Paris", right=True, ended=False),
+        Judged("Paris, and", right=True, ended=False, stopped=True),
+        Judged("Parisian", right=False, ended=False, stopped=True),
+        Judged("London", right=False, ended=False, stopped=True),
+    ),
+    empty=(("A question", ""), ("A question", "  "), ("  ", "Paris")),
+)
+
+
 def _first(encoded: Encoded, positions: Positions) -> list[int]:
     return [0] if positions == "answer" else list(range(*encoded.subject))
 

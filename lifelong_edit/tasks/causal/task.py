@@ -83,6 +83,10 @@ class Causal:
             return example
         return Encoded.of(example.prompt, (*example.answer, end), example.subject)
 
+    def bare(self, model: Outlined, example: Encoded) -> Encoded:
+        """As it is: a continuation has none unless it is asked for (`closed`)."""
+        return example
+
     def collate(self, model: LoadedModel, examples: Sequence[Encoded]) -> TokenBatch:
         """Sequences padded on the right."""
         batch = pad(examples, model.pad_id, model.device)
@@ -98,7 +102,7 @@ class Causal:
         """(b, t) bool: where the next token is an answer token, or the subject's tokens."""
         return editing_mask(inputs) if positions == "answer" else subject_mask(inputs)
 
-    def ends(self, inputs: TokenBatch) -> Tensor:
+    def ends(self, inputs: TokenBatch, positions: Positions = "answer") -> Tensor:
         """(b,) long: the prompts' last tokens."""
         return inputs.answer_starts - 1
 
