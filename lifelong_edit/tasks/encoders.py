@@ -98,7 +98,7 @@ def read_arguments(model: Any, ids: Tensor, mask: Tensor | None, separator: int 
     """What an encoder is given to read texts (b, t): of one that tells the texts of a pair apart which one it is."""
     given: dict[str, Tensor | None] = {"input_ids": ids, "attention_mask": mask}
     if (getattr(model.config, "type_vocab_size", 0) or 0) > 1:
-        ends = (ids == separator).long()
+        ends = ids.eq(-1 if separator is None else separator).long()
         second = ((ends.cumsum(1) - ends) > 0).long()
         given["token_type_ids"] = second if mask is None else second * mask
     return given

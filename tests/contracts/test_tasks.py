@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -529,4 +529,4 @@ class Other:
 def test_what_only_causal_models_do_is_asked_of_them_alone(tiny_gpt2: Path) -> None:
     require_causal(load_model(str(tiny_gpt2)), "fluency", "--fluency")
     with pytest.raises(UsageError, match=r"found a masked model, but fluency is measured on causal ones.*--fluency"):
-        require_causal(Other(Family("bert", None, kind=cast("Kind", "masked"))), "fluency", "--fluency")
+        require_causal(Other(Family("bert", None, kind="masked")), "fluency", "--fluency")
