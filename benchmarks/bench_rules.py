@@ -4,13 +4,18 @@ The protocol is that of `bench_streams` and `bench_lifelong`: half of a fact's r
 asked; neighbours are locality; everything by generation, after the last batch. `--facts train` lives on the training
 facts, to choose settings on; its figures stay out of `results/`.
 
-    python -m benchmarks.bench_rules --rule neurons [--set rounds=25] [--modules 2@subject] [--batches 20] [--seed 0]
+With `--trials N` the rule's settings are chosen first, on the training facts, by `lifelong-edit train --choose` with so
+many trials, and its network is trained there where it has one, for `--minutes`; `--chosen` keeps both for a next time.
+
+    python -m benchmarks.bench_rules --rule neurons [--trials 8] [--set rounds=25] [--modules 2@subject] [--batches 20]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,9 +28,14 @@ from benchmarks.validation import validation
 from lifelong_edit import Timeline
 from lifelong_edit.bench import State
 from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.editors.ridge.settings import CHOSEN
 from lifelong_edit.facts import Probe, preserved_prompts_of, read_facts
 from lifelong_edit.models import BASE
 from lifelong_edit.settings import settings_of
+from lifelong_edit.timeline.defaults import settings_from
+
+TRIED = 100
+"""Facts that a trial teaches."""
 
 
 def lived(split: str, count: int, seed: int) -> tuple[Stream, list[Probe]]:
@@ -38,6 +48,19 @@ def lived(split: str, count: int, seed: int) -> tuple[Stream, list[Probe]]:
     return make_stream(facts, count, seed), [probe for fact in train for probe in preserved_prompts_of(fact)]
 
 
+def prepared(options: argparse.Namespace, folder: Path) -> None:
+    """Choose the settings and train the network, by the command that users have; what it leaves lies in `folder`."""
+    data = common.shared(*MODEL.split("/"))
+    command = [sys.executable, "-m", "lifelong_edit", "train", "--editor", options.rule, "--model", str(data)]
+    command += ["--data", str(data / "facts_train.jsonl"), "--out", str(folder), "--minutes", str(options.minutes)]
+    command += ["--text", str(common.shared(*TEXT.split("/"), "valid.txt"))]
+    if rule_of(options.rule).tries:
+        command += ["--choose", "1000", "--choosing", f"trials={options.trials}", "--choosing", f"facts={TRIED}"]
+    for pair in options.set:
+        command += ["--set", pair]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """One life; figures to results/rules-….json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,17 +71,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--facts", choices=("stream", "train"), default="stream")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--modules")
+    parser.add_argument("--trials", type=int, default=0, help="to choose settings by; 0: the rule's own settings")
+    parser.add_argument("--minutes", type=float, default=10, help="that a network is trained")
+    parser.add_argument("--chosen", type=Path, help="where what was chosen and trained is kept")
     parser.add_argument("--reconsolidate", action="store_true", help="once, at the end")
     options = parser.parse_args(arguments)
     stream, preserve = lived(options.facts, options.batches * options.size, options.seed)
     given: dict[str, Any] = dict(pair.split("=", 1) for pair in options.set)
     given |= {"modules": tuple(options.modules.split(","))} if options.modules else {}
-    settings = settings_of(rule_of(options.rule).settings, {"editor": options.rule, **given})
+    rule = rule_of(options.rule)
+    if "preserved" not in rule.settings.__struct_fields__:
+        preserve = []  # a rule that does nothing with them need not wait for their answers
     text = common.shared(*TEXT.split("/"), "test.txt").read_text(encoding="utf-8")
-    found: dict[str, Any] = {"settings": settings.told(), "batches": []}
     with tempfile.TemporaryDirectory() as folder:
-        model = str(common.shared(*MODEL.split("/")))
-        timeline = Timeline.create(Path(folder) / "store", model=model, settings=settings, preserve=preserve)
+        chosen = options.chosen or Path(folder) / "chosen"
+        if options.trials and not chosen.exists():
+            prepared(options, chosen)
+        kept = chosen if (chosen / CHOSEN).is_file() else None
+        network = chosen if (chosen / "network.safetensors").is_file() else None
+        settings = settings_of(rule.settings, {"editor": options.rule, **settings_from(kept, rule.settings), **given})
+        found: dict[str, Any] = {"settings": settings.told(), "trials": options.trials}
+        model, store = str(common.shared(*MODEL.split("/"))), Path(folder) / "store"
+        timeline = Timeline.create(store, model=model, settings=settings, preserve=preserve, hypernetwork=network)
+        begun_at = size_of(store)
         loaded = timeline.bench().loaded
         for start in range(0, len(stream.facts), options.size):
             batch = stream.facts[start : start + options.size]
@@ -70,16 +105,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.reconsolidate:
             timeline.reconsolidate()
         stream.state = State(live={fact.digest: fact for fact in timeline.at(timeline.head).facts()})
+        found["bytes_per_fact"] = (size_of(store) - begun_at) / len(stream.facts)
+        found["seconds_per_fact"] = stream.seconds / len(stream.facts)
         found["figures"] = judge(loaded, stream, text, cohorts=True, overlay=timeline.overlay(timeline.head))
         with loaded.at(BASE):
             found["base"] = perplexity_now(loaded, text)
         timeline.close()
     figures = found["figures"]
     told = {name: figures[name]["generated"] for name in ("efficacy", "generality", "locality", "random facts")}
+    told |= {name: found[name] for name in ("bytes_per_fact", "seconds_per_fact")}
     told |= {"perplexity": figures["perplexity"] / found["base"] - 1, "processor": figures["processor"]}
     print(json.dumps(common.rounded(told)), flush=True)
     if options.facts == "stream":
         common.write(f"rules-{options.rule}-{options.batches}x{options.size}-{options.seed}", found)
+
+
+def size_of(store: Path) -> int:
+    """Bytes that a store takes on the disk."""
+    return sum(512 * file.stat().st_blocks for file in store.rglob("*") if file.is_file())
 
 
 def perplexity_now(loaded: Any, text: str) -> float:

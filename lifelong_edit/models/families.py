@@ -263,8 +263,8 @@ def depth_of(config: Any) -> tuple[int, int]:
     own = int(getattr(text, "num_hidden_layers", 0) or 0)
     if not getattr(config, "is_encoder_decoder", False):
         return own, 0
-    found = (getattr(text, name, None) for name in ("num_decoder_layers", "decoder_layers"))
-    return own, next((int(number) for number in found if number), own)
+    behind: Any = getattr(text, "num_decoder_layers", None) or getattr(text, "decoder_layers", own)
+    return own, int(behind)
 
 
 def head_of(model: Any) -> nn.Module | None:

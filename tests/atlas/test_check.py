@@ -21,12 +21,12 @@ def test_no_words_give_a_label_away() -> None:
     claims = claims_of(held_pairs(), "judged")
     assert len(claims) > 0.95 * 2 * len(held_pairs())
     assert Counter(claim.label for claim in claims) == dict.fromkeys(LABELS, len(claims) // 2)
-    for spoken in ("prompt", "said"):
-        balance = Counter[tuple[str, str, str]]()
-        for claim in claims:
-            wording = claim.prompt.replace(claim.fact.subject, "{s}") if spoken == "said" else ""
-            balance[claim.fact.relation, wording, getattr(claim, spoken)] += 1 if claim.true else -1
-        assert set(balance.values()) == {0}
+    balance = Counter[tuple[str, int, str]]()
+    for claim in claims:
+        phrasing = claim.fact.prompts.index(claim.prompt)
+        for spoken in (claim.fact.subject + " of whom it is said", claim.said):
+            balance[claim.fact.relation, phrasing, spoken] += 1 if claim.true else -1
+    assert set(balance.values()) == {0}
 
 
 def test_claims_that_are_judged_are_in_no_training() -> None:

@@ -94,7 +94,7 @@ def test_a_rule_edits_a_classifier_and_goes_back(
         assert chances(timeline, timeline.head) == taught
         timeline.rollback(0)
         assert chances(timeline, timeline.head) == before
-        timeline.apply(claims(0), gate=lenient)
+        timeline.apply(claims(0), again=True, gate=lenient)
         again = timeline.show(timeline.head)
         assert (again.weights_digest, again.live_digest) == (first.weights_digest, first.live_digest)
         if rule_of(name).relearns:

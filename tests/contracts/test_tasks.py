@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -241,7 +241,7 @@ MASK = 4
 """The number of [MASK] in the tokenizer of tiny encoders."""
 MATERIAL["masked"] = Material(
     model="tiny_masked",
-    sound="even_masked",
+    sound="sound_masked",
     modules=("0@subject", "2-3"),
     asked=(
         ("The capital of France is", "Paris", "France"),
@@ -469,11 +469,14 @@ class TaskContract:
         named = material.sound in BUNDLED
         loaded = load_model(material.sound if named else str(request.getfixturevalue(material.sound)))
         text = atlas.heldout_text_path().read_text(encoding="utf-8").splitlines()
-        sample = torch.from_numpy(prepare(loaded, material.settings, text=text).text.guard.astype("int64"))
+        sample = task.windows(loaded, "\n".join(text), 6)
         well = task.health(loaded, sample)
         assert math.isfinite(well) and well > 0
-        with loaded.at(spoiled(loaded, 0.5)):
-            assert task.health(loaded, sample) > 1.5 * well
+        found = []
+        for size in (0.5, -0.5):  # of few choices one may be right by luck, but not with the opposite shift as well
+            with loaded.at(spoiled(loaded, size)):
+                found.append(task.health(loaded, sample))
+        assert max(found) > 1.5 * well
         assert task.health(loaded, sample) == well
 
     def test_what_is_held_of_an_answer_is_its_beginning(
@@ -526,4 +529,4 @@ class Other:
 def test_what_only_causal_models_do_is_asked_of_them_alone(tiny_gpt2: Path) -> None:
     require_causal(load_model(str(tiny_gpt2)), "fluency", "--fluency")
     with pytest.raises(UsageError, match=r"found a masked model, but fluency is measured on causal ones.*--fluency"):
-        require_causal(Other(Family("bert", None, kind=cast("Kind", "masked"))), "fluency", "--fluency")
+        require_causal(Other(Family("bert", None, kind="masked")), "fluency", "--fluency")

@@ -140,7 +140,8 @@ def test_the_first_batch_of_one_matrix_is_that_of_sequential_memit(
     first = [editor.learn(State(), Lesson(news[:3])) for editor in (hooks, weights)]
     (name,) = zeros
     found, wanted = (change.weights(zeros)[name] for change in first)
-    assert np.array_equal(found, wanted) and np.abs(found).max() > 0
+    # Only the other reads texts in two parts, which rounds otherwise.
+    assert np.allclose(found, wanted, rtol=1e-4, atol=1e-6) and np.abs(found).max() > 1e-3
     state = moved_by(State(), first[0], news[:3])
     second, other = (editor.learn(state, Lesson(news[3:5])).weights(zeros)[name] for editor in (hooks, weights))
     assert not np.allclose(second, other, rtol=1e-3)

@@ -42,6 +42,9 @@ class CoachHookEditor(SequentialMemit):
     speaks is not kept but follows from the scores of the facts in force: `alpha`, or the least of them.
     """
 
+    cutter = None
+    """A hook counts all tokens of a text: it cannot be read in two parts that belong to different passes."""
+
     def overlay(self, state: State) -> Overlay:
         """The hooks of a state; without a shift the base model."""
         return self._hooked(state.shifts, self._alphas(state.parts.get(SCORES, {})))

@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import ClassVar
 
 import torch
@@ -47,6 +47,7 @@ from lifelong_edit.numerics.devices import to_solve
 from lifelong_edit.numerics.grams import to_grid
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys, smaller
+from lifelong_edit.tasks import Cutter
 from lifelong_edit.tracing.rows import Row
 
 Aim = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -138,6 +139,11 @@ class LocateEditor(ABC):
     @abstractmethod
     def influence(self, met: Met) -> Tensor:
         """L (d_in, n) float64 of the rule at one layer."""
+
+    @cached_property
+    def cutter(self) -> Cutter | None:
+        """How rows are cut: measured by passes, which who only looks at a state need not wait for."""
+        return self.bench.task.cutter(self.bench.loaded)
 
     @property
     def passes(self) -> int:
@@ -232,13 +238,13 @@ class LocateEditor(ABC):
 
     def wanted(self, work: Work, facts: Sequence[Fact], asked: Sequence[Asked], say: Say) -> Tensor:
         """z of facts, (n, d): what their hidden states should be, searched at the present weights or at the base."""
-        found, size = list[Tensor](), self.settings.micro_batch
+        found, size, cutter = list[Tensor](), self.settings.micro_batch, self.cutter
         with self.bench.loaded.at(BASE if self.from_base else self.standing(work)):
             for numbers in slices(range(len(facts)), TOGETHER):
                 rows = [asked[i].rows for i in numbers]
                 states = read(self.bench.loaded, [own[0] for own in rows], self.site, size).states
                 essences = [essence(self.bench, facts[i]) for i in numbers]
-                search = TargetSearch(self.bench, self.settings, self.constants, self.site, rows, essences)
+                search = TargetSearch(self.bench, self.settings, self.constants, self.site, rows, essences, cutter)
                 target = search.run(states)
                 found.append(states + target.change)
                 work.losses.append(target.losses)

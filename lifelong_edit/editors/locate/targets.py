@@ -4,13 +4,15 @@ Of each fact a vector δ is sought by gradient steps, alone, with no weight chan
 equation 4; arXiv 2210.07229, equation 16): the mean loss of the answer behind contexts, the divergence of what follows
 the subject in "{subject} is a", and the size of δ. As published: the loss is looked at before each step and the search
 stops there, so that there is one step fewer than looks; the size is not squared; after each step δ is taken back to its
-bound. Facts are searched for side by side and do not see each other.
+bound. Facts are searched for side by side and do not see each other. What stands before a subject's last token is the
+same at every look: a model whose texts can be cut reads it once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +22,8 @@ from lifelong_edit.editors.locate.published import MEDIAN, RATE, Constants
 from lifelong_edit.editors.locate.settings import LocateSettings
 from lifelong_edit.editors.locate.sites import Site
 from lifelong_edit.errors import StepRefusedError
-from lifelong_edit.models import by_length
+from lifelong_edit.models import TokenBatch, by_length
+from lifelong_edit.tasks import Cutter
 from lifelong_edit.tracing.rows import Row
 from lifelong_edit.tracing.trace import losses_of_rows
 
@@ -61,7 +64,10 @@ class Bound:
 
 
 class TargetSearch:
-    """A search at one site. rows: of each fact; essences: of each fact "{subject} is a", where it can be asked."""
+    """A search at one site. rows: of each fact; essences: of each fact "{subject} is a", where it can be asked.
+
+    cutter: how texts are cut; None: rows are read whole at every look.
+    """
 
     def __init__(
         self,
@@ -71,14 +77,17 @@ class TargetSearch:
         site: Site,
         rows: Sequence[Sequence[Row]],
         essences: Sequence[Row | None],
+        cutter: Cutter | None = None,
     ) -> None:
         self.bench, self.settings, self.constants, self.site = bench, settings, constants, site
-        self.rows, self.essences = rows, essences
+        self.rows, self.essences, self.cutter = rows, essences, cutter
         self._before: dict[int, Tensor] = {}
+        self._begun: dict[tuple[int, ...], Any] = {}
 
     def run(self, states: Tensor) -> Wanted:
         """Search from δ = 0; states: h₀ (n, d), what the facts' prompts show at the site."""
         found, c = torch.zeros_like(states), self.constants
+        self._begin()
         size = states.norm(dim=1, keepdim=True)
         typical = MEDIAN * states.abs().median(dim=1, keepdim=True).values
         rate = RATE * typical if c.rate is None else torch.full_like(size, c.rate)
@@ -114,8 +123,7 @@ class TargetSearch:
 
     def _losses(self, rows: Sequence[Row], facts: Sequence[int], change: Tensor) -> Tensor:
         """The loss of each row, (rows,): cross-entropy, or the divergence from what was there at the first look."""
-        bench, task = self.bench, self.bench.task
-        batch = task.collate(bench.loaded, [row.encoded for row in rows])
+        task, (batch, begun) = self.bench.task, self._collated(rows)
         at = (torch.arange(len(rows), device=batch.ids.device), batch.subjects[:, 1] - 1)
         added = change[torch.tensor(facts, device=change.device)]
 
@@ -123,8 +131,9 @@ class TargetSearch:
             shaped = states.reshape(*batch.ids.shape, -1)
             return shaped.index_put(at, added.to(shaped.dtype), accumulate=True).reshape(states.shape)
 
-        with torch.enable_grad(), self.site.watched(bench.loaded.model, move):
-            logits = task.logits(bench.loaded, batch)
+        loaded = self.bench.loaded
+        with torch.enable_grad(), self.site.watched(loaded.model, move):
+            logits = task.logits(loaded, batch) if self.cutter is None else self.cutter.logits(batch, begun)
             loss, row = task.loss(logits, batch, rows)
         found = torch.zeros(len(rows), device=loss.device).index_add(0, row, loss)
         held = [i for i, r in enumerate(rows) if r.kind == "preserved"]
@@ -133,11 +142,32 @@ class TargetSearch:
         kept = torch.stack([self._divergence(facts[i], logits[row == i][0]) for i in held])
         return found.index_put((torch.tensor(held, device=found.device),), kept)
 
+    def _begin(self) -> None:
+        """Read what stands before each anchor, at the model's present weights."""
+        if self.cutter is None:
+            return
+        rows = [*(row for own in self.rows for row in own), *(row for row in self.essences if row is not None)]
+        texts = list(dict.fromkeys(_before(row) for row in rows))
+        self._begun = dict(zip(texts, self.cutter.begin(texts, self.settings.micro_batch), strict=True))
+
+    def _collated(self, rows: Sequence[Row]) -> tuple[TokenBatch, list[Any]]:
+        """Rows as one input, from their anchors on where they can be cut, and what was kept before each."""
+        encoded, begun = [row.encoded for row in rows], []
+        if self.cutter is not None:
+            begun = [self._begun[_before(row)] for row in rows]
+            encoded = self.cutter.ends_of(encoded, begun)
+        return self.bench.task.collate(self.bench.loaded, encoded), begun
+
     def _divergence(self, fact: int, logits: Tensor) -> Tensor:
         """KL(before ‖ now) of the next token; before is what the first look saw, when δ was zero."""
         now = logits.log_softmax(-1)
         before = self._before.setdefault(fact, now.detach())
         return (before.exp() * (before - now)).sum()
+
+
+def _before(row: Row) -> tuple[int, ...]:
+    """The tokens before a row's anchor, the last one of its subject."""
+    return tuple(row.encoded.ids[: row.encoded.subject[1] - 1])
 
 
 def _finite(gradient: Tensor | None) -> Tensor:

@@ -19,18 +19,17 @@ from lifelong_edit.models import (
     Question,
     Tell,
     TokenBatch,
-    by_length,
     encode_whole,
     pad,
     whole_span,
 )
 from lifelong_edit.models.families import Kind, Positions
-from lifelong_edit.tasks.contract import WINDOWS, Cutter, Example, Verdict
-from lifelong_edit.tasks.encoders import exponential, read_arguments, split_pair, text_in, whole_windows
-from lifelong_edit.tasks.losses import losses_of, subject_mask
+from lifelong_edit.tasks.contract import Verdict
+from lifelong_edit.tasks.encoders import ReadWhole, exponential, most_probable, read_arguments, split_pair, text_in
+from lifelong_edit.tasks.losses import subject_mask
 
 
-class Classify:
+class Classify(ReadWhole):
     """Encoders with a head: the answer is one of the model's labels, its loss the cross-entropy.
 
     An answer is one token, the number of the label. Edited is the first position of a text, where the head reads
@@ -39,10 +38,6 @@ class Classify:
     """
 
     kind: ClassVar[Kind] = "classify"
-
-    def margin(self, question: Question) -> int:
-        """None: a label is whole."""
-        return 0
 
     def room(self, question: Question, tokens: int) -> int:
         """One label."""
@@ -63,18 +58,6 @@ class Classify:
         span = whole_span(model.tokenizer, subject, *_texts(model, question))
         return Encoded.of(self.encode_question(model, question), answer, span)
 
-    def closed(self, model: LoadedModel, example: Encoded) -> Encoded:
-        """As it is."""
-        return example
-
-    def bare(self, model: Outlined, example: Encoded) -> Encoded:
-        """As it is."""
-        return example
-
-    def ended(self, model: LoadedModel, example: Encoded) -> Encoded:
-        """As it is."""
-        return example
-
     def collate(self, model: LoadedModel, examples: Sequence[Encoded]) -> TokenBatch:
         """Texts padded on the right; labels are no part of them."""
         return pad([Encoded.of(e.prompt, (), e.subject) for e in examples], model.pad_id, model.device)
@@ -91,25 +74,9 @@ class Classify:
         """(b,) long: the first position, which has read all of the text."""
         return torch.zeros_like(inputs.lengths)
 
-    def read(self, model: LoadedModel, ids: Tensor, mask: Tensor | None = None) -> None:
-        """A forward pass."""
-        model.model(**read_arguments(model.model, ids, mask, model.tokenizer.sep_token_id))
-
     def logits(self, model: LoadedModel, inputs: TokenBatch) -> Tensor:
         """The logits of the labels, (n, labels) float32."""
         return _logits(model, inputs.ids, inputs.mask)
-
-    def cutter(self, model: LoadedModel) -> Cutter | None:
-        """None: all of a text is read at once."""
-        return None
-
-    def loss(self, logits: Tensor, inputs: TokenBatch, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-        """Cross-entropy per taught example, divergence per held one."""
-        return losses_of(logits, examples)
-
-    def counts(self, examples: Sequence[Encoded]) -> list[int]:
-        """One label each."""
-        return [len(e.answer) for e in examples]
 
     def answer(
         self,
@@ -120,15 +87,7 @@ class Classify:
         tell: Tell | None = None,
     ) -> list[Generation]:
         """The most probable label of each."""
-        encoded = [Encoded.of(self.encode_question(model, question)) for question in questions]
-        found: dict[int, Generation] = {}
-        for chosen in by_length([len(e.ids) for e in encoded], batch_size):
-            with torch.inference_mode():
-                best = self.logits(model, self.collate(model, [encoded[i] for i in chosen])).argmax(-1).tolist()
-            found.update({i: Generation((label,)) for i, label in zip(chosen, best, strict=True)})
-            if tell is not None:
-                tell(len(found))
-        return [found[i] for i in range(len(questions))]
+        return most_probable(self, model, [self.encode_said(model, q, (0,)) for q in questions], batch_size, tell)
 
     def held(self, model: LoadedModel, question: Question, said: Generation) -> Sequence[int]:
         """The label."""
@@ -150,10 +109,6 @@ class Classify:
         """Whether it is the label that is wanted; a label always ends by itself."""
         text, right = self.text(model, question, answer), answer.ids == (label_in(model.labels, wanted),)
         return Verdict(right, right, text, right)
-
-    def windows(self, model: LoadedModel, text: str, count: int = WINDOWS) -> Tensor:
-        """Text cut into windows, special tokens around each."""
-        return whole_windows(model, text, count)
 
     def health(self, model: LoadedModel, sample: Tensor) -> float:
         """exp of the mean cross-entropy of the base model's labels on windows of text, as the model gives them.

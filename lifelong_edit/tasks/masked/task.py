@@ -18,16 +18,15 @@ from lifelong_edit.models import (
     Question,
     Tell,
     TokenBatch,
-    by_length,
     encode_whole,
     pad,
     whole_span,
 )
 from lifelong_edit.models.encoding import check_length
 from lifelong_edit.models.families import Kind, Positions
-from lifelong_edit.tasks.contract import WINDOWS, Cutter, Example, Verdict
-from lifelong_edit.tasks.encoders import exponential, read_arguments, text_in, whole_windows
-from lifelong_edit.tasks.losses import losses_of, subject_mask
+from lifelong_edit.tasks.contract import Verdict
+from lifelong_edit.tasks.encoders import ReadWhole, exponential, most_probable, read_arguments, text_in
+from lifelong_edit.tasks.losses import subject_mask
 from lifelong_edit.tasks.masked.gaps import Gap, filling, gap_in
 
 EVERY = 7
@@ -36,7 +35,7 @@ SHOWN = 3
 """Tokens that are shown for one mask, the most probable ones."""
 
 
-class Masked:
+class Masked(ReadWhole):
     """Encoders that fill masks: an answer of n tokens stands in the place of n masks, which are filled in one pass.
 
     None of its tokens sees another, so its loss is the mean cross-entropy of each by itself. A question is encoded with
@@ -45,10 +44,6 @@ class Masked:
     """
 
     kind: ClassVar[Kind] = "masked"
-
-    def margin(self, question: Question) -> int:
-        """None: as many masks are filled as there are."""
-        return 0
 
     def room(self, question: Question, tokens: int) -> int:
         """As many tokens as masks are written in the question, one where none is."""
@@ -76,18 +71,6 @@ class Masked:
         ids = _encoded(model, gap)
         check_length(model.tokenizer, [*ids, *answer[1:]], gap.text)
         return Encoded.of(ids, answer, whole_span(model.tokenizer, subject, _masked(model, gap)))
-
-    def closed(self, model: LoadedModel, example: Encoded) -> Encoded:
-        """As it is."""
-        return example
-
-    def bare(self, model: Outlined, example: Encoded) -> Encoded:
-        """As it is."""
-        return example
-
-    def ended(self, model: LoadedModel, example: Encoded) -> Encoded:
-        """As it is."""
-        return example
 
     def collate(self, model: LoadedModel, examples: Sequence[Encoded]) -> TokenBatch:
         """Texts padded on the right, with as many masks as the answer has tokens, at least one."""
@@ -117,27 +100,11 @@ class Masked:
         """(b,) long: the first mask."""
         return inputs.answer_starts
 
-    def read(self, model: LoadedModel, ids: Tensor, mask: Tensor | None = None) -> None:
-        """A forward pass."""
-        model.model(**read_arguments(model.model, ids, mask, model.tokenizer.sep_token_id))
-
     def logits(self, model: LoadedModel, inputs: TokenBatch) -> Tensor:
         """Logits at the masks, (n, vocabulary) float32."""
         given = read_arguments(model.model, inputs.ids, inputs.mask, model.tokenizer.sep_token_id)
         found: Tensor = model.model(**given).logits[self.slots(inputs, "answer")].float()
         return found
-
-    def cutter(self, model: LoadedModel) -> Cutter | None:
-        """None: all of a text is read at once."""
-        return None
-
-    def loss(self, logits: Tensor, inputs: TokenBatch, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy per taught example, summed divergence per held one."""
-        return losses_of(logits, examples)
-
-    def counts(self, examples: Sequence[Encoded]) -> list[int]:
-        """As many as an answer has tokens."""
-        return [len(e.answer) for e in examples]
 
     def answer(
         self,
@@ -151,16 +118,7 @@ class Masked:
         bounds = [lengths] * len(questions) if isinstance(lengths, int) else list(lengths)
         empty = [model.tokenizer.mask_token_id]
         asked = [self.encode_said(model, q, empty * max(1, n)) for q, n in zip(questions, bounds, strict=True)]
-        found: dict[int, Generation] = {}
-        for chosen in by_length([len(e.ids) for e in asked], batch_size):
-            part = [asked[i] for i in chosen]
-            with torch.inference_mode():
-                best = self.logits(model, self.collate(model, part)).argmax(-1)
-            for i, ids in zip(chosen, best.split(self.counts(part)), strict=True):
-                found[i] = Generation(tuple(ids.tolist()))
-            if tell is not None:
-                tell(len(found))
-        return [found[i] for i in range(len(questions))]
+        return most_probable(self, model, asked, batch_size, tell)
 
     def held(self, model: LoadedModel, question: Question, said: Generation) -> Sequence[int]:
         """All of it."""
@@ -187,10 +145,6 @@ class Masked:
         """Whether the tokens are those of the answer that is wanted."""
         right = answer.ids == self.encode(model, question, wanted).answer
         return Verdict(right, right, self.text(model, question, answer), right)
-
-    def windows(self, model: LoadedModel, text: str, count: int = WINDOWS) -> Tensor:
-        """Text cut into windows, special tokens around each."""
-        return whole_windows(model, text, count)
 
     def health(self, model: LoadedModel, sample: Tensor) -> float:
         """Perplexity of one token in `EVERY` of windows of text, all of a window's masked at once; less is better."""
