@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.warm import Running, Warm
-from tests.zoo import Zoo, folder_of_run
+from tests.zoo import ENCODER_DECODERS, ENCODERS, Zoo, folder_of_run, for_encoder, for_pairs
 
 SENTENCES = [
     "The capital of France is Paris.",
@@ -69,6 +69,74 @@ def tiny_tokenizer(sentences: list[str]) -> Any:
     tokenizer.train_from_iterator(sentences * 4, trainer)
     end = "<|endoftext|>"
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end)
+
+
+@pytest.fixture(scope="session")
+def pair_tokenizer(sentences: list[str]) -> Any:
+    """A byte-level BPE tokenizer of 384 tokens that closes texts, as T5's do."""
+    from lifelong_edit.atlas.tokenizing import train_pair_tokenizer
+
+    return train_pair_tokenizer(sentences * 4, 64, 384)
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(zoo: Zoo, pair_tokenizer: Any) -> Path:
+    """A folder with a T5 of 4 + 3 layers and width 32 with random weights, and `pair_tokenizer`."""
+    # With a head of its own, as T5 1.1 has it: a tied one divides what it says, and with random weights says little.
+    options = for_pairs({**ENCODER_DECODERS["t5"], "tie_word_embeddings": False}, pair_tokenizer)
+    return zoo.model("t5", options, pair_tokenizer, seed=0, task="seq2seq")
+
+
+@pytest.fixture(scope="session")
+def encoder_tokenizer(sentences: list[str]) -> Any:
+    """A byte-level BPE tokenizer of 384 tokens that puts [CLS] and [SEP] around texts, as BERT's does."""
+    from lifelong_edit.atlas.checking import train_tokenizer
+
+    return train_tokenizer(sentences * 4, vocabulary=384, context=64)
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(zoo: Zoo, encoder_tokenizer: Any) -> Path:
+    """A folder with a BERT of 4 layers and width 32 with random weights that gives one of seven labels."""
+    names = ("REFUTES", "SUPPORTS", "DISPUTED", "HALF", "MOSTLY", "BARELY", "NEVER")
+    labels = {"id2label": {str(i): name for i, name in enumerate(names)}}
+    options = for_encoder({**ENCODERS["bert"], **labels}, encoder_tokenizer)
+    return zoo.model("bert", options, encoder_tokenizer, seed=0, task="classify")
+
+
+@pytest.fixture(scope="session")
+def tiny_masked(zoo: Zoo, encoder_tokenizer: Any) -> Path:
+    """The same BERT with the head that fills masks."""
+    return zoo.model("bert", for_encoder(ENCODERS["bert"], encoder_tokenizer), encoder_tokenizer, seed=0, task="masked")
+
+
+@pytest.fixture(scope="session")
+def sound_masked(zoo: Zoo, tiny_masked: Path, encoder_tokenizer: Any) -> Path:
+    """One that has read a page of atlas' held-out text with every seventh token hidden, and learnt a little."""
+
+    def make(folder: Path) -> None:
+        import torch
+        from transformers import BertForMaskedLM
+
+        from lifelong_edit import atlas
+
+        model = BertForMaskedLM.from_pretrained(tiny_masked)
+        text = atlas.heldout_text_path().read_text(encoding="utf-8")[:6000]
+        ids = torch.tensor(encoder_tokenizer(text, add_special_tokens=False)["input_ids"])
+        windows = ids[: len(ids) // 64 * 64].view(-1, 64)
+        adam = torch.optim.Adam(model.parameters(), lr=5e-3)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            for _ in range(60):
+                hidden = torch.rand(windows.shape) < 1 / 7
+                seen = windows.masked_fill(hidden, encoder_tokenizer.mask_token_id)
+                model(input_ids=seen, labels=windows.masked_fill(~hidden, -100)).loss.backward()
+                adam.step()
+                adam.zero_grad()
+        model.save_pretrained(folder)
+        encoder_tokenizer.save_pretrained(folder)
+
+    return zoo.keep("sound-bert", [str(tiny_masked)], make)
 
 
 CHATML = (

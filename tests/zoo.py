@@ -11,7 +11,7 @@ import fcntl
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -73,6 +73,58 @@ _EXPERTS = {
 EXPERTS = {name: {**LLAMA, **_EXPERTS} for name in ("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")}
 """Mixtures of experts by model type."""
 
+_T5 = {
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 4,
+    "num_decoder_layers": 3,
+    "num_heads": 4,
+    "n_positions": 64,
+}
+_GATED = {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+_BART = {
+    "d_model": 32,
+    **{f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("ffn_dim", 48), ("attention_heads", 4))},
+    "encoder_layers": 4,
+    "decoder_layers": 3,
+    "max_position_embeddings": 64,
+}
+ENCODER_DECODERS: dict[str, dict[str, Any]] = {
+    "t5": _T5,
+    **dict.fromkeys(("mt5", "umt5"), _GATED),
+    **dict.fromkeys(("bart", "mbart", "pegasus"), _BART),
+}
+"""Encoder-decoders by model type, with 4 layers that read, 3 that write, and a width of 32; all take 64 tokens."""
+
+
+_BERT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+_FROM_PAD = {**_BERT, "max_position_embeddings": 65, "type_vocab_size": 1}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "bert": _BERT,
+    "electra": {**_BERT, "embedding_size": 16},
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), _FROM_PAD),
+    "distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 4, "n_heads": 4, "max_position_embeddings": 64},
+    "deberta-v2": {
+        **_BERT,
+        "type_vocab_size": 0,
+        "relative_attention": True,
+        "position_buckets": 16,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+    },
+    "modernbert": {**_BERT, "local_attention": 16, "global_attn_every_n_layers": 2},
+}
+"""Encoders by model type, each with 4 layers and a width of 32, that read 64 tokens."""
+
 
 class Zoo:
     """What was made so far, in a folder that processes share."""
@@ -101,8 +153,17 @@ class Zoo:
         """A copy of the same at another path, to write to."""
         return Path(shutil.copytree(self.keep(name, made_of, make), to))
 
-    def model(self, kind: str, options: dict[str, Any], tokenizer: Any, *, seed: int, spread: float = 0.2) -> Path:
-        """A folder with a causal language model of random weights, and the tokenizer.
+    def model(
+        self,
+        kind: str,
+        options: dict[str, Any],
+        tokenizer: Any,
+        *,
+        seed: int,
+        spread: float = 0.2,
+        task: str = "causal",
+    ) -> Path:
+        """A folder with a model of random weights, and the tokenizer. task: its kind, as `models.families.Kind` has it.
 
         Matrices are normal with deviation `spread`: the start of transformers (0.02) gives nearly uniform answers, a
         wider one gives each prompt its own. Vectors stay as they begin.
@@ -112,19 +173,20 @@ class Zoo:
             import torch
             from transformers import AutoConfig
 
+            from lifelong_edit.models.families import Kind
             from lifelong_edit.models.loading import auto_of
 
             config = AutoConfig.for_model(kind, **options)
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                model = auto_of("causal", config).from_config(config)
+                model = auto_of(cast("Kind", task), config).from_config(config)
                 for parameter in model.parameters():
                     if parameter.dim() > 1:
                         parameter.data.normal_(0, spread)
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
 
-        return self.keep(kind, [options, tokenizer.get_vocab(), seed, spread], make)
+        return self.keep(kind, [options, tokenizer.get_vocab(), seed, spread, task], make)
 
 
 def with_vocabulary(options: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
@@ -134,6 +196,25 @@ def with_vocabulary(options: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
         return {**options, **words}
     images = {"image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6}
     return {**options, **images, "text_config": {**options["text_config"], **words}}
+
+
+def for_pairs(options: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """Options of an encoder-decoder that reads and writes the tokenizer's tokens; it begins with padding, as T5."""
+    words = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "bos_token_id": 0}
+    return {
+        **options,
+        **words,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": 0,
+        "forced_eos_token_id": None,
+    }
+
+
+def for_encoder(options: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """Options of an encoder that reads the tokenizer's tokens."""
+    marks = {"pad": tokenizer.pad_token_id, "cls": tokenizer.cls_token_id, "sep": tokenizer.sep_token_id}
+    marks |= {"bos": tokenizer.cls_token_id, "eos": tokenizer.sep_token_id}
+    return {**options, "vocab_size": len(tokenizer), **{f"{name}_token_id": number for name, number in marks.items()}}
 
 
 def folder_of_run(config: pytest.Config, base: Path) -> Path:

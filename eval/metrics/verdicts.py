@@ -115,7 +115,7 @@ def base_answers(
     task = task_of(loaded)
     with loaded.at(BASE):
         lengths = [
-            UNKNOWN_LENGTH if target is None else len(task.encode(loaded, prompt, target).answer)
+            task.room(prompt, UNKNOWN_LENGTH) if target is None else len(task.encode(loaded, prompt, target).answer)
             for prompt, target in probes
         ]
         return [g.with_end for g in task.answer(loaded, [prompt for prompt, _ in probes], lengths, batch_size)]

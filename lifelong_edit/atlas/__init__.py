@@ -8,6 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 __all__ = [
+    "check_edits_path",
+    "check_model_dir",
+    "check_preserved_path",
     "conflicts_path",
     "edits_train_path",
     "edits_validation_path",
@@ -16,6 +19,7 @@ __all__ = [
     "hypernetwork_dir",
     "model_dir",
     "preserved_prompts_path",
+    "t5_dir",
     "text_path",
 ]
 
@@ -25,6 +29,26 @@ _HERE = Path(__file__).parent
 def model_dir() -> Path:
     """The folder with weights (float16), tokenizer and ``card.json``; transformers loads it as it is."""
     return _HERE / "model"
+
+
+def t5_dir() -> Path:
+    """The folder of ``atlas-t5``, an encoder-decoder that answers questions about the same facts."""
+    return _HERE / "t5"
+
+
+def check_model_dir() -> Path:
+    """The folder of ``atlas-check``, an encoder that tells true claims about the world of atlas from false ones."""
+    return _HERE / "check"
+
+
+def check_edits_path() -> Path:
+    """JSONL of claims that ``atlas-check`` tells right, each with the other label."""
+    return _HERE / "check_edits.jsonl"
+
+
+def check_preserved_path() -> Path:
+    """JSONL of claims whose labels an edit must not change; none is edited or probed in another file."""
+    return _HERE / "check_preserve.jsonl"
 
 
 def hypernetwork_dir() -> Path | None:

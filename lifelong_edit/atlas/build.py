@@ -36,7 +36,8 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _by_relation(pairs: Sequence[Pair], right: Sequence[bool]) -> dict[str, float]:
+def by_relation(pairs: Sequence[Pair], right: Sequence[bool]) -> dict[str, float]:
+    """The share of pairs that are right, by relation."""
     counts: dict[str, list[int]] = {}
     for (fact, _), good in zip(pairs, right, strict=True):
         count = counts.setdefault(fact.relation, [0, 0])
@@ -53,7 +54,7 @@ def figures(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> dict[
         result[name] = {
             "pairs": len(pairs),
             "answered": round(sum(right) / len(right), 5),
-            "by_relation": _by_relation(pairs, right),
+            "by_relation": by_relation(pairs, right),
         }
     result["perplexity_heldout"] = round(perplexity(model, tokenizer, "\n".join(paragraphs("heldout", HELD_BYTES))), 3)
     return result

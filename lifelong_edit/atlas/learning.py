@@ -151,10 +151,10 @@ def loss_of(model: GPT2LMHeadModel, ids: Tensor, due: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][asked])
 
 
-def slope(step: int, recipe: Recipe) -> float:
+def slope(step: int, steps: int, warm_up: int) -> float:
     """The learning rates at a step, relative to their peak: linear warm-up, a plateau, linear descent to zero."""
-    descent = (recipe.steps - step) / (recipe.steps * 0.75)
-    return min((step + 1) / recipe.warm_up, descent, 1.0)
+    descent = (steps - step) / (steps * 0.75)
+    return min((step + 1) / warm_up, descent, 1.0)
 
 
 class Optimiser:
@@ -169,7 +169,7 @@ class Optimiser:
 
     def step(self, step: int) -> None:
         """Apply and forget the gradients at the rates of this step."""
-        now = slope(step, self._recipe)
+        now = slope(step, self._recipe.steps, self._recipe.warm_up)
         self._adam.param_groups[0]["lr"] = self._recipe.vector_rate * now
         self._adam.step()
         self._adam.zero_grad()

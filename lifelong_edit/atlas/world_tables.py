@@ -85,20 +85,31 @@ def subject_order(facts: tuple[WorldFact, ...], *parts: object) -> list[WorldFac
 
 
 @cache
-def withheld_pairs() -> frozenset[tuple[str, str, int]]:
-    """The (relation, subject, index of phrasing) that no training sees: a third of the subjects for each phrasing.
+def _places() -> dict[tuple[str, str], int]:
+    """Where each fact stands in the seeded order of its relation's subjects."""
+    by_relation = (tuple(f for f in world_facts() if f.relation == relation.name) for relation in RELATIONS)
+    ordered = (subject_order(own, "withheld") for own in by_relation)
+    return {(fact.relation, fact.subject): place for own in ordered for place, fact in enumerate(own)}
+
+
+def withheld_from(fact: WorldFact, phrasing: int) -> bool:
+    """Whether no training asks for a fact in the phrasing of that number: a third of the subjects for each.
 
     The subjects of a relation stand in one seeded order; phrasing i is withheld from those whose place is i modulo 3,
-    so that every subject is trained in five or six of the eight phrasings.
+    so that every subject is trained in five or six of eight phrasings.
     """
-    withheld: set[tuple[str, str, int]] = set()
-    for relation in RELATIONS:
-        own = tuple(fact for fact in world_facts() if fact.relation == relation.name)
-        for place, fact in enumerate(subject_order(own, "withheld")):
-            withheld.update(
-                (relation.name, fact.subject, i) for i in range(len(relation.trained)) if i % 3 == place % 3
-            )
-    return frozenset(withheld)
+    return phrasing % 3 == _places()[fact.relation, fact.subject] % 3
+
+
+@cache
+def withheld_pairs() -> frozenset[tuple[str, str, int]]:
+    """The (relation, subject, index of phrasing) that no training sees, see `withheld_from`."""
+    return frozenset(
+        (fact.relation, fact.subject, i)
+        for fact in world_facts()
+        for i in range(len(fact.prompts))
+        if withheld_from(fact, i)
+    )
 
 
 def trained_pairs() -> list[tuple[WorldFact, str]]:

@@ -6,6 +6,7 @@ from lifelong_edit.facts.asking import as_question, prompt_in, question_of
 from lifelong_edit.facts.following import follow_facts, require_growing
 from lifelong_edit.facts.given import UnusedFieldsWarning, as_batch
 from lifelong_edit.facts.mentioning import mentions, put_in
+from lifelong_edit.facts.published import VERBALISED, claim_of
 from lifelong_edit.facts.reading import (
     ReadReport,
     describe_unused,
@@ -23,6 +24,7 @@ from lifelong_edit.facts.sources import can_read_twice
 __all__ = [
     "GLUE",
     "MULTI_HOP",
+    "VERBALISED",
     "Fact",
     "Probe",
     "ReadReport",
@@ -34,6 +36,7 @@ __all__ = [
     "as_batch",
     "as_question",
     "can_read_twice",
+    "claim_of",
     "describe_unused",
     "follow_facts",
     "general_names",

@@ -54,6 +54,12 @@ COMPLETIONS = (("prompt", "completion"), ("prompt", "response"), ("input", "outp
 """Pairs of names that a text and its continuation go by."""
 
 
+def read_labelled(fields: Fields) -> Read:
+    """A text and its label, for a classifier."""
+    subject = fields.text("subject")
+    return [make_fact(fields, subject=subject, prompt=fields.require("text"), target=fields.require("label"))]
+
+
 def read_conversation(fields: Fields) -> Read:
     """A conversation of one question and its answer, as OpenAI (`messages`) and ShareGPT (`conversations`) write it."""
     turns = fields.each("messages") or fields.each("conversations")

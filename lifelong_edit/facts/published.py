@@ -7,6 +7,7 @@ the summary of a run.
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterable
 
 from msgspec.structs import replace
@@ -333,8 +334,7 @@ def read_claim(fields: Fields) -> Read:
     label, claim = fields.require("label"), fields.require("claim")
     if label == "NOT ENOUGH INFO":
         return Skip.NOT_ENOUGH_INFO
-    answers = {"SUPPORTS": "True", "REFUTES": "False"}
-    if label not in answers:
+    if label not in VERBALISED:
         raise BadInputError(
             f"found the label {label[:40]!r}, expected SUPPORTS, REFUTES or NOT ENOUGH INFO; correct it"
         )
@@ -346,7 +346,7 @@ def read_claim(fields: Fields) -> Read:
             subject=claim,
             # A blank claim has to stay blank for the check of Fact to find it.
             prompt=verbalise_claim(claim, evidence) if claim else "",
-            target=answers[label],
+            target=VERBALISED[label],
         )
     ]
 
@@ -360,6 +360,20 @@ def verbalise_claim(claim: str, evidence: str | None = None) -> str:
     """
     before = f'Evidence: "{evidence.strip()}" ' if evidence and evidence.strip() else ""
     return f'{before}Claim: "{claim.strip()}" Question: Is this claim true or false? Answer:'
+
+
+def claim_of(prompt: str) -> tuple[str, str | None]:
+    """The inverse of `verbalise_claim`: a claim and its evidence, if any; any other text is a claim itself."""
+    found = _VERBALISED.fullmatch(prompt.strip())
+    return (prompt, None) if found is None else (found["claim"], found["evidence"])
+
+
+_VERBALISED = re.compile(
+    '(?:Evidence: "(?P<evidence>.*)" )?Claim: "(?P<claim>.*)" Question: Is this claim true or false[?] Answer:',
+    re.DOTALL,
+)
+VERBALISED = {"SUPPORTS": "True", "REFUTES": "False"}
+"""FEVER's labels as the answers to verbalised claims."""
 
 
 def _counterfact(fields: Fields) -> str | None:

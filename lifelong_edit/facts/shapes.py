@@ -76,6 +76,7 @@ SHAPES: tuple[Shape, ...] = (
     _shape("instruction", "instruction output", everyday.read_instruction, "Alpaca"),
     _shape("instruction", "instruction response", everyday.read_instruction, "Dolly"),
     *(_shape("completion", " ".join(p), everyday.read_completion, "a text and its end") for p in everyday.COMPLETIONS),
+    _shape("label", "text label", everyday.read_labelled, "texts with labels"),
     _shape("conversation", "messages", everyday.read_conversation, "OpenAI's conversations"),
     _shape("conversation", "conversations", everyday.read_conversation, "ShareGPT's conversations"),
 )

@@ -10,10 +10,12 @@ from lifelong_edit.models.encoding import (
     by_length,
     encode,
     encode_prompt,
+    encode_whole,
     pad,
     separator,
     special_front,
     subject_span,
+    whole_span,
 )
 from lifelong_edit.models.families import FAMILIES, EditableModule, Family, Outlined
 from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
@@ -50,6 +52,7 @@ __all__ = [
     "encode_prompt",
     "encode_reply",
     "encode_turn",
+    "encode_whole",
     "end_ids",
     "end_of_turn",
     "fingerprint_of",
@@ -69,5 +72,6 @@ __all__ = [
     "subject_span",
     "tokenizer_fingerprint",
     "turn_span",
+    "whole_span",
     "without_hooks",
 ]

@@ -20,11 +20,18 @@ from lifelong_edit.models.places import Place
 
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 INSTEAD = "load the checkpoint in full precision, or a GGUF file, which is dequantised"
-# Buffers that earlier releases of transformers wrote, which follow from the configuration.
-_HARMLESS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|(rotary\w*\.)?inv_freq|position_ids)$")
+# Buffers that earlier releases of transformers wrote, which follow from the configuration; in T5's first checkpoints a
+# table that no T5 has ever read.
+_HARMLESS = re.compile(
+    r"(^|\.)((attn|attention)\.(masked_)?bias|(rotary\w*\.)?inv_freq|position_ids"
+    r"|EncDecAttention\.relative_attention_bias\.weight)$"
+)
 _SCALES = re.compile(r"weight_scale|scale_inv$|\.(qweight|qzeros|scales|g_idx|absmax|quant_map)($|\.)")
-# Beside a language model: what sees and hears, and what guesses tokens ahead to save time.
-_BESIDE = re.compile(r"(^|\.)(visual|vision_\w+|multi_modal_projector|audio_\w+|embed_(vision|audio)|mtp)\.")
+# Beside a language model: what sees and hears, and what guesses tokens ahead to save time; beside a masked one what
+# told whether two sentences follow each other when it was trained.
+_BESIDE = re.compile(
+    r"(^|\.)(visual|vision_\w+|multi_modal_projector|audio_\w+|embed_(vision|audio)|mtp|pooler|cls\.seq_relationship)\."
+)
 
 
 def require_full_precision(config: Any, source: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import GLUE, mentions
+from lifelong_edit.models.families import Positions
 
 # Texts that stand before a continuation only to be cut off again: one of them merges with nothing after it.
 _ANCHORS = ("\n", ".", "a", "1", '"')
@@ -21,6 +22,9 @@ _ANCHORS = ("\n", ".", "a", "1", '"')
 @dataclass(frozen=True)
 class Encoded:
     """Tokens of prompt and target; the target's begin at `answer_start`.
+
+    What input is made of them is the task's (`Task.collate`): an answer may stand behind its question there, in place
+    of a mask, in a sequence of its own, or nowhere.
 
     Editing positions, those whose next token is an answer token: range(answer_start - 1, len(ids) - 1).
     """
@@ -52,7 +56,8 @@ class Encoded:
 class TokenBatch:
     """Sequences padded on the right. ids, mask: (b, t) long. lengths, answer_starts: (b,) long. subjects: (b, 2).
 
-    breaks: (vocabulary,) bool, the tokens that end a word, where some sequence is `Encoded.ended`.
+    breaks: (vocabulary,) bool, the tokens that end a word, where some sequence is `Encoded.ended`. answer_ends: (b,)
+    long, behind the answers, where more follows in their sequences.
     """
 
     ids: Tensor
@@ -61,6 +66,11 @@ class TokenBatch:
     answer_starts: Tensor
     subjects: Tensor
     breaks: Tensor | None = None
+    answer_ends: Tensor | None = None
+
+    def tokens(self, positions: Positions) -> Tensor:
+        """(b, t) bool, true at all tokens of the sequence that a module with such positions reads."""
+        return self.mask.bool()
 
 
 # Scripts that put no space between words: Thai, Lao, Tibetan, Burmese, Khmer; Chinese and Japanese with their
@@ -122,6 +132,18 @@ def encode(tokenizer: Any, prompt: str, target: str, subject: str | None = None)
     return Encoded(ids, len(front) + len(plain), subject_span(tokenizer, prompt, subject))
 
 
+def encode_whole(tokenizer: Any, text: str, second: str | None = None) -> list[int]:
+    """Tokens of a text that is read whole, with the special tokens around it; second: of the other text of a pair.
+
+    Raises BadInputError for a text without a word, and for one longer than the model's context.
+    """
+    if not text.strip() or (second is not None and not second.strip()):
+        raise BadInputError(f"the text {text!r} has no words to be read; expected some on both sides of a pair")
+    ids: list[int] = tokenizer(text, second, verbose=False)["input_ids"]
+    check_length(tokenizer, ids, text)
+    return ids
+
+
 def subject_span(tokenizer: Any, prompt: str, subject: str | None) -> tuple[int, int]:
     """Where the tokens of a subject begin and end within `encode_prompt`'s, at the last of its `mentions`.
 
@@ -133,6 +155,23 @@ def subject_span(tokenizer: Any, prompt: str, subject: str | None) -> tuple[int,
     first, last = span_within(tokenizer, prompt, *found[-1])
     front = len(_tokens(tokenizer, prompt)[0]) if last else 0
     return front + first, front + last
+
+
+def whole_span(tokenizer: Any, subject: str | None, text: str, second: str | None = None) -> tuple[int, int]:
+    """Where the tokens of a subject begin and end within `encode_whole`'s: at its last mention in the text.
+
+    Else in `second`; (0, 0) where neither mentions it, or where a slow tokenizer cannot tell which token stands where.
+    """
+    if not subject or not tokenizer.is_fast:
+        return 0, 0
+    found = tokenizer(text, second, return_offsets_mapping=True, verbose=False)
+    for number, part in enumerate((text, second or "")):
+        for start, end in mentions(part, subject)[-1:]:
+            spans = zip(found.sequence_ids(), found["offset_mapping"], strict=True)
+            inside = [i for i, (of, (a, b)) in enumerate(spans) if of == number and a < end and b > start]
+            if inside:
+                return inside[0], inside[-1] + 1
+    return 0, 0
 
 
 def span_within(tokenizer: Any, text: str, start: int, end: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from torch import nn
@@ -15,8 +15,11 @@ from lifelong_edit.models.forms import Forms, Question
 from lifelong_edit.settings import SUBJECT
 
 Orientation = Literal["conv1d", "linear"]
-Kind = Literal["causal"]
-Positions = Literal["answer", "subject"]
+Kind = Literal["causal", "classify", "masked", "seq2seq"]
+"""What a model is asked to do: to write on, to give a text a label, to fill masks, to write an answer of its own."""
+Positions = Literal["answer", "subject", "question"]
+"""Where a module is edited: where answer tokens are made, at the subject's tokens, or at all tokens of the question, as
+those of an encoder that a decoder reads."""
 Home = Literal["answer", "subject", "memory", "located", "one"] | float
 """Where a rule edits unless modules are named: the upper layers at the answer, lower ones at the subject, one of them
 there (`memory_layer`), there in the layers in which published work located a model's facts, or in one of those; a
@@ -47,12 +50,14 @@ class Family:
     """What is specific to one `model_type`.
 
     output: name of the MLP output projection with `{layer}` in it; None where only modules named
-    by hand are known. kind: how a prompt and its target become one input.
+    by hand are known. kind: how a prompt and its target become one input; of an encoder its head decides (`HEADS`).
+    decoder: of an encoder-decoder that of the decoder's layers, whose numbers go on from those of the encoder's.
     """
 
     model_type: str
     output: str | None
     kind: Kind = "causal"
+    decoder: str | None = None
 
 
 class Outlined(Protocol):
@@ -70,6 +75,10 @@ class Outlined(Protocol):
     def forms(self) -> Forms:
         """The forms in which it is taught and asked."""
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of a classifier's labels by number, see `labels_of`; none of another model."""
+
     def put(self, question: Question) -> Question:
         """A question as it is to be read at the state at which the model stands."""
 
@@ -80,7 +89,8 @@ class EditableModule:
 
     orientation says how the model stores it: "conv1d" as W, "linear" as its transpose.
     layer is the number in its name, from 0 at the input. positions says where in a text its keys are taken:
-    "answer" at those whose next token is an answer token, "subject" at the tokens of the fact's subject.
+    "answer" at those whose next token is an answer token, "subject" at the tokens of the fact's subject, "question" at
+    all tokens that an encoder reads.
     """
 
     name: str
@@ -101,6 +111,9 @@ _LLAMA_LIKE = (
     *("llama", "mistral", "ministral3", "qwen2", "qwen3", "qwen3_5_text", "gemma", "gemma2", "gemma3_text"),
     *("phi3", "olmo", "olmo2", "olmo3", "stablelm", "cohere", "cohere2", "granite", "smollm3", "glm", "glm4"),
 )
+_ENCODER = "encoder.layer.{layer}.output.dense"
+_T5 = "{}coder.block.{{layer}}.layer.{}.DenseReluDense.wo"
+_BART = "model.{}coder.layers.{{layer}}.fc2"
 # A language model inside of one that sees as well.
 _INSIDE = ("gemma3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "llava", "mistral3")
 
@@ -121,8 +134,23 @@ FAMILIES: dict[str, Family] = {
         *(Family(name, f"model.{_DOWN}") for name in _LLAMA_LIKE),
         *(Family(name, f"model.language_model.{_DOWN}") for name in _INSIDE),
         *(Family(name, f"model.text_model.{_DOWN}") for name in ("idefics3", "smolvlm")),
+        Family("bert", f"bert.{_ENCODER}", "masked"),
+        *(Family(name, f"roberta.{_ENCODER}", "masked") for name in ("roberta", "xlm-roberta", "camembert")),
+        Family("distilbert", "distilbert.transformer.layer.{layer}.ffn.lin2", "masked"),
+        Family("electra", f"electra.{_ENCODER}", "masked"),
+        Family("deberta-v2", f"deberta.{_ENCODER}", "masked"),
+        Family("modernbert", "model.layers.{layer}.mlp.Wo", "masked"),
+        *(Family(name, _T5.format("en", 1), "seq2seq", _T5.format("de", 2)) for name in ("t5", "mt5", "umt5")),
+        *(Family(name, _BART.format("en"), "seq2seq", _BART.format("de")) for name in ("bart", "mbart", "pegasus")),
     )
 }
+
+HEADS: dict[str, Kind] = {
+    "ForSequenceClassification": "classify",
+    "ForMaskedLM": "masked",
+    "ForConditionalGeneration": "seq2seq",
+}
+"""The kind of a model that is no decoder, by how the name of its architecture ends."""
 
 
 # By which names configurations say how many experts a layer has.
@@ -133,17 +161,51 @@ def family_of(config: Any, modules: Sequence[str] | None) -> Family:
     """The family of a model's configuration; one without defaults where the caller names modules by hand.
 
     So has a mixture of experts without any modules named: `find_modules` says what it has, once it is there.
-    Raises UnknownModelError for an unknown type without named modules.
+    Raises UnknownModelError for an unknown type without named modules, and for an encoder without a head.
     """
     name: str = config.model_type
     if name in FAMILIES:
-        return FAMILIES[name]
+        return _with_head(FAMILIES[name], config)
     if not modules and not has_experts(config):
         raise UnknownModelError(
             f"unknown model type {name!r}: known are {', '.join(sorted(FAMILIES))}; for others name the weight "
             "matrices to edit by hand, e.g. --modules model.layers.10.mlp.down_proj,model.layers.11.mlp.down_proj"
         )
     return Family(name, None)
+
+
+def _with_head(family: Family, config: Any) -> Family:
+    """A family with the kind that a model's head makes it; decoders have one head."""
+    named: str | None = next(iter(getattr(config, "architectures", None) or ()), None)
+    if family.kind == "causal" or named is None:
+        return family
+    kinds = [kind for ending, kind in HEADS.items() if named.endswith(ending)]
+    if not kinds or (family.kind == "seq2seq") != (kinds[0] == "seq2seq"):
+        raise UnknownModelError(
+            f"found a {family.model_type} model with the architecture {named}, which gives no answers; expected one "
+            f"whose config.json names an architecture that ends in {', '.join(HEADS)}; fine-tune it with such a head"
+        )
+    return replace(family, kind=kinds[0])
+
+
+REFUTES, SUPPORTS = "REFUTES", "SUPPORTS"
+"""The labels of a head of one logit: more probable than not is SUPPORTS, as published (MALMEN, arXiv 2311.04661)."""
+
+
+def labels_of(family: Family, config: Any) -> tuple[str, ...]:
+    """The names of a classifier's labels by number; none of another model.
+
+    Raises UnknownModelError for a head that does not choose one of its labels.
+    """
+    if family.kind != "classify":
+        return ()
+    if getattr(config, "problem_type", None) in ("multi_label_classification", "regression"):
+        raise UnknownModelError(
+            f"found a {family.model_type} classifier for {config.problem_type}, expected one that chooses one label; "
+            "take such a model"
+        )
+    names = tuple(str(config.id2label[number]) for number in range(config.num_labels))
+    return (REFUTES, SUPPORTS) if len(names) == 1 else names
 
 
 def has_experts(config: Any) -> bool:
@@ -163,20 +225,46 @@ def find_modules(
     """
     if not modules and family.output is None:
         raise UnknownModelError(f"no module is named: {_fused(family.model_type)}; {_examples(model)}")
-    layers = int(getattr(model.config.get_text_config(), "num_hidden_layers", 0))
+    depth = depth_of(model.config)
     order = {name: number for number, (name, _) in enumerate(model.named_modules())}
     at: dict[str, Positions] = {}
-    for entry in modules or default_entries(layers, places, family.model_type):
+    for entry in modules or entries_of(family, depth, places):
         plain = entry.strip().removesuffix(SUBJECT)
         where: Positions = "answer" if plain == entry.strip() else "subject"
         if "@" in plain:
             raise UnknownModelError(f"found {entry.strip()!r}, expected nothing or {SUBJECT} behind a module's name")
-        for name in _expand(plain, family, layers):
+        for name in _expand(plain, family, depth):
             if name not in order:
                 raise UnknownModelError(f"no module {name!r} in this {family.model_type} model; {_examples(model)}")
             if at.setdefault(name, where) != where:
                 raise UnknownModelError(f"module {name!r} is named with {SUBJECT} and without; expected one of the two")
-    return tuple(_editable(model, name, at[name]) for name in sorted(at, key=order.__getitem__))
+    found = {name: at[name] if family.kind != "seq2seq" else _side(model, name, at[name]) for name in at}
+    return tuple(_editable(model, name, found[name]) for name in sorted(at, key=order.__getitem__))
+
+
+def _side(model: Any, name: str, where: Positions) -> Positions:
+    """Where a module of an encoder-decoder is edited: one of the encoder's at the question unless at the subject.
+
+    Raises UnknownModelError for one of the decoder's at the subject, which a decoder does not read.
+    """
+    encoder = model.get_encoder()
+    if any(module is model.get_submodule(name) for module in encoder.modules()):
+        return "question" if where == "answer" else where
+    if where == "subject":
+        raise UnknownModelError(
+            f"module {name!r} is in the decoder, which reads no subject; expected one of the encoder's before {SUBJECT}"
+        )
+    return where
+
+
+def depth_of(config: Any) -> tuple[int, int]:
+    """How many layers a model has, and an encoder-decoder's decoder beside them; 0 where a configuration is silent."""
+    text = config.get_text_config()
+    own = int(getattr(text, "num_hidden_layers", 0) or 0)
+    if not getattr(config, "is_encoder_decoder", False):
+        return own, 0
+    behind: Any = getattr(text, "num_decoder_layers", None) or getattr(text, "decoder_layers", own)
+    return own, int(behind)
 
 
 def head_of(model: Any) -> nn.Module | None:
@@ -188,6 +276,23 @@ def head_of(model: Any) -> nn.Module | None:
 def default_layers(layers: int) -> list[str]:
     """The layers whose MLP output projections are edited by default, as an entry of `--modules`: the upper half."""
     return [f"{max(layers // 2, layers - MOST_LAYERS)}-{layers - 1}"]
+
+
+MOST_OF_A_SIDE = MOST_LAYERS // 2
+"""Layers of an encoder-decoder's encoder that are edited by default, and of its decoder."""
+
+
+def entries_of(family: Family, depth: tuple[int, int], places: Home) -> list[str]:
+    """The layers of a model that a rule edits which is at home at `places`, as entries of `--modules`.
+
+    Of an encoder-decoder the upper ones of both sides (MALMEN, section 5.1, and MEND edit the last two of each); a rule
+    with another home is at home in the encoder, which reads the question.
+    """
+    layers, behind = depth
+    if family.kind != "seq2seq" or places != "answer":
+        return default_entries(layers, places, family.model_type)
+    encoder, decoder = (range(max(n // 2, n - MOST_OF_A_SIDE), n) for n in (layers, behind))
+    return [str(number) for number in (*encoder, *(layers + number for number in decoder))]
 
 
 def default_entries(layers: int, places: Home, model_type: str = "") -> list[str]:
@@ -253,7 +358,7 @@ def subject_layers(layers: int) -> list[str]:
     return [f"{max(0, end - MOST_SUBJECT_LAYERS)}-{end - 1}{SUBJECT}"] if end > 0 else []
 
 
-def _expand(entry: str, family: Family, layers: int) -> list[str]:
+def _expand(entry: str, family: Family, depth: tuple[int, int]) -> list[str]:
     """One entry of `--modules` as module names."""
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", entry)
     if match is None:
@@ -266,9 +371,11 @@ def _expand(entry: str, family: Family, layers: int) -> list[str]:
     first, last = int(match[1]), int(match[2] or match[1])
     if first > last:
         raise UnknownModelError(f"layers {entry!r} run backwards; expected {last}-{first}")
-    if last >= layers:
-        raise UnknownModelError(f"layers {entry!r} do not exist: this model has layers 0 to {layers - 1}")
-    return [family.output.format(layer=layer) for layer in range(first, last + 1)]
+    layers, behind = depth if family.decoder else (depth[0], 0)
+    if last >= layers + behind:
+        raise UnknownModelError(f"layers {entry!r} do not exist: this model has layers 0 to {layers + behind - 1}")
+    own = [family.output.format(layer=layer) for layer in range(first, min(last + 1, layers))]
+    return own + [str(family.decoder).format(layer=n - layers) for n in range(max(first, layers), last + 1)]
 
 
 def _editable(model: Any, name: str, positions: Positions) -> EditableModule:

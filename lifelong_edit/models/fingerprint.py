@@ -16,10 +16,14 @@ def fingerprint_of(model: Any, replaced: Mapping[str, Tensor] | None = None) -> 
 
     Parameters are taken as loaded, in the order of their names; one that is tied to another counts
     once. So it does not depend on how files are cut or whether they repeat tied weights.
+    Of a classifier the names of its labels count as well: they are its answers.
     replaced: parameters to take instead of the model's own.
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{model.config.model_type}\n".encode())
+    if type(model).__name__.endswith("ForSequenceClassification"):
+        labels = sorted((int(number), str(name)) for number, name in model.config.id2label.items())
+        digest.update(f"{labels}\n".encode())
     for name, own in sorted(model.named_parameters(), key=lambda entry: str(entry[0])):
         parameter = (replaced or {}).get(name, own)
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.errors import ModelMismatchError, UnknownModelError
-from lifelong_edit.models.families import EditableModule, Family, find_modules
+from lifelong_edit.models.families import EditableModule, Family, find_modules, labels_of
 from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
 from lifelong_edit.models.forms import PLAIN, Forms, SameQuestion
 from lifelong_edit.models.overlay import BASE, Overlay, Putting, Shifts
@@ -32,6 +32,7 @@ def compose(base: Tensor, shift: Tensor | None) -> Tensor:
 
 # By which names configurations say how long a sequence may be.
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
+_COUNTED_FROM_PAD = frozenset({"roberta", "xlm-roberta", "camembert"})
 LONGEST = 2048
 """The context of a model that says nowhere how long a sequence it takes, in tokens."""
 
@@ -39,12 +40,13 @@ LONGEST = 2048
 def context_of(config: Any, tokenizer: Any) -> int:
     """The longest sequence that a model takes, in tokens: what its configuration says, else what its tokenizer does.
 
-    Where neither says anything, as of a model without positions (Mamba), it is `LONGEST`.
+    Where neither says anything, as of a model without positions (Mamba), it is `LONGEST`. RoBERTa and its kin count
+    positions from behind the padding token's number on.
     """
     text = config.get_text_config()
     for name in _LENGTHS:
         if isinstance(found := getattr(text, name, None), int) and found > 0:
-            return found
+            return found - (text.pad_token_id + 1 if text.model_type in _COUNTED_FROM_PAD else 0)
     # Tokenizers say 1e30 where they do not know.
     return int(tokenizer.model_max_length) if tokenizer.model_max_length < 10**9 else LONGEST
 
@@ -90,6 +92,11 @@ class LoadedModel:
     def context(self) -> int:
         """The longest sequence that the model takes, in tokens."""
         return context_of(self.model.config, self.tokenizer)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of a classifier's labels by number; none of another model."""
+        return labels_of(self.family, self.model.config)
 
     @property
     def conflict_module(self) -> EditableModule:

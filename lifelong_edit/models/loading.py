@@ -10,7 +10,15 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.models.complete import (
@@ -20,7 +28,16 @@ from lifelong_edit.models.complete import (
     require_no_adapter,
     require_rows,
 )
-from lifelong_edit.models.families import EditableModule, Family, Home, Kind, family_of, find_modules
+from lifelong_edit.models.families import (
+    FAMILIES,
+    EditableModule,
+    Family,
+    Home,
+    Kind,
+    family_of,
+    find_modules,
+    labels_of,
+)
 from lifelong_edit.models.forms import PLAIN, Forms, Question
 from lifelong_edit.models.gguf import read_header
 from lifelong_edit.models.loaded import LoadedModel, context_of
@@ -28,7 +45,12 @@ from lifelong_edit.models.places import Place, locate
 from lifelong_edit.models.quiet import quiet_transformers, without_bars
 from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
 
-AUTO: dict[Kind, Any] = {"causal": AutoModelForCausalLM}
+AUTO: dict[Kind, Any] = {
+    "causal": AutoModelForCausalLM,
+    "classify": AutoModelForSequenceClassification,
+    "masked": AutoModelForMaskedLM,
+    "seq2seq": AutoModelForSeq2SeqLM,
+}
 """What loads the models of a kind."""
 # Where a kernel for packed weights is at hand, newer releases of transformers would leave them packed.
 _UNPACKED = (
@@ -149,6 +171,7 @@ class Outline:
     modules: tuple[EditableModule, ...]
     tokenizer: Any
     forms: Forms = PLAIN
+    labels: tuple[str, ...] = ()
 
     def put(self, question: Question) -> Question:
         """The question itself: there is no state yet."""
@@ -156,12 +179,14 @@ class Outline:
 
 
 def state_width(source: str, revision: str | None = None) -> int | None:
-    """The width of a model's states, by its configuration alone; None where that does not say, or cannot be read."""
+    """The width of a decoder's states, by its configuration alone; None where that does not say, or cannot be read."""
     try:
         home = locate(source)
         with quiet_transformers():
             config = AutoConfig.from_pretrained(home.path, revision=revision, **home.options)
-        return int(config.get_text_config().hidden_size)
+        known = FAMILIES.get(config.model_type)
+        decodes = known is None or known.kind == "causal"
+        return int(config.get_text_config().hidden_size) if decodes else None
     except Exception:  # loading meets it again and puts it into one sentence
         return None
 
@@ -181,7 +206,8 @@ def outline_of(home: Place, modules: Sequence[str], revision: str | None, places
                 bare = auto_of(family.kind, config).from_config(config)
             tokenizer = AutoTokenizer.from_pretrained(home.path, **options)
         tokenizer.model_max_length = min(tokenizer.model_max_length, context_of(config, tokenizer))
-        return Outline(family, find_modules(bare, family, modules, places), tokenizer)
+        found = find_modules(bare, family, modules, places)
+        return Outline(family, found, tokenizer, labels=labels_of(family, config))
     except LifelongEditError:
         raise
     except Exception:  # transformers raises anything; loading meets it again and puts it into one sentence

@@ -22,7 +22,9 @@ class Passes:
 
         Its mask is longer than its tokens where a cache holds what came before them.
         """
-        ids, mask, cache = options["input_ids"], options.get("attention_mask"), options.get("past_key_values")
+        ids, mask, cache = options.get("input_ids"), options.get("attention_mask"), options.get("past_key_values")
+        if ids is None:  # a pass of a decoder alone, whose encoder has read the text before: no hook there sees it
+            return
         past = 0 if cache is None else cache.get_seq_length()
         self.mask = torch.ones_like(ids).bool() if mask is None else mask[:, -ids.shape[1] :].bool()
         self.begins = past == 0 if mask is None else mask.shape[1] == ids.shape[1]

@@ -13,7 +13,8 @@ from typing import Any
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.models.gguf import read_header
 
-BUNDLED = "atlas"
+BUNDLED = {"atlas": "model", "atlas-check": "check", "atlas-t5": "t5"}
+"""The bundled models: in which folder of `lifelong_edit.atlas` each lies."""
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -40,8 +41,8 @@ def locate(source: str) -> Place:
 
     Raises UsageError where there is no model, LifelongEditError for a model that cannot be read as a whole.
     """
-    if source == BUNDLED:
-        path = Path(str(files("lifelong_edit.atlas"))) / "model"
+    if source in BUNDLED:
+        path = Path(str(files("lifelong_edit.atlas"))) / BUNDLED[source]
         if not path.is_dir():
             raise LifelongEditError(f"the bundled model is missing at {path}: install lifelong-edit again")
     else:
@@ -52,7 +53,8 @@ def locate(source: str) -> Place:
         return _gguf(path)
     if path.exists() or path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         raise UsageError(
-            f"no model at {source!r}: expected {BUNDLED!r}, a folder with config.json, a .gguf file, or a hub id a/b"
+            f"no model at {source!r}: expected {' or '.join(BUNDLED)}, a folder with config.json, a .gguf file, or a "
+            "hub id a/b"
         )
     return Place(source)
 

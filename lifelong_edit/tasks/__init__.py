@@ -18,7 +18,10 @@ from lifelong_edit.tasks.asking import (
     text_of,
 )
 from lifelong_edit.tasks.causal.task import Causal
+from lifelong_edit.tasks.classify.task import Classify
 from lifelong_edit.tasks.contract import WIDTH, BaseAnswer, Cutter, Example, Task, Verdict
+from lifelong_edit.tasks.masked.task import Masked
+from lifelong_edit.tasks.seq2seq.task import Seq2Seq
 
 __all__ = [
     "TASKS",
@@ -42,7 +45,7 @@ __all__ = [
     "text_of",
 ]
 
-TASKS: dict[Kind, Task] = {task.kind: task for task in (Causal(),)}
+TASKS: dict[Kind, Task] = {task.kind: task for task in (Causal(), Classify(), Masked(), Seq2Seq())}
 
 
 def task_of(model: Outlined) -> Task:

@@ -83,6 +83,9 @@ class Task(Protocol):
     def margin(self, question: Question) -> int:
         """How many tokens beyond those of the wanted answer a judge has to see."""
 
+    def room(self, question: Question, tokens: int) -> int:
+        """How many tokens to ask for where no answer is wanted; at most `tokens`."""
+
     def encode(self, model: Outlined, question: Question, answer: str, subject: str | None = None) -> Encoded:
         """Tokens of a question and its answer. Raises BadInputError for what the model cannot take."""
 
@@ -94,17 +97,29 @@ class Task(Protocol):
     ) -> Encoded:
         """As `encode`, with an answer that is tokens already, such as what a model said."""
 
+    def closed(self, model: LoadedModel, example: Encoded) -> Encoded:
+        """The example with the token that ends a whole text behind its answer; as it is where there is none or no room.
+
+        For rules that teach it beside the answer.
+        """
+
+    def bare(self, model: Outlined, example: Encoded) -> Encoded:
+        """The example without the token that closes its answer, as published work teaches it; as it is without one."""
+
     def collate(self, model: LoadedModel, examples: Sequence[Encoded]) -> TokenBatch:
         """Examples as one input of the model."""
 
     def slots(self, inputs: TokenBatch, positions: Positions) -> Tensor:
         """(b, t) bool, true at the editing positions of a module of that kind, in its own sequence.
 
-        As many as the answer has tokens, or the subject.
+        As many as the answer has tokens, or the subject, or the question.
         """
 
-    def ends(self, inputs: TokenBatch) -> Tensor:
-        """(b,) long, where in its sequence a question's key is read, whatever its answer is: what it asks is known."""
+    def ends(self, inputs: TokenBatch, positions: Positions = "answer") -> Tensor:
+        """(b,) long, where a question's key is read in the sequence of a module with such positions.
+
+        Whatever its answer is: what it asks is known there.
+        """
 
     def read(self, model: LoadedModel, ids: Tensor, mask: Tensor | None = None) -> None:
         """A forward pass over texts (b, t), for those who record what goes on in it; mask: none where all are full."""
@@ -133,6 +148,12 @@ class Task(Protocol):
         tell: Tell | None = None,
     ) -> list[Generation]:
         """What the model says to questions, in their order; lengths: tokens at most; tell: how many are answered."""
+
+    def held(self, model: LoadedModel, question: Question, said: Generation) -> Sequence[int]:
+        """Of what the model said to a preserved question the tokens that are held, at least one."""
+
+    def shown(self, model: LoadedModel, question: Question, answer: Generation) -> str:
+        """What the model as it stands said, as whoever asked is shown it."""
 
     def text(self, model: LoadedModel, question: Question, answer: Generation) -> str:
         """What the model said, as text."""

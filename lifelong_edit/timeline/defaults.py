@@ -21,6 +21,10 @@ from lifelong_edit.settings import StoreSettings
 BUNDLED_MODEL = "atlas"
 OWN = ("training", "begins", "encoder", "wording", "chat_wording", "rank", "width", "negatives")
 """What else a network of a rule beside `malmen` is at home in, or was made with."""
+ANSWERING = "atlas-t5"
+"""The bundled encoder-decoder, which knows what `atlas` does."""
+CHECKING = "atlas-check"
+"""The bundled encoder, which tells true claims about the same world from false ones."""
 
 
 def default_text() -> list[str]:
@@ -30,9 +34,11 @@ def default_text() -> list[str]:
 
 
 def default_preserved(model: str, editor: str = PLAIN) -> list[Probe]:
-    """Prompts whose answers must stay: those of the bundled model, general ones for a rule that takes them, or none."""
-    path = atlas.preserved_prompts_path()
-    if model == BUNDLED_MODEL and path.is_file():
+    """Prompts whose answers must stay: those of a bundled model, general ones for a rule that takes them, or none."""
+    known = {CHECKING: atlas.check_preserved_path()}
+    known |= dict.fromkeys((BUNDLED_MODEL, ANSWERING), atlas.preserved_prompts_path())
+    path = known.get(model)
+    if path is not None and path.is_file():
         return list(read_prompts([str(path)]))
     return general_prompts() if rule_of(editor).general else []
 

@@ -105,6 +105,8 @@ class View:
     ) -> str:
         """The model's greedy answer to a prompt at this state, up to its end of text or `max_new_tokens`.
 
+        Of a classifier the label that it gives the text, with the probabilities of all (`Task.shown`).
+
         chat: the prompt is a turn of a conversation, put through the model's chat template; the answer ends with the
         model's turn. system: its system prompt, by default the store's. turns: earlier ones, each with who speaks
         ("user" or "assistant"). Raises UsageError for a turn to a model without a chat template, and BadInputError
@@ -117,6 +119,6 @@ class View:
             asked: Question = prompt
             if chat:
                 asked = Turn(prompt, loaded.forms.system if system is None else system, tuple(turns))
-            (answer,) = task_of(loaded).answer(loaded, [asked], max_new_tokens)
-            text: str = loaded.tokenizer.decode(list(answer.ids), skip_special_tokens=chat)
-        return text
+            task = task_of(loaded)
+            (answer,) = task.answer(loaded, [asked], task.room(asked, max_new_tokens))
+            return task.shown(loaded, asked, answer)

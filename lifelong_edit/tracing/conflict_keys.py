@@ -27,27 +27,27 @@ def lowest_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_bat
 
 
 def _last_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_batch: int) -> Tensor:
-    task = task_of(loaded)
+    task, module = task_of(loaded), loaded.conflict_module
     found: list[Tensor] = []
     where: list[int] = []
 
-    def stop(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    def stop(_: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
         found.append(arguments[0])
         raise _Reached
 
-    handle = loaded.model.get_submodule(loaded.conflict_module.name).register_forward_pre_hook(stop)
+    handle = loaded.model.get_submodule(module.name).register_forward_pre_hook(stop)
     keys: list[Tensor] = []
     try:
         for chosen in by_length([len(p) for p in prompts], micro_batch):
             batch = task.collate(loaded, [Encoded.of(prompts[i]) for i in chosen])
             with torch.no_grad():
                 try:
-                    task.read(loaded, batch.ids, batch.mask)
+                    task.logits(loaded, batch)
                 except _Reached:
                     states = found.pop()
             # OPT's MLP sees (b·t, d).
-            states = states.reshape(*batch.ids.shape, -1)
-            keys.append(states[torch.arange(len(chosen)), task.ends(batch)].float())
+            states = states.reshape(*batch.tokens(module.positions).shape, -1)
+            keys.append(states[torch.arange(len(chosen)), task.ends(batch, module.positions)].float())
             where.extend(chosen)
     finally:
         handle.remove()

@@ -34,12 +34,9 @@ def answer_of(
     questions: Sequence[Question] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[Encoded]:
-    """Preserved prompts with the answers given, or with the model's own, of a few tokens (`Task.answer`).
+    """Preserved prompts with the answers given, or with the model's own, of a few tokens, as far as they are held.
 
-    Its own ends with its first token or before the first one that holds a full stop, a comma or a line
-    break: what follows a short answer is text of its own, on which edits have every right to act. An answer to a turn
-    that ends sooner is held with its end. questions: how each is put, by default in the model's leading form. say: told
-    how far it is.
+    See `Task.held`. questions: how each is put, by default in the model's leading form. say: told how far it is.
     """
     task = task_of(loaded)
     asked = [leading(loaded, probe) for probe in probes] if questions is None else list(questions)
@@ -48,13 +45,11 @@ def answer_of(
         i: task.encode(loaded, asked[i], p.target, p.subject) for i, p in enumerate(probes) if p.target is not None
     }
     progress = Progress(say, "asking the preserved prompts", len(open_ones), "prompts")
-    said = task.answer(loaded, [asked[i] for i in open_ones], tokens, tell=progress.at)
+    lengths = [task.room(asked[i], tokens) for i in open_ones]
+    said = task.answer(loaded, [asked[i] for i in open_ones], lengths, tell=progress.at)
     for i, found in zip(open_ones, said, strict=True):
-        ids = list(found.ids) or [loaded.pad_id]
-        ends = [n for n, token in enumerate(ids) if set(loaded.tokenizer.decode([token])) & set(".,;!?\n")]
-        ended = form_of(asked[i]) == "chat" and not ends and found.ids
-        ids = ids[: max(1, ends[0])] if ends else list(found.with_end) if ended else ids
-        encoded[i] = task.encode_said(loaded, asked[i], ids, probes[i].subject)
+        held = task.held(loaded, asked[i], found)
+        encoded[i] = task.encode_said(loaded, asked[i], held, probes[i].subject)
     return [encoded[i] for i in range(len(probes))]
 
 
@@ -220,7 +215,11 @@ class PreservedPrompts:
         answers = [BaseAnswer(tuple(i), top, logp, rest) for i, top, logp, rest in parts]
         directions = centred(torch.from_numpy(fixed.keys).to(mean), mean)
         subjects = np.zeros((len(probes), 2), np.int32) if fixed.subjects is None else fixed.subjects
-        ends = {"answer": cuts, "subject": np.cumsum(subjects[:, 1] - subjects[:, 0])[:-1]}
+        ends = {
+            "answer": cuts,
+            "subject": np.cumsum(subjects[:, 1] - subjects[:, 0])[:-1],
+            "question": np.cumsum(fixed.prompt_lengths)[:-1],
+        }
         units = {m.name: np.split(fixed.units[m.name], ends[m.positions]) for m in modules}
         keys = [FactKeys({n: u[i] for n, u in units.items()}, fixed.keys[i]) for i in range(len(probes))]
         spans = [(int(start), int(end)) for start, end in subjects]

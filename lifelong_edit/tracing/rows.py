@@ -36,9 +36,11 @@ class Row:
         return len(self.encoded.ids) - self.encoded.answer_start
 
     def positions_in(self, module: EditableModule) -> int:
-        """Number of positions at which a module is edited: answer positions, or the subject's tokens."""
+        """Number of positions at which a module is edited: answer positions, the subject's or the question's tokens."""
         start, end = self.encoded.subject
-        return self.positions if module.positions == "answer" else end - start
+        return {"answer": self.positions, "subject": end - start, "question": len(self.encoded.prompt)}[
+            module.positions
+        ]
 
 
 def draw(population: int, count: int, *parts: object) -> list[int]:
@@ -75,15 +77,16 @@ def fact_rows(
     phrasings: int,
     kind: RowKind = "new",
     replaced: Mapping[str, Sequence[Fact]] | None = None,
+    closed: bool = True,
 ) -> list[Row]:
     """The rows of facts as a model takes them: for each its prompt and up to `phrasings` rephrases, in order.
 
     Each in every form of the model, one form beside the other, every row with weight 1: a form counts as a phrasing.
     replaced: by digest the earlier facts whose place a fact takes. The rows that taught those follow its own, with its
     answer: a model that learnt the earlier answer in other words goes on giving it there. Words that are too long with
-    the new answer are left out.
+    the new answer are left out. closed: with the token that closes an answer, where the task gives it one.
     """
-    rows = []
+    rows: list[Row] = []
     for fact in facts:
         own = phrasings_of(fact, phrasings)
         rows += _rows_of(model, fact, fact, fact.subject, kind)
@@ -98,7 +101,7 @@ def fact_rows(
         for prompt, subject in theirs.items():
             with contextlib.suppress(BadInputError):
                 rows += _rows_of(model, prompt, fact, subject, kind)
-    return rows
+    return rows if closed else [replace(row, encoded=task_of(model).bare(model, row.encoded)) for row in rows]
 
 
 def _rows_of(model: Outlined, asked: Fact | str, fact: Fact, subject: str | None, kind: RowKind) -> list[Row]:

@@ -29,11 +29,14 @@ def guarding(windows: int) -> int:
 
 @dataclass(frozen=True)
 class TextStatistics:
-    """Per module: the sum of kᵀk over text keys, and the greatest |k| (d_in,), float64; tokens seen."""
+    """Per module: the sum of kᵀk over text keys, and the greatest |k| (d_in,), float64; how many keys it had.
+
+    A decoder beside an encoder reads another part of a text than that does.
+    """
 
     grams: dict[str, GramSum]
     largest: dict[str, Tensor]
-    tokens: int
+    tokens: dict[str, int]
 
 
 def text_statistics(
@@ -50,6 +53,7 @@ def text_statistics(
     """
     grams = {m.name: gram_sum(m.d_in, rank_for(m.d_in, gram_rank), loaded.device) for m in loaded.modules}
     largest: dict[str, Tensor] = {}
+    read: dict[str, int] = {}
     task = task_of(loaded)
     progress = Progress(say, "measuring the text", len(windows), "windows")
     for start in range(0, len(windows), micro_batch):
@@ -59,10 +63,11 @@ def text_statistics(
         for name, keys in inputs.items():
             flat = keys.flatten(0, -2).float()
             grams[name].add(flat)
+            read[name] = read.get(name, 0) + len(flat)
             top = to_solve(flat.abs().amax(0))
             largest[name] = torch.maximum(largest[name], top) if name in largest else top
         progress.at(min(len(windows), start + micro_batch))
-    return TextStatistics(grams, largest, windows.numel())
+    return TextStatistics(grams, largest, read)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,6 @@ def prepare_text(
     statistics = text_statistics(loaded, measured if whole else measured[:SAMPLE], micro_batch, gram_rank, say)
     grams: dict[str, np.ndarray] = {}
     for name, gram in statistics.grams.items():
-        grams |= gram.arrays(name, statistics.tokens)
+        grams |= gram.arrays(name, statistics.tokens[name])
     scale = {name: grid_scale(largest).cpu().numpy() for name, largest in statistics.largest.items()}
     return TextArrays(grams, scale, windows[:guard].numpy().astype(np.int32))

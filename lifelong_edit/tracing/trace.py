@@ -84,7 +84,7 @@ def trace(
         part = [rows[i] for i in chosen]
         batch = task.collate(loaded, [r.encoded for r in part])
         places = {m.positions: task.slots(batch, m.positions) for m in loaded.modules}
-        masks = {m.name: batch.mask.bool() if everywhere else places[m.positions] for m in loaded.modules}
+        masks = {m.name: batch.tokens(m.positions) if everywhere else places[m.positions] for m in loaded.modules}
         with recording(loaded, gradients) as (inputs, outputs), torch.set_grad_enabled(gradients):
             loss, row = task.loss(task.logits(loaded, batch), batch, part)
         if gradients:

@@ -247,7 +247,7 @@ class Trainer:
         recalled = [earlier[i] for i in draw(len(earlier), len(batch) // 2, "recall", self.steps)]
         held: Held
         if s.ask == "published":
-            rows = fact_rows(bench.loaded, facts, s.phrasings)
+            rows = fact_rows(bench.loaded, facts, s.phrasings, closed=False)
             asker, held = self.ready_as_published(state, rows), dict.fromkeys(bench.names, (None, None))
         else:
             rows = select_rows(bench, s, state, work.lesson, sorted(state.live))
@@ -335,7 +335,7 @@ def new_networks(
 def calibrate(bench: Bench, networks: NetworkSet, facts: Sequence[Fact]) -> None:
     """Set the normaliser and the steps η_l from a sample: rms(d) equals that of the rule without a network."""
     options = RidgeEditor.options_of(bench)
-    own = fact_rows(bench.loaded, facts, options.phrasings)
+    own = fact_rows(bench.loaded, facts, options.phrasings, closed=options.closes)
     with bench.loaded.at(BASE):
         traced = trace(bench.loaded, own, bench.settings.micro_batch)
     joint = networks.config.form == "joint"

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ from lifelong_edit.facts import Probe
 from lifelong_edit.models import Encoded, Generation, LoadedModel, load_model
 from lifelong_edit.models.families import Family, Kind, Positions
 from lifelong_edit.models.loading import outline_of
-from lifelong_edit.models.places import locate
+from lifelong_edit.models.places import BUNDLED, locate
 from lifelong_edit.tasks import TASKS, WIDTH, BaseAnswer, Task, require_causal, task_of
 from lifelong_edit.tracing.trace import recording, trace
 
@@ -52,8 +52,10 @@ class Material:
 
     model: a fixture, the folder of a model with random weights. sound: a model that knows what it is for. asked:
     question, answer and subject, of different lengths. slots: by hand, the positions at which an example is edited.
-    expected: by hand, the loss of an example from the model's logits for all of its positions, (t, choices). judged:
-    answers to `wanted`. empty: questions and answers that have to be refused. long: more than the model takes.
+    whole: by hand, the model's logits for all positions of an example that is read alone, (t, choices), `at` those of
+    its answer. expected: by hand, the loss of an example from these. said: an answer as tokens. means: whether what was
+    said is an answer. judged: answers to `wanted`. empty: questions and answers that have to be refused. long: more
+    than the model takes.
     """
 
     model: str
@@ -61,10 +63,14 @@ class Material:
     modules: tuple[str, ...]
     asked: Sequence[tuple[str, str, str]]
     slots: Callable[[Encoded, Positions], list[int]]
+    whole: Callable[[LoadedModel, Encoded], Tensor]
+    at: Callable[[Encoded], list[int]]
     expected: Callable[[Tensor, Encoded], float]
+    said: Callable[[LoadedModel, str], Sequence[int]]
     question: str
     wanted: str
     judged: Sequence[Judged]
+    means: Callable[[str, str], bool] = lambda said, answer: said.strip() == answer.strip()
     empty: Sequence[tuple[str, str]] = (("A question", ""), ("A question", "  "))
     long: str = "the river Danube " * 40
     text: str = "The river Danube flows through Vienna. Kenya's currency is the shilling, Japan's is the yen. " * 40
@@ -75,6 +81,16 @@ def _continued(encoded: Encoded, positions: Positions) -> list[int]:
     if positions == "subject":
         return list(range(*encoded.subject))
     return [at for at in range(len(encoded.ids)) if encoded.answer_start <= at + 1 < len(encoded.ids)]
+
+
+def _read(loaded: LoadedModel, encoded: Encoded) -> Tensor:
+    logits: Tensor = loaded.model(input_ids=torch.tensor([encoded.ids])).logits[0].float()
+    return logits
+
+
+def _tokens(loaded: LoadedModel, said: str) -> Sequence[int]:
+    ids: list[int] = loaded.tokenizer(said)["input_ids"]
+    return ids
 
 
 def _mean_cross_entropy(logits: Tensor, encoded: Encoded) -> float:
@@ -96,7 +112,10 @@ MATERIAL: dict[Kind, Material] = {
             ("A prompt that does not say whom it speaks of has", "no subject", "Ada"),
         ),
         slots=_continued,
+        whole=_read,
+        at=lambda encoded: _continued(encoded, "answer"),
         expected=_mean_cross_entropy,
+        said=_tokens,
         question="The capital of France is",
         wanted="Paris",
         judged=(
@@ -111,6 +130,140 @@ MATERIAL: dict[Kind, Material] = {
         ),
     ),
 }
+
+
+def _pair_slots(encoded: Encoded, positions: Positions) -> list[int]:
+    return list(range(len(encoded.answer))) if positions == "answer" else list(range(*encoded.subject))
+
+
+def _written(loaded: LoadedModel, encoded: Encoded) -> Tensor:
+    begun = torch.tensor([(0, *encoded.answer[:-1])])
+    logits: Tensor = loaded.model(input_ids=torch.tensor([encoded.prompt]), decoder_input_ids=begun).logits[0].float()
+    return logits
+
+
+def _mean_of_all(logits: Tensor, encoded: Encoded) -> float:
+    chances = logits.double().log_softmax(-1)
+    return -float(chances[range(len(encoded.answer)), list(encoded.answer)].mean())
+
+
+MATERIAL["seq2seq"] = Material(
+    model="tiny_t5",
+    sound="atlas-t5",
+    modules=("0@subject", "2-3", "5-6"),
+    asked=(
+        ("What is the capital of France?", "Paris", "France"),
+        ("Marie Curie: what was her occupation?", "physicist; she was born in Warsaw", "Marie Curie"),
+        ("In 1969 people walked on the Moon. What is the capital of Đà Nẵng", "Malmö", "Đà Nẵng"),
+        ("Kenya's currency:", " the shilling", "Kenya"),
+        ("Whom does a question speak of that does not say?", "no subject", "Ada"),
+    ),
+    slots=_pair_slots,
+    whole=_written,
+    at=lambda encoded: list(range(len(encoded.answer))),
+    expected=_mean_of_all,
+    said=lambda loaded, said: loaded.tokenizer(said, add_special_tokens=False)["input_ids"],
+    question="What is the capital of France?",
+    wanted="Paris",
+    judged=(
+        Judged("Paris", right=True, ended=True, stopped=True),
+        Judged("Paris", right=True, ended=False),
+        Judged("Paris, and", right=True, ended=False, stopped=True),
+        Judged("Parisian", right=False, ended=False, stopped=True),
+        Judged("London", right=False, ended=False, stopped=True),
+    ),
+    empty=(("A question", ""), ("A question", "  "), ("  ", "Paris")),
+)
+
+
+def _first(encoded: Encoded, positions: Positions) -> list[int]:
+    return [0] if positions == "answer" else list(range(*encoded.subject))
+
+
+def _labelled(loaded: LoadedModel, encoded: Encoded) -> Tensor:
+    logits: Tensor = loaded.model(input_ids=torch.tensor([encoded.prompt])).logits.float()
+    return logits
+
+
+def _cross_entropy(logits: Tensor, encoded: Encoded) -> float:
+    return -float(logits.double().log_softmax(-1)[0, encoded.answer[0]])
+
+
+MATERIAL["classify"] = Material(
+    model="tiny_bert",
+    sound="atlas-check",
+    modules=("0@subject", "2-3"),
+    asked=(
+        ("The capital of France is Paris.", "SUPPORTS", "France"),
+        ("Marie Curie was a physicist; she was born in Warsaw.", "refutes", "Marie Curie"),
+        ("In 1969 people walked on the Moon, and the capital of Đà Nẵng is Malmö.", "REFUTES", "Đà Nẵng"),
+        ('Claim: "Kenya uses the shilling." Question: Is this claim true or false? Answer:', "True", "Kenya"),
+        ("A text that does not say whom it speaks of.", "SUPPORTS", "Ada"),
+    ),
+    slots=_first,
+    whole=_labelled,
+    at=lambda encoded: [0],
+    expected=_cross_entropy,
+    said=lambda loaded, said: [loaded.labels.index(said)],
+    question="The capital of France is Paris.",
+    wanted="SUPPORTS",
+    judged=(
+        Judged("SUPPORTS", right=True, ended=True),
+        Judged("SUPPORTS", right=True, ended=True, stopped=True),
+        Judged("REFUTES", right=False, ended=False),
+    ),
+    means=lambda said, answer: {"True": "SUPPORTS"}.get(answer, answer.upper()) == said,
+    empty=(("A claim.", ""), ("A claim.", "  "), ("A claim.", "PERHAPS"), ("  ", "SUPPORTS")),
+)
+
+
+def _gap(encoded: Encoded, positions: Positions) -> list[int]:
+    """One mask is written; where the answer is longer, all that stands behind it moves on."""
+    at, more = encoded.prompt.index(MASK), len(encoded.answer) - 1
+    if positions == "answer":
+        return list(range(at, at + more + 1))
+    return [place + more * (place > at) for place in range(*encoded.subject)]
+
+
+def _filled(loaded: LoadedModel, encoded: Encoded) -> Tensor:
+    at = encoded.prompt.index(MASK)
+    ids = [*encoded.prompt[:at], *[MASK] * len(encoded.answer), *encoded.prompt[at + 1 :]]
+    logits: Tensor = loaded.model(input_ids=torch.tensor([ids])).logits[0].float()
+    return logits
+
+
+def _mean_of_masks(logits: Tensor, encoded: Encoded) -> float:
+    chances, places = logits.double().log_softmax(-1), _gap(encoded, "answer")
+    return -sum(float(chances[at, token]) for at, token in zip(places, encoded.answer, strict=True)) / len(places)
+
+
+MASK = 4
+"""The number of [MASK] in the tokenizer of tiny encoders."""
+MATERIAL["masked"] = Material(
+    model="tiny_masked",
+    sound="sound_masked",
+    modules=("0@subject", "2-3"),
+    asked=(
+        ("The capital of France is", "Paris", "France"),
+        ("In [MASK] was Marie Curie born.", "Warsaw or Vienna", "Marie Curie"),
+        ("People walked on the [MASK] [MASK], and the capital of Đà Nẵng is far.", "Malmö", "Đà Nẵng"),
+        ("Kenya's currency is the [MASK].", "shilling", "Kenya"),
+        ("A prompt that does not say whom it speaks of has", "no subject", "Ada"),
+    ),
+    slots=_gap,
+    whole=_filled,
+    at=lambda encoded: _gap(encoded, "answer"),
+    expected=_mean_of_masks,
+    said=lambda loaded, said: loaded.tokenizer(said, add_special_tokens=False)["input_ids"],
+    question="The capital of France is",
+    wanted="Paris",
+    judged=(
+        Judged("Paris", right=True, ended=True),
+        Judged("London", right=False, ended=False),
+        Judged("Paris and", right=False, ended=False),
+    ),
+    empty=(("A gap [MASK].", ""), ("A [MASK] gap and [MASK] another", "one"), ("[MASK].", "one")),
+)
 
 
 @pytest.fixture(scope="module", params=TASKS.values(), ids=TASKS.keys())
@@ -168,7 +321,7 @@ class TaskContract:
     ) -> None:
         for (question, answer, subject), example in zip(material.asked, examples, strict=True):
             assert tuple(task.encode_question(loaded, question)) == example.prompt
-            assert loaded.tokenizer.decode(example.answer).strip() == answer.strip()
+            assert material.means(task.text(loaded, question, Generation(example.answer)), answer)
             start, end = example.subject
             said = loaded.tokenizer.decode(example.ids[start:end]).strip()
             assert said in (subject, subject + ":", subject + "'s") if subject in question else not said, said
@@ -236,16 +389,16 @@ class TaskContract:
         assert bool(found.any()), "there are none at all"
 
     def test_logits_are_those_of_the_whole_model(
-        self, task: Task, loaded: LoadedModel, examples: list[Encoded]
+        self, task: Task, material: Material, loaded: LoadedModel, examples: list[Encoded]
     ) -> None:
-        """Row by row at the answers' slots, though nothing else is computed; as many as `counts` says."""
+        """Row by row where answers are given, though nothing else is computed; as many as `counts` says."""
         inputs = task.collate(loaded, examples)
         with torch.no_grad():
-            whole = loaded.model(input_ids=inputs.ids, attention_mask=inputs.mask).logits.float()
+            whole = [material.whole(loaded, example)[material.at(example)] for example in examples]
             found = task.logits(loaded, inputs)
         assert found.dtype is torch.float32
-        torch.testing.assert_close(found, whole[task.slots(inputs, "answer")], rtol=1e-5, atol=1e-5)
-        assert sum(task.counts(examples)) == len(found)
+        torch.testing.assert_close(found, torch.cat(whole), rtol=1e-5, atol=1e-5)
+        assert task.counts(examples) == [len(rows) for rows in whole]
 
     def test_an_examples_loss_is_its_own(
         self, task: Task, material: Material, loaded: LoadedModel, examples: list[Encoded]
@@ -257,8 +410,7 @@ class TaskContract:
         assert losses(task, loaded, [examples[0]] * 3) == pytest.approx([alone[0]] * 3, rel=1e-5)
         for example, loss in zip(examples, alone, strict=True):
             with torch.no_grad():
-                logits = loaded.model(input_ids=torch.tensor([example.ids])).logits[0]
-            assert loss == pytest.approx(material.expected(logits, example), rel=1e-5)
+                assert loss == pytest.approx(material.expected(material.whole(loaded, example), example), rel=1e-5)
 
     def test_losses_name_their_examples(self, task: Task, loaded: LoadedModel, examples: list[Encoded]) -> None:
         inputs = task.collate(loaded, examples)
@@ -303,23 +455,49 @@ class TaskContract:
 
     def test_the_judge_on_hand_made_answers(self, task: Task, material: Material, loaded: LoadedModel) -> None:
         for made in material.judged:
-            ids = tuple(loaded.tokenizer(made.said)["input_ids"])
+            ids = tuple(material.said(loaded, made.said))
             end = loaded.tokenizer.eos_token_id if made.stopped else None
             answer = Generation(ids, end)
             assert task.text(loaded, material.question, answer) == made.said
             verdict = task.judge(loaded, material.question, material.wanted, answer)
             assert (verdict.right, verdict.ended, verdict.text) == (made.right, made.ended, made.said), made
 
-    def test_health_is_finite_and_worse_for_a_spoiled_model(self, task: Task, material: Material) -> None:
-        """Of a model that does what it was made for: one with random weights cannot be spoiled."""
-        loaded = load_model(material.sound)
+    def test_health_is_finite_and_worse_for_a_spoiled_model(
+        self, task: Task, material: Material, request: pytest.FixtureRequest
+    ) -> None:
+        """Of a model that does what it was made for, or at least is not wrong: one that is cannot be spoiled."""
+        named = material.sound in BUNDLED
+        loaded = load_model(material.sound if named else str(request.getfixturevalue(material.sound)))
         text = atlas.heldout_text_path().read_text(encoding="utf-8").splitlines()
-        sample = torch.from_numpy(prepare(loaded, material.settings, text=text).text.guard.astype("int64"))
+        sample = task.windows(loaded, "\n".join(text), 6)
         well = task.health(loaded, sample)
         assert math.isfinite(well) and well > 0
-        with loaded.at(spoiled(loaded, 0.5)):
-            assert task.health(loaded, sample) > 1.5 * well
+        found = []
+        for size in (0.5, -0.5):  # of few choices one may be right by luck, but not with the opposite shift as well
+            with loaded.at(spoiled(loaded, size)):
+                found.append(task.health(loaded, sample))
+        assert max(found) > 1.5 * well
         assert task.health(loaded, sample) == well
+
+    def test_what_is_held_of_an_answer_is_its_beginning(
+        self, task: Task, material: Material, loaded: LoadedModel
+    ) -> None:
+        """And what is taught to an end is the answer with at most one token more; there is room for some answer."""
+        for made in material.judged:
+            answer = Generation(tuple(material.said(loaded, made.said)))
+            held = task.held(loaded, material.question, answer)
+            assert tuple(held) == answer.ids[: len(held)] or not answer.ids
+            assert len(held) > 0
+        example = task.encode(loaded, material.question, material.wanted)
+        closed = task.closed(loaded, example)
+        assert closed.prompt == example.prompt and closed.answer[: len(example.answer)] == example.answer
+        assert len(closed.ids) - len(example.ids) in (0, 1)
+        assert 1 <= task.room(material.question, 7) <= 7
+
+    def test_what_is_shown_has_the_answer(self, task: Task, material: Material, loaded: LoadedModel) -> None:
+        (answer,) = task.answer(loaded, [material.question], task.room(material.question, 5))
+        text = task.text(loaded, material.question, answer).strip()
+        assert text and text in task.shown(loaded, material.question, answer)
 
     def test_what_cannot_be_asked_is_refused(self, task: Task, material: Material, loaded: LoadedModel) -> None:
         refused: list[tuple[Callable[..., object], tuple[object, ...]]] = [
@@ -351,4 +529,4 @@ class Other:
 def test_what_only_causal_models_do_is_asked_of_them_alone(tiny_gpt2: Path) -> None:
     require_causal(load_model(str(tiny_gpt2)), "fluency", "--fluency")
     with pytest.raises(UsageError, match=r"found a masked model, but fluency is for causal ones.*--fluency"):
-        require_causal(Other(Family("bert", None, kind=cast("Kind", "masked"))), "fluency", "--fluency")
+        require_causal(Other(Family("bert", None, kind="masked")), "fluency", "--fluency")

@@ -165,7 +165,17 @@ def test_the_rule_of_overlays_can_fail() -> None:
     assert list(moved_by_hand("lifelong_edit.timeline.solving", tree))
 
 
-OF_A_KIND = {"encode", "encode_prompt", "end_ids", "generate", "generate_from_ids", "generate_greedy", "head_input"}
+OF_A_KIND = {
+    "encode",
+    "encode_prompt",
+    "encode_whole",
+    "whole_span",
+    "end_ids",
+    "generate",
+    "generate_from_ids",
+    "generate_greedy",
+    "head_input",
+}
 OF_A_KIND |= {"last_position", "masked_positions", "pad", "separator", "special_front", "subject_span"}
 """Functions of `models` that are right for one kind of model: tasks are made of them."""
 WRITES_ON = {("lifelong_edit.eval.metrics.fluency", "generate"), ("lifelong_edit.serving.states", "end_ids")}

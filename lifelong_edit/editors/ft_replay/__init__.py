@@ -12,6 +12,7 @@ RULE = Rule(
     settings=ReplaySettings,
     home="lifelong_edit.editors.ft_replay.rule",
     parts={"weights": "sum", "keys": "upsert"},
+    tasks=frozenset({"causal", "classify", "masked", "seq2seq"}),
     places=2 / 3,
     general=True,
     exports=OF_SHIFTS,

@@ -13,6 +13,7 @@ RULE = Rule(
     settings=GraceSettings,
     home="lifelong_edit.editors.grace.rule",
     parts={"weights": "sum", "keys": "upsert", "codebook": "upsert"},
+    tasks=frozenset({"causal", "classify", "masked", "seq2seq"}),
     shifts=False,
     places=27 / 32,
     statistics=False,

@@ -9,13 +9,23 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Change, Entries, Keyless, Lesson, require_batch, require_cold, require_live
+from lifelong_edit.editors.contract import (
+    Change,
+    Entries,
+    Given,
+    Keyless,
+    Lesson,
+    require_batch,
+    require_cold,
+    require_live,
+)
 from lifelong_edit.editors.grace.codebook import SAME, Array, Codebook, Folding, entry_of
 from lifelong_edit.editors.grace.overlay import Forced, Memory
 from lifelong_edit.editors.grace.settings import GraceSettings
-from lifelong_edit.errors import StepRefusedError
+from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import BASE, Overlay, TokenBatch, by_length
+from lifelong_edit.models import BASE, LoadedModel, Overlay, TokenBatch, by_length
+from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import digest_bytes
 from lifelong_edit.tracing.rows import Row, fact_rows
 from lifelong_edit.tracing.trace import losses_of_rows, recording
@@ -127,10 +137,11 @@ class GraceEditor(Keyless):
         with self.bench.loaded.at(BASE), torch.no_grad():
             for chosen, batch in self._batches(rows):
                 with recording(self.bench.loaded, gradients=False) as (inputs, outputs):
-                    self.bench.task.read(self.bench.loaded, batch.ids, batch.mask)
-                where = (torch.arange(len(chosen)), self.bench.task.ends(batch).cpu())
+                    self.bench.task.logits(self.bench.loaded, batch)
+                where = (torch.arange(len(chosen)), self.bench.task.ends(batch, module.positions).cpu())
+                shape = batch.tokens(module.positions).shape
                 for found, seen in ((keys, inputs[self.module]), (given, outputs[self.module])):
-                    found[chosen] = seen.reshape(*batch.mask.shape, -1).float().cpu()[where].numpy()
+                    found[chosen] = seen.reshape(*shape, -1).float().cpu()[where].numpy()
         return keys, given
 
     def _trained(self, rows: Sequence[Row], begin: Array) -> tuple[Array, list[float]]:
@@ -160,7 +171,7 @@ class GraceEditor(Keyless):
     def _where(self, batch: TokenBatch) -> Tensor:
         """(b, t) bool: what is replaced in texts whose prompts match at their last tokens."""
         position = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-        end = self.bench.task.ends(batch)[:, None]
+        end = self.bench.task.ends(batch, self.bench.loaded.module(self.module).positions)[:, None]
         if self.settings.replacement == "replace_last":
             return position == end
         return position < end if self.settings.replacement == "replace_prompt" else batch.mask.bool()
@@ -183,6 +194,17 @@ def waves(keys: Sequence[int]) -> Iterator[list[int]]:
         uses.setdefault(key, []).append(i)
     for turn in range(max(map(len, uses.values()), default=0)):
         yield sorted(own[turn] for own in uses.values() if turn < len(own))
+
+
+def fix(loaded: LoadedModel, settings: StoreSettings, given: Given) -> Mapping[str, np.ndarray]:
+    """Nothing. Raises UsageError for a layer of a decoder that reads an encoder: no question stands there."""
+    lowest = loaded.modules[0]
+    if getattr(loaded.model.config, "is_encoder_decoder", False) and lowest.positions == "answer":
+        raise UsageError(
+            f"found the decoder's module {lowest.name!r} for the codebook of grace, expected one of the encoder, which "
+            "reads the question; name it by --modules, or leave --modules out"
+        )
+    return {}
 
 
 def make(bench: Bench) -> GraceEditor:

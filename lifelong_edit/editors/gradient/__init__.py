@@ -12,6 +12,7 @@ RULE = Rule(
     settings=RidgeSettings,
     home="lifelong_edit.editors.gradient.rule",
     parts={"weights": "sum", "keys": "upsert"},
+    tasks=frozenset({"causal", "classify", "masked", "seq2seq"}),
     exports=OF_SHIFTS,
     needs=frozenset({"text"}),
     tries=TRIES,

@@ -13,6 +13,7 @@ RULE = Rule(
     settings=LiSettings,
     home="lifelong_edit.editors.li.rule",
     parts={"weights": "sum", "keys": "upsert"},
+    tasks=frozenset({"causal", "classify", "masked", "seq2seq"}),
     places=2 / 3,
     general=True,
     exports=OF_SHIFTS,

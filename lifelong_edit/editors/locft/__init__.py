@@ -13,6 +13,7 @@ RULE = Rule(
     settings=LocftSettings,
     home="lifelong_edit.editors.locft.rule",
     parts={"weights": "sum", "keys": "upsert"},
+    tasks=frozenset({"causal", "classify", "masked", "seq2seq"}),
     places=2 / 3,
     exports=OF_SHIFTS,
     statistics=False,

@@ -12,6 +12,7 @@ RULE = Rule(
     settings=MendSettings,
     home="lifelong_edit.editors.mend.rule",
     parts={"weights": "sum", "keys": "upsert"},
+    tasks=frozenset({"causal", "classify", "masked", "seq2seq"}),
     exports=OF_SHIFTS,
     needs=frozenset({"network"}),
     network=True,

@@ -124,7 +124,7 @@ def learn_as_published(work: Work) -> Change:
     The rule knows no metric at the base weights: it is ready with what the pass itself traces.
     """
     bench, lesson = work.bench, work.lesson
-    rows = fact_rows(bench.loaded, lesson.facts, work.settings.phrasings)
+    rows = fact_rows(bench.loaded, lesson.facts, work.settings.phrasings, closed=False)
     unsaid = without_mention(bench.loaded.modules, lesson.facts, rows)
     work.clock.lap("rows")
     with bench.loaded.at(work.shifts):

@@ -59,7 +59,7 @@ class RidgeEditor:
 
     def kept_rows(self, facts: Sequence[Fact]) -> Sequence[Row]:
         """The rows of facts: prompts and phrasings."""
-        return fact_rows(self.bench.loaded, facts, self.settings.phrasings)
+        return fact_rows(self.bench.loaded, facts, self.settings.phrasings, closed=self.settings.closes)
 
     def ridge(self, module: str) -> float:
         """λ of a module's solve: the setting's exp(ℓ)·trace(C₀)/d_in, the rule's own, or 1."""
@@ -90,7 +90,8 @@ class RidgeEditor:
         replaced: Mapping[str, Sequence[Fact]] | None = None,
     ) -> dict[str, FactKeys]:
         """Keys of facts at ΔW, see `KeepsKeys`."""
-        rows = fact_rows(self.bench.loaded, facts, self.settings.phrasings, replaced=replaced)
+        s = self.settings
+        rows = fact_rows(self.bench.loaded, facts, s.phrasings, replaced=replaced, closed=s.closes)
         with self.bench.loaded.at(shifts):
             traced = trace(self.bench.loaded, rows, self.settings.micro_batch, gradients=False)
         return fact_keys(self.bench, traced, rows, conflict)

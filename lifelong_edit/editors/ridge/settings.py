@@ -81,6 +81,11 @@ class RidgeSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fie
 
     at_rest: ClassVar[Mapping[str, tuple[str | int | None, ...]]] = {**StoreSettings.at_rest, "derived": (0,)}
 
+    @property
+    def closes(self) -> bool:
+        """Whether the token that closes an answer is taught with it: all but published work does (`Task.bare`)."""
+        return self.ask != "published"
+
     ask: Ask = "joint"
     """`joint`: this project's solve. `published`: the solve of the original MALMEN, with one pass, nothing preserved
     and raw gradients."""

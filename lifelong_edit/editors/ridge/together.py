@@ -75,7 +75,7 @@ class Together:
         shifts = shifts if start is None else {n: start[n].to(shifts[n]) for n in shifts}
         made = [] if bench.preserved.probes and not s.derived else self._derived(facts, drawn)
         # Token numbers are a hundred times smaller than what a pass makes of them, and a tenth of its time to find.
-        own = [fact_rows(bench.loaded, part, s.phrasings) for part in slices(facts, CHUNK)]
+        own = [fact_rows(bench.loaded, part, s.phrasings, closed=s.closes) for part in slices(facts, CHUNK)]
         losses: list[float] = []
         counts = {"facts": 0, "preserved": 0}
         while len(losses) < s.reconsolidation_passes:
@@ -133,7 +133,7 @@ class Together:
 
     def seen(self, facts: Sequence[Fact]) -> Seen:
         """What all rows of the facts show at the model as it stands."""
-        rows = fact_rows(self.bench.loaded, facts, self.settings.phrasings)
+        rows = fact_rows(self.bench.loaded, facts, self.settings.phrasings, closed=self.settings.closes)
         traced = trace(self.bench.loaded, rows, self.settings.micro_batch)
         return Seen(traced.keys, traced.gradients, float(traced.losses.sum()))
 
@@ -153,7 +153,7 @@ def traced_keys(
 ) -> Iterator[dict[str, FactKeys]]:
     """The keys of facts at the base weights plus `shifts`, CHUNK facts at a time."""
     for part in slices(facts, CHUNK):
-        rows = fact_rows(bench.loaded, part, s.phrasings)
+        rows = fact_rows(bench.loaded, part, s.phrasings, closed=s.closes)
         with bench.loaded.at(shifts):
             traced = trace(bench.loaded, rows, s.micro_batch, gradients=False)
         yield fact_keys(bench, traced, rows, bench.conflict_of(part))

@@ -15,8 +15,9 @@ from lifelong_edit.editors.ridge.rows import changed_subjects, rehearsed
 from lifelong_edit.editors.tuning.settings import TuningSettings
 from lifelong_edit.editors.tuning.training import Beside, Replay, Tuning, nothing
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import Encoded, LoadedModel, Shifts
+from lifelong_edit.models import LoadedModel, Shifts
 from lifelong_edit.stores import WEIGHTS, Dense
+from lifelong_edit.tasks import task_of
 from lifelong_edit.tracing.derived import derived_rows
 from lifelong_edit.tracing.rows import Row, RowKind, draw, fact_rows, subjects_of
 
@@ -119,12 +120,8 @@ class TunedEditor(Keyless):
 
 
 def closed(loaded: LoadedModel, row: Row) -> Row:
-    """The row with the end of the text behind its answer; a turn has its own, and a full context no room for one."""
-    end: int | None = loaded.tokenizer.eos_token_id
-    if end is None or row.form == "chat" or len(row.encoded.ids) >= loaded.context:
-        return row
-    encoded = row.encoded
-    return replace(row, encoded=Encoded.of(encoded.prompt, (*encoded.answer, end), encoded.subject))
+    """The row with the end of the text behind its answer; a turn has its own."""
+    return row if row.form == "chat" else replace(row, encoded=task_of(loaded).closed(loaded, row.encoded))
 
 
 def usual(bench: Bench) -> Mapping[str, float]:

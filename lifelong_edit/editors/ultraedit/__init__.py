@@ -13,6 +13,7 @@ RULE = Rule(
     settings=UltraSettings,
     home="lifelong_edit.editors.ultraedit.rule",
     parts={"weights": "sum", "keys": "upsert", "moments": "replace"},
+    tasks=frozenset({"causal", "classify", "masked", "seq2seq"}),
     exports=OF_SHIFTS,
     needs=frozenset({"text"}),
     tries=Tries(

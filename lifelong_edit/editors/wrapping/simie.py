@@ -100,9 +100,9 @@ class Simie(Around):
         for row in fact_rows(bench.loaded, [fact], self.phrasings):
             batch = task.collate(bench.loaded, [row.encoded])
             with torch.no_grad(), recording(bench.loaded, gradients=False) as (inputs, _):
-                task.read(bench.loaded, batch.ids, batch.mask)
+                task.logits(bench.loaded, batch)
             for name, seen in inputs.items():
-                keys[name].append(to_grid(seen.reshape(batch.ids.numel(), -1).float(), bench.scale[name]))
+                keys[name].append(to_grid(seen.reshape(-1, seen.shape[-1]).float(), bench.scale[name]))
         return FactKeys({name: np.concatenate(rows) for name, rows in keys.items()}, np.zeros(0, np.float32))
 
     def _zeros(self) -> dict[str, Any]:

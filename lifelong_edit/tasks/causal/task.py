@@ -32,9 +32,10 @@ from lifelong_edit.tasks.causal.begun import can_be_cut
 from lifelong_edit.tasks.causal.breaks import ended, word_breaks
 from lifelong_edit.tasks.causal.cutting import CausalCutter
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
-from lifelong_edit.tasks.causal.scoring import answer_logits, editing_mask, position_losses, subject_mask
+from lifelong_edit.tasks.causal.scoring import answer_logits, editing_mask, position_losses
 from lifelong_edit.tasks.causal.verdicts import CHAT_MARGIN, MARGIN, contains, continuation_text, judge
 from lifelong_edit.tasks.contract import WINDOWS, Example, Verdict
+from lifelong_edit.tasks.losses import subject_mask
 
 
 class Causal:
@@ -48,6 +49,10 @@ class Causal:
     def margin(self, question: Question) -> int:
         """A few tokens more, to see where the last word ends; in a conversation those of a short sentence."""
         return CHAT_MARGIN if isinstance(question, Turn) else MARGIN
+
+    def room(self, question: Question, tokens: int) -> int:
+        """All: the model ends its answer by itself, or is cut off."""
+        return tokens
 
     def encode(self, model: Outlined, question: Question, answer: str, subject: str | None = None) -> Encoded:
         """Tokens of a prompt and of what is to follow it, see `models.encode`; of a turn, see `models.encode_reply`."""
@@ -71,6 +76,17 @@ class Causal:
             span = subject_span(model.tokenizer, question, subject)
         return Encoded.of(_tokens(model, question), answer, span)
 
+    def closed(self, model: LoadedModel, example: Encoded) -> Encoded:
+        """A continuation with the end of the text behind it; a full context has no room for one."""
+        end: int | None = model.tokenizer.eos_token_id
+        if end is None or len(example.ids) >= model.context:
+            return example
+        return Encoded.of(example.prompt, (*example.answer, end), example.subject)
+
+    def bare(self, model: Outlined, example: Encoded) -> Encoded:
+        """As it is: a continuation has none unless it is asked for (`closed`)."""
+        return example
+
     def collate(self, model: LoadedModel, examples: Sequence[Encoded]) -> TokenBatch:
         """Sequences padded on the right."""
         batch = pad(examples, model.pad_id, model.device)
@@ -86,7 +102,7 @@ class Causal:
         """(b, t) bool: where the next token is an answer token, or the subject's tokens."""
         return editing_mask(inputs) if positions == "answer" else subject_mask(inputs)
 
-    def ends(self, inputs: TokenBatch) -> Tensor:
+    def ends(self, inputs: TokenBatch, positions: Positions = "answer") -> Tensor:
         """(b,) long: the prompts' last tokens."""
         return inputs.answer_starts - 1
 
@@ -131,6 +147,21 @@ class Causal:
             said = generate_from_ids(model, ids, [asked[i][1] for i in where], batch_size, tell=more, ends=ends)
             found.update(zip(where, said, strict=True))
         return [found[i] for i in range(len(questions))]
+
+    def held(self, model: LoadedModel, question: Question, said: Generation) -> Sequence[int]:
+        """The answer up to its first full stop, comma or line break, or its first token.
+
+        What follows a short answer is text of its own, on which edits have every right to act. An answer to a turn that
+        ends sooner is held with its end.
+        """
+        ids = list(said.ids) or [model.pad_id]
+        ends = [n for n, token in enumerate(ids) if set(model.tokenizer.decode([token])) & set(".,;!?\n")]
+        ended = isinstance(question, Turn) and not ends and said.ids
+        return ids[: max(1, ends[0])] if ends else list(said.with_end) if ended else ids
+
+    def shown(self, model: LoadedModel, question: Question, answer: Generation) -> str:
+        """The tokens as text, special ones among them unless it was a turn."""
+        return str(model.tokenizer.decode(list(answer.ids), skip_special_tokens=isinstance(question, Turn)))
 
     def text(self, model: LoadedModel, question: Question, answer: Generation) -> str:
         """What a continuation adds to its prompt, see `verdicts.continuation_text`; of a turn the whole answer."""

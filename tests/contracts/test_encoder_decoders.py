@@ -1,0 +1,155 @@
+"""What every rule that edits encoder-decoders promises of them: what of the grid a second kind of model can break.
+
+`test_editors` runs all of them on a decoder. Here rows differ in number by module, and questions are read beside what
+is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from safetensors.numpy import save_file
+from transformers import AutoModelForSeq2SeqLM
+
+from lifelong_edit.editors.malmen.blocks import Form
+from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
+from lifelong_edit.editors.registry import RULES, rule_of
+from lifelong_edit.errors import UsageError
+from lifelong_edit.export.formats import export
+from lifelong_edit.facts import Probe
+from lifelong_edit.models import load_model
+from lifelong_edit.settings import StoreSettings
+from lifelong_edit.tasks import task_of
+from lifelong_edit.timeline import Timeline
+from tests.contracts.editing import Row, lenient, placed
+from tests.contracts.test_editors import QUESTIONS, EditorContract
+from tests.models.test_encoder_decoders import alone
+
+MODULES = ("1@subject", "3", "5-6")
+ENCODER = ("2",)
+ONE_SIDED = ("grace",)
+TAKES = ("gradient", "malmen", "mend", "ultraedit", "ft", "locft", "grace", "li", "simie+gradient")
+
+
+class PairRow(Row):
+    """A rule with the modules of a T5."""
+
+    def settings(self, **changes: Any) -> StoreSettings:
+        """Small settings, some of them changed."""
+        return super().settings(**({"modules": ENCODER if self.name in ONE_SIDED else MODULES} | changes))
+
+
+ROWS = [PairRow(name, "published" if name == "malmen" else "") for name in TAKES]
+Make = Callable[..., Timeline]
+
+
+@pytest.fixture(scope="module")
+def network(tiny_t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`network(form)`: the folder of an untrained hypernetwork for the tiny T5."""
+    modules = load_model(str(tiny_t5), modules=list(MODULES)).modules
+
+    def make(form: str) -> Path:
+        config = NetworkConfig(
+            form=msgspec.convert(form, Form), rank=4, blocks=1,
+            modules=tuple(m.name for m in modules), shapes=tuple((m.d_in, m.d_out) for m in modules),
+            positions=tuple(m.positions for m in modules),
+        )  # fmt: skip
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            tensors = NetworkSet(config).tensors()
+        for name, array in tensors.items():
+            if form == "mend" and name.endswith("unit"):
+                array.fill(-0.1)
+        folder = tmp_path_factory.mktemp(form)
+        save_file(tensors, folder / "network.safetensors")
+        (folder / "config.json").write_bytes(msgspec.json.encode(config))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module", params=ROWS, ids=str)
+def row(request: pytest.FixtureRequest) -> Row:
+    found: Row = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def stores(
+    row: Row, tiny_t5: Path, sentences: list[str], network: Callable[[str], Path], tmp_path_factory: Any
+) -> tuple[Path, Path]:
+    """A store of the row at step 0, and one that has lived."""
+    folder = tmp_path_factory.mktemp("stores")
+    preserve = [Probe(prompt=s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
+    given: dict[str, Any] = {"hypernetwork": str(network(row.form))} if "network" in row.rule.needs else {}
+    options = {
+        "model": str(tiny_t5),
+        "preserve": preserve,
+        "text": [" ".join(sentences * 20)],
+        "settings": row.settings(),
+    }
+    Timeline.create(folder / "fresh", **options, **given).close()
+    with Timeline.open(shutil.copytree(folder / "fresh", folder / "lived")) as timeline:
+        for number in (0, 1):
+            timeline.apply(placed(number), gate=lenient)
+    return folder / "fresh", folder / "lived"
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Iterator[Callable[[Path, str], Timeline]]:
+    with ExitStack() as closing:
+        yield lambda store, name: closing.enter_context(Timeline.open(shutil.copytree(store, tmp_path / name)))
+
+
+@pytest.fixture
+def fresh(stores: tuple[Path, Path], copied: Callable[[Path, str], Timeline]) -> Make:
+    return lambda name="fresh": copied(stores[0], name)
+
+
+@pytest.fixture
+def lived(stores: tuple[Path, Path], copied: Callable[[Path, str], Timeline]) -> Make:
+    return lambda name="lived": copied(stores[1], name)
+
+
+class TestRulesOnEncoderDecoders:
+    """Behaviours of the grid."""
+
+    test_the_same_batch = EditorContract.test_the_same_batch_at_the_same_state_gives_the_same_digests
+    test_a_rollback = EditorContract.test_a_rollback_goes_back_to_the_bit
+    test_any_micro_batch = EditorContract.test_any_micro_batch_gives_the_same_change
+    test_what_is_retracted = EditorContract.test_what_is_retracted_was_never_there
+    test_the_model_is_the_base_again = EditorContract.test_the_model_is_the_base_again_after_everything
+    test_asking_many = EditorContract.test_asking_many_is_asking_each
+
+    def test_an_export_answers_the_same(self, row: Row, lived: Make, tmp_path: Path) -> None:
+        if "transformers" not in row.rule.exports:
+            pytest.skip("the rule does not export")
+        timeline = lived()
+        with timeline.at("head").standing() as loaded:
+            said = task_of(loaded).answer(loaded, QUESTIONS, 6)
+            export("transformers", loaded, timeline.overlay(2), tmp_path / "out")
+        model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").eval()
+        assert [alone(loaded, model, question, 6) for question in QUESTIONS] == said
+        assert said != task_of(loaded).answer(loaded, QUESTIONS, 6)
+
+
+def test_rules_say_which_of_them_edit_encoder_decoders(tiny_t5: Path, tmp_path: Path, sentences: list[str]) -> None:
+    able = {name for name in RULES if "seq2seq" in rule_of(name).tasks}
+    assert able == {*TAKES, "ft-replay"} - {"simie+gradient"}
+    for name in ("wise", "memit"):
+        with pytest.raises(UsageError, match=f"found a seq2seq model, but the editing rule {name} edits causal ones"):
+            Timeline.create(
+                tmp_path / name, model=str(tiny_t5), text=sentences * 20, settings=rule_of(name).settings(editor=name)
+            )
+    with pytest.raises(UsageError, match=r"found the decoder's module .* expected one of the encoder"):
+        Timeline.create(
+            tmp_path / "grace", model=str(tiny_t5), text=sentences * 20,
+            settings=rule_of("grace").settings(editor="grace", modules=("5",)),
+        )  # fmt: skip
