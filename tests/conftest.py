@@ -88,13 +88,6 @@ def tiny_t5(zoo: Zoo, pair_tokenizer: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
-def even_t5(zoo: Zoo, pair_tokenizer: Any) -> Path:
-    """One that gives nearly uniform answers, as sound as a model can be that has learnt nothing."""
-    options = for_pairs({**ENCODER_DECODERS["t5"], "tie_word_embeddings": False}, pair_tokenizer)
-    return zoo.model("t5", options, pair_tokenizer, seed=0, spread=0.05, task="seq2seq")
-
-
-@pytest.fixture(scope="session")
 def encoder_tokenizer(sentences: list[str]) -> Any:
     """A byte-level BPE tokenizer of 384 tokens that puts [CLS] and [SEP] around texts, as BERT's does."""
     from lifelong_edit.atlas.checking import train_tokenizer

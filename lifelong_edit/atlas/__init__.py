@@ -19,6 +19,7 @@ __all__ = [
     "hypernetwork_dir",
     "model_dir",
     "preserved_prompts_path",
+    "t5_dir",
     "text_path",
 ]
 
@@ -28,6 +29,11 @@ _HERE = Path(__file__).parent
 def model_dir() -> Path:
     """The folder with weights (float16), tokenizer and ``card.json``; transformers loads it as it is."""
     return _HERE / "model"
+
+
+def t5_dir() -> Path:
+    """The folder of ``atlas-t5``, an encoder-decoder that answers questions about the same facts."""
+    return _HERE / "t5"
 
 
 def check_model_dir() -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.models.gguf import read_header
 
-BUNDLED = {"atlas": "model", "atlas-check": "check"}
+BUNDLED = {"atlas": "model", "atlas-check": "check", "atlas-t5": "t5"}
 """The bundled models: in which folder of `lifelong_edit.atlas` each lies."""
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors")
 

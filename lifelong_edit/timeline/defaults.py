@@ -19,6 +19,8 @@ from lifelong_edit.policies.scoring import CONFLICTS, Scorer, read_scorer
 from lifelong_edit.settings import StoreSettings
 
 BUNDLED_MODEL = "atlas"
+ANSWERING = "atlas-t5"
+"""The bundled encoder-decoder, which knows what `atlas` does."""
 CHECKING = "atlas-check"
 """The bundled encoder, which tells true claims about the same world from false ones."""
 
@@ -31,7 +33,9 @@ def default_text() -> list[str]:
 
 def default_preserved(model: str, editor: str = PLAIN) -> list[Probe]:
     """Prompts whose answers must stay: those of a bundled model, general ones for a rule that takes them, or none."""
-    path = {BUNDLED_MODEL: atlas.preserved_prompts_path(), CHECKING: atlas.check_preserved_path()}.get(model)
+    known = {CHECKING: atlas.check_preserved_path()}
+    known |= dict.fromkeys((BUNDLED_MODEL, ANSWERING), atlas.preserved_prompts_path())
+    path = known.get(model)
     if path is not None and path.is_file():
         return list(read_prompts([str(path)]))
     return general_prompts() if rule_of(editor).general else []

@@ -149,7 +149,7 @@ def _mean_of_all(logits: Tensor, encoded: Encoded) -> float:
 
 MATERIAL["seq2seq"] = Material(
     model="tiny_t5",
-    sound="even_t5",
+    sound="atlas-t5",
     modules=("0@subject", "2-3", "5-6"),
     asked=(
         ("What is the capital of France?", "Paris", "France"),
