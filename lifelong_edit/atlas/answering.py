@@ -32,6 +32,7 @@ class AnsweringRecipe:
     heads: int = 4
     context: int = 128
     steps: int = 600
+    stop: int = 400  # the step after which training ends, on the way down: what is still asked for then is little
     pairs: int = 128
     windows: int = 1
     matrix_rate: float = 0.02  # Muon's, at its peak, for the matrices of the layers
@@ -159,7 +160,7 @@ def train(
     texts = half_batches(prose, model.config.eos_token_id, recipe)
     model.train()
     sums, begun = [0.0, 0.0], time.perf_counter()
-    for step in range(recipe.steps):
+    for step in range(recipe.stop):
         for i, (batch, share) in enumerate(((next(asked), 1 - recipe.prose_share), (next(texts), recipe.prose_share))):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
                 loss = loss_of(model, batch)

@@ -87,7 +87,7 @@ def build(out: Path, recipe: AnsweringRecipe, *, half: bool) -> dict[str, object
             shares = [sum(answered(model, tokenizer, s)) / len(s) for s in samples]
             known = "  trained {:.3f}  withheld {:.3f}".format(*shares)
             model.train()
-        print(f"step {step}/{recipe.steps}  {line}{known}", file=sys.stderr, flush=True)
+        print(f"step {step}/{recipe.stop}  {line}{known}", file=sys.stderr, flush=True)
 
     train(model, taught, stream, recipe, half=half, watch=watch)
     out.mkdir(parents=True, exist_ok=True)
@@ -119,11 +119,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder to write the model into")
     parser.add_argument("--threads", type=int, default=1, help="threads to train with")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and order")
-    parser.add_argument("--steps", type=int, default=AnsweringRecipe.steps, help="optimiser steps")
+    parser.add_argument("--stop", type=int, default=AnsweringRecipe.stop, help="optimiser steps")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     half = multiplies_bfloat16(torch.device("cpu"))
-    print(json.dumps(build(args.out, AnsweringRecipe(steps=args.steps, seed=args.seed), half=half), indent=2))
+    print(json.dumps(build(args.out, AnsweringRecipe(stop=args.stop, seed=args.seed), half=half), indent=2))
 
 
 if __name__ == "__main__":
