@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -242,17 +242,22 @@ def test_a_search_that_cuts_rows_finds_what_one_over_whole_rows_finds(
 ) -> None:
     """The same values, from passes over fewer tokens; rows are cut where the first gate opens."""
     bench = Bench(knowing.loaded, SMALL.replace(rounds=2, more_rounds=0), knowing.fixed)
-    editor, tokens, logits = NeuronsEditor(bench), [0], knowing.task.logits
+    editor, tokens = NeuronsEditor(bench), [0]
+    cutter = editor._cutter
+    assert cutter is not None
 
-    def counted(loaded: LoadedModel, inputs: TokenBatch, begun: Sequence[Any] | None = None) -> Tensor:
-        tokens[0] += int(inputs.mask.sum())
-        return logits(loaded, inputs, begun)
+    def counted(usual: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def logits(*given: Any) -> Tensor:
+            tokens[0] += sum(int(part.mask.sum()) for part in given if isinstance(part, TokenBatch))
+            return usual(*given)
 
-    monkeypatch.setattr(knowing.task, "logits", counted)
-    assert editor._cut
+        return logits
+
+    monkeypatch.setattr(knowing.task, "logits", counted(knowing.task.logits))
+    monkeypatch.setattr(type(cutter), "logits", counted(type(cutter).logits))
     found = {}
     for cut in (True, False):
-        monkeypatch.setattr(editor, "_cut", cut)
+        monkeypatch.setattr(editor, "_cutter", cutter if cut else None)
         tokens[0] = 0
         change = editor.learn(State(), Lesson(news[:3]))
         found[cut] = (change.further({}, {fact.digest for fact in news})[PART], tokens[0], change.report["loss"])
@@ -279,7 +284,7 @@ def test_rows_are_cut_where_the_first_searched_gate_opens(knowing: Bench, news: 
         material = Thinned([[row] for row in rows], [[] for _ in rows], 0.0, knowing)
         search = OfValues(knowing, SMALL, variables, material, (), grown={name: grown}, beside=[])
         assert search.cut(rows) == (rows, None)
-        search.readers = readers
+        search.cutter, search.readers = knowing.task.cutter(knowing.loaded), readers
         cut, begun = search.cut(rows)
         assert begun is not None
         assert [found.count for found in begun] == expected
