@@ -56,7 +56,7 @@ class Questions:
         self._similar: dict[int, tuple[list[int], Tensor]] = {}
         self._about: dict[str, list[Fact]] = {}
         for fact in facts:
-            self._about.setdefault(normalise(fact.subject), []).append(fact)
+            self._about.setdefault(normalise(fact.about), []).append(fact)
 
     def inside(self, fact: Fact) -> list[str]:
         """The fact's own prompt, its rephrases, and the words of its turn where these are others."""
@@ -65,9 +65,9 @@ class Questions:
     def near(self, fact: Fact, asked: str, generator: torch.Generator) -> list[str]:
         """Neighbours that the fact brings, what else is known of its subject, and `asked` of another subject."""
         found = [probe.prompt for probe in fact.locality]
-        found += [f.prompt for f in self._about[normalise(fact.subject)] if other(fact, f)]
+        found += [f.prompt for f in self._about[normalise(fact.about)] if other(fact, f)]
         stranger = one_of(self.facts, generator)
-        if other(fact, stranger) and mentions(asked, fact.subject):
+        if stranger.subject and other(fact, stranger) and mentions(asked, fact.subject):
             found.append(put_in(asked, fact.subject, stranger.subject))
         return found
 
@@ -101,7 +101,7 @@ class Questions:
 
 def other(fact: Fact, than: Fact) -> bool:
     """Whether a fact asks for something else than another, as far as subject and relation say."""
-    if normalise(fact.subject) != normalise(than.subject):
+    if normalise(fact.about) != normalise(than.about):
         return True
     return bool(fact.relation and than.relation) and normalise(fact.relation or "") != normalise(than.relation or "")
 
