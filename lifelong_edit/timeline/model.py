@@ -18,7 +18,7 @@ from lifelong_edit.editors.contract import Editor, Given
 from lifelong_edit.editors.malmen.network import read_checkpoint
 from lifelong_edit.editors.malmen.rule import pack, unpack
 from lifelong_edit.editors.registry import rule_of
-from lifelong_edit.errors import UsageError
+from lifelong_edit.errors import ModelMismatchError, UnknownModelError, UsageError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import EditableModule, LoadedModel, load_model, tokenizer_fingerprint
 from lifelong_edit.policies.scoring import Scorer
@@ -143,15 +143,19 @@ def make_bench(
     """
     model = config.model
     if loaded is None:
-        _require_there(model.source if source is None else source)
-        loaded = load_model(
-            model.source if source is None else source,
-            modules=model.entries,
-            revision=model.revision if source is None else None,
-            device=device or config.settings.device,
-            dtype=model.dtype,
-            trust_remote_code=model.trust_remote_code and source is None,
-        )
+        place = model.source if source is None else source
+        _require_there(place)
+        try:
+            loaded = load_model(
+                place,
+                modules=model.entries,
+                revision=model.revision if source is None else None,
+                device=device or config.settings.device,
+                dtype=model.dtype,
+                trust_remote_code=model.trust_remote_code and source is None,
+            )
+        except UnknownModelError as error:  # the store's own model has the modules that it edits
+            raise ModelMismatchError(f"{place!r} is another model than the store's: {error}") from error
     loaded.require_fingerprint(model.fingerprint)
     loaded.require_tokenizer(model.tokenizer)
     loaded.forms = forms_of(config.settings)
