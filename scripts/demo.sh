@@ -60,6 +60,11 @@ run init --model atlas-check --editor grace
 run stream facts/check/flips.jsonl
 run ask "$claim"
 run ask "$claim" --base
+
+say "And an encoder-decoder: atlas-t5 answers questions about it. 32 of them get other answers."
+export LIFELONG_STORE="$folder/t5"
+run init --model atlas-t5
+run stream facts/t5/questions.jsonl
 export LIFELONG_STORE="$folder/published"
 
 page="${DEMO_REPORT:-demo-report.html}"

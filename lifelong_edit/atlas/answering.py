@@ -32,7 +32,7 @@ class AnsweringRecipe:
     heads: int = 4
     context: int = 128
     steps: int = 600
-    stop: int = 400  # the step after which training ends, on the way down: what is still asked for then is little
+    stop: int = 500  # the step after which training ends, on the way down: what is still asked for then is little
     pairs: int = 128
     windows: int = 1
     matrix_rate: float = 0.02  # Muon's, at its peak, for the matrices of the layers
