@@ -51,7 +51,8 @@ def findings(text: str, pattern: re.Pattern[str] = PATTERN) -> list[str]:
 def test_no_machine_and_no_host_is_named() -> None:
     found = {}
     for path in committed():
-        pattern = PLACES if path.suffix in DATA else PATTERN
+        of_the_world = path.suffix in DATA or path.name == "tokenizer.json"  # where names are tokens
+        pattern = PLACES if of_the_world else PATTERN
         if lines := findings(path.read_text(encoding="utf-8", errors="replace"), pattern):
             found[str(path.relative_to(REPOSITORY))] = lines
     assert not found
