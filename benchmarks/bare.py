@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lifelong_edit.models import LoadedModel, by_length, pad
-from lifelong_edit.tasks.causal.scoring import answer_logits, answer_tokens, editing_mask
+from lifelong_edit.tasks.causal.scoring import answer_logits, editing_mask
 from lifelong_edit.tracing.rows import Row
 
 Kind = Literal["edited matrices", "answer positions", "all parameters"]
@@ -35,7 +35,7 @@ def bare_pass(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, kind: 
             else:
                 out = loaded.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
                 logits = out.logits[editing_mask(batch)]
-            loss = nn.functional.cross_entropy(logits.float(), answer_tokens(batch), reduction="sum")
+            loss = nn.functional.cross_entropy(logits.float(), batch.ids[:, 1:][editing_mask(batch)[:, :-1]], reduction="sum")
             torch.autograd.grad(loss, weights)
             total += float(loss.detach())
     finally:
