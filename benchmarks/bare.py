@@ -35,7 +35,9 @@ def bare_pass(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int, kind: 
             else:
                 out = loaded.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
                 logits = out.logits[editing_mask(batch)]
-            loss = nn.functional.cross_entropy(logits.float(), batch.ids[:, 1:][editing_mask(batch)[:, :-1]], reduction="sum")
+            loss = nn.functional.cross_entropy(
+                logits.float(), batch.ids[:, 1:][editing_mask(batch)[:, :-1]], reduction="sum"
+            )
             torch.autograd.grad(loss, weights)
             total += float(loss.detach())
     finally:
