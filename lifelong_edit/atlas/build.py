@@ -7,25 +7,22 @@ cores with bfloat16 instructions.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import platform
 import random
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import tokenizers
 import torch
-import transformers
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from lifelong_edit.atlas.corpus import paragraphs
 from lifelong_edit.atlas.judging import Pair, answered, perplexity, share
 from lifelong_edit.atlas.learning import Recipe, encode_statement, new_model, train
-from lifelong_edit.atlas.tokenizing import save_tokenizer, train_tokenizer
-from lifelong_edit.atlas.world_tables import held_pairs, trained_pairs, untrained_pairs, world_facts
+from lifelong_edit.atlas.leaving import leave, trained
+from lifelong_edit.atlas.tokenizing import train_tokenizer
+from lifelong_edit.atlas.world_tables import held_pairs, trained_pairs, untrained_pairs
 from lifelong_edit.numerics.devices import multiplies_bfloat16
 
 PROSE_BYTES = 1_200_000
@@ -82,27 +79,14 @@ def build(out: Path, recipe: Recipe, *, half: bool) -> dict[str, object]:
         _say(f"step {step}/{recipe.steps}  {line}{known}")
 
     train(model, statements, stream, recipe, half=half, watch=watch, every=50)
-    out.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(tokenizer, out)
-    model.half().save_pretrained(out)
-    card = {
-        "facts": len(world_facts()),
-        "parameters": parameters,
-        "bytes": (out / "model.safetensors").stat().st_size,
-        "recipe": dataclasses.asdict(recipe),
-        "precision": "bfloat16 products, float32 sums" if half else "float32",
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
-        },
-        **figures(GPT2LMHeadModel.from_pretrained(out, dtype=torch.float32).eval(), tokenizer),
-        "seconds": round(time.perf_counter() - begun),
-    }
-    (out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    return card
+    return leave(
+        model,
+        tokenizer,
+        out,
+        recipe,
+        lambda read: figures(read, tokenizer),
+        lambda: trained(half, time.perf_counter() - begun),
+    )
 
 
 def main() -> None:

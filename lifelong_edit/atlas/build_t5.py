@@ -6,27 +6,24 @@ Writes the tokenizer, the weights in float16 and ``card.json`` with the figures.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import platform
 import random
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import tokenizers
 import torch
-import transformers
 from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 
 from lifelong_edit.atlas.answering import AnsweringRecipe, encode_pair, new_model, padded, train
 from lifelong_edit.atlas.build import PROSE_BYTES, by_relation
 from lifelong_edit.atlas.corpus import paragraphs
 from lifelong_edit.atlas.judging import Pair
+from lifelong_edit.atlas.leaving import leave, trained
 from lifelong_edit.atlas.questions import asked_pairs
-from lifelong_edit.atlas.tokenizing import save_tokenizer, train_pair_tokenizer
-from lifelong_edit.atlas.world_tables import untrained_pairs, world_facts
+from lifelong_edit.atlas.tokenizing import train_pair_tokenizer
+from lifelong_edit.atlas.world_tables import untrained_pairs
 from lifelong_edit.numerics.devices import multiplies_bfloat16
 
 EVERY = 5  # of the pairs one in so many is judged
@@ -92,27 +89,14 @@ def build(out: Path, recipe: AnsweringRecipe, *, half: bool) -> dict[str, object
         print(f"step {step}/{recipe.stop}  {line}{known}", file=sys.stderr, flush=True)
 
     train(model, taught, stream, recipe, half=half, watch=watch)
-    out.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(tokenizer, out)
-    model.half().save_pretrained(out)
-    card = {
-        "facts": len(world_facts()),
-        "parameters": parameters,
-        "bytes": (out / "model.safetensors").stat().st_size,
-        "recipe": dataclasses.asdict(recipe),
-        "precision": "bfloat16 products, float32 sums" if half else "float32",
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
-        },
-        **figures(T5ForConditionalGeneration.from_pretrained(out, dtype=torch.float32).eval(), tokenizer),
-        "seconds": round(time.perf_counter() - begun),
-    }
-    (out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    return card
+    return leave(
+        model,
+        tokenizer,
+        out,
+        recipe,
+        lambda read: figures(read, tokenizer),
+        lambda: trained(half, time.perf_counter() - begun),
+    )
 
 
 def main() -> None:

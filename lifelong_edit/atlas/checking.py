@@ -15,9 +15,7 @@ Its weights are set by what they are for, and only the head is fitted:
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import platform
 import random
 import sys
 import time
@@ -25,9 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tokenizers
 import torch
-import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -35,6 +31,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from lifelong_edit.atlas.claims import LABELS, Claim, claims_of
 from lifelong_edit.atlas.corpus import paragraphs
 from lifelong_edit.atlas.judging import Pair
+from lifelong_edit.atlas.leaving import leave
 from lifelong_edit.atlas.world_tables import held_pairs, trained_pairs, untrained_pairs, world_facts
 
 PAD, UNKNOWN, BEGIN, END, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
@@ -277,25 +274,7 @@ def build(out: Path, recipe: CheckRecipe) -> dict[str, object]:
     wire(model, tokenizer, recipe)
     _say("wired")
     fit(model, encode, recipe)
-    out.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(tokenizer, out)
-    model.half().save_pretrained(out)
-    _say("written")
-    card = {
-        "facts": len(world_facts()),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "bytes": (out / "model.safetensors").stat().st_size,
-        "recipe": dataclasses.asdict(recipe),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
-        },
-        **figures(BertForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval(), encode, recipe),
-    }
-    (out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    return card
+    return leave(model, tokenizer, out, recipe, lambda read: figures(read, encode, recipe))
 
 
 def main() -> None:
