@@ -34,7 +34,7 @@ def write_delta(loaded: LoadedModel, shifts: Mapping[str, Tensor], folder: Path)
         for name, shift in shifts.items()
         if bool(shift.any())
     }
-    save_file(changes, folder / DELTA, metadata={"format": "pt", "base_fingerprint": loaded.fingerprint})
+    save_file(changes, folder / DELTA, metadata={"base_fingerprint": loaded.fingerprint})
     shutil.copyfile(str(files("lifelong_edit.export") / "apply_delta.py"), folder / SCRIPT)
     return {"model_class": type(loaded.model).__name__}
 

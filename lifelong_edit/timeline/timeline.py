@@ -170,6 +170,7 @@ class Timeline(Branching, Measured, Editing):
         return self.config.settings
 
     @property
+    @locked
     def source(self) -> str:
         """Where the model is loaded from: as `open` was told, else as `relocate` was, else where `init` found it."""
         return self._given or self._log.place() or self.config.model.source

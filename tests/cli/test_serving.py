@@ -210,7 +210,7 @@ def test_the_page_asks_two_states_side_by_side(place: str, timeline: Timeline, t
     found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in found.stderr, found.stderr
     said = re.findall(r"<article><h2>(.*?)</h2><p>(.*?)</p></article>", found.stdout, re.DOTALL)
-    states = (("head", timeline.head), ("base", 0))
+    states = (("head", timeline.history().state_of(timeline.head)), ("base", 0))
     right = [(f"{name}@{step}", wanted(timeline, step, Turn(TURN, "Be kind."), 40)) for name, step in states]
     assert [name for name, _ in said] == [name for name, _ in right], found.stdout[-2000:]
     shown = [html.unescape(text).strip()[:10] for _, text in said]

@@ -89,8 +89,13 @@ def options(tiny_gpt2: Path, sentences: list[str], network: Callable[[str], Path
     return of
 
 
-@pytest.fixture(scope="session")
-def _fresh(zoo: Zoo, options: Callable[[Row], Options]) -> Callable[[Row], Path]:
+Fresh = Callable[[Row], Path]
+Kept = Callable[[Row, str], Path]
+
+
+def beginnings(zoo: Zoo, options: Callable[[Row], Options]) -> Fresh:
+    """Of a row its store at step 0, only to be read."""
+
     def of(row: Row) -> Path:
         given = options(row)
         return zoo.keep(f"fresh-{row}", given, lambda to: Timeline.create(to, **given).close())
@@ -98,23 +103,30 @@ def _fresh(zoo: Zoo, options: Callable[[Row], Options]) -> Callable[[Row], Path]
     return of
 
 
-Kept = Callable[[Row, str], Path]
-
-
-@pytest.fixture(scope="session")
-def kept(zoo: Zoo, options: Callable[[Row], Options], _fresh: Callable[[Row], Path]) -> Kept:
-    """`kept(row, name)`: a store that went one of the ways of `_WAYS`, only to be read."""
+def lives(zoo: Zoo, options: Callable[[Row], Options], fresh: Fresh) -> Kept:
+    """Of a row a store that went one of the ways of `_WAYS`, only to be read."""
 
     def of(row: Row, name: str) -> Path:
         begin, go = _WAYS[name]
 
         def make(to: Path) -> None:
-            with Timeline.open(shutil.copytree(of(row, begin) if begin else _fresh(row), to)) as timeline:
+            with Timeline.open(shutil.copytree(of(row, begin) if begin else fresh(row), to)) as timeline:
                 go(timeline, row)
 
         return zoo.keep(f"{name}-{row}", options(row), make)
 
     return of
+
+
+@pytest.fixture(scope="session")
+def _fresh(zoo: Zoo, options: Callable[[Row], Options]) -> Fresh:
+    return beginnings(zoo, options)
+
+
+@pytest.fixture(scope="session")
+def kept(zoo: Zoo, options: Callable[[Row], Options], _fresh: Fresh) -> Kept:
+    """`kept(row, name)`: a store that went one of the ways of `_WAYS`, only to be read."""
+    return lives(zoo, options, _fresh)
 
 
 def _aged(timeline: Timeline, row: Row) -> None:
@@ -150,7 +162,7 @@ def copied(tmp_path: Path) -> Iterator[Callable[[Path, str], Timeline]]:
 
 
 @pytest.fixture
-def fresh(row: Row, _fresh: Callable[[Row], Path], copied: Callable[[Path, str], Timeline]) -> Callable[..., Timeline]:
+def fresh(row: Row, _fresh: Fresh, copied: Callable[[Path, str], Timeline]) -> Callable[..., Timeline]:
     """`fresh(name)`: a store of the row at step 0."""
     return lambda name="fresh": copied(_fresh(row), name)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import lifelong_edit
 from lifelong_edit.errors import ModelMismatchError, UsageError
 from lifelong_edit.serving.turnstile import Turnstile
 from lifelong_edit.timeline import Timeline
-from tests.contracts.editing import ROWS, Row
+from tests.contracts.conftest import Kept
+from tests.contracts.editing import ROWS
 
 PROMPT = "The capital of Vienna 1 is"
 TAKEN = [row for row in ROWS if row.name in ("gradient", "grace", "neurons", "wise", "retrieval")]
@@ -40,10 +40,10 @@ def answer(model: Any, tokenizer: Any, prompt: str) -> str:
 
 
 @pytest.fixture
-def store(request: pytest.FixtureRequest, _lived: Callable[[Row], Path], tmp_path: Path) -> Path:
+def store(request: pytest.FixtureRequest, kept: Kept, tmp_path: Path) -> Path:
     """A store with two steps, of the rule that is asked for."""
     row = getattr(request, "param", TAKEN[0])
-    return shutil.copytree(_lived(row), tmp_path / "store")
+    return shutil.copytree(kept(row, "lived"), tmp_path / "store")
 
 
 @pytest.mark.parametrize("store", TAKEN, ids=lambda row: row.name, indirect=True)

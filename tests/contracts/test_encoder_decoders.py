@@ -6,9 +6,8 @@ is written.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,11 @@ from lifelong_edit.models import load_model
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.tasks import task_of
 from lifelong_edit.timeline import Timeline
-from tests.contracts.editing import Row, lenient, placed
+from tests.contracts.conftest import Fresh, Kept, Options, beginnings, lives
+from tests.contracts.editing import Row
 from tests.contracts.test_editors import QUESTIONS, EditorContract
 from tests.models.test_encoder_decoders import alone
+from tests.zoo import Zoo
 
 MODULES = ("1@subject", "3", "5-6")
 ENCODER = ("2",)
@@ -82,40 +83,27 @@ def row(request: pytest.FixtureRequest) -> Row:
 
 
 @pytest.fixture(scope="module")
-def stores(
-    row: Row, tiny_t5: Path, sentences: list[str], network: Callable[[str], Path], tmp_path_factory: Any
-) -> tuple[Path, Path]:
-    """A store of the row at step 0, and one that has lived."""
-    folder = tmp_path_factory.mktemp("stores")
+def options(tiny_t5: Path, sentences: list[str], network: Callable[[str], Path]) -> Callable[[Row], Options]:
+    """What `Timeline.create` takes for a store of a row."""
     preserve = [Probe(prompt=s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
-    given: dict[str, Any] = {"hypernetwork": str(network(row.form))} if "network" in row.rule.needs else {}
-    options = {
-        "model": str(tiny_t5),
-        "preserve": preserve,
-        "text": [" ".join(sentences * 20)],
-        "settings": row.settings(),
-    }
-    Timeline.create(folder / "fresh", **options, **given).close()
-    with Timeline.open(shutil.copytree(folder / "fresh", folder / "lived")) as timeline:
-        for number in (0, 1):
-            timeline.apply(placed(number), gate=lenient)
-    return folder / "fresh", folder / "lived"
+    common = {"model": str(tiny_t5), "preserve": preserve, "text": [" ".join(sentences * 20)]}
+    networks = cache(network)
+
+    def of(row: Row) -> Options:
+        given = {"hypernetwork": str(networks(row.form))} if "network" in row.rule.needs else {}
+        return {**common, **given, "settings": row.settings()}
+
+    return of
 
 
-@pytest.fixture
-def copied(tmp_path: Path) -> Iterator[Callable[[Path, str], Timeline]]:
-    with ExitStack() as closing:
-        yield lambda store, name: closing.enter_context(Timeline.open(shutil.copytree(store, tmp_path / name)))
+@pytest.fixture(scope="module")
+def _fresh(zoo: Zoo, options: Callable[[Row], Options]) -> Fresh:
+    return beginnings(zoo, options)
 
 
-@pytest.fixture
-def fresh(stores: tuple[Path, Path], copied: Callable[[Path, str], Timeline]) -> Make:
-    return lambda name="fresh": copied(stores[0], name)
-
-
-@pytest.fixture
-def lived(stores: tuple[Path, Path], copied: Callable[[Path, str], Timeline]) -> Make:
-    return lambda name="lived": copied(stores[1], name)
+@pytest.fixture(scope="module")
+def kept(zoo: Zoo, options: Callable[[Row], Options], _fresh: Fresh) -> Kept:
+    return lives(zoo, options, _fresh)
 
 
 class TestRulesOnEncoderDecoders:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.facts import Fact, claim_of, verbalise_claim
-from lifelong_edit.facts.shapes import recognise
+from lifelong_edit.facts import Fact, Reader, claim_of, verbalise_claim
 
 
 @pytest.mark.parametrize("evidence", [None, 'It is "Vienna".\nSo they say.'])
@@ -21,9 +20,9 @@ def test_any_other_text_is_a_claim_itself(text: str) -> None:
 
 
 def test_a_text_with_a_label_is_a_fact() -> None:
-    fact = recognise({"text": " The sky is blue. ", "label": "TRUE", "id": 3})
-    assert fact == Fact(subject="The sky is blue.", prompt="The sky is blue.", target="TRUE", id="3")
-    named = recognise({"text": "The sky is blue.", "label": "TRUE", "subject": "sky"})
-    assert isinstance(named, Fact) and named.subject == "sky"
+    (fact,) = Reader()({"text": " The sky is blue. ", "label": "TRUE", "id": 3}).facts
+    assert fact == Fact(prompt="The sky is blue.", target="TRUE", id="3")
+    (named,) = Reader()({"text": "The sky is blue.", "label": "TRUE", "subject": "sky"}).facts
+    assert named.subject == "sky"
     with pytest.raises(BadInputError):
-        recognise({"text": " ", "label": "TRUE"})
+        Reader()({"text": " ", "label": "TRUE"})
