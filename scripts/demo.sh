@@ -61,13 +61,6 @@ run stream facts/check/flips.jsonl
 run ask "$claim"
 run ask "$claim" --base
 
-say "And an encoder-decoder: atlas-t5 answers questions about it. Eight of them get other answers."
-export LIFELONG_STORE="$folder/t5"
-head -n 8 facts/t5/questions.jsonl >"$folder/questions.jsonl"
-run init --model atlas-t5 --set text_tokens=4000
-run stream "$folder/questions.jsonl"
-run ask "How do chemists write tin?"
-run ask "How do chemists write tin?" --base
 export LIFELONG_STORE="$folder/published"
 
 page="${DEMO_REPORT:-demo-report.html}"
