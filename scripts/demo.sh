@@ -53,16 +53,6 @@ lifelong-edit stream "$folder/facts.jsonl" --batch-size 20 --editor gradient \
 say "The cure: solve again, from the base weights, for all facts in force and the preserved prompts together."
 run reconsolidate
 
-say "An encoder too: atlas-check says whether claims about the same world are true. Here 32 of them get the other label."
-export LIFELONG_STORE="$folder/check"
-claim="Ferries to Usedom leave from the coast of Germany."
-run init --model atlas-check --editor grace
-run stream facts/check/flips.jsonl
-run ask "$claim"
-run ask "$claim" --base
-
-export LIFELONG_STORE="$folder/published"
-
 page="${DEMO_REPORT:-demo-report.html}"
 say "What was asked along the way, on one page: open $page in a browser."
 run report "$LIFELONG_STORE" -o "$page"
