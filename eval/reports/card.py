@@ -40,8 +40,8 @@ An adapter is as near to the edited weights as its rank allows; `lifelong_edit.j
 }
 
 
-def card(timeline: Timeline, step: int, kind: str) -> str:
-    """The card of the state at a step, exported in a format. No model is loaded.
+def card(timeline: Timeline, step: int, kind: str, live: Sequence[Fact]) -> str:
+    """The card of the state at a step, exported in a format. live: its facts. No model is loaded.
 
     The facts that came last are named, but not those of an encrypted store. The figures are those that the log has.
     Raises StoreDamagedError where what is read is damaged.
@@ -49,7 +49,7 @@ def card(timeline: Timeline, step: int, kind: str) -> str:
     store = gather(timeline, timeline.path.name, at=step)
     source, rule = timeline.config.model.source, rule_of(timeline.settings.editor)
     hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source)
-    facts = [] if store.status["encrypted"] else timeline.at(step).facts()
+    facts = [] if store.status["encrypted"] else live
     edits = store.edits
     spent = f", from {edits[0].time[:10]} to {edits[-1].time[:10]}" if edits else ""
     front = [
@@ -63,7 +63,7 @@ def card(timeline: Timeline, step: int, kind: str) -> str:
         "\n".join(["---", *front, "---"]),
         f"# {source.rstrip('/').rpartition('/')[2]}, edited",
         f"The model `{source if hub else source.rpartition('/')[2]}` as of step {step} of a store of lifelong-edit: "
-        f"{len(timeline.history().live(step)):,} facts in force, edited into it in "
+        f"{len(live):,} facts in force, edited into it in "
         f"{len(edits)} batch{'' if len(edits) == 1 else 'es'}{spent}, by the "
         f"rule `{rule.name}` ({rule.title}; {rule.reference}). `lifelong_edit.json` has the digests of base and state.",
         "## How to use it",

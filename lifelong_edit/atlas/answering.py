@@ -6,7 +6,6 @@ Deterministic for one seed, thread count and precision, as `learning` is, whose 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from lifelong_edit.atlas.learning import slope
+from lifelong_edit.atlas.learning import Optimiser, Part, descend
 from lifelong_edit.atlas.muon import Muon
 
 IGNORED = -100
@@ -118,30 +117,17 @@ def loss_of(model: T5ForConditionalGeneration, pairs: Sequence[Pair]) -> Tensor:
     return loss
 
 
-class Optimiser:
-    """Muon for the matrices of the layers, Adam for everything else.
+def optimiser_of(model: T5ForConditionalGeneration, recipe: AnsweringRecipe, *, half: bool) -> Optimiser:
+    """That of `learning`.
 
     T5 does not divide attention's products by the root of a head's width: its query matrices move so much less.
     """
-
-    def __init__(self, model: T5ForConditionalGeneration, recipe: AnsweringRecipe, *, half: bool) -> None:
-        named = dict(model.named_parameters())
-        inner = {n: p for n, p in named.items() if p.dim() == 2 and ".block." in n and "relative" not in n}
-        queries = [p for name, p in inner.items() if name.endswith(".q.weight")]
-        others = [p for name, p in inner.items() if not name.endswith(".q.weight")]
-        self._recipe = recipe
-        self._muons = ((Muon(queries, half=half), model.config.d_kv**-0.5), (Muon(others, half=half), 1.0))
-        outer = [p for name, p in named.items() if name not in inner]
-        self._adam = torch.optim.AdamW(outer, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-
-    def step(self, step: int) -> None:
-        """Apply and forget the gradients at the rates of this step."""
-        now = slope(step, self._recipe.steps, self._recipe.warm_up)
-        self._adam.param_groups[0]["lr"] = self._recipe.vector_rate * now
-        self._adam.step()
-        self._adam.zero_grad()
-        for muon, share in self._muons:
-            muon.step(self._recipe.matrix_rate * now * share)
+    named = dict(model.named_parameters())
+    inner = {n: p for n, p in named.items() if p.dim() == 2 and ".block." in n and "relative" not in n}
+    queries = [p for name, p in inner.items() if name.endswith(".q.weight")]
+    others = [p for name, p in inner.items() if not name.endswith(".q.weight")]
+    muons = [(Muon(queries, half=half), model.config.d_kv**-0.5), (Muon(others, half=half), 1.0)]
+    return Optimiser(muons, [p for name, p in named.items() if name not in inner], recipe)
 
 
 def train(
@@ -154,21 +140,16 @@ def train(
     watch: Callable[[int, str], None],
     every: int = 50,
 ) -> None:
-    """Train in place, with bfloat16 products if ``half``; ``watch`` gets step and figures every ``every`` steps."""
-    optimiser = Optimiser(model, recipe, half=half)
+    """Train in place on questions and prose; half, watch and every as of `learning.descend`."""
     asked = pair_batches(pairs, recipe)
     texts = half_batches(prose, model.config.eos_token_id, recipe)
-    model.train()
-    sums, begun = [0.0, 0.0], time.perf_counter()
-    for step in range(recipe.stop):
-        for i, (batch, share) in enumerate(((next(asked), 1 - recipe.prose_share), (next(texts), recipe.prose_share))):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-                loss = loss_of(model, batch)
-            (loss * share).backward()
-            sums[i] += loss.item()
-        optimiser.step(step)
-        if (step + 1) % every == 0:
-            spent = time.perf_counter() - begun
-            watch(step + 1, f"answers {sums[0] / every:.4f}  prose {sums[1] / every:.4f}  {spent:.0f} s")
-            sums = [0.0, 0.0]
-    model.eval()
+
+    def parts() -> list[Part]:
+        batch, windows = next(asked), next(texts)
+        return [
+            ("answers", lambda: loss_of(model, batch), 1 - recipe.prose_share),
+            ("prose", lambda: loss_of(model, windows), recipe.prose_share),
+        ]
+
+    optimiser = optimiser_of(model, recipe, half=half)
+    descend(model, optimiser, parts, recipe.stop, half=half, watch=watch, every=every)

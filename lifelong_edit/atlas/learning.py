@@ -10,9 +10,10 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from lifelong_edit.atlas.muon import Muon
@@ -157,23 +158,76 @@ def slope(step: int, steps: int, warm_up: int) -> float:
     return min((step + 1) / warm_up, descent, 1.0)
 
 
-class Optimiser:
-    """Muon for the matrices of the layers, Adam for everything else."""
+class Rates(Protocol):
+    """Of a recipe what its optimiser goes by."""
 
-    def __init__(self, model: GPT2LMHeadModel, recipe: Recipe, *, half: bool) -> None:
-        inner = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." in name]
-        outer = [p for name, p in model.named_parameters() if not (p.dim() == 2 and ".h." in name)]
-        self._recipe = recipe
-        self._muon = Muon(inner, half=half)
+    @property
+    def steps(self) -> int:
+        """Over how many steps the rates fall to zero."""
+
+    @property
+    def warm_up(self) -> int:
+        """Over how many they rise."""
+
+    @property
+    def matrix_rate(self) -> float:
+        """Muon's, at its peak."""
+
+    @property
+    def vector_rate(self) -> float:
+        """Adam's, at its peak."""
+
+
+class Optimiser:
+    """Muon for the matrices of the layers, Adam for everything else.
+
+    muons: of matrices, each with the share of the rate that they move by. outer: what Adam moves.
+    """
+
+    def __init__(self, muons: Sequence[tuple[Muon, float]], outer: Sequence[Tensor], rates: Rates) -> None:
+        self._muons, self._rates = muons, rates
         self._adam = torch.optim.AdamW(outer, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
 
     def step(self, step: int) -> None:
         """Apply and forget the gradients at the rates of this step."""
-        now = slope(step, self._recipe.steps, self._recipe.warm_up)
-        self._adam.param_groups[0]["lr"] = self._recipe.vector_rate * now
+        now = slope(step, self._rates.steps, self._rates.warm_up)
+        self._adam.param_groups[0]["lr"] = self._rates.vector_rate * now
         self._adam.step()
         self._adam.zero_grad()
-        self._muon.step(self._recipe.matrix_rate * now)
+        for muon, share in self._muons:
+            muon.step(self._rates.matrix_rate * now * share)
+
+
+Part = tuple[str, Callable[[], Tensor], float]
+"""A part of a step: what it is called, its loss, and its share of the gradient."""
+
+
+def descend(
+    model: nn.Module,
+    optimiser: Optimiser,
+    parts: Callable[[], Sequence[Part]],
+    steps: int,
+    *,
+    half: bool,
+    watch: Callable[[int, str], None],
+    every: int,
+) -> None:
+    """Train in place, with bfloat16 products if ``half``; ``watch`` gets step and mean losses every ``every`` steps."""
+    model.train()
+    sums: dict[str, float] = {}
+    begun = time.perf_counter()
+    for step in range(steps):
+        for name, loss_of_part, share in parts():
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+                loss = loss_of_part()
+            (loss * share).backward()
+            sums[name] = sums.get(name, 0.0) + loss.item()
+        optimiser.step(step)
+        if (step + 1) % every == 0:
+            told = "  ".join(f"{name} {total / every:.4f}" for name, total in sums.items())
+            watch(step + 1, f"{told}  {time.perf_counter() - begun:.0f} s")
+            sums.clear()
+    model.eval()
 
 
 def train(
@@ -186,23 +240,19 @@ def train(
     watch: Callable[[int, str], None],
     every: int = 100,
 ) -> None:
-    """Train in place, with bfloat16 products if ``half``; ``watch`` gets step and figures every ``every`` steps."""
-    optimiser = Optimiser(model, recipe, half=half)
+    """Train in place on statements and prose; half, watch and every as of `descend`."""
+    named = dict(model.named_parameters())
+    inner = {name: p for name, p in named.items() if p.dim() == 2 and ".h." in name}
+    outer = [p for name, p in named.items() if name not in inner]
+    optimiser = Optimiser([(Muon(list(inner.values()), half=half), 1.0)], outer, recipe)
     facts, texts = statement_batches(statements, recipe), prose_batches(prose, recipe)
-    model.train()
-    sums, begun = [0.0, 0.0], time.perf_counter()
-    for step in range(recipe.steps):
-        windows = next(texts)
-        parts = ((*next(facts), 1 - recipe.prose_share), (windows, torch.ones_like(windows).bool(), recipe.prose_share))
-        for i, (ids, due, portion) in enumerate(parts):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-                loss = loss_of(model, ids, due)
-            (loss * portion).backward()
-            sums[i] += loss.item()
-        optimiser.step(step)
-        if (step + 1) % every == 0:
-            spent = time.perf_counter() - begun
-            line = f"statements {sums[0] / every:.4f}  prose {sums[1] / every:.4f}  {spent:.0f} s"
-            watch(step + 1, line)
-            sums = [0.0, 0.0]
-    model.eval()
+
+    def parts() -> list[Part]:
+        (ids, due), windows = next(facts), next(texts)
+        everywhere = torch.ones_like(windows).bool()
+        return [
+            ("statements", lambda: loss_of(model, ids, due), 1 - recipe.prose_share),
+            ("prose", lambda: loss_of(model, windows, everywhere), recipe.prose_share),
+        ]
+
+    descend(model, optimiser, parts, recipe.steps, half=half, watch=watch, every=every)

@@ -147,7 +147,7 @@ def _written(
     loaded = timeline.bench().loaded
     if "questions" in FORMATS[kind].takes:
         wanted = {**wanted, "questions": [leading(loaded, fact) for fact in facts[-_ASKED:]]}
-    text = card(timeline, step, kind)
+    text = card(timeline, step, kind, facts)
     found = write(kind, loaded, timeline.overlay(step), out, force=force, provenance=origin, card=text, **wanted)
     if (lora := found.get("lora")) is not None:
         answers = f"; {lora['differ']} of {counted(lora['asked'], 'answer')} differ" if lora["asked"] else ""

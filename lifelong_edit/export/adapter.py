@@ -47,9 +47,10 @@ class Factors:
         return next((rank for rank in range(len(self.values)) if self.error(rank) <= error), len(self.values))
 
     def lora(self, rank: int) -> tuple[Tensor, Tensor]:
-        """A (r, d_in) and B (d_out, r) float32 with (B A)ᵀ = ΔW_r: PEFT's Linear adds x Aᵀ Bᵀ to what a module gives,
+        """A (r, d_in) and B (d_out, r) float32 with (B A)ᵀ = ΔW_r.
 
-        whichever way that stores its own weights. Where the matrix has fewer values than the rank, zeros fill up.
+        PEFT's Linear adds x Aᵀ Bᵀ to what a module gives, whichever way that stores its own weights. Where the matrix
+        has fewer values than the rank, zeros fill up.
         """
         root, count = self.values[:rank].sqrt(), min(rank, len(self.values))
         down = torch.zeros(rank, self.left.shape[0], dtype=torch.float64)

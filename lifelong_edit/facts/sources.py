@@ -103,7 +103,7 @@ def can_read_twice(sources: Sequence[str]) -> bool:
 
 def are_files(sources: Sequence[str]) -> bool:
     """Whether every source is a plain file."""
-    return can_read_twice(sources) and all(Path(source).is_file() for source in expand(sources))
+    return all(not s.startswith(DATASET_PREFIX) and s != STDIN and Path(s).is_file() for s in expand(sources))
 
 
 @contextlib.contextmanager

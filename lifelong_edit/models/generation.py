@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -116,35 +116,52 @@ def _batches(lengths: list[int], limits: list[int], context: int, batch_size: in
         yield chosen
 
 
+class Writing:
+    """Answers that are written side by side, token by token. limits: tokens at most of each; ends: what ends any."""
+
+    def __init__(self, limits: Sequence[int], ends: Collection[int]) -> None:
+        self._limits, self._ends = limits, ends
+        self._produced: list[list[int]] = [[] for _ in limits]
+        self._stopped: list[int | None] = [None] * len(limits)
+        self.open = {row for row, limit in enumerate(limits) if limit > 0}
+        """The rows of answers that go on."""
+
+    def take(self, tokens: Sequence[int]) -> None:
+        """The next token of each row; those of answers that have ended say nothing."""
+        for row, token in enumerate(tokens):
+            if row in self.open:
+                if token in self._ends:
+                    self._stopped[row] = token
+                else:
+                    self._produced[row].append(token)
+                if token in self._ends or len(self._produced[row]) == self._limits[row]:
+                    self.open.discard(row)
+
+    def generations(self) -> list[Generation]:
+        """What was written, row by row."""
+        return [Generation(tuple(ids), end) for ids, end in zip(self._produced, self._stopped, strict=True)]
+
+
 @torch.inference_mode()
 def _generate_batch(
     loaded: LoadedModel, prompts: list[Sequence[int]], limits: list[int], choose: Choose, ends: frozenset[int]
 ) -> list[Generation]:
     """One batch, padded on the left so that all prompts end at the same column; keys and values are kept."""
     ids, mask = _left_padded(prompts, loaded.pad_id, loaded.device)
-    produced: list[list[int]] = [[] for _ in prompts]
-    stopped: list[int | None] = [None] * len(prompts)
-    open_rows = {row for row, limit in enumerate(limits) if limit > 0}
+    writing = Writing(limits, ends)
     cache, step = None, ids
     with last_position(loaded.model):
-        while open_rows:
+        while writing.open:
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -step.shape[1] :]
             out = loaded.model(
                 input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )
             cache, best = getattr(out, "past_key_values", None), choose(out.logits[:, -1])
-            for row, token in enumerate(best.tolist()):
-                if row in open_rows:
-                    if token in ends:
-                        stopped[row] = token
-                    else:
-                        produced[row].append(token)
-                    if token in ends or len(produced[row]) == limits[row]:
-                        open_rows.discard(row)
+            writing.take(best.tolist())
             # A model that keeps none, as Mamba, reads the whole text again.
             step = best[:, None] if cache is not None else torch.cat([step, best[:, None]], 1)
             mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
-    return [Generation(tuple(ids), end) for ids, end in zip(produced, stopped, strict=True)]
+    return writing.generations()
 
 
 def _left_padded(prompts: list[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

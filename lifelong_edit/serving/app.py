@@ -27,8 +27,9 @@ from lifelong_edit.errors import LifelongEditError
 from lifelong_edit.serving.states import Served, StateModel, States, require_room
 
 # What tools send by habit, and what it may say where nothing else is meant by it than what is done anyway.
+_ANY = ("user", "metadata", "store", "service_tier", "stream_options", "parallel_tool_calls")
 _HARMLESS: dict[str, Any] = {
-    **dict.fromkeys(("user", "metadata", "store", "service_tier", "stream_options", "parallel_tool_calls")),
+    **dict.fromkeys(_ANY),
     "n": 1,
     "best_of": 1,
     "presence_penalty": 0,
@@ -40,7 +41,6 @@ _HARMLESS: dict[str, Any] = {
     "response_format": {"type": "text"},
     "logit_bias": {},
 }
-_ANY = ("user", "metadata", "store", "service_tier", "stream_options", "parallel_tool_calls")
 
 
 class _Manager:

@@ -283,9 +283,9 @@ class Timeline(Branching, Measured, Editing):
 
     @locked
     def state(self, step: StepName) -> State:
-        """As much of the state at a step as an editor's overlay needs: shifts, further parts, and facts where those are
+        """As much of the state at a step as an editor's overlay needs.
 
-        what is remembered. Imports torch, loads no model.
+        Shifts, further parts, and the facts where those are what is remembered. Imports torch, loads no model.
         """
         from lifelong_edit.bench import State
         from lifelong_edit.timeline.model import as_tensors

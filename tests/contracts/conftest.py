@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -36,32 +36,37 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def write_network(folder: Path, model: Path, entries: Sequence[str], form: str, unit: float = -1e-3) -> None:
+    """An untrained hypernetwork of a form for a model's modules. unit: of `mend`, what its steps begin with."""
+    loaded = load_model(str(model), modules=list(entries))
+    modules, small = loaded.modules, SeracSettings(rank=4, width=8)
+    config = NetworkConfig(
+        form=msgspec.convert(form, Form), rank=4, blocks=1,
+        modules=tuple(m.name for m in modules), shapes=tuple((m.d_in, m.d_out) for m in modules),
+        positions=tuple(m.positions for m in modules),
+        serac=shape_for(loaded, small) if form == "serac" else msgspec.UNSET,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tensors = NetworkSet(config).tensors()
+    for name, array in tensors.items():  # steps that are not too large for gradients that are normalised
+        if form == "mend" and name.endswith("unit"):
+            array.fill(unit)
+        if form == "rledit" and name.endswith("log_step"):
+            array.fill(-5)
+        if name.endswith("scope.value"):  # so that questions are near enough to some fact
+            array /= 10
+    folder.mkdir()
+    save_file(tensors, folder / "network.safetensors")
+    (folder / "config.json").write_bytes(msgspec.json.encode(config))
+
+
 @pytest.fixture(scope="session")
 def network(zoo: Zoo, tiny_gpt2: Path) -> Callable[[str], Path]:
     """`network(form)`: the folder of an untrained hypernetwork for the tiny GPT-2."""
 
     def make(folder: Path, form: str) -> None:
-        loaded = load_model(str(tiny_gpt2), modules=list(MODULES))
-        modules, small = loaded.modules, SeracSettings(rank=4, width=8)
-        config = NetworkConfig(
-            form=msgspec.convert(form, Form), rank=4, blocks=1,
-            modules=tuple(m.name for m in modules), shapes=tuple((m.d_in, m.d_out) for m in modules),
-            positions=tuple(m.positions for m in modules),
-            serac=shape_for(loaded, small) if form == "serac" else msgspec.UNSET,
-        )  # fmt: skip
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            tensors = NetworkSet(config).tensors()
-        for name, array in tensors.items():  # steps that are not too large for gradients that are normalised
-            if form == "mend" and name.endswith("unit"):
-                array.fill(-1e-3)
-            if form == "rledit" and name.endswith("log_step"):
-                array.fill(-5)
-            if name.endswith("scope.value"):  # so that questions are near enough to some fact
-                array /= 10
-        folder.mkdir()
-        save_file(tensors, folder / "network.safetensors")
-        (folder / "config.json").write_bytes(msgspec.json.encode(config))
+        write_network(folder, tiny_gpt2, MODULES, form)
 
     return lambda form: zoo.keep("network", [str(tiny_gpt2), form, MODULES], lambda folder: make(folder, form))
 

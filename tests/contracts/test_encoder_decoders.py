@@ -11,23 +11,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-import torch
-from safetensors.numpy import save_file
 from transformers import AutoModelForSeq2SeqLM
 
-from lifelong_edit.editors.malmen.blocks import Form
-from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
 from lifelong_edit.editors.registry import RULES, rule_of
 from lifelong_edit.errors import UsageError
 from lifelong_edit.export.formats import export
 from lifelong_edit.facts import Probe
-from lifelong_edit.models import load_model
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.tasks import task_of
 from lifelong_edit.timeline import Timeline
-from tests.contracts.conftest import Fresh, Kept, Options, beginnings, lives
+from tests.contracts.conftest import Fresh, Kept, Options, beginnings, lives, write_network
 from tests.contracts.editing import Row
 from tests.contracts.test_editors import QUESTIONS, EditorContract
 from tests.models.test_encoder_decoders import alone
@@ -54,23 +48,10 @@ Make = Callable[..., Timeline]
 @pytest.fixture(scope="module")
 def network(tiny_t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`network(form)`: the folder of an untrained hypernetwork for the tiny T5."""
-    modules = load_model(str(tiny_t5), modules=list(MODULES)).modules
 
     def make(form: str) -> Path:
-        config = NetworkConfig(
-            form=msgspec.convert(form, Form), rank=4, blocks=1,
-            modules=tuple(m.name for m in modules), shapes=tuple((m.d_in, m.d_out) for m in modules),
-            positions=tuple(m.positions for m in modules),
-        )  # fmt: skip
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            tensors = NetworkSet(config).tensors()
-        for name, array in tensors.items():
-            if form == "mend" and name.endswith("unit"):
-                array.fill(-0.1)
-        folder = tmp_path_factory.mktemp(form)
-        save_file(tensors, folder / "network.safetensors")
-        (folder / "config.json").write_bytes(msgspec.json.encode(config))
+        folder = tmp_path_factory.mktemp("networks") / form
+        write_network(folder, tiny_t5, MODULES, form, unit=-0.1)
         return folder
 
     return make

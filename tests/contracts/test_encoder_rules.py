@@ -6,19 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
-import torch
-from safetensors.numpy import save_file
 
-from lifelong_edit.editors.malmen.blocks import Form
-from lifelong_edit.editors.malmen.network import NetworkConfig, NetworkSet
 from lifelong_edit.editors.registry import RULES, rule_of
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.models import load_model
 from lifelong_edit.timeline import Timeline
+from tests.contracts.conftest import write_network
 from tests.contracts.editing import PLACES, Row, lenient
 from tests.zoo import Zoo
 
@@ -42,28 +37,12 @@ def claims(number: int, size: int = 3) -> list[Fact]:
 def made(zoo: Zoo, tiny_bert: Path, sentences: list[str]) -> Callable[[str, Path], Timeline]:
     """A new store of a rule."""
 
-    def network(folder: Path, form: str) -> None:
-        modules = load_model(str(tiny_bert), modules=list(MODULES)).modules
-        config = NetworkConfig(
-            form=msgspec.convert(form, Form), rank=4, blocks=1,
-            modules=tuple(m.name for m in modules), shapes=tuple((m.d_in, m.d_out) for m in modules),
-            positions=tuple(m.positions for m in modules),
-        )  # fmt: skip
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            tensors = NetworkSet(config).tensors()
-        for name, array in tensors.items():
-            if form == "mend" and name.endswith("unit"):
-                array.fill(-1e-3)
-        folder.mkdir()
-        save_file(tensors, folder / "network.safetensors")
-        (folder / "config.json").write_bytes(msgspec.json.encode(config))
-
     def make(name: str, to: Path) -> Timeline:
         row = Row(name)
         given: dict[str, Any] = {}
         if "network" in row.rule.needs:
-            folder = zoo.keep("network", [str(tiny_bert), row.form, MODULES], lambda at: network(at, row.form))
+            key = [str(tiny_bert), row.form, MODULES]
+            folder = zoo.keep("network", key, lambda at: write_network(at, tiny_bert, MODULES, row.form))
             given["hypernetwork"] = str(folder)
         preserve = [Probe(prompt=text, subject=f"none {i}") for i, text in enumerate(sentences)]
         settings = row.settings(modules=MODULES[1:] if name == "grace" else MODULES, text_tokens=1000)

@@ -5,6 +5,7 @@ What is remembered is the facts themselves. So nothing is learned, nothing is so
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -86,7 +87,7 @@ def worded(wording: str, facts: str, question: str) -> str:
 
 
 @dataclass(frozen=True)
-class Remembering:
+class Remembering(ABC):
     """An overlay that puts facts before questions (`models.overlay.Putting`), whatever else it does."""
 
     facts: Sequence[Fact]
@@ -102,9 +103,9 @@ class Remembering:
         found: SameQuestion = self._put[question]
         return found
 
+    @abstractmethod
     def behind(self, question: SameQuestion) -> SameQuestion:
         """The question as it is to be read."""
-        raise NotImplementedError
 
 
 class LiveFacts(Keyless):

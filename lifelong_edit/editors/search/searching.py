@@ -9,6 +9,7 @@ both: the other facts of the batch, and preserved prompts, are asked in the same
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -92,7 +93,7 @@ class Asked:
     divergence: float = 0.0
 
 
-class Search:
+class Search(ABC):
     """Rounds over facts, some at a time. drawn: what draws depend on.
 
     What the variables are to the model is said by `overlay`, what is to hold still beside the facts by `kept`.
@@ -116,12 +117,12 @@ class Search:
         self.losses: list[float] = []
         self.divergences: list[float] = []
 
+    @abstractmethod
     def overlay(self, held: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Overlay:
         """The model with what was found so far, and on top of it what D of some keys changes by.
 
         held: by module the numbers of these keys; right: of them, (keys, d_out) zeros that gradients reach.
         """
-        raise NotImplementedError
 
     def kept(self, facts: Sequence[int], *drawn: object) -> tuple[list[Row], float]:
         """Rows whose answers must stay, asked beside some facts in a round, and the weight of each."""

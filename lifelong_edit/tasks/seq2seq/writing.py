@@ -8,6 +8,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from lifelong_edit.models import Encoded, Generation, LoadedModel, Tell, by_length, end_ids, last_position
+from lifelong_edit.models.generation import Writing
 from lifelong_edit.tasks.seq2seq.pairs import opening_of, pairs
 
 
@@ -20,8 +21,8 @@ def write(
 ) -> list[Generation]:
     """Answers to questions that are tokens, in their order; limits: tokens at most. tell: how many are written."""
     found: dict[int, Generation] = {}
+    room = model.context - len(opening_of(model))
     for chosen in by_length([len(ids) for ids in questions], batch_size):
-        room = model.context - len(opening_of(model))
         said = _written(model, [questions[i] for i in chosen], [min(limits[i], room) for i in chosen])
         found.update(zip(chosen, said, strict=True))
         if tell is not None:
@@ -31,14 +32,12 @@ def write(
 
 @torch.inference_mode()
 def _written(model: LoadedModel, questions: list[Sequence[int]], limits: list[int]) -> list[Generation]:
-    batch, ends = pairs(model, [Encoded.of(ids) for ids in questions]), end_ids(model)
-    produced: list[list[int]] = [[] for _ in questions]
-    stopped: list[int | None] = [None] * len(questions)
-    open_rows = {row for row, limit in enumerate(limits) if limit > 0}
+    batch = pairs(model, [Encoded.of(ids) for ids in questions])
+    writing = Writing(limits, end_ids(model))
     given: dict[str, object] = {"input_ids": batch.ids}
     step, cache = batch.written, None
     with last_position(model.model):
-        while open_rows:
+        while writing.open:
             out = model.model(
                 **given,
                 attention_mask=batch.mask,
@@ -47,14 +46,7 @@ def _written(model: LoadedModel, questions: list[Sequence[int]], limits: list[in
                 use_cache=True,
             )
             best = out.logits[:, -1].argmax(-1)
-            for row, token in enumerate(best.tolist()):
-                if row in open_rows:
-                    if token in ends:
-                        stopped[row] = token
-                    else:
-                        produced[row].append(token)
-                    if token in ends or len(produced[row]) == limits[row]:
-                        open_rows.discard(row)
+            writing.take(best.tolist())
             given = {"encoder_outputs": BaseModelOutput(last_hidden_state=out.encoder_last_hidden_state)}
             step, cache = best[:, None], out.past_key_values
-    return [Generation(tuple(ids), end) for ids, end in zip(produced, stopped, strict=True)]
+    return writing.generations()
