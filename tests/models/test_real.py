@@ -87,7 +87,7 @@ def test_its_change_leaves_alone_and_as_an_adapter(smollm2: Path, tmp_path: Path
     generator = torch.Generator().manual_seed(0)
     draw = {m.name: (torch.randn(m.d_in, 20, generator=generator), torch.randn(20, m.d_out, generator=generator))
             for m in loaded.modules}  # fmt: skip
-    changed = Shifts({name: left @ right * 0.003 for name, (left, right) in draw.items()})
+    changed = Shifts({name: left @ right * 0.03 for name, (left, right) in draw.items()})
     prompts = [f"The capital of {place} is" for place in ("France", "Peru", "Kenya", "Japan", "Chile", "Ghana")]
     with loaded.at(changed):
         wanted = generate_greedy(loaded, prompts, 8)
