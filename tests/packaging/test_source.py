@@ -18,8 +18,8 @@ FOLDERS |= {"policies": "lifelong_edit.policies", "eval": "lifelong_edit.eval"}
 ROOMS = (
     "errors",
     "atomic",
-    "world",
     "settings",
+    "world",
     "facts",
     "stores",
     "numerics",
