@@ -6,13 +6,12 @@ settings, so the next store of the same kind has it at once.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
 from lifelong_edit.bench import Say
+from lifelong_edit.cache import folder
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.editors.ridge.settings import CHOSEN
 from lifelong_edit.editors.tries import LAYER
@@ -115,7 +114,7 @@ def probed(
     tried = settings.replace(text_tokens=min(TEXT, settings.text_tokens))
     settled = ready(tried, loaded)
     parts = (loaded.fingerprint.encode(), settled.encoded(), *(part.encode() for part in text))
-    out = cache() / f"{rule.name}-{digest_bytes(*parts)[:24]}"
+    out = folder("probes") / f"{rule.name}-{digest_bytes(*parts)[:24]}"
     if not (out / CHOSEN).is_file():
         train = TrainSettings(batch_size=1, validation_share=0.9, seed=settings.seed)
         choosing = Choosing(facts=TAUGHT, batch_size=TAUGHT, only=(LAYER,), seed=settings.seed)
@@ -135,9 +134,3 @@ def require_open(settings: StoreSettings) -> None:
         )
     if not rule_of(settings.editor).tries.depths:
         raise UsageError(f"the editing rule {settings.editor} has no layer to be probed for; leave the probe out")
-
-
-def cache() -> Path:
-    """Where probes are kept: `lifelong-edit/probes` in XDG_CACHE_HOME, which is ~/.cache unless it is set."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "lifelong-edit" / "probes"
