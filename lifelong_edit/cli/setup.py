@@ -106,7 +106,7 @@ _MAKING = (
         "--probe",
         type=click.FloatRange(min=0),
         metavar="MINUTES",
-        help="Find out first at which layer the rule does best on this model, by trials of so many minutes on facts that "
+        help="Find out first at which layer the rule does best on this model: trials of so many minutes on facts that "
         "everybody knows. What was found is kept, so that the next store has it at once.",
     ),
     click.option(

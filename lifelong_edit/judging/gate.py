@@ -79,7 +79,7 @@ def base_perplexity(bench: Bench) -> float:
 
 
 def allowed_perplexity(bench: Bench) -> float:
-    """The multiple of the base model's perplexity up to which the gate is open: `gate_perplexity`, or what noise allows.
+    """How many times the base model's perplexity the gate allows: `gate_perplexity`, or less where noise is less.
 
     Noise is how far the base model's own perplexity would be another on another sample of the same size: exp of
     `gate_noise` standard errors of the mean loss over the sample's windows.

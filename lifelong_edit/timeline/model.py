@@ -30,7 +30,6 @@ from lifelong_edit.timeline.defaults import LARGE_FROM
 from lifelong_edit.timeline.history import live_digest
 from lifelong_edit.timeline.states import environment, sketch
 
-
 NOISE = 3.0
 """Standard errors by which perplexity may rise in the store of a large model."""
 
