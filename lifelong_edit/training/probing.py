@@ -96,8 +96,9 @@ def known_facts() -> list[Fact]:
         for number, (true, subjects) in enumerate(known.items()):
             for place, subject in enumerate(subjects):
                 target = answers[(number + 1 + place % (len(answers) - 1)) % len(answers)]
-                rest = {"relation": relation, "target_true": true, "rephrases": (other.format(subject),)}
-                found.append(Fact(prompt=prompt.format(subject), target=target, subject=subject, **rest))
+                fact = Fact(prompt=prompt.format(subject), target=target, subject=subject, relation=relation)
+                wording = (other.format(subject),)
+                found.append(msgspec.structs.replace(fact, target_true=true, rephrases=wording))
     return found
 
 
