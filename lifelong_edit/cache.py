@@ -33,7 +33,7 @@ def arrays(kind: str, key: str, make: Callable[[], Mapping[str, np.ndarray]]) ->
 
     path = folder(kind) / f"{key}.safetensors"
     with contextlib.suppress(Exception):  # a cache that is not there, not ours, or half a file says nothing
-        found: dict[str, np.ndarray] = load(path.read_bytes())
+        found = {name: np.array(array) for name, array in load(path.read_bytes()).items()}  # torch writes to them
         os.utime(path)
         return found
     made = make()

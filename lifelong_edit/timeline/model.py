@@ -26,7 +26,7 @@ from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
 from lifelong_edit.tasks import forms_of, ready, task_of
 from lifelong_edit.timeline.config import Config, ModelIdentity, absolute, now
-from lifelong_edit.timeline.defaults import LARGE_FROM
+from lifelong_edit.timeline.defaults import LARGE_FROM, are_bundled
 from lifelong_edit.timeline.history import live_digest
 from lifelong_edit.timeline.states import environment, sketch
 
@@ -80,8 +80,9 @@ def begin(
     require_given(settings, given, loaded.modules)
     kept = {**given.network, **rule.fix(loaded, settings, given)}  # a network whatever the rule is
     measured = prepare(
-        loaded, settings, text=text, preserve=preserve, scorer=scorer, rule=kept, say=say, statistics=rule.statistics
-    )
+        loaded, settings, text=text, preserve=preserve, scorer=scorer, rule=kept, say=say, statistics=rule.statistics,
+        public=are_bundled(preserve),
+    )  # fmt: skip
     fixed = encode_tensors(measured.arrays())
     windows = torch.from_numpy(measured.text.guard.astype(np.int64))
     identity = _identity(loaded, revision, trust_remote_code, settings.dtype)

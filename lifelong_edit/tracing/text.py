@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lifelong_edit import cache
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.models import LoadedModel
+from lifelong_edit.models import LoadedModel, tokenizer_fingerprint
 from lifelong_edit.numerics.devices import to_solve
 from lifelong_edit.numerics.grams import grid_scale
 from lifelong_edit.numerics.textgram import GramSum, gram_sum, rank_for
@@ -123,7 +123,12 @@ def prepare_text(
 
 
 def _identity(loaded: LoadedModel, windows: Tensor, micro_batch: int, gram_rank: int | None) -> str:
-    """A digest of all that decides what is measured, rounding included: neither text nor weights stand in it."""
-    said = (loaded.fingerprint, [m.name for m in loaded.modules], str(loaded.dtype), loaded.device.type, micro_batch)
-    more = (gram_rank, torch.__version__, transformers.__version__, torch.get_num_threads(), list(windows.shape))
-    return digest_bytes(repr((said, more)).encode(), windows.numpy().tobytes())
+    return measured_on(loaded, micro_batch, repr((gram_rank, list(windows.shape))).encode(), windows.numpy().tobytes())
+
+
+def measured_on(loaded: LoadedModel, micro_batch: int, *parts: bytes) -> str:
+    """A digest of the model, of all else that decides figures that are taken of it, rounding included, and of parts."""
+    modules = [module.entry for module in loaded.modules]
+    model = (loaded.fingerprint, tokenizer_fingerprint(loaded.tokenizer), modules, str(loaded.dtype), micro_batch)
+    machine = (loaded.device.type, torch.get_num_threads(), torch.__version__, transformers.__version__)
+    return digest_bytes(repr((model, machine, loaded.forms)).encode(), *parts)
