@@ -37,12 +37,12 @@ SAMPLES = (
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _SPM = "\u2581"
 # What a configuration says besides what a model computes: how it was trained, saved and asked.
-_BESIDE = frozenset(
+_BESIDE = (
     "architectures model_type vocab_size transformers_version dtype torch_dtype initializer_range initializer_factor "
     "use_cache cache_implementation attention_dropout attn_pdrop embd_pdrop resid_pdrop pretraining_tp is_local "
     "task_specific_params n_ctx feed_forward_length tie_word_embeddings reorder_and_upcast_attn max_window_layers "
     "bos_token_id eos_token_id pad_token_id unk_token_id id2label label2id return_dict chunk_size_feed_forward "
-    "quantization_config add_cross_attention name_or_path local_files_only".split()
+    "quantization_config add_cross_attention name_or_path local_files_only"
 )
 _TANH = "gelu with tanh"
 
@@ -202,7 +202,7 @@ def require_tokens(tokenizer: Any, read: Any) -> None:
 
 def _as_compared(config: Any) -> dict[str, Any]:
     """What a configuration says of what a model computes."""
-    found = {name: value for name, value in config.to_dict().items() if name not in _BESIDE}
+    found = {name: value for name, value in config.to_dict().items() if name not in _BESIDE.split()}
     found = {name: value for name, value in found.items() if not name.startswith(("_", "summary_"))}
     found["head_dim"] = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if config.model_type == "gpt2":
