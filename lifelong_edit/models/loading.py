@@ -101,8 +101,10 @@ def config_of(home: Place, options: Mapping[str, Any]) -> Any:
     """The configuration of a model at its place. options: further ones of `from_pretrained`; raises what that does."""
     config = AutoConfig.from_pretrained(home.path, **{**options, **home.options})
     if home.file is not None and config.model_type == "gpt2":
-        # transformers reads it under a name that GPT-2 has no use for, and takes 1,024 positions of any file.
-        config.n_positions = int(read_header(home.file).values["gpt2.context_length"])
+        # transformers reads them under names that GPT-2 has no use for, and takes 1,024 positions of any file.
+        told = read_header(home.file).values
+        config.n_positions = int(told["gpt2.context_length"])
+        config.n_inner = int(told["gpt2.feed_forward_length"])
     return config
 
 

@@ -44,9 +44,10 @@ def shifts_of(loaded: LoadedModel, size: float = 0.05) -> Shifts:
     return Shifts({m.name: torch.randn(m.d_in, m.d_out, generator=generator) * size for m in loaded.modules})
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=[*ARCHITECTURES, "gpt2 made wider"])
 def source(request: pytest.FixtureRequest, zoo: Zoo, tiny_tokenizer: Any) -> str:
-    return made(request.param, zoo, tiny_tokenizer)
+    name, _, wider = request.param.partition(" ")
+    return made(name, zoo, tiny_tokenizer, **({"n_inner": 160} if wider else {}))
 
 
 def test_what_is_read_back_is_the_state(source: str, tmp_path: Path) -> None:
@@ -153,7 +154,8 @@ def test_pieces_are_merged_in_the_order_of_their_scores(zoo: Zoo, sentences: lis
         ("llama", {"attention_bias": True}, "attention_bias"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act"),
         ("mistral", {"sliding_window": 8}, "sliding_window"),
-        ("gpt2", {"n_inner": 48}, "n_inner"),
+        ("gpt2", {"activation_function": "relu"}, "activation_function"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ("qwen3", {"head_dim": 16}, "head_dim"),
         ("gemma3_text", {"query_pre_attn_scalar": 64}, "query_pre_attn_scalar"),
     ],
