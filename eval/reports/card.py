@@ -14,6 +14,7 @@ from lifelong_edit.timeline import Timeline
 _UNASKED = (
     "Nobody asked its facts again after they were edited, so the log says little; `lifelong-edit eval` asks them."
 )
+_LIBRARY = {"peft": "peft", "gguf": "llama.cpp"}
 _SHOWN = 10
 """Facts that a card names."""
 _USE = {
@@ -37,6 +38,12 @@ model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("path/to/
 ```
 
 An adapter is as near to the edited weights as its rank allows; `lifelong_edit.json` says how near.""",
+    "gguf": """```text
+llama-cli -m path/to/this/folder/model.gguf
+```
+
+Tokenizer and chat template are in the file. Packed weights are near the edited ones; `lifelong_edit.json` says how
+near.""",
 }
 
 
@@ -54,7 +61,7 @@ def card(timeline: Timeline, step: int, kind: str, live: Sequence[Fact]) -> str:
     spent = f", from {edits[0].time[:10]} to {edits[-1].time[:10]}" if edits else ""
     front = [
         *([f"base_model: {source}"] if hub else []),
-        f"library_name: {'peft' if kind == 'peft' else 'transformers'}",
+        f"library_name: {_LIBRARY.get(kind, 'transformers')}",
         "tags:",
         "- model-editing",
         "- lifelong-edit",

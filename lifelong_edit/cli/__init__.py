@@ -18,7 +18,7 @@ from lifelong_edit.cli.looking import facts, log, show, status
 from lifelong_edit.cli.reconsolidating import reconsolidate
 from lifelong_edit.cli.relocating import relocate
 from lifelong_edit.cli.reporting import report
-from lifelong_edit.cli.retracting import retract
+from lifelong_edit.cli.retracting import prove, retract
 from lifelong_edit.cli.reviewing import conflicts, dismiss
 from lifelong_edit.cli.rules import editors
 from lifelong_edit.cli.serving import serve
@@ -51,7 +51,7 @@ def cli(debug: bool) -> None:
 
 
 for _command in (
-    *(init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
+    *(init, train, stream, dismiss, retract, prove, reconsolidate, rollback, tag, branch, switch),
     *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export, apply, serve),
     *(fsck, backup, restore, compact, purge, relocate, keygen, rekey, editors, completion),
 ):

@@ -13,15 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lifelong_edit.errors import UsageError
-from lifelong_edit.models import LoadedModel, Question, Turn
+from lifelong_edit.export.asking import differing
+from lifelong_edit.models import LoadedModel, Question
 from lifelong_edit.models.places import locate
-from lifelong_edit.tasks import task_of, text_of
 
 ERROR = 0.01
 """The relative error that an adapter may have where neither a rank nor an error is asked for."""
-TOKENS = 20
-"""Of each answer that is compared."""
-_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def write_peft(
     errors = {name: found.error(width) for name, found in factors.items()}
     told = {"rank": width, "error": max(errors.values(), default=0.0), "errors": errors, "ranks_needed": needed}
     near = {name: (down.T @ up.T).contiguous() for name, (down, up) in lora.items()}
-    return {"lora": {**told, **_compared(loaded, shifts, near, questions)}}
+    return {"lora": {**told, **differing(loaded, shifts, loaded, near, questions, "adapter")}}
 
 
 def _require_one(rank: int | None, error: float | None) -> None:
@@ -118,28 +115,3 @@ def _config(loaded: LoadedModel, names: Sequence[str], rank: int) -> dict[str, A
         "fan_in_fan_out": transposed == {True},
         "inference_mode": True,
     }
-
-
-def _compared(
-    loaded: LoadedModel, exact: Mapping[str, Tensor], near: Mapping[str, Tensor], questions: Sequence[Question]
-) -> dict[str, Any]:
-    """How many questions were asked, how many answers differ, and the first of these."""
-    if not questions:
-        return {"asked": 0}
-    said = []
-    for shifts in (exact, near):
-        with loaded.at(shifts):
-            said.append(task_of(loaded).answer(loaded, questions, TOKENS))
-    rows = zip(questions, *said, strict=True)
-    differ = [(question, one, other) for question, one, other in rows if one.with_end != other.with_end]
-    text = loaded.tokenizer.decode
-    shown = [
-        {
-            "question": text_of(question),
-            "chat": isinstance(question, Turn),
-            "state": text(a.ids),
-            "adapter": text(b.ids),
-        }
-        for question, a, b in differ[:_SHOWN]
-    ]
-    return {"asked": len(questions), "differ": len(differ), "differing": shown}
