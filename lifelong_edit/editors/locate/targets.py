@@ -179,11 +179,14 @@ def _finite(gradient: Tensor | None) -> Tensor:
 
 def answered(bench: Bench, rows: Sequence[Row], micro_batch: int) -> tuple[Tensor, Tensor]:
     """Losses of rows and those at their worst tokens, (rows,) each, at the model's present weights."""
-    losses, worst = torch.zeros(len(rows)), torch.zeros(len(rows))
-    for chosen in by_length([len(row.encoded.ids) for row in rows], micro_batch):
+
+    def work(chosen: list[int]) -> list[tuple[float, float]]:
         part = [rows[i] for i in chosen]
         batch = bench.task.collate(bench.loaded, [row.encoded for row in part])
         with torch.no_grad():
             loss, row = bench.task.loss(bench.task.logits(bench.loaded, batch), batch, part)
-        losses[chosen], worst[chosen] = losses_of_rows(bench.task, part, loss, row)
-    return losses, worst
+        losses, worst = losses_of_rows(bench.task, part, loss, row)
+        return list(zip(losses.tolist(), worst.tolist(), strict=True))
+
+    found = bench.loaded.world.across(by_length([len(row.encoded.ids) for row in rows], micro_batch), work)
+    return torch.tensor([loss for loss, _ in found]), torch.tensor([worst for _, worst in found])
