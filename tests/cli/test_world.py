@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from lifelong_edit.stores import EditLog, StepRecord
 from tests.warm import Running
 
 Run = Callable[..., Result]
@@ -70,10 +71,15 @@ def together(program: Program, monkeypatch: pytest.MonkeyPatch) -> Start:
     return start
 
 
-def digests(run: Run, store: Path) -> list[tuple[str, str]]:
-    """Kind and weights of each step."""
-    log = json.loads(run("log", "--store", store, "--json").stdout)
-    return [(step["kind"], step["weights_digest"]) for step in log]
+def digests(store: Path) -> list[tuple[str, str, dict[str, str]]]:
+    """Kind, weights and parts of each step."""
+    with EditLog.open(store, read_only=True) as log:
+        return [(step.kind, step.weights_digest, parts_of(step)) for step in log.steps()]
+
+
+def parts_of(step: StepRecord) -> dict[str, str]:
+    """The digests of a step's parts."""
+    return {name: part.digest for name, part in getattr(step, "parts", {}).items()}
 
 
 def last_line(text: str) -> str:
@@ -93,11 +99,36 @@ def test_two_processes_come_to_the_digests_of_one(
     assert silent == ["", ""]
     assert "2 steps" in err
     assert len(out.splitlines()) == 4
-    assert digests(run, shared) == digests(run, alone)
-    assert [kind for kind, _ in digests(run, shared)] == ["init", "edit", "edit", "reconsolidate"]
+    assert digests(shared) == digests(alone)
+    assert [kind for kind, *_ in digests(shared)] == ["init", "edit", "edit", "reconsolidate"]
     (first, figures, _), (second, *_) = ended(together("eval", "--json", "--store", shared))
     assert (first, second) == (0, 0)
     assert json.loads(figures) == json.loads(run("eval", "--json", "--store", shared).stdout)
+
+
+OTHERS = {
+    "memit": ["modules=0-1@subject", "contexts=1", "steps=3", "c0=5", "rate=0.2"],
+    "neurons": ["modules=1@subject", "rounds=4", "more_rounds=1", "contexts=1", "swapped=1", "precision=float32"],
+    "ft": ["modules=2", "rate=0.01", "epochs=2"],
+}
+"""Settings of rules whose searches are shared, and of one that shares nothing but the questions of its judges."""
+
+
+@pytest.mark.parametrize("rule", OTHERS)
+def test_other_rules_come_to_the_same(
+    run: Run, together: Start, tmp_path: Path, making: list[str], news: Path, rule: str
+) -> None:
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    options = [*making[:6], "--editor", rule]
+    for pair in ["text_tokens=2000", "micro_batch=4", "gate_perplexity=1e9", "conflict_cosine=0.9999", *OTHERS[rule]]:
+        options += ["--set", pair]
+    assert run("init", "--store", alone, *options).exit_code == 0
+    shutil.copytree(alone, shared)
+    assert run("stream", news, "--batch-size", 6, "--measure", 0, "--store", alone).exit_code == 0
+    (code, _, err), _ = ended(together("stream", news, "--batch-size", 6, "--measure", 0, "--store", shared))
+    assert code == 0, err
+    assert digests(shared) == digests(alone)
+    assert [kind for kind, *_ in digests(shared)] == ["init", "edit"]
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +136,7 @@ def undisturbed(run: Run, _empty_template: Path, news: Path, tmp_path_factory: p
     """The digests of a run in one process that was left alone."""
     store = Path(shutil.copytree(_empty_template, tmp_path_factory.mktemp("undisturbed") / "store"))
     assert run("stream", news, "--batch-size", 3, "--store", store).exit_code == 0
-    return list(digests(run, store))
+    return list(digests(store))
 
 
 @pytest.mark.parametrize(("phase", "killed"), [*((phase, 1) for phase in PHASES), ("in the solve", 0)])
@@ -122,20 +153,19 @@ def test_one_is_killed(
     assert code == 1
     assert f"error: process {killed} of 2 ended before the others" in last_line(err)
     assert run("fsck", "--store", empty_store).exit_code == 0
-    committed = digests(run, empty_store)
+    committed = digests(empty_store)
     assert committed == undisturbed[: len(committed)]
     assert len(committed) < len(undisturbed)
     assert run(*arguments).exit_code == 0
-    assert digests(run, empty_store) == undisturbed
+    assert digests(empty_store) == undisturbed
 
 
 OTHERWISE = """
 from lifelong_edit.editors.ridge import batch
+from lifelong_edit.stores import Dense, materialise
 true = batch.Work.total
 def otherwise(work):
-    found = true(work)
-    next(iter(found.values())).right[0, 0] += 1e-3
-    return found
+    return {name: Dense(materialise(shift) * 2) for name, shift in true(work).items()}
 batch.Work.total = otherwise
 """
 
@@ -145,7 +175,7 @@ def test_results_that_differ_are_not_committed(run: Run, together: Start, empty_
     (code, _, err), (other, *_) = ended(processes)
     assert (code, other) == (1, 1)
     assert "process 0 of 2 came to weights with the digest" in last_line(err)
-    assert [kind for kind, _ in digests(run, empty_store)] == ["init"]
+    assert [kind for kind, *_ in digests(empty_store)] == ["init"]
 
 
 SINGULAR = """
@@ -165,22 +195,31 @@ def test_what_one_refuses_all_refuse(run: Run, together: Start, empty_store: Pat
     assert last_line(err) == "error: a key of the solve is not finite"
 
 
-def test_ctrl_c_ends_both(run: Run, together: Start, empty_store: Path, news: Path) -> None:
+SLOW = """
+import time
+from pathlib import Path
+from lifelong_edit.tracing import trace
+def slow(*arguments):
+    Path({here!r}).touch()
+    time.sleep(100)
+trace._traced = slow
+"""
+
+
+def test_ctrl_c_ends_both(run: Run, together: Start, empty_store: Path, news: Path, tmp_path: Path) -> None:
     """Sent to process 0 alone: what waits for it learns so."""
-    waits = "import sys, time\nfrom lifelong_edit.tracing import trace\ntrue = trace._traced\n"
-    waits += (
-        "def slow(*a):\n    print('tracing', file=sys.stderr, flush=True)\n    time.sleep(2)\n    return true(*a)\n"
-    )
-    processes = together(
-        "stream", news, "--batch-size", 3, "--store", empty_store, befores={0: waits + "trace._traced = slow\n"}
-    )
-    assert any(b"tracing" in line for line in processes[0].stderr)
+    here = tmp_path / "here"
+    arguments = ["stream", news, "--batch-size", 3, "--store", empty_store]
+    processes = together(*arguments, befores={0: SLOW.format(here=str(here))})
+    until = time.monotonic() + SECONDS
+    while not here.exists() and time.monotonic() < until:
+        time.sleep(0.1)
     processes[0].send_signal(signal.SIGINT)
     (code, _, err), (other, *silent) = ended(processes)
     assert (code, silent) == (130, ["", ""])
     assert other != 0
     assert "interrupted" in err
-    assert digests(run, empty_store)[1:] == []
+    assert [kind for kind, *_ in digests(empty_store)] == ["init"]
 
 
 def test_the_program_starts_the_others(run: Run, program: Program, store: Path) -> None:
@@ -190,7 +229,7 @@ def test_the_program_starts_the_others(run: Run, program: Program, store: Path) 
     process = program("--processes", 2, "reconsolidate", "--no-guard", "--store", store)
     _, err = process.communicate(SECONDS)
     assert process.wait() == 0, err.decode()
-    assert digests(run, store) == digests(run, copy)
+    assert digests(store) == digests(copy)
 
 
 def test_help_says_so_and_starts_nothing(run: Run) -> None:
