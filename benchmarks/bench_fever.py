@@ -41,13 +41,13 @@ from lifelong_edit.timeline.model import make_editor
 from lifelong_edit.training.episodes import TrainSettings
 from lifelong_edit.training.run import Run
 
-SIZES = {1: 8, 8: 4, 64: 1, 256: 1, 1024: 1}
+SIZES = {1: 4, 8: 2, 64: 1, 256: 1, 1024: 1}
 """Claims of a batch, and how many such batches are judged, each from the base model."""
-NEIGHBOURS, PRESERVED, TRAINED = 500, 400, 1200
+NEIGHBOURS, PRESERVED, TRAINED = 300, 200, 600
 """Claims about other things that are asked, that are preserved, and that networks are trained on."""
-TRAINING = TrainSettings(rank=64, batch_size=64, batches=4, probes=64, validation_facts=128, validate_every=40)
+TRAINING = TrainSettings(rank=64, batch_size=64, batches=4, probes=64, validation_facts=64, validate_every=40)
 ONE_BATCH = msgspec.structs.replace(TRAINING, batches=1, batch_size=128, locality_weight=1.0, rate=3e-4)
-COMMON = {"text_tokens": 12_800}
+COMMON = {"text_tokens": 6_400}  # a tenth of the default
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def network_of(name: str, arm: Arm, settings: StoreSettings, options: argparse.N
         texts = [claim.text for claim in claims]
         said = [task.text(loaded, t, a) for t, a in zip(texts, task.answer(loaded, texts, 1), strict=True)]
         facts = flipped(claims, said, claims)
-        Run(loaded, facts, default_text(), folder, settings, arm.train).go(options.minutes)
+        Run(loaded, facts, default_text(), folder, settings, arm.train).go(options.minutes, options.steps)
     return folder
 
 
@@ -211,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--stream", metavar="BATCHESxSIZE")
     parser.add_argument("--part", choices=("judged", "trained"), default="judged")
     parser.add_argument("--minutes", type=float, default=10, help="that each network is trained")
+    parser.add_argument("--steps", type=int, help="that it is trained at most")
     parser.add_argument("--networks", default=str(checker_folder().parent / "fever-networks"))
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--modules")

@@ -22,14 +22,9 @@ import lifelong_edit
 from lifelong_edit.cli import PROGRAM, cli
 from lifelong_edit.errors import UsageError
 from lifelong_edit.export.placing import loader_of
-from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models.loading import AUTO
 from lifelong_edit.timeline import Timeline
-from tests.contracts.editing import Row, lenient
-from tests.zoo import Zoo
 
-KINDS = ("causal", "classify", "masked", "seq2seq")
-TARGETS = {"classify": ("SUPPORTS", "NEVER", "REFUTES")}
 QUESTION = "The capital of Vienna 1 is [MASK]."
 CLASSES = {
     "causal": "PeftModelForCausalLM",
@@ -37,35 +32,6 @@ CLASSES = {
     "masked": "PeftModel",
     "seq2seq": "PeftModelForSeq2SeqLM",
 }
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def store(
-    kind: str, zoo: Zoo, sentences: list[str], tiny_gpt2: Path, tiny_bert: Path, tiny_masked: Path, tiny_t5: Path
-) -> Path:
-    """A store with one step, of a tiny model of the kind; only to be read."""
-    model = {"causal": tiny_gpt2, "classify": tiny_bert, "masked": tiny_masked, "seq2seq": tiny_t5}[kind]
-    # A gap at the end of a prompt is there also where nobody writes it.
-    prompts = [f"The capital of {name} is" for name in ("Vienna 1", "Kenya 2", "Paris 3")]
-    facts = [
-        Fact(subject=prompt.split()[3], prompt=prompt, target=target)
-        for prompt, target in zip(prompts, TARGETS.get(kind, ("London", "Japan", "Sydney")), strict=True)
-    ]
-    modules = ("3", "5-6") if kind == "seq2seq" else ("2-3",)
-    settings = Row("gradient").settings(modules=modules, text_tokens=500, more_passes=1)
-    preserve = [Probe(prompt=s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
-
-    def make(folder: Path) -> None:
-        text = [" ".join(sentences * 20)]
-        with Timeline.create(folder, model=str(model), settings=settings, preserve=preserve, text=text) as timeline:
-            timeline.apply(facts, gate=lenient)
-
-    return zoo.keep(f"leaving-{kind}", [str(model), settings.told(), facts], make)
 
 
 def held(timeline: Timeline, kind: str) -> Any:
@@ -84,9 +50,9 @@ def logits(model: Any, tokenizer: Any) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def wanted(store: Path, kind: str) -> Tensor:
+def wanted(kind_store: Path, kind: str) -> Tensor:
     """What the state says; the base says something else."""
-    with Timeline.open(store, read_only=True) as timeline:
+    with Timeline.open(kind_store, read_only=True) as timeline:
         tokenizer = timeline.at(1).tokenizer
         found = logits(timeline.at(1).model(), tokenizer)
         assert not torch.allclose(found, logits(held(timeline, kind), tokenizer), atol=1e-3)
@@ -101,12 +67,12 @@ def written(form: str, store: Path, out: Path, *more: str) -> None:
 
 @pytest.mark.parametrize(("form", "more"), [("transformers", ()), ("peft", ("--error", "0.000001"))])
 def test_what_the_card_says_of_loading_is_so(
-    form: str, more: tuple[str, ...], store: Path, kind: str, wanted: Tensor, tmp_path: Path
+    form: str, more: tuple[str, ...], kind_store: Path, kind: str, wanted: Tensor, tmp_path: Path
 ) -> None:
     """Its program is run as it stands there, with the paths put in."""
-    written(form, store, tmp_path / "out", *more)
+    written(form, kind_store, tmp_path / "out", *more)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    with Timeline.open(store, read_only=True) as timeline:
+    with Timeline.open(kind_store, read_only=True) as timeline:
         source, tokenizer = timeline.source, timeline.at(1).tokenizer
     (program,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     program = program.replace("path/to/this/folder", str(tmp_path / "out")).replace("path/to/the/base", source)
@@ -125,23 +91,23 @@ def test_what_the_card_says_of_loading_is_so(
 
 
 def test_an_adapter_is_found_by_what_peft_calls_its_kind(
-    store: Path, kind: str, wanted: Tensor, tmp_path: Path
+    kind_store: Path, kind: str, wanted: Tensor, tmp_path: Path
 ) -> None:
     """By its own auto classes, which read the base's place and the kind from the adapter."""
     if kind == "masked":
         pytest.skip("peft has no class for models that fill masks")
-    written("peft", store, tmp_path / "out", "--error", "0.000001")
+    written("peft", kind_store, tmp_path / "out", "--error", "0.000001")
     auto = getattr(peft, f"Auto{CLASSES[kind]}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         model = auto.from_pretrained(tmp_path / "out").eval()
-    with Timeline.open(store, read_only=True) as timeline:
+    with Timeline.open(kind_store, read_only=True) as timeline:
         torch.testing.assert_close(logits(model, timeline.at(1).tokenizer), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_a_change_is_put_on_its_base_by_either_way(store: Path, kind: str, wanted: Tensor, tmp_path: Path) -> None:
-    written("delta", store, tmp_path / "out")
-    with Timeline.open(store, read_only=True) as timeline:
+def test_a_change_is_put_on_its_base_by_either_way(kind_store: Path, kind: str, wanted: Tensor, tmp_path: Path) -> None:
+    written("delta", kind_store, tmp_path / "out")
+    with Timeline.open(kind_store, read_only=True) as timeline:
         source, tokenizer = timeline.source, timeline.at(1).tokenizer
     runpy.run_path(str(tmp_path / "out" / "apply.py"))["main"](source, str(tmp_path / "by script"), tmp_path / "out")
     command = ["apply", str(tmp_path / "out"), "--out", str(tmp_path / "by command")]
@@ -151,16 +117,16 @@ def test_a_change_is_put_on_its_base_by_either_way(store: Path, kind: str, wante
         assert torch.equal(logits(model.eval(), tokenizer), wanted)
 
 
-def test_a_state_is_put_on_a_model_and_comes_off(store: Path, kind: str, wanted: Tensor) -> None:
-    with Timeline.open(store, read_only=True) as timeline:
+def test_a_state_is_put_on_a_model_and_comes_off(kind_store: Path, kind: str, wanted: Tensor) -> None:
+    with Timeline.open(kind_store, read_only=True) as timeline:
         model, tokenizer = held(timeline, kind), timeline.at(1).tokenizer
         assert loader_of(timeline.bench().loaded) == AUTO[kind].__name__  # type: ignore[index]
     model.eval()
     before, held_as = logits(model, tokenizer), type(model)
-    with lifelong_edit.attach(model, store) as attached:
+    with lifelong_edit.attach(model, kind_store) as attached:
         assert torch.equal(logits(model, tokenizer), wanted)
         with pytest.raises(UsageError, match="detach the other"):
-            lifelong_edit.attach(model, store)
+            lifelong_edit.attach(model, kind_store)
         attached.refresh(0)
         assert torch.equal(logits(model, tokenizer), before)
     assert torch.equal(logits(model, tokenizer), before) and type(model) is held_as
@@ -168,11 +134,11 @@ def test_a_state_is_put_on_a_model_and_comes_off(store: Path, kind: str, wanted:
 
 
 @pytest.mark.parametrize("kind", ["classify", "masked"], scope="module", indirect=True)
-def test_a_pass_of_an_encoder_is_a_request(store: Path, kind: str) -> None:
+def test_a_pass_of_an_encoder_is_a_request(kind_store: Path, kind: str) -> None:
     """What would move the state waits until the pass is through."""
-    with Timeline.open(store, read_only=True) as timeline:
+    with Timeline.open(kind_store, read_only=True) as timeline:
         model, tokenizer = held(timeline, kind), timeline.at(1).tokenizer
-    with lifelong_edit.attach(model, store) as attached:
+    with lifelong_edit.attach(model, kind_store) as attached:
         seen: list[int] = []
         mover = threading.Thread(target=attached.refresh, args=(0,))
 
@@ -188,10 +154,10 @@ def test_a_pass_of_an_encoder_is_a_request(store: Path, kind: str) -> None:
         assert seen == [1] and attached.step == 0
 
 
-def test_other_kinds_than_decoders_are_not_served(kind: str, store: Path) -> None:
+def test_other_kinds_than_decoders_are_not_served(kind: str, kind_store: Path) -> None:
     """They have no text that goes on, which is what the endpoint answers with; said in a sentence."""
     if kind == "causal":
         pytest.skip("decoders are served")
     pytest.importorskip("fastapi")
-    result = CliRunner().invoke(cli, ["serve", "--port", "0", "--store", str(store)], prog_name=PROGRAM)
+    result = CliRunner().invoke(cli, ["serve", "--port", "0", "--store", str(kind_store)], prog_name=PROGRAM)
     assert result.exit_code == 2 and f"found a {kind} model, but serving is for causal ones" in result.output
