@@ -21,7 +21,7 @@ from lifelong_edit.cli.processes import Running
 from lifelong_edit.cli.reconsolidating import reconsolidate
 from lifelong_edit.cli.relocating import relocate
 from lifelong_edit.cli.reporting import report
-from lifelong_edit.cli.retracting import retract
+from lifelong_edit.cli.retracting import prove, retract
 from lifelong_edit.cli.reviewing import conflicts, dismiss
 from lifelong_edit.cli.rules import editors
 from lifelong_edit.cli.serving import serve
@@ -69,7 +69,7 @@ def run_beside(world: World, arguments: Sequence[str]) -> None:
 
 
 for _command in (
-    *(init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
+    *(init, train, stream, dismiss, retract, prove, reconsolidate, rollback, tag, branch, switch),
     *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export, apply, serve),
     *(fsck, backup, restore, compact, purge, relocate, keygen, rekey, editors, completion),
 ):

@@ -23,7 +23,16 @@ from lifelong_edit.facts.checks import require_words
 from lifelong_edit.facts.given import as_probes, as_texts
 from lifelong_edit.facts.stored import decode_fact
 from lifelong_edit.settings import StoreSettings
-from lifelong_edit.stores import EditLog, StepRecord, Weights, decode_tensors, require_place
+from lifelong_edit.stores import (
+    EditLog,
+    StepRecord,
+    Weights,
+    decode_tensors,
+    digest_bytes,
+    encode_tensors,
+    require_place,
+    zeros,
+)
 from lifelong_edit.timeline.branches import Branching
 from lifelong_edit.timeline.commit import Draft, write_step
 from lifelong_edit.timeline.config import Config, absolute, author_of
@@ -153,6 +162,22 @@ class Timeline(Branching, Measured, Editing):
             raise
 
     @locked
+    def begin_again(self, path: str | Path) -> Timeline:
+        """A new store with the same step 0 and nothing else: the model, and all that `init` fixed.
+
+        As encrypted as this one. The model is loaded once for both. Raises UsageError where `path` is taken.
+        """
+        first = self.show(0)
+        blobs = {digest: self._log.blob(digest) for digest in first.blobs}
+        stored = encode_tensors(zeros(self.config.model.modules))
+        blobs[digest_bytes(stored)] = stored
+        sealed = self._log.envelopes.encryption is not None
+        log = EditLog.create(path, first, blobs=blobs, weights=digest_bytes(stored), encrypt=sealed)
+        again = Timeline(log, device=self._device, model=self.source, author=self.author)
+        again._loaded = self.bench().loaded
+        return again
+
+    @locked
     def close(self) -> None:
         """Keep the key index and let go of the store; closing twice is harmless."""
         solving, self._solving = self._solving, None
@@ -192,6 +217,12 @@ class Timeline(Branching, Measured, Editing):
     def head(self) -> int:
         """The last step of the log."""
         return self.history().head
+
+    @property
+    @locked
+    def chain(self) -> str:
+        """The chain digest of the last step, which covers the whole log."""
+        return self._log.head().chain
 
     @locked
     def history(self) -> History:

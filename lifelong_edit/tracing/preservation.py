@@ -256,7 +256,7 @@ def preserved_phase(probes: Sequence[Probe]) -> str:
 
 
 def _speaks_of(probe: Probe, subjects: frozenset[str]) -> bool:
-    return probe.subject is not None and probe.subject.casefold() in subjects
+    return _about(probe) in subjects
 
 
 def prepare_preserved(

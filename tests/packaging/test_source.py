@@ -20,6 +20,7 @@ ROOMS = (
     "atomic",
     "settings",
     "world",
+    "cache",
     "facts",
     "stores",
     "numerics",
