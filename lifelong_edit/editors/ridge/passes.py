@@ -18,7 +18,8 @@ from lifelong_edit.editors.ridge.targets import Asker
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.numerics.devices import to_solve
 from lifelong_edit.numerics.grams import to_grid
-from lifelong_edit.numerics.solver import Held, Solution, solve, solve_sums
+from lifelong_edit.numerics.lowrank import Gram, LowRank
+from lifelong_edit.numerics.solver import Gathered, Held, Solution, solve, solve_sums
 from lifelong_edit.stores import Dense, FactKeys, Factors, Shift
 from lifelong_edit.tracing.rows import Row
 from lifelong_edit.tracing.trace import Trace, trace
@@ -72,15 +73,27 @@ class RowSystem:
 
 
 class SumSystem:
-    """A = P + λI + Σ w kᵀk and R = Σ w kᵀd per module, float64, while the rows go by; `grams` are P, written to."""
+    """A = P + λI + Σ w kᵀk and R = Σ w kᵀd per module, float64, while the rows go by; `grams` are P, written to.
 
-    def __init__(self, grams: dict[str, Tensor], ridges: Mapping[str, float]) -> None:
-        self._grams, self._rights = grams, dict[str, Tensor]()
+    Of a P that is kept by its rows the rows are gathered, until they are so many that the sums are less.
+    """
+
+    def __init__(self, grams: Mapping[str, Gram], ridges: Mapping[str, float]) -> None:
+        self._grams, self._rights = dict[str, Tensor](), dict[str, Tensor]()
+        self._few: dict[str, Gathered] = {}
         for name, gram in grams.items():
-            gram.diagonal().add_(ridges[name])
+            if isinstance(gram, LowRank):
+                self._few[name] = Gathered(gram, ridges[name])
+            else:
+                gram.diagonal().add_(ridges[name])
+                self._grams[name] = gram
 
     def take(self, module: str, keys: Tensor, values: Tensor, weights: Tensor) -> None:
         """Add the rows of a module."""
+        if module in self._few:
+            if not self._few[module].take(keys, values, weights):
+                self._grams[module], self._rights[module] = self._few.pop(module).sums()
+            return
         keys = to_solve(keys)
         weighted = to_solve(weights)[:, None] * keys
         self._grams[module].addmm_(weighted.T, keys)
@@ -89,6 +102,8 @@ class SumSystem:
 
     def shift(self, module: str) -> Tensor:
         """S = A⁻¹R, (d_in, d_out). Raises StepRefusedError as `solve_sums` does."""
+        if module in self._few:
+            return self._few[module].shift()
         return solve_sums(self._grams[module], self._rights[module])
 
 
