@@ -15,6 +15,7 @@ from lifelong_edit.cli.exporting import apply, export
 from lifelong_edit.cli.keeping import backup, compact, fsck, purge, restore
 from lifelong_edit.cli.learning import train
 from lifelong_edit.cli.looking import facts, log, show, status
+from lifelong_edit.cli.planning import plan
 from lifelong_edit.cli.reconsolidating import reconsolidate
 from lifelong_edit.cli.relocating import relocate
 from lifelong_edit.cli.reporting import report
@@ -51,7 +52,7 @@ def cli(debug: bool) -> None:
 
 
 for _command in (
-    *(init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
+    *(plan, init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
     *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export, apply, serve),
     *(fsck, backup, restore, compact, purge, relocate, keygen, rekey, editors, completion),
 ):

@@ -96,6 +96,17 @@ class Solution:
         return self.inverse_on((self.weights[:, None] * self.keys).T)
 
 
+@dataclass(frozen=True)
+class Thin:
+    """What is left of a solution where its matrix is large: L (d_in, n) float32, with S = LD."""
+
+    left: Tensor
+
+    def influence(self) -> Tensor:
+        """L."""
+        return self.left
+
+
 @overload
 def factorise(preserved: Tensor, ridge: float) -> Factor: ...
 @overload

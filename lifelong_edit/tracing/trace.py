@@ -76,6 +76,7 @@ def trace(
     (the original averages over the micro-batch).
     """
     names, task = [m.name for m in loaded.modules], task_of(loaded)
+    kind_of = {m.name: m.positions for m in loaded.modules}
     keys: dict[str, list[Tensor]] = {n: [] for n in names}
     grads: dict[str, list[Tensor]] = {n: [] for n in names}
     index: dict[str, list[Tensor]] = {n: [] for n in names}
@@ -84,17 +85,20 @@ def trace(
         part = [rows[i] for i in chosen]
         batch = task.collate(loaded, [r.encoded for r in part])
         places = {m.positions: task.slots(batch, m.positions) for m in loaded.modules}
-        masks = {m.name: batch.tokens(m.positions) if everywhere else places[m.positions] for m in loaded.modules}
+        # An accelerator has to be waited for to know where a mask is true: once for each kind, not for each matrix.
+        kinds = {kind: batch.tokens(kind) if everywhere else mask for kind, mask in places.items()}
+        spots = {kind: (mask.flatten().nonzero()[:, 0], mask.shape[1]) for kind, mask in kinds.items()}
         with recording(loaded, gradients) as (inputs, outputs), torch.set_grad_enabled(gradients):
             loss, row = task.loss(task.logits(loaded, batch), batch, part)
         if gradients:
             found = torch.autograd.grad(loss.sum(), [outputs[n] for n in names])
             for name, g in zip(names, found, strict=True):
-                grads[name].append(_at(masks[name], g))
+                grads[name].append(_at(spots[kind_of[name]][0], g))
         where = torch.tensor(chosen, device=row.device)
         for name in names:
-            keys[name].append(_at(masks[name], inputs[name]))
-            index[name].append(where[masks[name].nonzero()[:, 0]])
+            spot, width = spots[kind_of[name]]
+            keys[name].append(_at(spot, inputs[name]))
+            index[name].append(where[spot // width])
         losses[chosen], worst[chosen] = losses_of_rows(task, part, loss, row)
     return _in_row_order(keys, grads if gradients else {}, index, losses, worst)
 
@@ -104,16 +108,18 @@ def losses_of_rows(task: Task, rows: Sequence[Row], loss: Tensor, row: Tensor) -
 
     loss, row: (n,) as `Task.loss` gives them for these rows.
     """
-    row, loss = row.cpu(), loss.detach().float().cpu()
+    # Numbers of rows are whole and small: both in one tensor, so that an accelerator is waited for once.
+    numbers, loss = torch.stack([row.float(), loss.detach().float()]).cpu()
+    row = numbers.long()
     sizes = task.counts([r.encoded for r in rows])
     counts = torch.tensor([1 if r.base is not None else n for r, n in zip(rows, sizes, strict=True)])
     worst = torch.zeros(len(rows)).scatter_reduce_(0, row, loss * counts[row], "amax")
     return torch.zeros(len(rows)).index_add_(0, row, loss), worst
 
 
-def _at(mask: Tensor, states: Tensor) -> Tensor:
-    """States (b, t, d), or (b·t, d) as OPT's MLP sees them, where `mask` (b, t) is true: (n, d) float32."""
-    return states.reshape(*mask.shape, -1)[mask].float()
+def _at(spots: Tensor, states: Tensor) -> Tensor:
+    """States (b, t, d), or (b·t, d) as OPT's MLP sees them, at positions of b·t: (n, d) float32."""
+    return states.reshape(-1, states.shape[-1])[spots].float()
 
 
 def _in_row_order(

@@ -36,6 +36,7 @@ ROOMS = (
     "export",
     "serving",
     "scheduler",
+    "planning",
     "eval.reports",
     "cli",
     "__main__",
