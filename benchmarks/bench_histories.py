@@ -33,7 +33,7 @@ BATCH, BATCHES = 50, 5
 COMMANDS = {
     "status": ["status"],
     "log": ["log"],
-    "facts": ["facts", "--json"],
+    "facts_listed": ["facts", "--json"],
     "report": ["report", "-o", "report.html"],
     "fsck": ["fsck"],
 }
@@ -81,7 +81,7 @@ def one(place: Path, count: int) -> dict[str, Any]:
     found: dict[str, Any] = {"making": time.process_time() - began}
     command = [sys.executable, "-m", "benchmarks.bench_histories", "--inside", str(store)]
     found |= json.loads(subprocess.check_output(command, text=True))
-    base = processor_time(["--version"], place)
+    base = min(processor_time(["--version"], place) for _ in range(2))  # the first one reads files anew
     found |= {name: max(0.001, processor_time(words, place, store) - base) for name, words in COMMANDS.items()}
     found["mib_on_disk"] = sum(f.stat().st_blocks * 512 for f in store.rglob("*") if f.is_file()) / 2**20
     return found

@@ -187,7 +187,8 @@ def moved_by(state: State, change: Change, facts: Sequence[Fact], retired: Seque
     """
     import torch
 
-    live = {digest: fact for digest, fact in state.live.items() if digest not in set(retired)}
+    gone = set(retired)
+    live = {digest: fact for digest, fact in state.live.items() if digest not in gone}
     live |= {fact.digest: fact for fact in facts}
     keys = {**state.keys, **change.keys()}
     before = {name: shift.cpu().numpy() for name, shift in state.shifts.items()}

@@ -143,7 +143,8 @@ class Solving:
             of_each = {fact.digest: FactKeys({}, keys[fact.digest]) for fact in sieved.facts}
             change = _with_keys(change, Entries(lambda: iter([of_each])))
         weights = change.weights(self._weights)
-        live = {digest: fact for digest, fact in state.live.items() if digest not in set(decision.retire)}
+        retired = set(decision.retire)
+        live = {digest: fact for digest, fact in state.live.items() if digest not in retired}
         live |= {fact.digest: fact for fact in sieved.facts}
         with self._bench.loaded.at(self._after(state, change, weights, live)):
             figures = _default_gate(gate)(self._bench, state, change, sieved.facts)
@@ -266,7 +267,8 @@ class Solving:
         record = self._history().record(self._at)
         known = state.live | self._head.facts([digest for digest in gone if digest not in state.live])
         retracted = [known[digest] for digest in gone]
-        left = [fact for digest, fact in state.live.items() if digest not in set(gone)] + list(back)
+        away = set(gone)
+        left = [fact for digest, fact in state.live.items() if digest not in away] + list(back)
         told: dict[str, Any] = UNMADE | {"parent": self._at, "superseded": tuple(gone), "start": 0.0}
         none = {m.name: np.zeros((m.d_in, m.d_out), np.float32) for m in bench.loaded.modules}
         change = self._relearned(left, say) if left else self._rule.emptied(none)

@@ -91,7 +91,8 @@ def learn_jointly(work: Work, preservation: Preservation) -> Change:
     A replaced fact leaves P and the rehearsal rows before its successor is solved.
     """
     bench, s, state, lesson = work.bench, work.settings, work.state, work.lesson
-    live = [d for d in sorted(state.live) if d not in set(lesson.retire)]
+    gone = set(lesson.retire)
+    live = [d for d in sorted(state.live) if d not in gone]
     rows = select_rows(
         bench, s, state, Lesson(lesson.facts, lesson.retire, work.conflict, lesson.replaced, lesson.hidden), live
     )

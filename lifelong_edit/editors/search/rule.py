@@ -88,7 +88,8 @@ class SearchEditor:
         """What teaching a batch would change, see `Editor.learn`."""
         require_batch(lesson.facts)
         clock, s, bench = Clock(), self.settings, self.bench
-        live = [d for d in sorted(state.live) if d not in set(lesson.retire)]
+        gone = set(lesson.retire)
+        live = [d for d in sorted(state.live) if d not in gone]
         drawn = (s.seed, state.digest, tuple(f.digest for f in lesson.facts))
         again = rehearsed(state, live, s.rehearse, s.seed, drawn[2])
         facts = [*lesson.facts, *again]
