@@ -39,6 +39,8 @@ def plan(facts: int, batch_size: int, store: Path, device: str | None, as_json: 
 
     if options["trust_remote_code"]:
         raise UsageError("`plan` runs no code of others; found --trust-remote-code, expected none; leave it out")
+    if options["probe"]:
+        raise UsageError("`plan` looks for no layer; found --probe, expected none; name the layer by --modules")
     model = options["model"] or BUNDLED
     settings, network = start_of(model, chosen_settings(device, options), options["hypernetwork"])
     given = preserved_prompts(options["preserve"])

@@ -107,7 +107,7 @@ def sample_facts(count: int, first: int) -> list[Fact]:
 def for_calibration(settings: StoreSettings) -> StoreSettings:
     """The settings with nothing that depends on how a batch turns out: no gate, no further rounds."""
     changes: dict[str, object] = {"text_tokens": min(TOKENS, settings.text_tokens), "gate_perplexity": 1e30}
-    changes |= {"gate_min_taken": 0.0}
+    changes |= {"gate_min_taken": 0.0, "gate_noise": 0.0}
     known = settings.__struct_fields__
     changes |= {"more_passes": 0} if "more_passes" in known else {}
     changes |= (

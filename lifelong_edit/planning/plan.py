@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from lifelong_edit.bench import Say, silent
+from lifelong_edit.cache import bypassed
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Probe
 from lifelong_edit.numerics.devices import DTYPES, resolve_device
@@ -80,7 +81,7 @@ def make_plan(
     room = machine.memory if machine.device_memory is None else machine.device_memory
     weights = 0 if size is None else size.parameters * DTYPES[settings.dtype].itemsize
     small = 3 * weights > room and size is not None and size.layers > LAYERS
-    with tempfile.TemporaryDirectory(prefix="lifelong-edit-plan-") as place:
+    with tempfile.TemporaryDirectory(prefix="lifelong-edit-plan-") as place, bypassed():
         source = model
         if small:
             say(f"{model} is too large to be measured whole here: building {LAYERS} of its layers")

@@ -29,7 +29,7 @@ def size_of(source: str, modules: tuple[str, ...], revision: str | None, places:
     """The size of a model whose weights need not be there; None where its configuration does not tell."""
     from transformers import AutoConfig
 
-    home = locate(source)
+    home = locate(source, revision)
     outline = outline_of(home, list(modules), revision, places)
     if outline is None:
         return None
@@ -45,7 +45,7 @@ def build_small(source: str, folder: Path, revision: str | None, dtype: torch.dt
     """A folder with a model of LAYERS layers of the same shape, random weights, and the tokenizer."""
     from transformers import AutoConfig, AutoTokenizer
 
-    home = locate(source)
+    home = locate(source, revision)
     with quiet_transformers():
         config = AutoConfig.from_pretrained(home.path, revision=revision, **home.options)
         text = config.get_text_config()

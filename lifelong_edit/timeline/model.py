@@ -26,8 +26,12 @@ from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
 from lifelong_edit.tasks import forms_of, ready, task_of
 from lifelong_edit.timeline.config import Config, ModelIdentity, absolute, now
+from lifelong_edit.timeline.defaults import LARGE_FROM, are_bundled
 from lifelong_edit.timeline.history import live_digest
 from lifelong_edit.timeline.states import environment, sketch
+
+NOISE = 3.0
+"""Standard errors by which perplexity may rise in the store of a large model."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +73,16 @@ def begin(
     )
     if loaded.left_out:
         say(f"left out, since only the language model is edited: {', '.join(loaded.left_out)}")
-    settings = ready(settings, loaded)
+    settings = noise_settled(ready(settings, loaded), loaded)
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     given = given_to(hypernetwork, text, preserve)
     rule.require_kind(loaded.family.kind)
     require_given(settings, given, loaded.modules)
     kept = {**given.network, **rule.fix(loaded, settings, given)}  # a network whatever the rule is
     measured = prepare(
-        loaded, settings, text=text, preserve=preserve, scorer=scorer, rule=kept, say=say, statistics=rule.statistics
-    )
+        loaded, settings, text=text, preserve=preserve, scorer=scorer, rule=kept, say=say, statistics=rule.statistics,
+        public=are_bundled(preserve),
+    )  # fmt: skip
     fixed = encode_tensors(measured.arrays())
     windows = torch.from_numpy(measured.text.guard.astype(np.int64))
     identity = _identity(loaded, revision, trust_remote_code, settings.dtype)
@@ -106,6 +111,14 @@ def begin(
     )
     blobs = {digest_bytes(data): data for data in (fixed, stored)}
     return Beginning(record, blobs, digest_bytes(stored), loaded)
+
+
+def noise_settled(settings: StoreSettings, loaded: LoadedModel) -> StoreSettings:
+    """Settings with the gate's bound by noise, where they leave it open; see `StoreSettings.gate_noise`."""
+    width = getattr(loaded.model.config.get_text_config(), "hidden_size", None)
+    if settings.gate_noise is not None or width is None or width < LARGE_FROM:
+        return settings
+    return settings.replace(gate_noise=NOISE)
 
 
 def _identity(loaded: LoadedModel, revision: str | None, trust_remote_code: bool, dtype: str) -> ModelIdentity:
