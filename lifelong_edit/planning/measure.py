@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lifelong_edit.bench import Say
+from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.planning.machine import Clock, Took, Watch
 from lifelong_edit.settings import StoreSettings
@@ -21,7 +22,7 @@ from lifelong_edit.tracing.text import prepare_text
 TOKENS = 6000
 """Of text that is read for the calibration, at the most."""
 PROBES = 48
-"""Preserved prompts that are asked for it, at the most."""
+"""Preserved prompts that are asked for it, unless more of them become rows."""
 WARM, FEW, MANY = 2, 4, 16
 """Facts of its three batches: the first one makes everything ready, the others are compared."""
 PASSES = 2
@@ -55,9 +56,10 @@ class Again:
 class Measured:
     """What the calibration found.
 
-    loading, preserving: seconds. texts: (tokens, seconds) of two sizes. probes: prompts that were asked. standing: the
-    most memory until the store was made. fixed, prompts: bytes of what `init` fixes, without and of the preserved
-    prompts. missing: tokens of the gate's sample that the short text had no room for.
+    loading, preserving: seconds; what a process' first pass takes longer is a part of the first. texts: (tokens,
+    seconds) of two sizes. probes: prompts that were asked. standing: the most memory until the store was made. fixed,
+    prompts: bytes of what `init` fixes, without and of the preserved prompts. missing: tokens of the gate's sample that
+    the short text had no room for.
     """
 
     loading: float
@@ -136,7 +138,7 @@ def calibrate(
     small = for_calibration(settings)
     watch = Watch(torch.device("cpu") if settings.device in ("cpu", "auto") else torch.device(settings.device), clock)
     phases, made = _Phases(clock, say), list[Timeline]()
-    probes = list(preserve)[:PROBES]
+    probes = list(preserve)[: _probes(settings)]
     say("making a small store")
     took = watch.over(
         lambda: made.append(
@@ -150,10 +152,11 @@ def calibrate(
     begun = phases.at("loading"), phases.at("measuring the text"), phases.at("asking the preserved", "no preserved")
     with made[0] as timeline:
         fixed, prompts = _fixed(timeline)
+        texts = _texts(timeline, text, clock)
         found = Measured(
-            loading=begun[1] - begun[0],
+            loading=begun[1] - begun[0] + max(0.0, begun[2] - begun[1] - texts[1][1]),
             preserving=ended - begun[2],
-            texts=_texts(timeline, text, begun[2] - begun[1], clock),
+            texts=texts,
             probes=len(probes),
             standing=took.peak,
             fixed=fixed - prompts,
@@ -178,15 +181,21 @@ def _fixed(timeline: Timeline) -> tuple[int, int]:
     return len(data), sum(array.nbytes for name, array in arrays.items() if name.startswith("preserved/"))
 
 
-def _texts(
-    timeline: Timeline, text: Sequence[str], seconds: float, clock: Clock
-) -> tuple[tuple[int, float], tuple[int, float]]:
-    """Tokens and seconds of reading the text, as `init` did it and for a third of it."""
-    bench, settings = timeline.bench(), timeline.settings
-    third = max(2 * WIDTH, settings.text_tokens // 3)
-    began = clock()
-    prepare_text(bench.loaded, text, third, settings.micro_batch, settings.gram_rank)
-    return (third, clock() - began), (settings.text_tokens, seconds)
+def _probes(settings: StoreSettings) -> int:
+    """How many preserved prompts are asked: those that become rows, and the tenth that stands guard."""
+    rows = max(int(getattr(settings, name, 0)) for name in ("preserved", "reconsolidation_preserved"))
+    return max(PROBES, rows + rows // 8)
+
+
+def _texts(timeline: Timeline, text: Sequence[str], clock: Clock) -> tuple[tuple[int, float], tuple[int, float]]:
+    """Tokens and seconds of reading the text, and a third of it: once more, when everything is warm."""
+    bench, s = timeline.bench(), timeline.settings
+    found = []
+    for tokens in (max(2 * WIDTH, s.text_tokens // 3), s.text_tokens):
+        began = clock()
+        prepare_text(bench.loaded, text, tokens, s.micro_batch, s.gram_rank, whole=rule_of(s.editor).statistics)
+        found.append((tokens, clock() - began))
+    return found[0], found[1]
 
 
 def _batch(timeline: Timeline, watch: Watch, count: int, first: int) -> Batch:

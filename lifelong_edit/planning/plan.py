@@ -144,22 +144,27 @@ def costs(
     a_token = max(0.0, (s2 - s1) / (t2 - t1)) if t2 != t1 else 0.0
     prompts = m.preserving * (max(1, preserved) / max(1, m.probes))
     fixed = int(m.fixed + m.prompts * preserved / max(1, m.probes))
-    at = rows(size, max(0, facts - size))
+    at, steps = rows(size, max(0, facts - size)), -(-facts // size)
+    mean = sum(rows(min(size, facts - first), first) for first in range(0, facts, size)) / steps
     ends = rows(few.facts, few.live), rows(many.facts, many.live)
-    seconds = line(ends[0], few.took.seconds, ends[1], many.took.seconds, at) + m.missing * a_token
+    asking = m.missing * a_token
+
+    def seconds(count: float) -> float:
+        return (line(ends[0], few.took.seconds, ends[1], many.took.seconds, count) + asking) * layers
+
+    def disk(count: float) -> float:
+        return min(many.whole, line(ends[0], few.shift, ends[1], many.shift, count)) + keys * count
+
     memory = line(ends[0], few.took.peak, ends[1], many.took.peak, at)
     keys = many.keys / rows(many.facts, many.live)
-    shift = min(many.whole, line(ends[0], few.shift, ends[1], many.shift, at))
-    disk = shift + keys * at + many.whole / settings.snapshot_every
-    steps = -(-facts // size)
     held = int(keys * facts)  # of the live facts, while the store is open for editing
     work = {
         "init": Cost(seconds=m.loading + layers * text + prompts * layers, memory=m.standing + extra, disk=fixed),
-        "batch": Cost(seconds=seconds * layers, memory=int(memory) + held + extra, disk=int(disk)),
+        "batch": Cost(seconds=seconds(at), memory=int(memory) + held + extra, disk=int(disk(at))),
         "batches": Cost(
-            seconds=seconds * layers * steps,
+            seconds=seconds(mean) * steps,
             memory=int(memory) + held + extra,
-            disk=int(disk * steps) + many.whole,
+            disk=int(disk(mean) * steps) + many.whole * (1 + steps // settings.snapshot_every),
         ),
     }
     if len(m.again) == 2:

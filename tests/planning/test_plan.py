@@ -54,8 +54,9 @@ def test_what_is_a_straight_line_is_told_exactly() -> None:
     assert found["init"].disk == 400 + 2 * 40
     assert found["init"].seconds == pytest.approx(1 + (1 + 2 * 60) + 2 * 4)
     assert found["batch"].seconds == pytest.approx(2 + 0.1 * 52)
-    assert found["batches"].seconds == pytest.approx(2 * found["batch"].seconds)
-    assert found["batch"].disk == 100 * 52 + 50 * 52 + 1000
+    assert found["batches"].seconds == pytest.approx(2 * (2 + 0.1 * 51))  # nothing is rehearsed by the first one
+    assert found["batch"].disk == 100 * 52 + 50 * 52
+    assert found["batches"].disk == 2 * 150 * 51 + 10_000
     assert found["reconsolidation"].seconds == pytest.approx(24 * (0.5 + 0.01 * 100) + 3)
     assert found["batch"].memory == 1000 + 10 * 52 + 50 * 100
     twice = costs(measured(), settings, 100, 50, 8, layers=2, extra=7000)
@@ -109,7 +110,7 @@ def test_a_plan_of_a_tiny_model(tiny_gpt2: Path, sentences: list[str], tmp_path:
     assert found.fits and found.advice == [] and found.measured_on == "the model"
     assert set(found.work) == {"init", "batch", "batches", "reconsolidation"}
     assert all(cost.seconds > 0 and cost.memory > 10**7 for cost in found.work.values())
-    assert found.work["batches"].seconds == pytest.approx(25 * found.work["batch"].seconds)
+    assert found.work["batches"].seconds == pytest.approx(25 * found.work["batch"].seconds, rel=0.2)
     assert not (tmp_path / "none").exists()
 
 
