@@ -146,24 +146,10 @@ def losses_of_rows(task: Task, rows: Sequence[Row], loss: Tensor, row: Tensor) -
     worst = torch.zeros(len(rows)).scatter_reduce_(0, row, loss * counts[row], "amax")
     return torch.zeros(len(rows)).index_add_(0, row, loss), worst
 
-    kind_of = {m.name: m.positions for m in loaded.modules}
-    batch = task.collate(loaded, [r.encoded for r in rows])
-    places = {m.positions: task.slots(batch, m.positions) for m in loaded.modules}
-    # An accelerator has to be waited for to know where a mask is true: once for each kind, not for each matrix.
-    kinds = {kind: batch.tokens(kind) if everywhere else mask for kind, mask in places.items()}
-    spots = {kind: (mask.flatten().nonzero()[:, 0], mask.shape[1]) for kind, mask in kinds.items()}
-    with recording(loaded, gradients) as (inputs, outputs), torch.set_grad_enabled(gradients):
-        loss, row = task.loss(task.logits(loaded, batch), batch, rows)
-    slopes = torch.autograd.grad(loss.sum(), [outputs[n] for n in names]) if gradients else ()
-    where = torch.tensor(numbers, device=row.device)
-    losses, worst = losses_of_rows(task, rows, loss, row)
-    at = {name: spots[kind_of[name]] for name in names}
-    return {
-        "keys": {name: _at(at[name][0], inputs[name]) for name in names},
-        "gradients": {name: _at(at[name][0], g) for name, g in zip(names, slopes, strict=False)},
-        "index": {name: where[at[name][0] // at[name][1]] for name in names},
-        "rows": {"losses": losses, "worst": worst, "numbers": torch.tensor(numbers)},
-    }
+
+def _at(spots: Tensor, states: Tensor) -> Tensor:
+    """States (b, t, d), or (b·t, d) as OPT's MLP sees them, at positions of b·t: (n, d) float32."""
+    return states.reshape(-1, states.shape[-1])[spots].float()
 
 
 def _in_row_order(seen: Sequence[_Seen], rows: Sequence[Row], loaded: LoadedModel, gradients: bool) -> Trace:
