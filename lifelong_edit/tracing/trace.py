@@ -147,6 +147,12 @@ def losses_of_rows(task: Task, rows: Sequence[Row], loss: Tensor, row: Tensor) -
     return torch.zeros(len(rows)).index_add_(0, row, loss), worst
 
 
+def accumulate(variable: Tensor, gradient: Tensor | None) -> None:
+    """Add the gradient of a micro-batch, wherever it was found, to what a variable has, as a backward pass does."""
+    if gradient is not None:
+        variable.grad = gradient if variable.grad is None else variable.grad + gradient
+
+
 def _at(spots: Tensor, states: Tensor) -> Tensor:
     """States (b, t, d), or (b·t, d) as OPT's MLP sees them, at positions of b·t: (n, d) float32."""
     return states.reshape(-1, states.shape[-1])[spots].float()
