@@ -17,6 +17,7 @@ from lifelong_edit.cli.exporting import apply, export
 from lifelong_edit.cli.keeping import backup, compact, fsck, purge, restore
 from lifelong_edit.cli.learning import train
 from lifelong_edit.cli.looking import facts, log, show, status
+from lifelong_edit.cli.planning import plan
 from lifelong_edit.cli.processes import Running
 from lifelong_edit.cli.reconsolidating import reconsolidate
 from lifelong_edit.cli.relocating import relocate
@@ -69,7 +70,7 @@ def run_beside(world: World, arguments: Sequence[str]) -> None:
 
 
 for _command in (
-    *(init, train, stream, dismiss, retract, prove, reconsolidate, rollback, tag, branch, switch),
+    *(plan, init, train, stream, dismiss, retract, prove, reconsolidate, rollback, tag, branch, switch),
     *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export, apply, serve),
     *(fsck, backup, restore, compact, purge, relocate, keygen, rekey, editors, completion),
 ):

@@ -38,6 +38,7 @@ ROOMS = (
     "export",
     "serving",
     "scheduler",
+    "planning",
     "eval.reports",
     "cli",
     "__main__",
