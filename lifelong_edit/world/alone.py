@@ -29,8 +29,9 @@ class World:
     def each(self, units: Iterable[U], work: Callable[[U], T]) -> list[T]:
         """What `work` makes of each unit, in their order, in every process.
 
-        Whose a unit is depends on its number alone. Results are plain values, arrays and tensors, in dicts, lists and tuples. `work` is a function of its unit and
-        of what all processes have alike; it draws nothing. Raises what it raised of the first unit of which it did.
+        Whose a unit is depends on its number alone. Results are plain values, arrays and tensors, in dicts, lists and
+        tuples. `work` is a function of its unit and of what all processes have alike; it draws nothing. Raises what it
+        raised of the first unit of which it did.
         """
         return [work(unit) for unit in units]
 
