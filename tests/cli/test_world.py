@@ -232,6 +232,28 @@ def test_the_program_starts_the_others(run: Run, program: Program, store: Path) 
     assert digests(store) == digests(copy)
 
 
+def test_what_travels_arrives_as_it_was() -> None:
+    """Bits, types, shapes and strides of tensors, wherever they stand; what has gaps arrives without."""
+    import torch
+
+    from lifelong_edit.world.carrying import as_bytes, put_in, taken_out
+
+    wide = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    value = {"a": [wide.T, torch.tensor([-0.0, torch.nan])], "b": (torch.zeros(0, 4), torch.tensor(True), "text", None)}
+    value["c"] = [wide.to(torch.bfloat16), wide[:, :2], torch.tensor(7)]
+    tensors: list[object] = []
+    skeleton = taken_out(value, tensors)  # type: ignore[arg-type]
+    found = put_in(skeleton, as_bytes(tensors))  # type: ignore[arg-type]
+    pairs = [(found["a"][0], wide.T), (found["b"][0], value["b"][0]), (found["b"][1], torch.tensor(True))]
+    pairs += [(found["c"][0], wide.to(torch.bfloat16)), (found["c"][1], wide[:, :2]), (found["c"][2], torch.tensor(7))]
+    for got, sent in pairs:
+        assert torch.equal(got, sent)
+        assert got.dtype == sent.dtype
+    assert found["a"][0].stride() == wide.T.stride()
+    assert found["a"][1].view(torch.int32).tolist() == value["a"][1].view(torch.int32).tolist()
+    assert found["b"][2:] == ("text", None)
+
+
 def test_help_says_so_and_starts_nothing(run: Run) -> None:
     """Help and commands that several processes do not share need no others."""
     told = run("--help").stdout
