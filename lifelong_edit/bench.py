@@ -7,11 +7,13 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lifelong_edit import cache
 from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import BASE, LoadedModel
@@ -23,7 +25,7 @@ from lifelong_edit.stores import Content, FactKeys
 from lifelong_edit.tasks import leading, task_of
 from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
 from lifelong_edit.tracing.preservation import PreservedArrays, PreservedPrompts, prepare_preserved, preserved_phase
-from lifelong_edit.tracing.text import TextArrays, prepare_text
+from lifelong_edit.tracing.text import TextArrays, measured_on, prepare_text
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Say = Callable[[str], None]
@@ -152,6 +154,32 @@ class Bench:
         return lowest_keys(self.loaded, ids, self.settings.micro_batch)
 
 
+def _preserved(
+    loaded: LoadedModel,
+    settings: StoreSettings,
+    preserve: Sequence[Probe],
+    scale: Mapping[str, Tensor],
+    say: Say,
+    *,
+    public: bool,
+) -> PreservedArrays | None:
+    """What is fixed of preserved prompts, measured, or read where they are public and were measured before."""
+    batch, tokens = settings.micro_batch, settings.preserved_tokens
+
+    def measured() -> PreservedArrays | None:
+        return prepare_preserved(loaded, preserve, tokens, batch, scale, say)
+
+    def arrays() -> dict[str, npt.NDArray[Any]]:
+        found = measured()
+        return {} if found is None else found.arrays("")
+
+    if not (public and preserve):
+        return measured()
+    grid = [scale[name].cpu().numpy().tobytes() for name in sorted(scale)]
+    key = measured_on(loaded, batch, repr(tokens).encode(), msgspec.json.encode(list(preserve)), *grid)
+    return PreservedArrays.of(cache.arrays("prompts", key, arrays, loaded.world))
+
+
 def prepare(
     loaded: LoadedModel,
     settings: StoreSettings,
@@ -162,10 +190,12 @@ def prepare(
     rule: Arrays | None = None,
     say: Say = silent,
     statistics: bool = True,
+    public: bool = False,
 ) -> Fixed:
     """What `init` fixes, measured on the base model: text grams, key grids, preserved prompts, conflict centre.
 
-    statistics: whether the rule solves with the grams of all of the text.
+    statistics: whether the rule solves with the grams of all of the text. public: whether the prompts are those that
+    come with the program, so that what the model says to them may be kept per user (`cache`).
     """
     with loaded.at(BASE):
         say("measuring the text")
@@ -174,7 +204,7 @@ def prepare(
         place = solve_device(loaded.device)
         scale = {name: torch.from_numpy(array).to(place) for name, array in texts.scale.items()}
         say(preserved_phase(preserve))
-        preserved = prepare_preserved(loaded, preserve, settings.preserved_tokens, settings.micro_batch, scale, say)
+        preserved = _preserved(loaded, settings, preserve, scale, say, public=public)
         if preserved is not None:
             mean = preserved.keys.mean(0)
         else:

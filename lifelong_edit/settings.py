@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import re
 import types
 from collections.abc import Mapping
 from typing import (
@@ -66,7 +67,9 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     order: ClassVar[tuple[str, ...]] = ()
     """The order in which the fields are shown, and their digest takes them; empty: that of the struct."""
-    at_rest: ClassVar[Mapping[str, tuple[str | int | None, ...]]] = {"form": (None, "plain"), "system": (None,)}
+    at_rest: ClassVar[Mapping[str, tuple[str | int | None, ...]]] = {
+        "form": (None, "plain"), "system": (None,), "gate_noise": (None,),
+    }  # fmt: skip
     """Fields that stores did not have from the first on, and the values with which all is as it was without them."""
     before: ClassVar[Mapping[str, object]] = {}
     """Those of them whose default is another value, and the one that they had before they could be set."""
@@ -98,6 +101,10 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Steps between two states that are stored whole, so that going back stays quick."""
     gate_perplexity: float = 1.5
     """The gate refuses a batch after which perplexity exceeds this multiple of the base model's."""
+    gate_noise: NotNegative | None = None
+    """The gate also refuses a batch after which perplexity on the store's sample exceeds the base model's by more than
+    another sample of text might: by so many standard errors of the mean loss over the sample's windows. 0: it does not.
+    None: 3 for a model whose states have 512 numbers or more, else 0, as in all stores that are older than this."""
     gate_min_taken: NotNegative = 0.0
     """The gate refuses a batch of which a smaller share of facts took, by generation."""
     conflict_probability: Positive | None = None
@@ -144,10 +151,15 @@ def settings_of(kind: type[T], given: Mapping[str, object]) -> T:
     hints, found = _hints(kind), dict[str, Any]()
     for name, value in given.items():
         try:
-            found[name] = msgspec.convert(value, hints[name], strict=False)
+            found[name] = msgspec.convert(_bare(value), hints[name], strict=False)
         except msgspec.ValidationError:
             raise UsageError(f"setting {name} is {_said(value)}; it must be {_wanted(hints[name])}") from None
     return kind(**found)
+
+
+def _bare(value: object) -> object:
+    """A value in which a number that begins with its point has a 0 before it, as JSON wants it."""
+    return re.sub(r"^([+-]?)(?=\.\d+(?:[eE][+-]?\d+)?$)", r"\g<1>0", value) if isinstance(value, str) else value
 
 
 def is_list(kind: type[msgspec.Struct], name: str) -> bool:

@@ -25,6 +25,15 @@ SENTENCES = [
 ]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept per user is kept for this run of the tests, of all its processes, and not in anybody's home."""
+    folder = folder_of_run(pytestconfig, tmp_path_factory.getbasetemp()).with_name("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with public data and the small model that knows facts; tests skip where it is absent."""

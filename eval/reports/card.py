@@ -19,9 +19,9 @@ _SHOWN = 10
 """Facts that a card names."""
 _USE = {
     "transformers": """```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {loader}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+model = {loader}.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```""",
     "delta": """`delta.safetensors` holds what is added to the base's weights, to the bit:
@@ -32,9 +32,10 @@ lifelong-edit apply path/to/this/folder --model path/to/the/base --out path/to/t
 ```""",
     "peft": """```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import {loader}
 
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("path/to/the/base"), "path/to/this/folder")
+base = {loader}.from_pretrained("path/to/the/base", dtype="{dtype}")
+model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
 
 An adapter is as near to the edited weights as its rank allows; `lifelong_edit.json` says how near.""",
@@ -47,10 +48,11 @@ near.""",
 }
 
 
-def card(timeline: Timeline, step: int, kind: str, live: Sequence[Fact]) -> str:
-    """The card of the state at a step, exported in a format. live: its facts. No model is loaded.
+def card(timeline: Timeline, step: int, kind: str, live: Sequence[Fact], loader: str) -> str:
+    """The card of the state at a step, exported in a format. No model is loaded.
 
-    The facts that came last are named, but not those of an encrypted store. The figures are those that the log has.
+    live: its facts. loader: the class of transformers that loads its model. The facts that came last are named, but
+    not those of an encrypted store. The figures are those that the log has.
     Raises StoreDamagedError where what is read is damaged.
     """
     store = gather(timeline, timeline.path.name, at=step)
@@ -74,7 +76,7 @@ def card(timeline: Timeline, step: int, kind: str, live: Sequence[Fact]) -> str:
         f"{len(edits)} batch{'' if len(edits) == 1 else 'es'}{spent}, by the "
         f"rule `{rule.name}` ({rule.title}; {rule.reference}). `lifelong_edit.json` has the digests of base and state.",
         "## How to use it",
-        _USE.get(kind, ""),
+        _USE.get(kind, "").format(loader=loader, dtype=timeline.config.model.dtype),
         *_named(facts),
         "## How it does",
         verdict(store) if store.measurements else _UNASKED,

@@ -141,6 +141,7 @@ def _written(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Where an export comes from, and what its format tells."""
     from lifelong_edit.eval.reports.card import card
+    from lifelong_edit.export.placing import loader_of
     from lifelong_edit.tasks import leading
 
     record, facts = timeline.show(step), timeline.at(step).facts()
@@ -154,7 +155,7 @@ def _written(
     loaded = timeline.bench().loaded
     if "questions" in FORMATS[kind].takes:
         wanted = {**wanted, "questions": [leading(loaded, fact) for fact in facts[-_ASKED:]]}
-    text = card(timeline, step, kind, facts)
+    text = card(timeline, step, kind, facts, loader_of(loaded))
     found = write(kind, loaded, timeline.overlay(step), out, force=force, provenance=origin, card=text, **wanted)
     if (lora := found.get("lora")) is not None:
         say(f"rank {lora['rank']} leaves out {lora['error']:.2%} of the change{_differing(lora)}")

@@ -19,6 +19,7 @@ from lifelong_edit.cli.common import (
     store_option,
 )
 from lifelong_edit.cli.looking import print_status
+from lifelong_edit.cli.processes import world_at_hand
 from lifelong_edit.editors.registry import RULES, core_of, rule_of
 from lifelong_edit.errors import BadInputError, UsageError
 
@@ -103,6 +104,13 @@ _MAKING = (
         help="Weight matrices to edit: names, layers or ranges, by comma; `@subject` behind one: at the subject.",
     ),
     click.option(
+        "--probe",
+        type=click.FloatRange(min=0),
+        metavar="MINUTES",
+        help="Find out first at which layer the rule does best on this model: trials of so many minutes on facts that "
+        "everybody knows. What was found is kept, so that the next store has it at once.",
+    ),
+    click.option(
         "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the model's weights. Default: float32."
     ),
     click.option("--seed", type=int, metavar="N", help="Of every draw. Default: 0."),
@@ -145,10 +153,13 @@ def make_store(
             "out for the default"
         )
     text = [read_text(path) for path in options["text"]] or None
+    settings = chosen_settings(device, options)
+    if options.get("probe") is not None:
+        settings = _probed(settings, text, options)
     return Timeline.create(
         store,
         model=options["model"] or BUNDLED,
-        settings=chosen_settings(device, options),
+        settings=settings,
         hypernetwork=options["hypernetwork"],
         scorer=options["settings"],
         preserve=preserve,
@@ -158,7 +169,28 @@ def make_store(
         author=author,
         encrypt=options["encrypt"],
         say=_opened_by(opening),
+        world=world_at_hand(),
     )
+
+
+def _probed(settings: StoreSettings, text: Sequence[str] | None, options: dict[str, Any]) -> StoreSettings:
+    """The settings with the modules that `--probe` found."""
+    from lifelong_edit.models import load_model
+    from lifelong_edit.timeline.defaults import default_text
+    from lifelong_edit.training.probing import probed, require_open
+
+    require_open(settings)
+    model = options["model"] or BUNDLED
+    say(f"probing {model}: where {settings.editor} does best")
+    loaded = load_model(
+        model,
+        revision=options["revision"],
+        device=settings.device,
+        dtype=settings.dtype,
+        trust_remote_code=options["trust_remote_code"],
+        places=rule_of(settings.editor).places,
+    )
+    return probed(loaded, settings, text or default_text(), options["probe"], say)
 
 
 def _preserved(given: Sequence[str]) -> list[Probe] | None:

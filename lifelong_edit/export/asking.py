@@ -30,15 +30,20 @@ def differing(
     """
     if not questions:
         return {"asked": 0}
-    said = []
+    said, task = [], task_of(one)
+    room = [task.room(question, TOKENS) for question in questions]
     for loaded, shifts in ((one, at), (other, near)):
         with loaded.at(shifts):
-            said.append(task_of(loaded).answer(loaded, questions, TOKENS))
+            said.append(task.answer(loaded, questions, room))
     rows = zip(questions, *said, strict=True)
     differ = [(question, mine, its) for question, mine, its in rows if mine.with_end != its.with_end]
-    text = one.tokenizer.decode
     shown = [
-        {"question": text_of(question), "chat": isinstance(question, Turn), "state": text(a.ids), name: text(b.ids)}
-        for question, a, b in differ[:_SHOWN]
+        {
+            "question": text_of(question),
+            "chat": isinstance(question, Turn),
+            "state": task.text(one, question, mine),
+            name: task.text(one, question, its),
+        }
+        for question, mine, its in differ[:_SHOWN]
     ]
     return {"asked": len(questions), "differ": len(differ), "differing": shown}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +19,7 @@ from lifelong_edit.models import BASE, Form, LoadedModel
 from lifelong_edit.tasks import Asked, Verdict, question_in, task_of
 
 _BASE: WeakKeyDictionary[Bench, float] = WeakKeyDictionary()
+_ERRORS: WeakKeyDictionary[Bench, float] = WeakKeyDictionary()
 
 
 def check(bench: Bench, state: State, change: Change, facts: Sequence[Fact]) -> Mapping[str, Any]:
@@ -27,17 +30,18 @@ def check(bench: Bench, state: State, change: Change, facts: Sequence[Fact]) -> 
     taken if it did in each form of the store. With turns among them also `forms`, how many in each, and `chat`, how
     whole conversations are (`judging.talk`).
 
-    Raises `StepRefusedError` where a weight is not finite, where perplexity is beyond `gate_perplexity` times the
+    Raises `StepRefusedError` where a weight is not finite, where perplexity is beyond `allowed_perplexity` times the
     base model's, where conversations break, and where a smaller share than `gate_min_taken` has taken.
     """
     settings, loaded = bench.settings, bench.loaded
     _require_finite(loaded)
     base = base_perplexity(bench)
     found = bench.task.health(loaded, bench.guard_windows)
-    if not found <= settings.gate_perplexity * base:  # NaN is beyond every bound
+    allowed = allowed_perplexity(bench)
+    if not found <= allowed * base:  # NaN is beyond every bound
         raise StepRefusedError(
             f"the batch was refused: perplexity on the store's sample rises to {found:.1f}, allowed is "
-            f"{settings.gate_perplexity:g} times the base model's {base:.1f}; make batches smaller or edit fewer facts"
+            f"{allowed:.3g} times the base model's {base:.1f}; make batches smaller or edit fewer facts"
         )
     talks = require_sound(bench) if "chat" in loaded.forms.names else None
     by_form = verdicts(loaded, facts)
@@ -72,6 +76,27 @@ def base_perplexity(bench: Bench) -> float:
         with bench.loaded.at(BASE):
             _BASE[bench] = bench.task.health(bench.loaded, bench.guard_windows)
     return _BASE[bench]
+
+
+def allowed_perplexity(bench: Bench) -> float:
+    """How many times the base model's perplexity the gate allows: `gate_perplexity`, or less where noise is less.
+
+    Noise is how far the base model's own perplexity would be another on another sample of the same size: exp of
+    `gate_noise` standard errors of the mean loss over the sample's windows.
+    """
+    settings = bench.settings
+    if not settings.gate_noise or len(bench.guard_windows) < 2:
+        return settings.gate_perplexity
+    return min(settings.gate_perplexity, math.exp(settings.gate_noise * _base_error(bench)))
+
+
+def _base_error(bench: Bench) -> float:
+    """The standard error of the base model's mean loss on the store's sample, measured once per bench."""
+    if bench not in _ERRORS:
+        with bench.loaded.at(BASE):
+            losses = [math.log(bench.task.health(bench.loaded, window[None])) for window in bench.guard_windows]
+        _ERRORS[bench] = statistics.stdev(losses) / math.sqrt(len(losses))
+    return _ERRORS[bench]
 
 
 def answers_taken(loaded: LoadedModel, facts: Sequence[Fact]) -> list[bool]:

@@ -81,7 +81,7 @@ def load_model(
         )
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
-    home = locate(source)
+    home = locate(source, revision)
     options = {"revision": revision, "trust_remote_code": trust_remote_code, **home.options}
     with _one_sentence(source):
         config = config_of(home, options)
@@ -156,7 +156,7 @@ def _forget_packing(model: Any) -> None:
 
 def load_tokenizer(source: str, revision: str | None = None) -> Any:
     """The tokenizer of a model alone. Raises UsageError or LifelongEditError as `load_model`."""
-    home = locate(source)
+    home = locate(source, revision)
     with _one_sentence(source):
         return _tokenizer(home, source, {"revision": revision, **home.options})
 
@@ -192,7 +192,7 @@ class Outline:
 def state_width(source: str, revision: str | None = None) -> int | None:
     """The width of a decoder's states, by its configuration alone; None where that does not say, or cannot be read."""
     try:
-        home = locate(source)
+        home = locate(source, revision)
         with quiet_transformers():
             config = config_of(home, {"revision": revision})
         known = FAMILIES.get(config.model_type)

@@ -12,6 +12,7 @@ from typing import Any
 
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.models.gguf import read_header
+from lifelong_edit.models.hub import FILE, packed
 
 BUNDLED = {"atlas": "model", "atlas-check": "check", "atlas-t5": "t5"}
 """The bundled models: in which folder of `lifelong_edit.atlas` each lies."""
@@ -36,8 +37,8 @@ class Place:
         return None if self.gguf is None else Path(self.path) / self.gguf
 
 
-def locate(source: str) -> Place:
-    """What a source stands for: the bundled model, a folder, a GGUF file, or a hub id.
+def locate(source: str, revision: str | None = None) -> Place:
+    """What a source stands for: the bundled model, a folder, a GGUF file, a hub id, or a GGUF file behind a hub id.
 
     Raises UsageError where there is no model, LifelongEditError for a model that cannot be read as a whole.
     """
@@ -51,12 +52,14 @@ def locate(source: str) -> Place:
         return _folder(path)
     if path.is_file() and path.suffix.lower() == ".gguf":
         return _gguf(path)
-    if path.exists() or path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+    elsewhere = source.count("/") == 1 or FILE.fullmatch(source)
+    if path.exists() or path.is_absolute() or source.startswith((".", "~")) or not elsewhere:
         raise UsageError(
             f"no model at {source!r}: expected {' or '.join(BUNDLED)}, a folder with config.json, a .gguf file, or a "
             "hub id a/b"
         )
-    return Place(source)
+    file = packed(source, revision)
+    return Place(source) if file is None else _gguf(file)
 
 
 def _folder(path: Path) -> Place:

@@ -41,7 +41,7 @@ def require_fitting(
     require_given(settings, given)
     if not any(part.strip() for part in text):
         raise BadInputError("found a text without any word, expected ordinary prose to measure; give another one")
-    home, places = locate(model), rule_of(settings.editor).places
+    home, places = locate(model, revision), rule_of(settings.editor).places
     outline = None if trust_remote_code else outline_of(home, settings.modules, revision, places)
     if outline is None:
         return

@@ -43,6 +43,12 @@ def default_preserved(model: str, editor: str = PLAIN) -> list[Probe]:
     return general_prompts() if rule_of(editor).general else []
 
 
+def are_bundled(preserve: Sequence[Probe]) -> bool:
+    """Whether all of these prompts come with the package."""
+    known = [*general_prompts(), *default_preserved(BUNDLED_MODEL), *default_preserved(CHECKING)]
+    return set(preserve) <= set(known)
+
+
 def solve_of(hypernetwork: Path | None) -> dict[str, Any]:
     """Modules and settings that a network was trained for: a store's defaults, for it is at home in no others.
 

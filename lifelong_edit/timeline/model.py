@@ -26,8 +26,13 @@ from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
 from lifelong_edit.tasks import forms_of, ready, task_of
 from lifelong_edit.timeline.config import Config, ModelIdentity, absolute, now
+from lifelong_edit.timeline.defaults import LARGE_FROM, are_bundled
 from lifelong_edit.timeline.history import live_digest
 from lifelong_edit.timeline.states import environment, sketch
+from lifelong_edit.world import ALONE, World
+
+NOISE = 3.0
+"""Standard errors by which perplexity may rise in the store of a large model."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,11 @@ def begin(
     revision: str | None,
     trust_remote_code: bool,
     say: Say | None = None,
+    world: World = ALONE,
 ) -> Beginning:
     """Load a model, prepare what `init` fixes, and make the record of step 0. Raises what loading raises.
 
-    say: told in a few words what begins, wherever that takes long.
+    say: told in a few words what begins, wherever that takes long. world: the processes that do it together.
     """
     started, say, rule = time.perf_counter(), say or silent, rule_of(settings.editor)
     say(f"loading {model}")
@@ -67,17 +73,19 @@ def begin(
         trust_remote_code=trust_remote_code,
         places=rule.places,
     )
+    loaded.world = world
     if loaded.left_out:
         say(f"left out, since only the language model is edited: {', '.join(loaded.left_out)}")
-    settings = ready(settings, loaded)
+    settings = noise_settled(ready(settings, loaded), loaded)
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     given = given_to(hypernetwork, text, preserve)
     rule.require_kind(loaded.family.kind)
     require_given(settings, given, loaded.modules)
     kept = {**given.network, **rule.fix(loaded, settings, given)}  # a network whatever the rule is
     measured = prepare(
-        loaded, settings, text=text, preserve=preserve, scorer=scorer, rule=kept, say=say, statistics=rule.statistics
-    )
+        loaded, settings, text=text, preserve=preserve, scorer=scorer, rule=kept, say=say, statistics=rule.statistics,
+        public=are_bundled(preserve),
+    )  # fmt: skip
     fixed = encode_tensors(measured.arrays())
     windows = torch.from_numpy(measured.text.guard.astype(np.int64))
     identity = _identity(loaded, revision, trust_remote_code, settings.dtype)
@@ -108,6 +116,14 @@ def begin(
     return Beginning(record, blobs, digest_bytes(stored), loaded)
 
 
+def noise_settled(settings: StoreSettings, loaded: LoadedModel) -> StoreSettings:
+    """Settings with the gate's bound by noise, where they leave it open; see `StoreSettings.gate_noise`."""
+    width = getattr(loaded.model.config.get_text_config(), "hidden_size", None)
+    if settings.gate_noise is not None or width is None or width < LARGE_FROM:
+        return settings
+    return settings.replace(gate_noise=NOISE)
+
+
 def _identity(loaded: LoadedModel, revision: str | None, trust_remote_code: bool, dtype: str) -> ModelIdentity:
     """Which model a new store belongs to."""
     return ModelIdentity(
@@ -135,11 +151,17 @@ def require_given(settings: StoreSettings, given: Given, modules: Sequence[Edita
 
 
 def make_bench(
-    config: Config, fixed: Mapping[str, npt.NDArray[Any]], device: str | None, source: str | None, loaded: Any
+    config: Config,
+    fixed: Mapping[str, npt.NDArray[Any]],
+    device: str | None,
+    source: str | None,
+    loaded: Any,
+    world: World = ALONE,
 ) -> Bench:
     """The store's model on its bench. Raises ModelMismatchError, stating both fingerprints, where it is another.
 
-    source: where to load the model from instead of where `init` did. loaded: the LoadedModel at hand, if any.
+    source: where to load the model from instead of where `init` did. loaded: the LoadedModel at hand, if any. world:
+    the processes of which each has such a model, and which share its work.
     """
     model = config.model
     if loaded is None:
@@ -158,7 +180,7 @@ def make_bench(
             raise ModelMismatchError(f"{place!r} is another model than the store's: {error}") from error
     loaded.require_fingerprint(model.fingerprint)
     loaded.require_tokenizer(model.tokenizer)
-    loaded.forms = forms_of(config.settings)
+    loaded.forms, loaded.world = forms_of(config.settings), world
     return Bench(loaded, config.settings, Fixed.of(fixed))
 
 

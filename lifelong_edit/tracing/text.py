@@ -7,17 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 
+from lifelong_edit import cache
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.models import LoadedModel
+from lifelong_edit.models import LoadedModel, tokenizer_fingerprint
 from lifelong_edit.numerics.devices import to_solve
 from lifelong_edit.numerics.grams import grid_scale
 from lifelong_edit.numerics.textgram import GramSum, gram_sum, rank_for
+from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.tasks import WIDTH, task_of
 from lifelong_edit.tracing.progress import Progress
 from lifelong_edit.tracing.trace import recording
 
+_SCALE = "scale/"
 SAMPLE = 8
 """Windows that are measured where no solve asks for the gram of all."""
 
@@ -93,7 +97,8 @@ def prepare_text(
 ) -> TextArrays:
     """Mean grams, key grids and guard windows to be fixed at `init`; the guard windows are in no gram.
 
-    whole: measure all of the text; else SAMPLE windows of it, for a rule that solves with no gram.
+    whole: measure all of the text; else SAMPLE windows of it, for a rule that solves with no gram. What was measured on
+    a model and a text is kept per user (`cache`), without the text: another store of the two has it at once.
     """
     windows = task_of(loaded).windows(loaded, "\n".join(text), max(1, tokens // WIDTH)).cpu()
     if windows.shape[1] < (least := min(WIDTH, loaded.context)):
@@ -102,9 +107,28 @@ def prepare_text(
         )
     guard = guarding(len(windows))
     measured = windows[guard:] if len(windows) > guard else windows
-    statistics = text_statistics(loaded, measured if whole else measured[:SAMPLE], micro_batch, gram_rank, say)
-    grams: dict[str, np.ndarray] = {}
-    for name, gram in statistics.grams.items():
-        grams |= gram.arrays(name, statistics.tokens[name])
-    scale = {name: grid_scale(largest).cpu().numpy() for name, largest in statistics.largest.items()}
+    measured = measured if whole else measured[:SAMPLE]
+
+    def measure() -> dict[str, np.ndarray]:
+        statistics = text_statistics(loaded, measured, micro_batch, gram_rank, say)
+        found = {_SCALE + name: grid_scale(largest).cpu().numpy() for name, largest in statistics.largest.items()}
+        for name, gram in statistics.grams.items():
+            found |= gram.arrays(name, statistics.tokens[name])
+        return found
+
+    found = cache.arrays("text", _identity(loaded, measured, micro_batch, gram_rank), measure, loaded.world)
+    grams = {name: array for name, array in found.items() if not name.startswith(_SCALE)}
+    scale = {m.name: found[_SCALE + m.name] for m in loaded.modules}
     return TextArrays(grams, scale, windows[:guard].numpy().astype(np.int32))
+
+
+def _identity(loaded: LoadedModel, windows: Tensor, micro_batch: int, gram_rank: int | None) -> str:
+    return measured_on(loaded, micro_batch, repr((gram_rank, list(windows.shape))).encode(), windows.numpy().tobytes())
+
+
+def measured_on(loaded: LoadedModel, micro_batch: int, *parts: bytes) -> str:
+    """A digest of the model, of all else that decides figures that are taken of it, rounding included, and of parts."""
+    modules = [module.entry for module in loaded.modules]
+    model = (loaded.fingerprint, tokenizer_fingerprint(loaded.tokenizer), modules, str(loaded.dtype), micro_batch)
+    machine = (loaded.device.type, torch.get_num_threads(), torch.__version__, transformers.__version__)
+    return digest_bytes(repr((model, machine, loaded.forms)).encode(), *parts)

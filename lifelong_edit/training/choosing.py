@@ -273,8 +273,10 @@ class Choice:
         """The arms for which a setting means something: only those are tried again when it changes."""
         return tuple(arm for arm in self.arms if self._matters(name, arm))
 
-    def go(self, minutes: float) -> StoreSettings:
+    def go(self, minutes: float, *, scorer: bool = True) -> StoreSettings:
         """Search until so many minutes are spent in all (earlier runs count), check, write the result.
+
+        scorer: whether what tells paraphrases is fitted too, on the facts that are not held out.
 
         The search ends early enough for the check, which teaches the facts that were neighbours in the search and
         asks those that it taught. Settings that do no better there than those of the start are not taken.
@@ -290,7 +292,7 @@ class Choice:
         else:
             self.say(f"chosen: {told(changes)}; on other facts {before:.3f} → {after:.3f}")
         self._write(changes)
-        if not self.rule.network:  # with a network, the run that trains it leaves the scorer
+        if scorer and not self.rule.network:  # with a network, the run that trains it leaves the scorer
             bench = self.benches.at(changes)
             leave_scorer(self.out, bench.loaded, bench.fixed.conflict_mean, self.own, self.settings, self.say)
         return self.benches.changed(self.settings, changes)

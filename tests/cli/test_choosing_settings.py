@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from tests.cli.conftest import fact_line
+from tests.cli.conftest import fact_line, refused
 
 Run = Callable[..., Result]
 TRAIN = ["--train", "batch_size=4", "--train", "validation_share=0.4"]
@@ -126,3 +126,36 @@ def test_what_is_no_choice_is_refused(run: Run, tmp_path: Path, command: list[st
         wrong.write_text(content)
         found = run("init", "--store", tmp_path / "s", "--settings", wrong)
         assert (found.exit_code, "holds no settings" in found.stderr) == (3, True), found.output
+
+
+def test_a_store_edits_where_a_probe_says(
+    run: Run, tmp_path: Path, making: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers are tried on known facts; what was found is kept, and taken from there by the next store."""
+    from lifelong_edit.editors.ridge.settings import CHOSEN
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    small = ["epochs=1", "text_tokens=2000", "micro_batch=32", "gate_perplexity=1e9"]
+    options = [*making[:4], "--editor", "ft", *(part for pair in small for part in ("--set", pair)), "--probe", 5]
+    first = run("init", "--store", tmp_path / "first", *options)
+    assert first.exit_code == 0, first.output
+    assert "trial 1" in first.stderr and "layer=" in first.stderr
+    (kept,) = (tmp_path / "lifelong-edit" / "probes").iterdir()
+    result = json.loads((kept / CHOSEN).read_text())
+    result["settings"]["modules"] = ["transformer.h.1.mlp.c_proj"]  # as if the lower one had been better
+    (kept / CHOSEN).write_text(json.dumps(result))
+    second = run("init", "--store", tmp_path / "second", *options)
+    assert second.exit_code == 0, second.output
+    assert "trial" not in second.stderr and "probed: transformer.h.1.mlp.c_proj" in second.stderr
+    config = json.loads(run("show", 0, "--store", tmp_path / "second", "--json").stdout)["provenance"]["config"]
+    assert list(config["model"]["modules"]) == ["transformer.h.1.mlp.c_proj"]
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [(["--editor", "ft", "--modules", "1"], "expected one of the two"), (["--editor", "gradient"], "no layer")],
+)
+def test_a_probe_without_a_choice_is_refused(
+    run: Run, tmp_path: Path, making: list[str], more: list[str], word: str
+) -> None:
+    refused(run("init", "--store", tmp_path / "store", *making[:4], *more, "--probe", 1), 2, word)

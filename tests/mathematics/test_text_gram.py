@@ -19,7 +19,7 @@ from lifelong_edit.numerics.textgram import DENSE_UP_TO, RANK, TextGrams, gram_s
 from lifelong_edit.stores.tensors import materialise
 from lifelong_edit.tracing.preservation import prepare_preserved
 from lifelong_edit.tracing.progress import Progress, span
-from lifelong_edit.tracing.text import text_statistics
+from lifelong_edit.tracing.text import TextArrays, prepare_text, text_statistics
 from tests.mathematics.conftest import BASIC, MakeEditor, editor_of, shift_of
 
 WIDTH = 60
@@ -180,3 +180,31 @@ def test_preserved_prompts_are_asked_with_progress(tiny_gpt2: Path, monkeypatch:
         "measuring the preserved prompts: 3 of 3 prompts",
         "tracing the preserved prompts: 3 of 3 prompts",
     ]
+
+
+def test_a_text_is_measured_once_on_a_model(
+    loaded: LoadedModel, tiny_gpt2: Path, sentences: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second time it is read, to the bit; damage and another text or model are measured; no text lies there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text, first_model = [" ".join(sentences * 20)], loaded
+
+    def prepared(text: list[str], loaded: LoadedModel = first_model, micro_batch: int = 2) -> tuple[TextArrays, bool]:
+        before = set((tmp_path / "lifelong-edit" / "text").glob("*"))
+        found = prepare_text(loaded, text, 600, micro_batch)
+        return found, set((tmp_path / "lifelong-edit" / "text").glob("*")) != before
+
+    first, new = prepared(text)
+    assert new
+    second, new = prepared(text)
+    assert not new
+    for one, other in ((first.grams, second.grams), (first.scale, second.scale)):
+        assert one.keys() == other.keys() and all(np.array_equal(one[n], other[n]) for n in one)
+    (file,) = (tmp_path / "lifelong-edit" / "text").glob("*")
+    kept = file.read_bytes()
+    assert b"France" not in kept
+    file.write_bytes(kept[:100])
+    assert np.array_equal(prepared(text)[0].guard, first.guard) and file.read_bytes() == kept
+    assert prepared([text[0].replace("Paris", "Rome")])[1]
+    assert prepared(text, micro_batch=3)[1]
+    assert prepared(text, load_model(str(tiny_gpt2), dtype="bfloat16"))[1]

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.export.formats import export
 from lifelong_edit.models import Shifts, fingerprint_of, generate_greedy, load_model
+from lifelong_edit.models.loading import state_width
 from tests.models import packed
 
 PROMPTS = ["The capital of France is", "Ada Lovelace was born"]
@@ -41,6 +42,32 @@ def test_a_file_and_a_folder_with_one_are_the_model_that_was_packed(written: Pat
             assert 0 < (found - parameter).abs().max() <= parameter.abs().max() / 127
         else:
             assert torch.equal(found, parameter)
+
+
+def test_a_repository_with_nothing_else_is_loaded_from_the_hubs_cache(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a hub id where it holds one file, and by the file's name; where it holds several, one has to be named."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    here = tmp_path / "models--maker--tiny-GGUF"
+    snapshot = here / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (here / "refs").mkdir()
+    (here / "refs" / "main").write_text(commit)
+    shutil.copy(written, snapshot / "tiny-Q8_0.gguf")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    fingerprint = load_model(str(written)).fingerprint
+    for source in ("maker/tiny-GGUF", "maker/tiny-GGUF/tiny-Q8_0.gguf"):
+        loaded = load_model(source)
+        assert (loaded.fingerprint, loaded.source) == (fingerprint, source)
+    assert state_width("maker/tiny-GGUF") == loaded.modules[0].d_out
+    shutil.copy(written, snapshot / "tiny-F16.gguf")
+    with pytest.raises(UsageError, match=r"2 GGUF files .* such as maker/tiny-GGUF/tiny-F16\.gguf"):
+        load_model("maker/tiny-GGUF")
+    with pytest.raises(LifelongEditError, match=r"cannot have other\.gguf of maker/tiny-GGUF"):
+        load_model("maker/tiny-GGUF/other.gguf")
+    with pytest.raises(LifelongEditError, match="maker/none"):
+        load_model("maker/none")
 
 
 def test_its_tokenizer_comes_along(written: Path, tiny_tokenizer: Any) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import torch
 
 from lifelong_edit.bench import Bench, State
 from lifelong_edit.editors.contract import Change
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
-from lifelong_edit.judging.gate import answers_taken, base_perplexity, check
+from lifelong_edit.judging.gate import allowed_perplexity, answers_taken, base_perplexity, check
 from lifelong_edit.models import LoadedModel
 from lifelong_edit.timeline import Timeline
 
@@ -78,6 +80,32 @@ def test_refuses_a_model_that_breaks(bench: Bench) -> None:
             check(bench, STATE, CHANGE, [])
         bench.settings = bench.settings.replace(gate_perplexity=rise * 1.01)
         assert check(bench, STATE, CHANGE, [])["base_perplexity"] == untouched
+
+
+def test_refuses_a_rise_beyond_the_noise_of_text(bench: Bench) -> None:
+    """What another sample of the text might show is allowed, and no more; the noise is that of the windows' losses."""
+    half = bench.guard_windows.shape[1] // 2
+    bench.guard_windows = torch.cat([bench.guard_windows[:, :half], bench.guard_windows[:, -half:]])
+    losses = [math.log(bench.task.health(bench.loaded, window[None])) for window in bench.guard_windows]
+    error = statistics.stdev(losses) / math.sqrt(len(losses))
+    assert allowed_perplexity(bench) == bench.settings.gate_perplexity
+    bench.settings = bench.settings.replace(gate_noise=2.0)
+    assert allowed_perplexity(bench) == pytest.approx(math.exp(2 * error))
+    untouched = health(bench)
+
+    def rise_at(factor: float) -> float:
+        with spoilt(bench, factor):
+            return math.log(health(bench) / untouched)
+
+    factor = max((-1.0, 0.0, 0.8, 0.9, 0.95, 1.05, 1.1, 2.0), key=rise_at)  # most make so small a model better
+    rise = rise_at(factor)
+    assert rise > 0
+    with spoilt(bench, factor):
+        bench.settings = bench.settings.replace(gate_noise=0.9 * rise / error)
+        with pytest.raises(StepRefusedError, match="perplexity"):
+            check(bench, STATE, CHANGE, [])
+        bench.settings = bench.settings.replace(gate_noise=1.1 * rise / error)
+        check(bench, STATE, CHANGE, [])
 
 
 def test_refuses_too_small_a_share(bench: Bench) -> None:

@@ -31,7 +31,7 @@ _FACTS = ("new", "rehearsal")
 class Work:
     """A batch on its way: what every way of solving it needs.
 
-    ridges: λ by module. parts: by module each pass's D and solution.
+    ridges: λ by module. parts: by module each pass's D and solution; of several processes each has its own modules'.
     """
 
     bench: Bench
@@ -59,9 +59,13 @@ class Work:
     def took(self, rows: Sequence[Row], losses: Tensor, system: RowSystem) -> None:
         """Move on by a pass."""
         self.losses.append(float(losses[torch.tensor([r.kind == "new" for r in rows])].mean()))
-        self.shifts = system.moved(self.shifts)
+        self.shifts = system.moved(self.shifts, self.bench.loaded.world)
         for name, solution in system.solutions.items():
             self.parts.setdefault(name, []).append((system.values[name], solution))
+
+    def total(self) -> dict[str, Shift]:
+        """The shift of all passes, by module."""
+        return self.bench.loaded.world.named(self.bench.names, lambda name: total_shift(self.parts[name]))
 
     def change(
         self,
@@ -111,7 +115,7 @@ def learn_jointly(work: Work, preservation: Preservation) -> Change:
         work.clock.lap("solve")
         if len(work.losses) < s.passes:
             continue
-        shift = {n: total_shift(work.parts[n]) for n in bench.names}
+        shift = work.total()
         keys, taken = keys_after(work, shift, rows)
         work.clock.lap("keys")
         if taken >= s.taken_enough or len(work.losses) == s.passes + s.more_passes:
@@ -135,7 +139,7 @@ def learn_as_published(work: Work) -> Change:
     one_pass(bench, asker, rows, system, 1.0, traced)
     work.took(rows, traced.losses, system)
     work.clock.lap("solve")
-    shift = {n: total_shift(work.parts[n]) for n in bench.names}
+    shift = work.total()
     # Keys as the pass saw them, and no trace after it: where P = 0 holds nothing, no later published solve reads them.
     # What does read them, staleness and forecasts, measures their drift anyway.
     keys = fact_keys(bench, traced, rows, work.conflict)

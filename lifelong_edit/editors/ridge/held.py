@@ -9,7 +9,7 @@ from torch import Tensor
 from lifelong_edit.bench import Bench
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.numerics.grams import ExactGram
-from lifelong_edit.numerics.solver import Held, factorise, woodbury_is_cheaper
+from lifelong_edit.numerics.solver import Factor, Held, factorise, woodbury_is_cheaper
 from lifelong_edit.stores import FactKeys
 from lifelong_edit.tracing.rows import Row
 
@@ -46,11 +46,17 @@ class Preservation:
         passes: int,
         subjects: frozenset[str],
     ) -> Held:
-        """P per module for all passes of a batch, with a factor of P + λI where Woodbury will use it more than once."""
-        held = {}
-        for module in self.bench.loaded.modules:
-            name, positions = module.name, sum(row.positions_in(module) for row in rows)
+        """P per module for all passes of a batch, with a factor of P + λI where Woodbury will use it more than once.
+
+        Of several processes each has those of its own modules.
+        """
+        loaded = self.bench.loaded
+
+        def of(name: str) -> tuple[Tensor | None, Factor | None]:
+            module = loaded.module(name)
+            positions = sum(row.positions_in(module) for row in rows)
             gram = self.gram(name, s, s.preserved_keys, live, subjects)
             worth = passes > 1 and woodbury_is_cheaper(positions, module.d_in)
-            held[name] = (gram, factorise(gram, ridges[name]) if worth else None)
-        return held
+            return gram, factorise(gram, ridges[name]) if worth else None
+
+        return loaded.world.kept(self.bench.names, of)

@@ -22,6 +22,7 @@ from lifelong_edit.numerics.solver import Held, Solution, solve, solve_sums
 from lifelong_edit.stores import Dense, FactKeys, Factors, Shift
 from lifelong_edit.tracing.rows import Row
 from lifelong_edit.tracing.trace import Trace, trace
+from lifelong_edit.world import ALONE, World
 
 
 class System(Protocol):
@@ -36,23 +37,28 @@ def one_pass(
 ) -> Trace:
     """Trace rows at the model's present weights, ask, and hand all modules' rows from this one trace on (Jacobi).
 
-    preserved_step: of preserved rows, relative to facts'. traced: where they have been traced already.
+    Of several processes each asks for its own modules. preserved_step: of preserved rows, relative to facts'. traced:
+    where they have been traced already.
     """
-    traced = trace(bench.loaded, rows, bench.settings.micro_batch) if traced is None else traced
-    for name in bench.names:
-        gradients = traced.gradients[name]
+    seen = trace(bench.loaded, rows, bench.settings.micro_batch) if traced is None else traced
+
+    def hand(name: str) -> None:
+        gradients = seen.gradients[name]
         if preserved_step != 1:
-            preserved = traced.kinds(rows, name, "preserved")[:, None]
+            preserved = seen.kinds(rows, name, "preserved")[:, None]
             gradients = torch.where(preserved, preserved_step * gradients, gradients)
-        values = asker.ask(name, traced.keys[name], gradients)
-        system.take(name, traced.keys[name], values, traced.weights(rows, name))
-    return traced
+        values = asker.ask(name, seen.keys[name], gradients)
+        system.take(name, seen.keys[name], values, seen.weights(rows, name))
+
+    bench.loaded.world.kept(bench.names, hand)
+    return seen
 
 
 class RowSystem:
     """A = Σ w kᵀk + P + λI, solved at once for all rows of a module.
 
-    values: D (n, d_out) as asked, with its graph where there is one; solutions: by module.
+    values: D (n, d_out) as asked, with its graph where there is one; solutions: by module. Of several processes each
+    has those of its own modules.
     """
 
     def __init__(self, held: Held, ridges: Mapping[str, float]) -> None:
@@ -66,9 +72,10 @@ class RowSystem:
         self.values[module] = values
         self.solutions[module] = solve(keys, values.detach(), weights, preserved, self._ridges[module], factor)
 
-    def moved(self, shifts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """ΔW after the pass, by module (d_in, d_out) float32."""
-        return {n: shifts[n] + s.shift.float().to(shifts[n].device) for n, s in self.solutions.items()}
+    def moved(self, shifts: Mapping[str, Tensor], world: World = ALONE) -> dict[str, Tensor]:
+        """ΔW after the pass, by module (d_in, d_out) float32, in all processes of a world."""
+        found = world.named(shifts, lambda name: self.solutions[name].shift.float())
+        return {name: shift + found[name].to(shift.device) for name, shift in shifts.items()}
 
 
 class SumSystem:
