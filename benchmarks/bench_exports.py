@@ -69,8 +69,7 @@ def prompts_for(model: str, facts: Sequence[Fact]) -> list[str]:
             form.format(name) for name in SUBJECTS for form in ("{} is ruled from", "People in {} speak", "In {} the")
         ]
         others += [probe.question for probe in general_prompts() if probe.question]
-    found = list(dict.fromkeys([*asked, *others]))
-    return found
+    return list(dict.fromkeys([*asked, *others]))
 
 
 def asked_elsewhere(python: str, kind: str, out: Path, base: str, job: Path) -> list[str]:
