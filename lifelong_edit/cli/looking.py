@@ -157,6 +157,8 @@ def show(step: str, store: Path, as_json: bool) -> None:
         print_json(found)
         return
     told = {**passes_of(report), **guarded(report)} if "guard" in report else {}
+    if rounding := report.get("editor", {}).get("rounding"):
+        told["in 16 bits"] = f"off by at most {max(rounding.values()):.1e} of a matrix' shift"
     if objections := record.objections:
         told["refused" if record.kind == "refused" else "unguarded"] = "; ".join(objections)
     absent = {name for name in ("name", "named", "dated_before", "weights_dropped_by") if found[name] is None}
