@@ -91,7 +91,7 @@ def write(name: str, results: Mapping[str, Any] | Sequence[Any], folder: Path = 
     path = folder / f"{name}.json"
     record = {"benchmark": name, **provenance(), "results": rounded(results)}
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"wrote {path.relative_to(REPOSITORY)}")
+    print(f"wrote {path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path}")
     return path
 
 

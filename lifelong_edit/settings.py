@@ -44,6 +44,7 @@ BelowOne = Annotated[float, Meta(ge=0, lt=1)]
 AtLeastOne = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 FormSetting = Literal["plain", "chat", "both"]
+ShiftDtype = Literal["float32", "float16"]
 Contradiction = Literal["supersede", "reject", "keep", "quarantine"]
 
 
@@ -68,7 +69,7 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     order: ClassVar[tuple[str, ...]] = ()
     """The order in which the fields are shown, and their digest takes them; empty: that of the struct."""
     at_rest: ClassVar[Mapping[str, tuple[str | int | None, ...]]] = {
-        "form": (None, "plain"), "system": (None,), "gate_noise": (None,),
+        "form": (None, "plain"), "system": (None,), "gate_noise": (None,), "shift_dtype": ("float32",),
     }  # fmt: skip
     """Fields that stores did not have from the first on, and the values with which all is as it was without them."""
     before: ClassVar[Mapping[str, object]] = {}
@@ -99,6 +100,10 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     d_in of 8,192, beyond it a factor of rank 1,024."""
     snapshot_every: AtLeastOne = 10
     """Steps between two states that are stored whole, so that going back stays quick."""
+    shift_dtype: ShiftDtype = "float32"
+    """In which numbers the store keeps what a step changes: `float32`, or `float16` for half the disk. A step is what
+    is stored of it, so it is rounded before it is judged: an entry is off by at most 2⁻¹¹ of itself. `show` has the
+    error of each step."""
     gate_perplexity: float = 1.5
     """The gate refuses a batch after which perplexity exceeds this multiple of the base model's."""
     gate_noise: NotNegative | None = None

@@ -9,7 +9,7 @@ from lifelong_edit.stores.digests import digest_bytes, seal, unseal
 from lifelong_edit.stores.entries import Entry, FactKeys, conflict_entries, decode_entries, encode_entries, entry_names
 from lifelong_edit.stores.figures import AsBase, Drift, Figures, Forecast, Gate, Guard, Met, Risk, Staleness, Standing
 from lifelong_edit.stores.findings import Finding
-from lifelong_edit.stores.folding import Shapes, Weights, add_shifts, zeros
+from lifelong_edit.stores.folding import WHOLE_UP_TO, Shapes, Weights, add_shifts, decode_whole, encode_whole, zeros
 from lifelong_edit.stores.fsck import Report, fsck, require_sound
 from lifelong_edit.stores.index import KeyIndex
 from lifelong_edit.stores.keys import write_key_file
@@ -47,6 +47,7 @@ from lifelong_edit.stores.tensors import (
     decode_tensors,
     encode_shifts,
     encode_tensors,
+    halved,
     materialise,
     smaller,
     tensors_digest,
@@ -59,6 +60,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "STILL",
     "WEIGHTS",
+    "WHOLE_UP_TO",
     "AsBase",
     "Backup",
     "Batch",
@@ -119,13 +121,16 @@ __all__ = [
     "decode_shifts",
     "decode_step",
     "decode_tensors",
+    "decode_whole",
     "digest_bytes",
     "encode_entries",
     "encode_shifts",
     "encode_step",
     "encode_tensors",
+    "encode_whole",
     "entry_names",
     "fsck",
+    "halved",
     "holder",
     "materialise",
     "replay",

@@ -329,6 +329,11 @@ class EditLog:
         with self._reading() as tables:
             return tables.has_blob(digest)
 
+    def blob_size(self, digest: str) -> int:
+        """How many bytes a blob has, 0 where it is not kept."""
+        with self._reading() as tables:
+            return tables.blob_size(digest)
+
     def blob_sizes(self) -> dict[str, int]:
         """The blobs that are kept, with how many bytes each has."""
         with self._reading() as tables:

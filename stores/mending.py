@@ -21,7 +21,7 @@ from lifelong_edit.stores import environment as environments
 from lifelong_edit.stores.codec import decode_step
 from lifelong_edit.stores.digests import DIGEST_SIZE, digest_bytes, is_sealed, seal
 from lifelong_edit.stores.findings import Entry, Examination, count_references
-from lifelong_edit.stores.folding import Shapes, Weights, zeros
+from lifelong_edit.stores.folding import Shapes, Weights, encode_whole, zeros
 from lifelong_edit.stores.identity import write_acknowledged, write_marker
 from lifelong_edit.stores.index import INDEX_FILE, INDEX_NOTE, KeyIndex
 from lifelong_edit.stores.parts import WEIGHTS, Part, replay
@@ -298,9 +298,11 @@ class _Mender:
             if whole is None or whole in self.found.blobs or whole in self.found.dropped:
                 continue
             weights = self._fold(number)
-            data = b"" if weights is None else encode_tensors(weights)
-            if data and digest_bytes(data) == whole:
-                self._put_blob(whole, data)
+            forms = () if weights is None else (encode_whole(weights, half) for half in (False, True))
+            for data in forms:
+                if digest_bytes(data) == whole:
+                    self._put_blob(whole, data)
+                    break
 
     def _fold(self, state: int) -> Weights | None:
         """ΔW at a state from an earlier one; None where a part is missing or it has another digest than was logged."""

@@ -25,7 +25,7 @@ from lifelong_edit.errors import StoreDamagedError
 from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.stores.entries import decode_entries
 from lifelong_edit.stores.folding import add_shifts, decode_whole
-from lifelong_edit.stores.tensors import decode_shifts, decode_tensors, materialise
+from lifelong_edit.stores.tensors import decode_shifts, decode_tensors
 
 Fold = Literal["sum", "replace", "upsert"]
 Content = dict[str, Any]
@@ -98,11 +98,11 @@ def _summed(before: Mapping[str, Any], part: Part, read: Read) -> Content:
         return dict(decode_whole(read(part.whole), f"weights, blob {part.whole}"))
     found = dict(before)
     for blob in part.change:
-        matrices = {n: materialise(shift) for n, shift in decode_shifts(read(blob), f"shift, blob {blob}").items()}
-        shapes = {name: matrix.shape for name, matrix in matrices.items()}
+        shifts = decode_shifts(read(blob), f"shift, blob {blob}")
+        shapes = {name: shift.shape for name, shift in shifts.items()}
         if not shapes.items() <= (expected := {name: np.shape(array) for name, array in found.items()}).items():
             raise StoreDamagedError(f"shift, blob {blob}: found {shapes}, expected matrices of {expected}")
-        found = dict(add_shifts(found, matrices))
+        found = dict(add_shifts(found, shifts))
     return found
 
 

@@ -123,6 +123,12 @@ class Tables:
         """Drop the text of a fact; that it was there stays in the steps."""
         self._transaction.delete(digest.encode(), db=self._environment.tables["facts"])
 
+    def blob_size(self, digest: str) -> int:
+        """How many bytes a blob has, 0 where it is not kept; it is not read."""
+        with self._environment.env.begin(db=self._environment.tables["blobs"], buffers=True) as transaction:
+            found = transaction.get(digest.encode())
+            return 0 if found is None else self._envelopes.blob_size(len(found))
+
     def blob_sizes(self) -> dict[str, int]:
         """The blobs that are kept, with how many bytes each has; none of them is read."""
         with self._environment.env.begin(db=self._environment.tables["blobs"], buffers=True) as transaction:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from lifelong_edit.errors import StoreDamagedError, StoreError, said
+from lifelong_edit.errors import StepRefusedError, StoreDamagedError, StoreError, said
 from lifelong_edit.stores.digests import DIGEST_SIZE
 
 Array = npt.NDArray[np.generic]
@@ -41,17 +41,37 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class Dense:
-    """A shift stored whole: `array` (d_in, d_out), float32."""
+    """A shift stored whole: `array` (d_in, d_out), float32, or float16 where the store keeps shifts in 16 bits."""
 
     array: FloatArray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_in, d_out)."""
+        return self.array.shape[0], self.array.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is stored."""
+        return self.array.nbytes
 
 
 @dataclass(frozen=True)
 class Factors:
-    """A shift stored as `left` (d_in, n) times `right` (n, d_out), both float32."""
+    """A shift stored as `left` (d_in, n) times `right` (n, d_out), both float32, or both float16 as of `Dense`."""
 
     left: FloatArray
     right: FloatArray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_in, d_out)."""
+        return self.left.shape[0], self.right.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is stored."""
+        return self.left.nbytes + self.right.nbytes
 
 
 Shift = Dense | Factors
@@ -63,9 +83,39 @@ def materialise(shift: Shift) -> FloatArray:
     A step's shift is *defined* as its stored bytes; whoever needs the matrix calls this.
     """
     if isinstance(shift, Dense):
-        return shift.array
-    product: FloatArray = shift.left @ shift.right
+        return shift.array.astype(np.float32, copy=False)
+    product: FloatArray = shift.left.astype(np.float32, copy=False) @ shift.right.astype(np.float32, copy=False)
     return product
+
+
+def halved(shift: Shift) -> tuple[Shift, float]:
+    """A shift as 16 bits keep it, and the error of that, relative to its norm (Frobenius).
+
+    Factors are brought to one size first, by a power of two, which changes no digit of their product. Rounded to
+    float16 an entry is off by at most 2⁻¹¹ of itself, or by 3·10⁻⁸ where it is smaller than 6·10⁻⁵.
+    Raises StepRefusedError where an entry is too large for 16 bits (65,504).
+    """
+    found: Shift
+    # An overflow is looked for below, and told in words.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if isinstance(shift, Dense):
+            found = Dense(shift.array.astype(np.float16))
+            finite = bool(np.isfinite(found.array).all())
+        else:
+            sizes = [max(float(np.abs(part).max(initial=0)), 1e-38) for part in (shift.left, shift.right)]
+            scale = np.float32(2.0 ** round(np.log2(sizes[1] / sizes[0]) / 2))
+            left, right = (shift.left * scale).astype(np.float16), (shift.right / scale).astype(np.float16)
+            found = Factors(left, right)  # type: ignore[arg-type]
+            finite = bool(np.isfinite(left).all() and np.isfinite(right).all())
+    if not finite:
+        raise StepRefusedError(
+            "a shift has an entry above 65,504, the most that 16 bits keep; expected a smaller one; make the store "
+            "with --set shift_dtype=float32"
+        )
+    exact = materialise(shift)
+    off = materialise(found) - exact
+    norm = float(np.linalg.norm(exact))
+    return found, float(np.linalg.norm(off)) / norm if norm else 0.0
 
 
 def smaller(dense: FloatArray, left: FloatArray, right: FloatArray) -> Shift:
@@ -93,14 +143,19 @@ def encode_tensors(tensors: Mapping[str, Array]) -> bytes:
     return data
 
 
-def decode_tensors(data: bytes, what: str = "tensors", *, only: Collection[str] | None = None) -> dict[str, Array]:
+def decode_tensors(
+    data: bytes, what: str = "tensors", *, only: Collection[str] | None = None, views: bool = False
+) -> dict[str, Array]:
     """The arrays in safetensors bytes; `what` names them in the error.
 
-    only: those of these names, without decoding the others; one that is not there is left out.
+    only: those of these names, without decoding the others; one that is not there is left out. views: look at the bytes
+    themselves, which nobody may write to, and copy none of them.
     Memory is bounded by the length of `data`: the header is checked before anything is allocated.
     Raises StoreDamagedError where the bytes are not what `encode_tensors` writes.
     """
     header = _check_header(data, what)
+    if views:
+        return {name: _array(data, entry, f"{what}: tensor {name!r}") for name, entry in header.items()}
     if only is not None:
         return {name: _array(data, entry, f"{what}: tensor {name!r}") for name, entry in header.items() if name in only}
     try:
@@ -168,24 +223,26 @@ def encode_shifts(shifts: Mapping[str, Shift]) -> bytes:
             tensors[f"left/{module}"] = shift.left
             tensors[f"right/{module}"] = shift.right
     for name, array in tensors.items():
-        if array.dtype != np.float32 or array.ndim != 2:
-            raise StoreError(f"shift {name} is {array.dtype} {array.shape}; expected a float32 matrix")
+        if array.dtype not in (np.float32, np.float16) or array.ndim != 2:
+            raise StoreError(f"shift {name} is {array.dtype} {array.shape}; expected a float32 or float16 matrix")
     return encode_tensors(tensors)
 
 
 def decode_shifts(data: bytes, what: str = "shift") -> dict[str, Shift]:
-    """The inverse of `encode_shifts`. Raises StoreDamagedError where a factor lacks its partner."""
-    tensors = decode_tensors(data, what)
+    """The inverse of `encode_shifts`, as views of the bytes. Raises StoreDamagedError where a factor is alone."""
+    tensors = decode_tensors(data, what, views=True)
     shifts: dict[str, Shift] = {}
     for name, array in tensors.items():
         part, _, module = name.partition("/")
-        if array.dtype != np.float32 or array.ndim != 2 or part not in ("dense", "left", "right"):
-            raise StoreDamagedError(f"{what}: {name!r} is {array.dtype} {array.shape}; expected a float32 matrix")
+        if array.dtype not in (np.float32, np.float16) or array.ndim != 2 or part not in ("dense", "left", "right"):
+            raise StoreDamagedError(
+                f"{what}: {name!r} is {array.dtype} {array.shape}; expected a float32 or float16 matrix"
+            )
         if part == "dense":
-            shifts[module] = Dense(array.astype(np.float32, copy=False))
+            shifts[module] = Dense(array)  # type: ignore[arg-type]
         elif part == "left":
             right = tensors.get(f"right/{module}")
             if right is None or right.shape[0] != array.shape[1]:
                 raise StoreDamagedError(f"{what}: the factors of {module!r} do not fit each other")
-            shifts[module] = Factors(array.astype(np.float32, copy=False), right.astype(np.float32, copy=False))
+            shifts[module] = Factors(array, right)  # type: ignore[arg-type]
     return shifts

@@ -17,6 +17,7 @@ from lifelong_edit.cli.exporting import apply, export
 from lifelong_edit.cli.keeping import backup, compact, fsck, purge, restore
 from lifelong_edit.cli.learning import train
 from lifelong_edit.cli.looking import facts, log, show, status
+from lifelong_edit.cli.planning import plan
 from lifelong_edit.cli.processes import Running
 from lifelong_edit.cli.reconsolidating import reconsolidate
 from lifelong_edit.cli.relocating import relocate
@@ -40,8 +41,8 @@ PROGRAM = "lifelong-edit"
     "--processes",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Let N processes on this machine share the work of init, stream, retract, reconsolidate and eval, and of the "
-    "streams of compare; under `torchrun` those that it started do. The weights are the same to the last bit.",
+    help="Let N processes on this machine share the work of init, stream, retract, reconsolidate, eval, and of the "
+    "streams of compare. The weights are the same to the last bit. Under torchrun leave it out.",
 )
 @click.pass_context
 def cli(context: click.Context, debug: bool, processes: int | None) -> None:
@@ -69,7 +70,7 @@ def run_beside(world: World, arguments: Sequence[str]) -> None:
 
 
 for _command in (
-    *(init, train, stream, dismiss, retract, prove, reconsolidate, rollback, tag, branch, switch),
+    *(plan, init, train, stream, dismiss, retract, prove, reconsolidate, rollback, tag, branch, switch),
     *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export, apply, serve),
     *(fsck, backup, restore, compact, purge, relocate, keygen, rekey, editors, completion),
 ):

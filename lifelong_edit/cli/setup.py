@@ -146,7 +146,7 @@ def make_store(
         raise UsageError(
             "found --trust-remote-code without --revision, expected both; name the commit whose code you have read"
         )
-    preserve = _preserved(options["preserve"])
+    preserve = preserved_prompts(options["preserve"])
     if preserve is not None and not preserve:
         raise BadInputError(
             f"found no prompt in {', '.join(options['preserve'])}, expected at least one to preserve; leave --preserve "
@@ -193,7 +193,7 @@ def _probed(settings: StoreSettings, text: Sequence[str] | None, options: dict[s
     return probed(loaded, settings, text or default_text(), options["probe"], say)
 
 
-def _preserved(given: Sequence[str]) -> list[Probe] | None:
+def preserved_prompts(given: Sequence[str]) -> list[Probe] | None:
     """The prompts of files, and where `general` is among them those of this program; None for the default."""
     from lifelong_edit.facts import general_prompts, read_prompts
 

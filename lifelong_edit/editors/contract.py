@@ -22,12 +22,14 @@ from lifelong_edit.stores import (
     KEYS,
     WEIGHTS,
     Content,
+    Dense,
     Entry,
     FactKeys,
     Fold,
     Shift,
     Weights,
     add_shifts,
+    halved,
     materialise,
 )
 
@@ -93,8 +95,26 @@ class Change:
         if isinstance(found, Whole):
             return {name: np.asarray(array, np.float32) for name, array in found.arrays.items()}
         if isinstance(found, Added):
-            return add_shifts(before, {name: materialise(shift) for name, shift in found.shift.items()})
+            return add_shifts(before, found.shift)
         return before
+
+    def in_16_bits(self) -> Change:
+        """The same with what it brings to the weights as 16 bits keep it, and the error of that in the report.
+
+        Rounded before anything is judged or written: what is stored is what a step is. Raises StepRefusedError where a
+        number is too large.
+        """
+        found = self.parts.get(WEIGHTS)
+        if isinstance(found, Added):
+            pairs = {name: halved(shift) for name, shift in found.shift.items()}
+            brought: Brought = Added({name: shift for name, (shift, _) in pairs.items()})
+        elif isinstance(found, Whole):
+            pairs = {name: halved(Dense(np.asarray(array, np.float32))) for name, array in found.arrays.items()}
+            brought = Whole({name: materialise(shift) for name, (shift, _) in pairs.items()})
+        else:
+            return self
+        rounding = {name: error for name, (_, error) in pairs.items()}
+        return Change({**self.parts, WEIGHTS: brought}, {**self.report, "rounding": rounding})
 
     def keys(self) -> dict[str, FactKeys]:
         """The keys that it brings, held together."""
@@ -167,12 +187,13 @@ def moved_by(state: State, change: Change, facts: Sequence[Fact], retired: Seque
     """
     import torch
 
-    live = {digest: fact for digest, fact in state.live.items() if digest not in set(retired)}
+    gone = set(retired)
+    live = {digest: fact for digest, fact in state.live.items() if digest not in gone}
     live |= {fact.digest: fact for fact in facts}
     keys = {**state.keys, **change.keys()}
     before = {name: shift.cpu().numpy() for name, shift in state.shifts.items()}
     if not before and (added := change.shift) is not None:
-        before = {name: np.zeros_like(materialise(shift)) for name, shift in added.items()}
+        before = {name: np.zeros(shift.shape, np.float32) for name, shift in added.items()}
     return replace(
         state,
         shifts={name: torch.from_numpy(array) for name, array in change.weights(before).items()},
@@ -245,6 +266,23 @@ class KeepsKeys(Protocol):
         conflict: their conflict keys by digest, (d_in,). replaced: as of `Lesson`. Raises StepRefusedError where a key
         is not finite.
         """
+
+
+class Bookmark(Protocol):
+    """Where a solve over all facts keeps how far it is."""
+
+    def read(self) -> Mapping[str, npt.NDArray[Any]] | None:
+        """What was kept of this very solve, if it was begun before."""
+
+    def write(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Keep how far it is."""
+
+
+@runtime_checkable
+class Resumes(Protocol):
+    """A rule whose `relearn` goes on where it was killed. bookmark: set before it is called, if it is to."""
+
+    bookmark: Bookmark | None
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ def measure_stream(bench: Bench, editor: Editor, batches: Sequence[Sequence[Fact
     for batch in batches:
         new = {(fact.about.casefold(), fact.relation) for fact in batch}
         retired = [d for d, fact in state.live.items() if (fact.about.casefold(), fact.relation) in new]
-        left = [fact for d, fact in state.live.items() if d not in set(retired)]
+        gone = set(retired)
+        left = [fact for d, fact in state.live.items() if d not in gone]
         with bench.loaded.at(editor.overlay(state)):
             known = answered(bench, left)
         change = editor.learn(state, Lesson(batch, retired))

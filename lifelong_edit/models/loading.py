@@ -43,7 +43,7 @@ from lifelong_edit.models.gguf import read_header
 from lifelong_edit.models.loaded import LoadedModel, context_of
 from lifelong_edit.models.places import Place, locate
 from lifelong_edit.models.quiet import quiet_transformers, without_bars
-from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
+from lifelong_edit.numerics.devices import resolve_device, resolve_dtype, settle
 
 AUTO: dict[Kind, Any] = {
     "causal": AutoModelForCausalLM,
@@ -81,6 +81,7 @@ def load_model(
         )
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
+    settle(place)
     home = locate(source, revision)
     options = {"revision": revision, "trust_remote_code": trust_remote_code, **home.options}
     with _one_sentence(source):

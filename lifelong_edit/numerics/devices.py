@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from lifelong_edit.errors import UsageError
@@ -37,6 +39,22 @@ def _require_cuda(device: torch.device, name: str) -> None:
         raise UsageError(f"device {name!r} was asked for, but PyTorch finds no CUDA device here; use --device cpu")
     if device.index is not None and device.index >= count:
         raise UsageError(f"device {name!r} was asked for, but there are only {count} CUDA devices, from cuda:0")
+
+
+def settle(device: torch.device) -> None:
+    """Let an accelerator give the same numbers for the same work: deterministic kernels, float32 as float32.
+
+    Where PyTorch has no deterministic kernel it says so (a warning), and what it computes may differ in the last bit
+    from run to run. The weights of a state do not depend on it: they are what is stored.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

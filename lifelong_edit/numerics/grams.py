@@ -18,7 +18,7 @@ from torch import Tensor
 from lifelong_edit.numerics.devices import to_solve
 from lifelong_edit.stores.entries import FactKeys
 
-__all__ = ["GRID", "HEADROOM", "ExactGram", "FactKeys", "grid_scale", "to_grid"]
+__all__ = ["GRID", "HEADROOM", "ExactGram", "FactKeys", "grid_scale", "scaled_rows", "to_grid"]
 
 GRID = 32767
 HEADROOM = 8.0
@@ -37,6 +37,14 @@ def to_grid(keys: Tensor, scale: Tensor) -> np.ndarray:
     return units.to(torch.int16).cpu().numpy()
 
 
+def scaled_rows(module: str, facts: Iterable[FactKeys], scale: Tensor) -> Tensor:
+    """The keys of facts in one module, (n, d_in) float64, in the order of the facts; scale: (d_in,)."""
+    parts = [keys.rows[module] for keys in facts]
+    if not parts:
+        return torch.zeros(0, len(scale), dtype=torch.float64, device=scale.device)
+    return torch.from_numpy(np.concatenate(parts)).to(scale).mul_(scale)
+
+
 class ExactGram:
     """Σ kᵀk over the keys of a changing set of facts, for one module, exact whatever the order of changes."""
 
@@ -44,7 +52,15 @@ class ExactGram:
         self.module = module
         self.scale = scale
         self._held: dict[str, FactKeys] = {}
-        self._sum = torch.zeros(len(scale), len(scale), dtype=torch.float64, device=scale.device)
+        self._made: Tensor | None = None
+
+    @property
+    def _sum(self) -> Tensor:
+        """In units of the grid; made when first asked for, since of a large d_in it is gigabytes."""
+        if self._made is None:
+            width = len(self.scale)
+            self._made = torch.zeros(width, width, dtype=torch.float64, device=self.scale.device)
+        return self._made
 
     def over(self, facts: Mapping[str, FactKeys]) -> Tensor:
         """The gram of exactly these facts, (d_in, d_in) float64."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.numerics.devices import solve_device, to_solve
+from lifelong_edit.numerics.lowrank import LowRank
 
 DENSE_UP_TO = 8192
 """The greatest d_in whose gram is kept whole unless `gram_rank` says otherwise: half a GiB in float64."""
@@ -121,7 +122,7 @@ class _Sketch:
 
 
 class TextGrams:
-    """C₀ of every module as `init` fixed it; a factor is multiplied out only where it is added to something.
+    """C₀ of every module as `init` fixed it; a factor is multiplied out only where it is added to a matrix.
 
     Kept on the device that solves for a model on `device`.
     """
@@ -143,6 +144,13 @@ class TextGrams:
             return self._whole[module]
         width = self.width(module)
         return self.add_to(torch.zeros(width, width, dtype=torch.float64, device=self._parts[module][1].device), module)
+
+    def low_rank(self, module: str, count: float = 1.0) -> LowRank | None:
+        """count·C₀ by its rows, not multiplied out; None where it is kept whole."""
+        if module in self._whole:
+            return None
+        factor, rest = self._parts[module]
+        return LowRank(factor * count**0.5, rest * count)
 
     def width(self, module: str) -> int:
         """d_in."""

@@ -220,7 +220,8 @@ class Editing(Reviewing):
         turned_down = {*history.fold(self.head).retracted, *history.purged}
         replaced = [digest for digest in history.superseded_by(self.head, gone) if digest not in turned_down]
         back = self.facts_by_digest(replaced).values()
-        taken = {name for fact in self.facts() if fact.digest not in set(gone) for name in identities(fact)}
+        away = set(gone)
+        taken = {name for fact in self.facts() if fact.digest not in away for name in identities(fact)}
         return [fact for fact in back if taken.isdisjoint(identities(fact))]
 
     def _nothing(self, sieved: Sieved) -> StepRecord:

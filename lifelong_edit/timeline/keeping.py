@@ -143,7 +143,8 @@ class Plan:
     def _cost(self, wholes: Mapping[int, str]) -> int:
         """Bytes of ΔW that the kept states take."""
         head = str(self.log.head().weights)
-        whole = self.sizes.get(head, 0)  # all are of one size
+        dense = 4 * sum(d_in * d_out for d_in, d_out in self.shapes.values())  # of a head that is read by its shifts
+        whole = self.sizes.get(head, dense)  # all are of one size
         head_state = self.history.state_of(self.history.head)
         digests = {digest for state in self.kept for digest in self._weights(state, wholes)}
         here = {wholes[head_state]} if head_state in wholes else set()

@@ -199,5 +199,5 @@ def make_editor(bench: Bench) -> Editor:
 
 
 def as_tensors(weights: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, torch.Tensor]:
-    """ΔW as torch tensors of their own."""
-    return {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
+    """ΔW as torch tensors, which nobody may write to: a state of a large model is in memory once."""
+    return {name: torch.from_numpy(array if array.flags.writeable else array.copy()) for name, array in weights.items()}

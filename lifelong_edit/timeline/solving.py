@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Change, Editor, Entries, Lesson
+from lifelong_edit.editors.contract import Change, Editor, Entries, Lesson, Resumes
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Fact
 from lifelong_edit.judging.forgetting import forecast_by_keys, live_conflict_keys, proposed_changes
@@ -54,7 +54,8 @@ from lifelong_edit.timeline.following import HeadState, Source
 from lifelong_edit.timeline.history import History
 from lifelong_edit.timeline.model import as_tensors
 from lifelong_edit.timeline.sieve import Sieved
-from lifelong_edit.timeline.states import key_ages_at
+from lifelong_edit.timeline.states import environment, key_ages_at
+from lifelong_edit.timeline.unfinished import Unfinished
 
 NEIGHBOURS = 8
 """How many live facts are looked at per new one, whatever they are about."""
@@ -88,6 +89,7 @@ class Solving:
         self._bench, self._editor, self._rule = bench, editor, rule_of(config.settings.editor)
         self._head = HeadState(log, source or log, history, config)
         self._index: KeyIndex | None = None
+        self._unfinished: Unfinished | None = None
 
     # -- the state
 
@@ -97,6 +99,9 @@ class Solving:
 
     def moved(self, record: StepRecord) -> None:
         """A step was appended: go on by it, if it is quickly done; what was solved anew waits until it is needed."""
+        if self._unfinished is not None:
+            self._unfinished.clear()
+            self._unfinished = None
         if record.kind in ("edit", "decide") and self._head.at_hand:
             self.state()
 
@@ -133,12 +138,13 @@ class Solving:
             worth = bool(decision.turned_away or sieved.reviewed)
             return Draft(record=Decide(**told), weights=self._weights, **noted) if worth else None
         replaced = self._replaced(state, decision)
-        change = self._editor.learn(state, Lesson(sieved.facts, decision.retire, keys, replaced)).held()
+        change = self._kept(self._editor.learn(state, Lesson(sieved.facts, decision.retire, keys, replaced)).held())
         if KEYS not in change.parts:
             of_each = {fact.digest: FactKeys({}, keys[fact.digest]) for fact in sieved.facts}
             change = _with_keys(change, Entries(lambda: iter([of_each])))
         weights = change.weights(self._weights)
-        live = {digest: fact for digest, fact in state.live.items() if digest not in set(decision.retire)}
+        retired = set(decision.retire)
+        live = {digest: fact for digest, fact in state.live.items() if digest not in retired}
         live |= {fact.digest: fact for fact in sieved.facts}
         with self._bench.loaded.at(self._after(state, change, weights, live)):
             figures = _default_gate(gate)(self._bench, state, change, sieved.facts)
@@ -236,7 +242,7 @@ class Solving:
         told: dict[str, Any] = UNMADE | {"parent": self._at, "start": start}
         told["staleness"] = Staleness.of(self.staleness())  # as of before
         before = self._measured(self._editor.overlay(state), facts, record)
-        change = self._relearned(facts, say, warm, state.digest if start else "")
+        change = self._relearned(facts, say, warm, state.digest if start else "", start)
         weights = change.weights(self._weights)
         after = self._measured(self._after(state, change, weights, state.live), facts, record)
         against = tuple(objections(before, after))
@@ -261,7 +267,8 @@ class Solving:
         record = self._history().record(self._at)
         known = state.live | self._head.facts([digest for digest in gone if digest not in state.live])
         retracted = [known[digest] for digest in gone]
-        left = [fact for digest, fact in state.live.items() if digest not in set(gone)] + list(back)
+        away = set(gone)
+        left = [fact for digest, fact in state.live.items() if digest not in away] + list(back)
         told: dict[str, Any] = UNMADE | {"parent": self._at, "superseded": tuple(gone), "start": 0.0}
         none = {m.name: np.zeros((m.d_in, m.d_out), np.float32) for m in bench.loaded.modules}
         change = self._relearned(left, say) if left else self._rule.emptied(none)
@@ -273,19 +280,31 @@ class Solving:
         with bench.loaded.at(standing):
             asked = compared(bench, gone_for_good, left)
         told["as_base"] = {name: AsBase(asked=found.asked, same=found.same) for name, found in asked.items()}
+        # What comes back was not in force before, and would be counted there as forgotten.
+        stayed = left[: len(left) - len(back)]
         if left:
-            before = self._measured(self._editor.overlay(state), left, record)
-            after = self._measured(standing, left, record)
+            before = self._measured(self._editor.overlay(state), stayed, record)
+            after = self._measured(standing, stayed or left, record)
             told |= {"guard": Guard.of(as_report(before, after)), "notes": {"editor": change.report}}
         return Draft(
             record=Retract(**told), weights=weights, facts=tuple(back), change=change, device=str(bench.loaded.device)
         )
 
     def _relearned(
-        self, facts: Sequence[Fact], say: Say | None, warm: Mapping[str, Any] | None = None, identity: str = ""
+        self,
+        facts: Sequence[Fact],
+        say: Say | None,
+        warm: Mapping[str, Any] | None = None,
+        identity: str = "",
+        start: float = 0.0,
     ) -> Change:
         """What the rule makes of all facts; where it keeps no keys of its own, with those that conflicts need."""
-        change = self._editor.relearn(facts, start=warm, identity=identity, say=say or silent).held()
+        if isinstance(self._editor, Resumes):
+            # what it is a function of, beside what the store has fixed; with other libraries it begins anew
+            told = [*sorted(fact.digest for fact in facts), identity, repr(start), repr(sorted(environment().items()))]
+            self._unfinished = Unfinished(self._log.path, self._log.envelopes, "\n".join(told))
+            self._editor.bookmark = self._unfinished
+        change = self._kept(self._editor.relearn(facts, start=warm, identity=identity, say=say or silent).held())
         if KEYS in change.parts:
             return change
 
@@ -295,6 +314,10 @@ class Solving:
                 yield {digest: FactKeys({}, key) for digest, key in conflict.items()}
 
         return _with_keys(change, Entries(made, whole=True))
+
+    def _kept(self, change: Change) -> Change:
+        """A proposal as the store keeps it."""
+        return change.in_16_bits() if self._config.settings.shift_dtype == "float16" else change
 
     def _after(self, state: State, change: Change, weights: Weights, live: Mapping[str, Fact]) -> Overlay:
         """How the state that a change leads to will show in the model, before it is committed."""

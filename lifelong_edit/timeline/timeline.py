@@ -365,6 +365,7 @@ class Timeline(Branching, Measured, Editing):
         except BaseException:
             self._solving = None  # committed or not: read it from the log when it is needed
             raise
+        draft.weights = draft.change = None  # what follows reads them from the log: of a large model they are gigabytes
         if self._solving is not None:
             self._solving.moved(record)
         self.history()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lifelong_edit.facts import Fact, Record
 from lifelong_edit.facts.stored import encode_fact
 from lifelong_edit.stores import EditLog, StepRecord
-from lifelong_edit.timeline.commit import Draft, outline
+from lifelong_edit.timeline.commit import Draft, outline, stored_whole
 from lifelong_edit.timeline.config import Config
 from lifelong_edit.timeline.history import History
 from lifelong_edit.timeline.locking import Lock, locked
@@ -96,7 +96,9 @@ class Trial:
         return self._go_on(draft)
 
     def _go_on(self, draft: Draft) -> StepRecord:
-        record, blobs = outline(self._timeline.config, self._history, draft, self._history.head + 1)
+        config = self._timeline.config
+        whole = stored_whole(config, self._history, draft)
+        record, blobs = outline(config, self._history, draft, self._history.head + 1, whole)
         self._ahead.add({fact.digest: encode_fact(fact) for fact in (*draft.facts, *draft.aside)}, blobs)
         self._history.take(record)
         self._solving.moved(record)

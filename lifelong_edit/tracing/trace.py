@@ -113,18 +113,22 @@ def _traced(
 ) -> _Seen:
     """One micro-batch; numbers: of its rows."""
     names, task = [m.name for m in loaded.modules], task_of(loaded)
+    kind_of = {m.name: m.positions for m in loaded.modules}
     batch = task.collate(loaded, [r.encoded for r in rows])
     places = {m.positions: task.slots(batch, m.positions) for m in loaded.modules}
-    masks = {m.name: batch.tokens(m.positions) if everywhere else places[m.positions] for m in loaded.modules}
+    # An accelerator has to be waited for to know where a mask is true: once for each kind, not for each matrix.
+    kinds = {kind: batch.tokens(kind) if everywhere else mask for kind, mask in places.items()}
+    spots = {kind: (mask.flatten().nonzero()[:, 0], mask.shape[1]) for kind, mask in kinds.items()}
     with recording(loaded, gradients) as (inputs, outputs), torch.set_grad_enabled(gradients):
         loss, row = task.loss(task.logits(loaded, batch), batch, rows)
     slopes = torch.autograd.grad(loss.sum(), [outputs[n] for n in names]) if gradients else ()
     where = torch.tensor(numbers, device=row.device)
     losses, worst = losses_of_rows(task, rows, loss, row)
+    at = {name: spots[kind_of[name]] for name in names}
     return {
-        "keys": {name: _at(masks[name], inputs[name]) for name in names},
-        "gradients": {name: _at(masks[name], g) for name, g in zip(names, slopes, strict=False)},
-        "index": {name: where[masks[name].nonzero()[:, 0]] for name in names},
+        "keys": {name: _at(at[name][0], inputs[name]) for name in names},
+        "gradients": {name: _at(at[name][0], g) for name, g in zip(names, slopes, strict=False)},
+        "index": {name: where[at[name][0] // at[name][1]] for name in names},
         "rows": {"losses": losses, "worst": worst, "numbers": torch.tensor(numbers)},
     }
 
@@ -134,7 +138,9 @@ def losses_of_rows(task: Task, rows: Sequence[Row], loss: Tensor, row: Tensor) -
 
     loss, row: (n,) as `Task.loss` gives them for these rows.
     """
-    row, loss = row.cpu(), loss.detach().float().cpu()
+    # Numbers of rows are whole and small: both in one tensor, so that an accelerator is waited for once.
+    numbers, loss = torch.stack([row.float(), loss.detach().float()]).cpu()
+    row = numbers.long()
     sizes = task.counts([r.encoded for r in rows])
     counts = torch.tensor([1 if r.base is not None else n for r, n in zip(rows, sizes, strict=True)])
     worst = torch.zeros(len(rows)).scatter_reduce_(0, row, loss * counts[row], "amax")
@@ -147,9 +153,9 @@ def accumulate(variable: Tensor, gradient: Tensor | None) -> None:
         variable.grad = gradient if variable.grad is None else variable.grad + gradient
 
 
-def _at(mask: Tensor, states: Tensor) -> Tensor:
-    """States (b, t, d), or (b·t, d) as OPT's MLP sees them, where `mask` (b, t) is true: (n, d) float32."""
-    return states.reshape(*mask.shape, -1)[mask].float()
+def _at(spots: Tensor, states: Tensor) -> Tensor:
+    """States (b, t, d), or (b·t, d) as OPT's MLP sees them, at positions of b·t: (n, d) float32."""
+    return states.reshape(-1, states.shape[-1])[spots].float()
 
 
 def _in_row_order(seen: Sequence[_Seen], rows: Sequence[Row], loaded: LoadedModel, gradients: bool) -> Trace:

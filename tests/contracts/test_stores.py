@@ -84,7 +84,7 @@ def edit(path: Path) -> Edit:
         at, step = history.state_of(head.step), head.step + 1
         random, fact = np.random.default_rng(step), taught(step)
         moved = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-        weights = add_shifts(weights_at(log, history, at, shapes), moved)
+        weights = add_shifts(weights_at(log, history, at, shapes), {n: Dense(array) for n, array in moved.items()})
         rows = {name: np.full((2, shape[0]), step, np.int16) for name, shape in shapes.items()}
         figures = {"mean": np.full(4, step, np.float64)}
         shift, keys = encode_shifts({name: Dense(array) for name, array in moved.items()}), encode_entries(

@@ -38,6 +38,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.models import Forms, LoadedModel, encode_prompt, load_model
 from lifelong_edit.models.families import default_entries
 from lifelong_edit.numerics.located import (
+    Projection,
     equality,
     free_directions,
     projected,
@@ -95,13 +96,13 @@ def test_every_rule_solves_what_its_equation_says(solve: dict[str, torch.Tensor]
     assert close(ridge(solve["K"], solve["C"] + solve["Q"]), np.linalg.inv(c + q + k.T @ k) @ k.T)
     inner = np.linalg.inv(k @ inverse @ k.T + 0.1 * np.eye(5))
     assert close(equality(solve["K"], solve["C"], 0.1), inverse @ k.T @ inner)
-    basis = free_directions(solve["C"], None, 0.2)
+    free = free_directions(solve["C"], None, 0.2)
     values, vectors = np.linalg.eigh(c)
     few = vectors[:, np.cumsum(values) <= 0.2 * values.sum()]
     project = few @ few.T
-    assert 0 < few.shape[1] < 12 and close(basis @ basis.T, project)
+    assert 0 < few.shape[1] < 12 and close(free.basis @ free.basis.T, project)
     nulled = np.linalg.solve(project @ (k.T @ k + q) + 10 * eye, project @ k.T)
-    assert close(projected(solve["K"], basis, solve["Q"], 10.0), nulled)
+    assert close(projected(solve["K"], free, solve["Q"], 10.0), nulled)
     order = np.argsort(-np.abs(k).sum(0))
     carried = np.cumsum(np.abs(k).sum(0)[order]) / np.abs(k).sum()
     some = np.sort(order[: int((carried < 0.6).sum()) + 1])
@@ -114,9 +115,10 @@ def test_every_rule_solves_what_its_equation_says(solve: dict[str, torch.Tensor]
 def test_a_threshold_counts_eigenvalues_and_a_share_the_trace(solve: dict[str, torch.Tensor]) -> None:
     values = np.linalg.eigvalsh(solve["C"].numpy())
     threshold = float(values[4] + values[5]) / 2
-    assert free_directions(solve["C"], threshold, 1.0).shape == (12, 5)
+    assert free_directions(solve["C"], threshold, 1.0).rank == 5
     held = free_directions(solve["C"], None, 0.3)
-    assert float((held * (solve["C"] @ held)).sum()) <= 0.3 * float(solve["C"].trace())
+    assert held.left == pytest.approx(float((held.basis * (solve["C"] @ held.basis)).sum()))
+    assert held.left <= 0.3 * float(solve["C"].trace())
 
 
 def test_emmet_is_a_constraint_and_with_a_slack_of_one_memit(solve: dict[str, torch.Tensor]) -> None:
@@ -148,10 +150,10 @@ def test_rome_meets_the_plain_key_and_not_the_mean(solve: dict[str, torch.Tensor
 def test_alphaedit_with_nothing_to_keep_free_is_sequential_memit(solve: dict[str, torch.Tensor]) -> None:
     """P = I against c₀C₀ = λI."""
     k, q, eye = solve["K"], solve["Q"], torch.eye(12, dtype=torch.float64)
-    assert close(projected(k, eye, q, 10.0), ridge(k, 10 * eye + q).numpy())
+    assert close(projected(k, Projection(eye, 1.0), q, 10.0), ridge(k, 10 * eye + q).numpy())
     few = free_directions(solve["C"], None, 0.2)
     shift = projected(k, few, q, 10.0) @ solve["R"]
-    assert close(few @ (few.T @ shift), shift.numpy())
+    assert close(few.basis @ (few.basis.T @ shift), shift.numpy())
     assert not close(projected(k, few, q, 10.0), ridge(k, 10 * eye + q).numpy(), 0.1)
 
 

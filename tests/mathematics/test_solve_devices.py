@@ -5,21 +5,27 @@ No mps device was at hand. The tensors here lie on the CPU, say that they lie on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lifelong_edit.editors.ridge.gradient import output_metric
 from lifelong_edit.editors.ridge.targets import Seen
 from lifelong_edit.editors.ultraedit.rule import NormalisedTargets
-from lifelong_edit.numerics.devices import solve_device, to_solve
+from lifelong_edit.facts import Fact
+from lifelong_edit.models import LoadedModel
+from lifelong_edit.numerics.devices import settle, solve_device, to_solve
 from lifelong_edit.numerics.grams import grid_scale, to_grid
 from lifelong_edit.numerics.solver import factorise, solve, solve_backward
 from lifelong_edit.numerics.textgram import gram_sum
+from lifelong_edit.tracing.rows import fact_rows
+from lifelong_edit.tracing.trace import trace
 
 MPS = torch.device("mps:0")
 
@@ -124,3 +130,47 @@ def test_a_metric_goes_back_to_where_its_gradients_are(monkeypatch: pytest.Monke
     found = output_metric(gradients, 0.5)
     assert went[-1] == MPS
     assert torch.equal(found, output_metric(plain(gradients), 0.5))
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    """PyTorch's switches are put back."""
+    deterministic, fast = torch.are_deterministic_algorithms_enabled(), torch.backends.cuda.matmul.allow_tf32
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cuda.matmul.allow_tf32 = fast
+
+
+def test_an_accelerator_is_asked_for_deterministic_kernels(as_before: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    torch.use_deterministic_algorithms(False)
+    settle(torch.device("cpu"))
+    assert not torch.are_deterministic_algorithms_enabled() and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    torch.backends.cuda.matmul.allow_tf32 = True
+    settle(torch.device("cuda:0"))
+    assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and not torch.backends.cuda.matmul.allow_tf32
+
+
+class Waits(TorchDispatchMode):
+    """How often something is asked for that an accelerator would have to be waited for."""
+
+    found = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found += str(func) in ("aten.nonzero.default", "aten._local_scalar_dense.default")
+        return func(*args, **(kwargs or {}))
+
+
+def test_tracing_waits_for_each_kind_of_positions_and_not_for_each_matrix(
+    loaded: LoadedModel, news: list[Fact]
+) -> None:
+    """Of four matrices as often as of two, which are edited at the same two kinds of positions."""
+    rows, few = fact_rows(loaded, news[:4], 0), loaded.editing(["1@subject", "3"])
+    assert {m.positions for m in few.modules} == {m.positions for m in loaded.modules}
+    found = []
+    for model in (loaded, few):
+        with Waits() as waits:
+            trace(model, rows, 2)
+        found.append(waits.found)
+    assert found[0] == found[1] > 0

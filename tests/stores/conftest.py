@@ -172,7 +172,7 @@ class Lived:
             history, head = History(log.steps(), log.idle()), log.head()
             at, step = history.state_of(head.step if parent is None else parent), head.step + 1
             array = self._random.standard_normal(SHAPE).astype(np.float32)
-            weights = add_shifts(weights_at(log, history, at, {"m": SHAPE}), {"m": array})
+            weights = add_shifts(weights_at(log, history, at, {"m": SHAPE}), {"m": Dense(array)})
             facts = sorted(self.fact(n).digest for n in (number - 1, number) if n > 0)
             traced = FactKeys({"m": np.full((1, SHAPE[0]), step, np.int16)}, np.full(3, step, np.float32))
             keys = encode_entries(dict.fromkeys(facts, traced))

@@ -69,7 +69,7 @@ def build(path: Path, *, encrypt: bool = False) -> None:
     ) as log:
         for number in range(1, 7):
             shift = {name: random.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
-            states[number] = add_shifts(states[number - 1], shift)
+            states[number] = add_shifts(states[number - 1], {name: Dense(array) for name, array in shift.items()})
             append(log, states[number], number, shift)
         append(log, states[5], 7, None)
         log.keep_measurement(small.measurement(4))

@@ -7,7 +7,7 @@ from torch import Tensor
 from lifelong_edit.bench import Bench
 from lifelong_edit.editors.locate.editor import LocateEditor, Met, fix, require, usual
 from lifelong_edit.errors import UsageError
-from lifelong_edit.numerics.located import free_directions, projected
+from lifelong_edit.numerics.located import Projection, free_directions, projected
 
 __all__ = ["AlphaEdit", "fix", "make", "require", "usual"]
 
@@ -22,15 +22,17 @@ class AlphaEdit(LocateEditor):
 
     def __init__(self, bench: Bench) -> None:
         super().__init__(bench)
-        self._bases: dict[str, tuple[Tensor, float]] = {}
+        self._bases: dict[str, tuple[Projection, float]] = {}
 
-    def basis(self, module: str) -> tuple[Tensor, float]:
-        """U (d_in, r) float64 with P = UUᵀ, and λ."""
+    def basis(self, module: str) -> tuple[Projection, float]:
+        """P, float64, and λ."""
         if module not in self._bases:
-            gram, absolute = self.bench.text_gram[module], self.settings.units == "published"
+            grams, absolute = self.bench.text_gram, self.settings.units == "published"
+            low = grams.low_rank(module)
+            gram = grams[module] if low is None else low
             found = free_directions(gram, self.constants.threshold, self.settings.free)
-            left = 1.0 if absolute else float((found * (gram @ found)).sum())
-            if not found.shape[1] or not left > 0:
+            left = 1.0 if absolute else found.left
+            if not found.rank or not left > 0:
                 raise UsageError(
                     f"text leaves no direction of {module} free at free={self.settings.free}; expected some; set a "
                     "greater one"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import ClassVar
 
@@ -45,6 +45,7 @@ from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE, EditableModule, LoadedModel, Overlay, Shifts
 from lifelong_edit.numerics.devices import to_solve
 from lifelong_edit.numerics.grams import to_grid
+from lifelong_edit.numerics.lowrank import Gram, joined
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys, smaller
 from lifelong_edit.tasks import Cutter
@@ -67,13 +68,13 @@ def as_searched(wanted: Tensor) -> tuple[Tensor, Tensor]:
 class Met:
     """What a rule's L is made of at one layer: keys in the mean over contexts and in the prompt, (n, d_in) float64.
 
-    earlier: Q (d_in, d_in) of earlier facts, None for a rule that keeps none in mind.
+    earlier: Q (d_in, d_in) of earlier facts, whole or by its rows, None for a rule that keeps none in mind.
     """
 
     module: str
     mean: Tensor
     plain: Tensor
-    earlier: Tensor | None
+    earlier: Gram | None
 
 
 @dataclass
@@ -176,19 +177,26 @@ class LocateEditor(ABC):
         """How the model stands with what was changed so far; module: the matrix that is solved next, if one is."""
         return Shifts(work.shifts)
 
-    def metric(self, module: str, count: float = 1.0) -> Tensor:
-        """`count` C₀ + λI of a module, (d_in, d_in) float64; without λ in published units."""
-        grams = self.bench.text_gram
+    def metric(self, module: str, count: float = 1.0) -> Gram:
+        """`count` C₀ + λI of a module, (d_in, d_in) float64; without λ in published units.
+
+        By its rows where it is kept as a factor, and what is beside that has no zero: it has to be inverted.
+        """
+        grams, relative = self.bench.text_gram, self.settings.units == "relative"
+        ridge = math.exp(self.settings.log_ridge) * grams.trace(module) / grams.width(module) if relative else 0.0
+        text = grams.low_rank(module, count)
+        if text is not None and bool((text.rest + ridge > 0).all()):
+            return replace(text, rest=text.rest + ridge)
         found = grams[module] * count
-        if self.settings.units == "relative":
-            found.diagonal().add_(math.exp(self.settings.log_ridge) * grams.trace(module) / grams.width(module))
+        if relative:
+            found.diagonal().add_(ridge)
         return found
 
-    def held(self, met: Met) -> Tensor:
+    def held(self, met: Met) -> Gram:
         """c₀C₀ + λI + Q of a module, (d_in, d_in) float64."""
         c, width = self.constants, met.mean.shape[1]
         found = self.metric(met.module, c.c0_share * width if c.c0 is None else c.c0)
-        return found if met.earlier is None else found + met.earlier
+        return found if met.earlier is None else joined(found, met.earlier)
 
     # -- a batch
 
@@ -216,7 +224,7 @@ class LocateEditor(ABC):
         work: Work,
         facts: Sequence[Fact],
         asked: Sequence[Asked],
-        earlier: Mapping[str, Tensor],
+        earlier: Mapping[str, Gram],
         clock: Clock,
         say: Say = silent,
     ) -> Work:
@@ -268,7 +276,7 @@ class LocateEditor(ABC):
         facts: Sequence[Fact],
         asked: Sequence[Asked],
         wanted: Tensor,
-        earlier: Mapping[str, Tensor],
+        earlier: Mapping[str, Gram],
         number: int,
     ) -> bool:
         """One pass over the layers, lowest first; False where no fact needed it."""

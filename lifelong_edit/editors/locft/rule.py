@@ -15,7 +15,8 @@ class BreadthFirst(TunedEditor):
     def learn(self, state: State, lesson: Lesson) -> Change:
         """All live facts and those of the batch, together from the base; see `Editor.learn`."""
         require_batch(lesson.facts)
-        left = {digest: fact for digest, fact in state.live.items() if digest not in set(lesson.retire)}
+        gone = set(lesson.retire)
+        left = {digest: fact for digest, fact in state.live.items() if digest not in gone}
         return self.together(list((left | {fact.digest: fact for fact in lesson.facts}).values()), {}, "")
 
 

@@ -14,12 +14,12 @@ from lifelong_edit.bench import Bench, State
 from lifelong_edit.editors.contract import Added, Brought, Change, Entries, Lesson, Whole, require_batch
 from lifelong_edit.editors.ridge.clock import Clock
 from lifelong_edit.editors.ridge.held import Preservation
-from lifelong_edit.editors.ridge.passes import RowSystem, fact_keys, one_pass, total_shift
+from lifelong_edit.editors.ridge.passes import LARGE, RowSystem, fact_keys, one_pass, total_shift
 from lifelong_edit.editors.ridge.rows import changed_subjects, rows_to_be_ready_with, select_rows
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.editors.ridge.targets import Asker, Moments, Seen, Targets
 from lifelong_edit.models import BASE
-from lifelong_edit.numerics.solver import Held, Solution
+from lifelong_edit.numerics.solver import Held, Solution, Thin
 from lifelong_edit.stores import KEYS, MOMENTS, WEIGHTS, FactKeys, Shift, materialise
 from lifelong_edit.tracing.rows import Row, fact_rows, without_mention
 from lifelong_edit.tracing.trace import trace
@@ -42,7 +42,7 @@ class Work:
     ridges: Mapping[str, float]
     clock: Clock = field(default_factory=Clock)
     losses: list[float] = field(default_factory=list)
-    parts: dict[str, list[tuple[Tensor, Solution]]] = field(default_factory=dict)
+    parts: dict[str, list[tuple[Tensor, Solution | Thin]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_batch(self.lesson.facts)
@@ -60,7 +60,7 @@ class Work:
         """Move on by a pass."""
         self.losses.append(float(losses[torch.tensor([r.kind == "new" for r in rows])].mean()))
         self.shifts = system.moved(self.shifts, self.bench.loaded.world)
-        for name, solution in system.solutions.items():
+        for name, solution in (system.solutions | system.thin).items():
             self.parts.setdefault(name, []).append((system.values[name], solution))
 
     def total(self) -> dict[str, Shift]:
@@ -95,7 +95,8 @@ def learn_jointly(work: Work, preservation: Preservation) -> Change:
     A replaced fact leaves P and the rehearsal rows before its successor is solved.
     """
     bench, s, state, lesson = work.bench, work.settings, work.state, work.lesson
-    live = [d for d in sorted(state.live) if d not in set(lesson.retire)]
+    gone = set(lesson.retire)
+    live = [d for d in sorted(state.live) if d not in gone]
     rows = select_rows(
         bench, s, state, Lesson(lesson.facts, lesson.retire, work.conflict, lesson.replaced, lesson.hidden), live
     )
@@ -109,7 +110,8 @@ def learn_jointly(work: Work, preservation: Preservation) -> Change:
         with bench.loaded.at(work.shifts):
             traced = trace(bench.loaded, rows, s.micro_batch)
         work.clock.lap("trace")
-        system = RowSystem(held, work.ridges)
+        # what the first pass made of ΔW is the batch's own: a large matrix is moved on in place
+        system = RowSystem(held, work.ridges, work.shifts, work.parts)
         one_pass(bench, asker, rows, system, s.preserved_step, traced)
         work.took(rows, traced.losses, system)
         work.clock.lap("solve")
@@ -171,6 +173,9 @@ def keys_after(work: Work, shift: Mapping[str, Shift], rows: Sequence[Row]) -> t
     """
     moved = {}
     for name, part in shift.items():
+        if work.shifts[name].numel() >= LARGE:  # as the passes left it: another sum of the same, which is there
+            moved[name] = work.shifts[name]
+            continue
         before = work.state.shifts.get(name)
         change = torch.from_numpy(materialise(part))
         moved[name] = change if before is None else before + change.to(before.device)

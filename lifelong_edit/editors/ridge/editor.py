@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Arrays, Change, Lesson
+from lifelong_edit.editors.contract import Arrays, Bookmark, Change, Lesson
 from lifelong_edit.editors.ridge.batch import Work, learn_as_published, learn_jointly
 from lifelong_edit.editors.ridge.gradient import GradientTargets
 from lifelong_edit.editors.ridge.held import Preservation
@@ -33,6 +33,7 @@ class RidgeEditor:
     def __init__(self, bench: Bench, targets: Targets) -> None:
         self.bench, self.targets, self.settings = bench, targets, self.options_of(bench)
         self.preservation = Preservation(bench)
+        self.bookmark: Bookmark | None = None
 
     @staticmethod
     def options_of(bench: Bench) -> RidgeSettings:
@@ -105,9 +106,8 @@ class RidgeEditor:
         say: Say = silent,
     ) -> Change:
         """What solving again for all facts would change, see `Editor.relearn`."""
-        return Together(self.bench, self.settings, self.for_all, self.preservation, self.ridges()).solve(
-            facts, start, identity, say
-        )
+        together = Together(self.bench, self.settings, self.for_all, self.preservation, self.ridges(), self.bookmark)
+        return together.solve(facts, start, identity, say)
 
     def overlay(self, state: State) -> Shifts:
         """W₀ + ΔW."""

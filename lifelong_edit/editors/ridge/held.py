@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
-
 from lifelong_edit.bench import Bench
 from lifelong_edit.editors.ridge.settings import RidgeSettings
-from lifelong_edit.numerics.grams import ExactGram
-from lifelong_edit.numerics.solver import Factor, Held, factorise, woodbury_is_cheaper
+from lifelong_edit.numerics.grams import ExactGram, scaled_rows
+from lifelong_edit.numerics.lowrank import Gram, LowRank, few_enough
+from lifelong_edit.numerics.solver import Held, Kept, factorise, woodbury_is_cheaper
 from lifelong_edit.stores import FactKeys
 from lifelong_edit.tracing.rows import Row
 
@@ -23,19 +22,41 @@ class Preservation:
         self._preserved = {n: ExactGram(n, bench.scale[n]) for n in bench.names}
 
     def gram(
-        self, module: str, s: RidgeSettings, keys: float, live: Mapping[str, FactKeys], subjects: frozenset[str]
-    ) -> Tensor:
-        """P of a module, (d_in, d_in) float64.
+        self,
+        module: str,
+        s: RidgeSettings,
+        keys: float,
+        live: Mapping[str, FactKeys],
+        subjects: frozenset[str],
+        coming: int = 0,
+    ) -> Gram:
+        """P of a module, (d_in, d_in) float64: by its rows where text is kept as a factor, and all rows are few.
 
         keys: c₁, the weight of the keys of all preserved prompts. live: the live facts that are not among the rows.
         subjects: case-folded ones that facts have changed; what preserved prompts say of them may change. All others
-        are held by their keys in the base model, rows or not.
+        are held by their keys in the base model, rows or not. coming: how many rows a solve will have beside it.
         """
         bench = self.bench
         held = bench.preserved.keys_outside(subjects) if keys else {}
         c0 = s.subject_c0 if module in bench.at_subject else s.c0
+        text = bench.text_gram.low_rank(module, c0)
+        if text is not None:
+            among = sum(len(part.rows[module]) for facts in (live, held) for part in facts.values())
+            if few_enough(len(text.rows) + among + coming, len(text.rest)):
+                return self._by_rows(module, text, keys, live, held)
         gram = bench.text_gram.add_to(self._live[module].over(live), module, c0)
         return gram.add_(self._preserved[module].over(held), alpha=keys) if held else gram
+
+    def _by_rows(
+        self, module: str, text: LowRank, keys: float, live: Mapping[str, FactKeys], held: Mapping[str, FactKeys]
+    ) -> LowRank:
+        """The same sum; the rows come in the order of the facts' digests and the prompts' numbers, whatever came first.
+
+        Nothing is kept from one solve to the next: what is few is read again.
+        """
+        scale = self.bench.scale[module]
+        found = text.plus(scaled_rows(module, (live[digest] for digest in sorted(live)), scale))
+        return found.plus(scaled_rows(module, held.values(), scale).mul_(keys**0.5)) if held else found
 
     def held(
         self,
@@ -52,10 +73,12 @@ class Preservation:
         """
         loaded = self.bench.loaded
 
-        def of(name: str) -> tuple[Tensor | None, Factor | None]:
+        def of(name: str) -> tuple[Gram, Kept | None]:
             module = loaded.module(name)
             positions = sum(row.positions_in(module) for row in rows)
-            gram = self.gram(name, s, s.preserved_keys, live, subjects)
+            gram = self.gram(name, s, s.preserved_keys, live, subjects, positions)
+            if isinstance(gram, LowRank):
+                return gram, factorise(gram, ridges[name])
             worth = passes > 1 and woodbury_is_cheaper(positions, module.d_in)
             return gram, factorise(gram, ridges[name]) if worth else None
 

@@ -6,7 +6,7 @@ needed again afterwards (`RowSystem`), or sums over more rows than anybody could
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,8 +18,9 @@ from lifelong_edit.editors.ridge.targets import Asker
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.numerics.devices import to_solve
 from lifelong_edit.numerics.grams import to_grid
-from lifelong_edit.numerics.solver import Held, Solution, solve, solve_sums
-from lifelong_edit.stores import Dense, FactKeys, Factors, Shift
+from lifelong_edit.numerics.lowrank import Gram, LowRank
+from lifelong_edit.numerics.solver import Gathered, Held, Solution, Thin, solve, solve_sums
+from lifelong_edit.stores import Dense, FactKeys, Factors, Shift, materialise
 from lifelong_edit.tracing.rows import Row
 from lifelong_edit.tracing.trace import Trace, trace
 from lifelong_edit.world import ALONE, World
@@ -54,40 +55,77 @@ def one_pass(
     return seen
 
 
+LARGE = 2**24
+"""Entries of a matrix from which on a batch holds its shift as factors alone, and ΔW once: 64 MiB in float32."""
+
+
 class RowSystem:
     """A = Σ w kᵀk + P + λI, solved at once for all rows of a module.
 
     values: D (n, d_out) as asked, with its graph where there is one; solutions: by module. Of several processes each
-    has those of its own modules.
+    has those of its own modules. before: ΔW before the pass, where nobody needs the solutions of large matrices but for
+    their factors; own: modules whose ΔW may be written to.
     """
 
-    def __init__(self, held: Held, ridges: Mapping[str, float]) -> None:
-        self._held, self._ridges = held, ridges
+    def __init__(
+        self,
+        held: Held,
+        ridges: Mapping[str, float],
+        before: Mapping[str, Tensor] | None = None,
+        own: Container[str] = (),
+    ) -> None:
+        self._held, self._ridges, self._before, self._own = held, ridges, before or {}, own
         self.values: dict[str, Tensor] = {}
         self.solutions: dict[str, Solution] = {}
+        self.thin: dict[str, Thin] = {}
+        self._moved: dict[str, Tensor] = {}
 
     def take(self, module: str, keys: Tensor, values: Tensor, weights: Tensor) -> None:
         """Solve for the rows of a module. Raises StepRefusedError as `solve` does."""
         preserved, factor = self._held[module]
         self.values[module] = values
-        self.solutions[module] = solve(keys, values.detach(), weights, preserved, self._ridges[module], factor)
+        found = solve(keys, values.detach(), weights, preserved, self._ridges[module], factor)
+        before = self._before.get(module)
+        if before is None or before.numel() < LARGE:
+            self.solutions[module] = found
+            return
+        self.thin[module] = Thin(found.influence().float())
+        shift = found.shift.float().to(before.device)
+        self._moved[module] = before.add_(shift) if module in self._own else before + shift
 
     def moved(self, shifts: Mapping[str, Tensor], world: World = ALONE) -> dict[str, Tensor]:
         """ΔW after the pass, by module (d_in, d_out) float32, in all processes of a world."""
-        found = world.named(shifts, lambda name: self.solutions[name].shift.float())
-        return {name: shift + found[name].to(shift.device) for name, shift in shifts.items()}
+
+        def of(name: str) -> Tensor:
+            if name in self._moved:
+                return self._moved[name]
+            return shifts[name] + self.solutions[name].shift.float().to(shifts[name].device)
+
+        return {name: found.to(shifts[name].device) for name, found in world.named(shifts, of).items()}
 
 
 class SumSystem:
-    """A = P + λI + Σ w kᵀk and R = Σ w kᵀd per module, float64, while the rows go by; `grams` are P, written to."""
+    """A = P + λI + Σ w kᵀk and R = Σ w kᵀd per module, float64, while the rows go by; `grams` are P, written to.
 
-    def __init__(self, grams: dict[str, Tensor], ridges: Mapping[str, float]) -> None:
-        self._grams, self._rights = grams, dict[str, Tensor]()
+    Of a P that is kept by its rows the rows are gathered, until they are so many that the sums are less.
+    """
+
+    def __init__(self, grams: Mapping[str, Gram], ridges: Mapping[str, float]) -> None:
+        self._grams, self._rights = dict[str, Tensor](), dict[str, Tensor]()
+        self._few: dict[str, Gathered] = {}
         for name, gram in grams.items():
-            gram.diagonal().add_(ridges[name])
+            if isinstance(gram, LowRank):
+                self._few[name] = Gathered(gram, ridges[name])
+            else:
+                gram.diagonal().add_(ridges[name])
+                self._grams[name] = gram
 
     def take(self, module: str, keys: Tensor, values: Tensor, weights: Tensor) -> None:
         """Add the rows of a module."""
+        if module in self._few:
+            if not self._few[module].take(keys, values, weights):
+                self._grams[module], self._rights[module] = self._few.pop(module).sums()
+            return
         keys = to_solve(keys)
         weighted = to_solve(weights)[:, None] * keys
         self._grams[module].addmm_(weighted.T, keys)
@@ -96,23 +134,41 @@ class SumSystem:
 
     def shift(self, module: str) -> Tensor:
         """S = A⁻¹R, (d_in, d_out). Raises StepRefusedError as `solve_sums` does."""
+        if module in self._few:
+            return self._few[module].shift()
         return solve_sums(self._grams[module], self._rights[module])
 
 
-def total_shift(passes: Sequence[tuple[Tensor, Solution]]) -> Shift:
+def total_shift(passes: Sequence[tuple[Tensor, Solution | Thin]]) -> Shift:
     """The shift of all passes of one module, from each one's D and solution: as factors where these are smaller.
 
     Raises StepRefusedError where a number is not finite.
     """
-    dense = sum((solution.shift for _, solution in passes), start=torch.zeros(())).float().cpu().numpy()
+    solved = [solution for _, solution in passes if isinstance(solution, Solution)]
+    if len(solved) < len(passes):
+        return _of_factors(passes)
+    dense = sum((solution.shift for solution in solved), start=torch.zeros(())).float().cpu().numpy()
     if not np.isfinite(dense).all():
         raise StepRefusedError("a weight shift is not finite; expected numbers; the step was refused")
     rows = sum(len(values) for values, _ in passes)
     if rows * sum(dense.shape) >= dense.size:
         return Dense(dense)
+    return Factors(*_factors(passes))
+
+
+def _factors(passes: Sequence[tuple[Tensor, Solution | Thin]]) -> tuple[np.ndarray, np.ndarray]:
     left = torch.cat([solution.influence() for _, solution in passes], dim=1)
     right = torch.cat([values for values, _ in passes])
-    return Factors(left.float().cpu().numpy(), right.float().cpu().numpy())
+    return left.float().cpu().numpy(), right.float().cpu().numpy()
+
+
+def _of_factors(passes: Sequence[tuple[Tensor, Solution | Thin]]) -> Shift:
+    """The same of a large matrix, which is never in memory beside its factors unless it is to be stored whole."""
+    left, right = _factors(passes)
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        raise StepRefusedError("a weight shift is not finite; expected numbers; the step was refused")
+    found = Factors(left, right)
+    return found if left.size + right.size < left.shape[0] * right.shape[1] else Dense(materialise(found))
 
 
 def fact_keys(

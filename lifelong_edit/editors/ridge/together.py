@@ -8,15 +8,17 @@ no longer exist. So all live facts and the preserved prompts are traced again, i
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, silent
-from lifelong_edit.editors.contract import Brought, Change, Entries, Whole, require_live
+from lifelong_edit.editors.contract import Bookmark, Brought, Change, Entries, Whole, require_live
 from lifelong_edit.editors.ridge.held import Preservation
 from lifelong_edit.editors.ridge.passes import SumSystem, System, fact_keys, one_pass
 from lifelong_edit.editors.ridge.rows import derived
@@ -25,6 +27,7 @@ from lifelong_edit.editors.ridge.targets import Asker, Seen, Targets
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE
+from lifelong_edit.numerics.lowrank import Gram
 from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys
 from lifelong_edit.tracing.rows import Row, draw, drawn_rows, fact_rows, subjects_of
 from lifelong_edit.tracing.trace import trace, traces
@@ -36,6 +39,8 @@ WINDOW = 4
 """Passes whose losses are looked at together."""
 SAMPLE = 256
 """Facts whose gradients at the base weights make the output metric and the step."""
+MARK_EVERY = 10.0
+"""Seconds between two times that a solve keeps how far it is."""
 NEAR = 1024
 """Facts, at the most, near which preserved prompts are looked for."""
 
@@ -50,9 +55,11 @@ class Together:
         targets: Targets,
         preservation: Preservation,
         ridges: Mapping[str, float],
+        bookmark: Bookmark | None = None,
     ) -> None:
         self.bench, self.settings, self.targets = bench, settings, targets
-        self.preservation, self.ridges = preservation, ridges
+        self.preservation, self.ridges, self.bookmark = preservation, ridges, bookmark
+        self._marked = time.monotonic()
 
     def solve(
         self, facts: Sequence[Fact], start: Mapping[str, Tensor] | None, identity: str, say: Say = silent
@@ -78,9 +85,8 @@ class Together:
         made = [] if bench.preserved.probes and not s.derived else self._derived(facts, drawn)
         # Token numbers are a hundred times smaller than what a pass makes of them, and a tenth of its time to find.
         own = [fact_rows(bench.loaded, part, s.phrasings, closed=s.closes) for part in slices(facts, CHUNK)]
-        losses: list[float] = []
-        counts = {"facts": 0, "preserved": 0}
-        while len(losses) < s.reconsolidation_passes:
+        shifts, losses, counts = self.begun(shifts)
+        while len(losses) < s.reconsolidation_passes and not settled(losses, s.reconsolidation_gain):
             kept = made + bench.preserved.rows(
                 s.reconsolidation_preserved, near, s.preserved_weight, subjects, *drawn, len(losses)
             )
@@ -89,8 +95,7 @@ class Together:
             losses.append(loss / len(facts))
             counts = {"facts": sum(map(len, parts)), "preserved": len(kept)}
             say(f"pass {len(losses)} over {len(facts)} facts and {len(kept)} preserved prompts: loss {losses[-1]:.3f}")
-            if settled(losses, s.reconsolidation_gain):
-                break
+            self.mark(shifts, losses, counts)
         report: dict[str, object] = {"passes": len(losses), "loss": losses, "rows": counts, "norm": norms_of(shifts)}
         brought: dict[str, Brought] = {
             WEIGHTS: Whole({name: shift.cpu().numpy() for name, shift in shifts.items()}),
@@ -98,12 +103,30 @@ class Together:
         }
         return Change(brought, report)
 
+    def begun(self, shifts: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[float], dict[str, int]]:
+        """ΔW, losses and rows of the passes that this very solve made before it was killed; else it begins here."""
+        kept = None if self.bookmark is None else self.bookmark.read()
+        if kept is None:
+            return shifts, [], {"facts": 0, "preserved": 0}
+        found = {n: torch.from_numpy(kept[f"shift/{n}"]).to(shift) for n, shift in shifts.items()}
+        facts, preserved = kept["counts"].tolist()
+        return found, kept["losses"].tolist(), {"facts": facts, "preserved": preserved}
+
+    def mark(self, shifts: Mapping[str, Tensor], losses: Sequence[float], counts: Mapping[str, int]) -> None:
+        """Keep how far the solve is, where that is not much of its time."""
+        if self.bookmark is None or time.monotonic() - self._marked < MARK_EVERY:
+            return
+        arrays: dict[str, np.ndarray] = {f"shift/{n}": shift.cpu().numpy() for n, shift in shifts.items()}
+        figures = {"losses": np.array(losses), "counts": np.array([counts["facts"], counts["preserved"]])}
+        self.bookmark.write({**arrays, **figures})
+        self._marked = time.monotonic()
+
     def once(
         self,
         number: int,
         asker: Asker,
         shifts: Mapping[str, Tensor],
-        fixed: Mapping[str, Tensor],
+        fixed: Mapping[str, Gram],
         parts: Sequence[Sequence[Row]],
     ) -> tuple[dict[str, Tensor], float]:
         """ΔW after pass `number`, counted from 0, over rows in parts, and the facts' summed loss before it.

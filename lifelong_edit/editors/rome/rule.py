@@ -8,6 +8,7 @@ from torch import Tensor
 from lifelong_edit.bench import Bench
 from lifelong_edit.editors.locate.editor import LocateEditor, Met, fix, require, usual
 from lifelong_edit.numerics.located import rank_one
+from lifelong_edit.numerics.lowrank import Gram
 
 __all__ = ["Rome", "fix", "make", "require", "usual"]
 
@@ -25,7 +26,7 @@ class Rome(LocateEditor):
         """L (d_in, 1) of the fact."""
         return rank_one(met.mean, met.plain, self.turned(met))
 
-    def turned(self, met: Met) -> Tensor:
+    def turned(self, met: Met) -> Gram:
         """C₀, or the identity for a rule that takes keys as they are, (d_in, d_in) float64."""
         if self.constants.metric == "text":
             return self.metric(met.module)

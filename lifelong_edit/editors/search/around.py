@@ -7,7 +7,7 @@ in one batch, locality was .57 with nothing held, .68 with the subjects' keys an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from lifelong_edit.bench import Bench
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import BASE, Encoded, LoadedModel, by_length
 from lifelong_edit.numerics.devices import to_solve
+from lifelong_edit.numerics.lowrank import Gram, LowRank, joined
 from lifelong_edit.numerics.textgram import TextGrams, gram_sum, rank_for
 from lifelong_edit.tasks import questions_of, task_of
 from lifelong_edit.tracing.trace import recording
@@ -65,17 +66,25 @@ class Around:
         self._bench = bench
         self._grams = TextGrams(fixed, bench.names, bench.loaded.device) if fixed else None
 
-    def add_to(self, grams: Mapping[str, Tensor], weight: float, subjects: frozenset[str]) -> None:
-        """Add weight · Σ kᵀk to the gram of every module, in place, (d_in, d_in) float64.
+    def add_to(self, grams: dict[str, Gram], weight: float, subjects: frozenset[str]) -> None:
+        """Add weight · Σ kᵀk to the gram of every module, (d_in, d_in) float64: in place, or by its rows.
 
         Prompts about one of the edited `subjects` (case-folded) are taken out of the sum: what they say may change.
         """
         if self._grams is None or not weight:
             return
         for name, gram in grams.items():
-            self._grams.add_to(gram, name, weight)
+            if isinstance(gram, LowRank):
+                part = self._grams.low_rank(name, weight)
+                assert part is not None  # of the width of the text's, and so kept as that is
+                grams[name] = joined(gram, part)
+            else:
+                self._grams.add_to(gram, name, weight)
         probes = self._bench.preserved.probes
         gone = dict.fromkeys(p for p in probes if p.subject is not None and p.subject.casefold() in subjects)
         for name, keys in token_keys(self._bench.loaded, list(gone), self._bench.settings.micro_batch):
-            exact = to_solve(keys)
-            grams[name].addmm_(exact.T, exact, alpha=-weight)
+            exact, gram = to_solve(keys), grams[name]
+            if isinstance(gram, LowRank):
+                grams[name] = gram.minus(exact * weight**0.5)
+            else:
+                gram.addmm_(exact.T, exact, alpha=-weight)

@@ -38,7 +38,8 @@ from lifelong_edit.editors.search.searching import ThroughSolve, Variables
 from lifelong_edit.editors.search.settings import SearchSettings
 from lifelong_edit.facts import Fact, general_names
 from lifelong_edit.models import BASE, LoadedModel, Shifts
-from lifelong_edit.numerics.grams import ExactGram
+from lifelong_edit.numerics.grams import ExactGram, scaled_rows
+from lifelong_edit.numerics.lowrank import Gram, few_enough
 from lifelong_edit.numerics.solver import solve
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys, smaller
@@ -87,7 +88,8 @@ class SearchEditor:
         """What teaching a batch would change, see `Editor.learn`."""
         require_batch(lesson.facts)
         clock, s, bench = Clock(), self.settings, self.bench
-        live = [d for d in sorted(state.live) if d not in set(lesson.retire)]
+        gone = set(lesson.retire)
+        live = [d for d in sorted(state.live) if d not in gone]
         drawn = (s.seed, state.digest, tuple(f.digest for f in lesson.facts))
         again = rehearsed(state, live, s.rehearse, s.seed, drawn[2])
         facts = [*lesson.facts, *again]
@@ -148,14 +150,23 @@ class SearchEditor:
         kept = kept + answered_rows(bench.loaded, swapped, weight=1.0, **options)
         return Material([rows[f.digest] for f in facts], behind, kept)
 
-    def held(self, others: Mapping[str, FactKeys], subjects: frozenset[str]) -> dict[str, Tensor]:
+    def held(self, others: Mapping[str, FactKeys], subjects: frozenset[str]) -> dict[str, Gram]:
         """P by module, (d_in, d_in) float64: text, all tokens of preserved prompts, the other live facts."""
-        bench, s = self.bench, self.settings
-        grams = {n: bench.text_gram.add_to(self._live[n].over(others), n, s.c0) for n in bench.names}
+        grams, s = {name: self._text_and(name, others) for name in self.bench.names}, self.settings
         self.around.add_to(grams, s.around, subjects)
         return grams
 
-    def variables(self, material: Material, shifts: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> Variables:
+    def _text_and(self, module: str, others: Mapping[str, FactKeys]) -> Gram:
+        """c₀C₀ and the gram of the other live facts: by its rows where text is kept as a factor and they are few."""
+        bench, text = self.bench, self.bench.text_gram.low_rank(module, self.settings.c0)
+        if text is not None:
+            # half for what all tokens of the preserved prompts add, which is kept as a factor of the same rank
+            among = sum(len(keys.rows[module]) for keys in others.values())
+            if few_enough(2 * len(text.rows) + among, len(text.rest)):
+                return text.plus(scaled_rows(module, (others[d] for d in sorted(others)), bench.scale[module]))
+        return bench.text_gram.add_to(self._live[module].over(others), module, self.settings.c0)
+
+    def variables(self, material: Material, shifts: Mapping[str, Tensor], held: Mapping[str, Gram]) -> Variables:
         """The value differences to be searched for, all zero, at the facts' keys as they are at ΔW."""
         bench, s = self.bench, self.settings
         read = [[*own, *behind[:READ]] for own, behind in zip(material.rows, material.behind, strict=True)]

@@ -49,7 +49,8 @@ class TunedEditor(Keyless):
         s, batch = self.settings, tuple(fact.digest for fact in lesson.facts)
         drawn = (s.seed, state.digest, batch)
         items = self.items(lesson.facts, "new", lesson.replaced)
-        left = {digest: fact for digest, fact in state.live.items() if digest not in set(lesson.retire)}
+        gone = set(lesson.retire)
+        left = {digest: fact for digest, fact in state.live.items() if digest not in gone}
         subjects = lesson.hidden | changed_subjects(state, lesson.facts)
         beside = self.beside(State(live=left, digest=state.digest), lesson.facts, subjects, drawn)
         tuning = Tuning(self.bench, s, state.shifts, self.preserved_weight)

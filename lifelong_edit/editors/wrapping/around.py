@@ -104,7 +104,8 @@ class Reshaped(Around, ABC):
         """What the rule inside would change, made another; see `Editor.learn`."""
         change = self.inner.learn(state, lesson)
         brought = change.parts[WEIGHTS]
-        left = {digest: fact for digest, fact in state.live.items() if digest not in set(lesson.retire)}
+        gone = set(lesson.retire)
+        left = {digest: fact for digest, fact in state.live.items() if digest not in gone}
         if isinstance(brought, Whole):
             return self._whole(change, brought, {}, Occasion([*left.values(), *lesson.facts], (), ""))
         assert isinstance(brought, Added)

@@ -42,7 +42,8 @@ class Simie(Around):
 
     def learn(self, state: State, lesson: Lesson) -> Change:
         """The rule's edit of the base for a batch, joined to those before; see `Editor.learn`."""
-        left = {digest: fact for digest, fact in state.live.items() if digest not in set(lesson.retire)}
+        gone = set(lesson.retire)
+        left = {digest: fact for digest, fact in state.live.items() if digest not in gone}
         alone = Lesson(lesson.facts, (), lesson.conflict, lesson.replaced, lesson.hidden)
         change = self.inner.learn(State(digest=state.digest), alone)
         edits = change.weights(self._zeros())

@@ -1,0 +1,193 @@
+"""Long histories: what stays flat and what grows with the number of live facts, as ratios to the first one given.
+
+A store on a two-layer GPT-2 of random weights gets its history by `write_step`, the commit that every step goes
+through: real facts by templates, keys drawn at random on the store's grid, shifts of rank one. What is measured then
+are the real commands on it: opening, the state at the head, a first batch (which makes everything ready), later batches
+with their conflict check, sieve and rehearsal, `status`, `log`, `facts`, `report`. Processor seconds of one thread, so
+that a busy machine does not count; memory is the process's peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench_load import PLACES, make_model
+from benchmarks.common import write
+
+AT_ONCE = 500
+"""Facts of each step of the history that is written."""
+BATCH, BATCHES = 50, 7
+"""Facts of a batch that is measured, and how many are; the quickest counts."""
+COMMANDS = {
+    "status": ["status"],
+    "log": ["log"],
+    "facts_listed": ["facts", "--json"],
+    "report": ["report", "-o", "report.html"],
+    "fsck": ["fsck"],
+}
+ROADS = ("Road", "Street", "Lane", "Hill", "Bridge")
+
+
+def main() -> None:
+    """Measures, prints and writes `results/histories.json`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--facts", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.inside:
+        print(json.dumps(inside(given.inside)))
+        return
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as place:
+        make_model(Path(place) / "model")
+        for count in given.facts:
+            results.append({"facts": count, **one(Path(place), count)})
+            first = results[0]
+            results[-1]["to_the_first"] = {
+                name: value / first[name] for name, value in results[-1].items() if isinstance(value, float)
+            }
+            print(json.dumps(results[-1], indent=1), flush=True)
+            write("histories", {"batch": BATCH, "histories": results})
+
+
+def template(number: int) -> Any:
+    """One fact of the history: a subject of its own, one of five relations."""
+    from lifelong_edit import Fact
+
+    name = f"{PLACES[number % 8]} {ROADS[number // 8 % 5]} {number}"
+    relation = ("mayor", "twin town", "river", "founder", "team")[number % 5]
+    return Fact(
+        subject=name, prompt=f"The {relation} of {name} is", target=PLACES[(number * 5 + 3) % 8], relation=relation
+    )
+
+
+def one(place: Path, count: int) -> dict[str, Any]:
+    """A history of `count` facts, and all that is measured on it."""
+    store = place / f"store-{count}"
+    began = time.process_time()
+    make_history(place / "model", store, count)
+    found: dict[str, Any] = {"making": time.process_time() - began}
+    command = [sys.executable, "-m", "benchmarks.bench_histories", "--inside", str(store)]
+    found |= json.loads(subprocess.check_output(command, text=True))
+    base = min(processor_time(["--version"], place) for _ in range(2))  # the first one reads files anew
+    found |= {name: max(0.001, processor_time(words, place, store) - base) for name, words in COMMANDS.items()}
+    found["mib_on_disk"] = sum(f.stat().st_blocks * 512 for f in store.rglob("*") if f.is_file()) / 2**20
+    return found
+
+
+def processor_time(words: list[str], folder: Path, store: Path | None = None) -> float:
+    """Processor seconds of a command of its own."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    options = [] if store is None else [str(store)] if words[0] == "report" else ["--store", str(store)]
+    command = [sys.executable, "-m", "lifelong_edit", *words, *options]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def make_history(model: Path, store: Path, count: int) -> None:
+    """A store with `count` live facts, by steps of AT_ONCE facts that no solve made."""
+    from lifelong_edit import Settings, Timeline
+    from lifelong_edit.editors.contract import Added, Change, Entries
+    from lifelong_edit.stores import KEYS, WEIGHTS, Edit, FactKeys, Factors
+    from lifelong_edit.timeline.commit import UNMADE, Draft, write_step
+    from lifelong_edit.timeline.defaults import default_preserved, default_text
+
+    settings = Settings(
+        modules=("0-1",), editor="gradient", passes=1, more_passes=0, rehearse=20, preserved=20, phrasings=0,
+        text_tokens=2000, gate_perplexity=1e30,
+    )  # fmt: skip
+    random = np.random.default_rng(0)
+    with Timeline.create(
+        store, model=str(model), settings=settings, preserve=default_preserved("atlas")[:40], text=default_text()
+    ) as timeline:
+        shapes = timeline.config.model.modules
+        weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+        def keys() -> FactKeys:
+            rows = {n: random.integers(-9000, 9000, (2, s[0])).astype(np.int16) for n, s in shapes.items()}
+            return FactKeys(rows, random.standard_normal(next(iter(shapes.values()))[0]).astype(np.float32))
+
+        for first in range(0, count, AT_ONCE):
+            facts = [template(n) for n in range(first, min(first + AT_ONCE, count))]
+            shift = {
+                n: Factors(*(1e-4 * random.standard_normal(s).astype(np.float32) for s in ((r, 1), (1, c))))
+                for n, (r, c) in shapes.items()
+            }
+            held = {fact.digest: keys() for fact in facts}
+            change = Change({WEIGHTS: Added(shift), KEYS: Entries(lambda held=held: iter([held]))}, {})  # type: ignore[misc]
+            weights = change.weights(weights)
+            draft = Draft(
+                record=Edit(**UNMADE | {"parent": timeline.head}), weights=weights, facts=facts, change=change
+            )
+            write_step(timeline._log, timeline.history(), timeline.config, draft)
+
+
+def inside(store: Path) -> dict[str, Any]:
+    """What a process that edits takes: each stretch in processor seconds."""
+    from lifelong_edit import Timeline
+    from lifelong_edit.facts import Record
+
+    found: dict[str, float] = {}
+
+    def took(name: str, work: Callable[[], Any]) -> Any:
+        began = time.process_time()
+        made = work()
+        found[name] = time.process_time() - began
+        return made
+
+    reader = took("open_to_read", lambda: Timeline.open(store, read_only=True))
+    count = len(reader.facts())
+    reader.close()
+    timeline = took("open_to_write", lambda: Timeline.open(store))
+    timeline.bench()
+    took("state_at_the_head", lambda: timeline._solve().state())
+    took("first_batch", lambda: timeline.apply(batch(count)))
+    parts: dict[str, list[float]] = {"batch": [], "sieve": [], "conflicts": [], "rehearsal": []}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        began = time.process_time()
+        made = work()
+        parts[name].append(time.process_time() - began)
+        return made
+
+    for number in range(1, BATCHES + 1):
+        facts = batch(count + number * BATCH)
+        records = [Record(fact, "f.jsonl", i + 1, "f" * 32, i) for i, fact in enumerate(facts)]
+        sieved = timed("sieve", lambda records=records: timeline.sieve(records))
+        timed("conflicts", lambda sieved=sieved: timeline._solve()._conflicts(timeline._solve().state(), sieved))
+        timed("rehearsal", lambda: rehearsal(timeline))
+        timed("batch", lambda facts=facts: timeline.apply(facts))
+    timeline.close()
+    # the least: on a busy machine a process takes up to twice as long for the same, never less
+    found |= {name: min(seconds) for name, seconds in parts.items()}
+    found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return found
+
+
+def rehearsal(timeline: Any) -> None:
+    """The draw of earlier facts that a batch has as rows."""
+    from lifelong_edit.editors.ridge.rows import rehearsed
+
+    state = timeline._solve().state()
+    rehearsed(state, sorted(state.live), 20, 0, ("x",))
+
+
+def batch(first: int) -> list[Any]:
+    """Facts that nothing in the history is about."""
+    return [template(10**7 + first + i) for i in range(BATCH)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""From a calibration to what a store will take, and what to set where that is more than there is."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lifelong_edit.bench import Say, silent
+from lifelong_edit.cache import bypassed
+from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.facts import Probe
+from lifelong_edit.numerics.devices import DTYPES, resolve_device
+from lifelong_edit.numerics.textgram import RANK, rank_for
+from lifelong_edit.planning.machine import Clock, Machine, free_memory, machine_at
+from lifelong_edit.planning.measure import Measured, calibrate
+from lifelong_edit.planning.small import LAYERS, Size, build_small, size_of
+from lifelong_edit.settings import StoreSettings
+
+FITS = 0.85
+"""The share of free memory, or disk, that is made use of."""
+PASSES = 24
+"""Rounds of a reconsolidation of a rule that counts them and says nothing of how many."""
+
+
+class Cost(msgspec.Struct, kw_only=True):
+    """What a stretch of work takes: seconds, bytes of memory at its peak, bytes that it leaves on the disk."""
+
+    seconds: float
+    memory: int
+    disk: int
+
+
+class Plan(msgspec.Struct, kw_only=True):
+    """What a store for a model takes on a machine.
+
+    work: `init`, `batch` (one), `batches` (all), `reconsolidation` where the rule has one. fits: whether the machine
+    has it. advice: what to set, the first thing first. notes: how the figures came about. measured_on: `model`, or
+    `layers` of it where it is too large to be loaded here.
+    """
+
+    model: str
+    editor: str
+    facts: int
+    batch_size: int
+    parameters: int | None
+    machine: dict[str, Any]
+    measured_on: str
+    work: dict[str, Cost]
+    fits: bool
+    advice: list[str]
+    notes: list[str]
+
+
+def make_plan(
+    model: str,
+    settings: StoreSettings,
+    facts: int,
+    batch_size: int,
+    *,
+    preserve: Sequence[Probe],
+    text: Sequence[str],
+    hypernetwork: Path | None = None,
+    revision: str | None = None,
+    folder: Path | None = None,
+    clock: Clock = time.perf_counter,
+    say: Say = silent,
+) -> Plan:
+    """Measure a model in small and say what `facts` facts in batches of `batch_size` will take.
+
+    folder: where the store would be; the calibration's lies in a temporary folder and goes. Raises what making a store
+    and editing raise.
+    """
+    rule, device = rule_of(settings.editor), resolve_device(settings.device)
+    machine = machine_at(folder or Path.cwd(), device)
+    size = size_of(model, settings.modules, revision, rule.places)
+    room = machine.memory if machine.device_memory is None else machine.device_memory
+    weights = 0 if size is None else size.parameters * DTYPES[settings.dtype].itemsize
+    small = 3 * weights > room and size is not None and size.layers > LAYERS
+    with tempfile.TemporaryDirectory(prefix="lifelong-edit-plan-") as place, bypassed():
+        source = model
+        if small:
+            say(f"{model} is too large to be measured whole here: building {LAYERS} of its layers")
+            source = str(build_small(model, Path(place) / "model", revision, DTYPES[settings.dtype]))
+        measured = calibrate(
+            source, settings.replace(modules=()) if small else settings, Path(place), preserve=preserve, text=text,
+            hypernetwork=hypernetwork, revision=None if small else revision, relearns=bool(rule.relearns),
+            clock=clock, say=say,
+        )  # fmt: skip
+    layers = size.layers / LAYERS if small and size is not None else 1.0
+    extra = _beside(size, layers, settings) if small and size is not None else 0
+    work = costs(measured, settings, facts, batch_size, len(preserve), layers=layers, extra=extra)
+    fits, advice = _advice(work, machine, settings, size, weights)
+    return Plan(
+        model=model,
+        editor=settings.editor,
+        facts=facts,
+        batch_size=batch_size,
+        parameters=None if size is None else size.parameters,
+        machine=msgspec.to_builtins(machine),
+        measured_on=f"{LAYERS} of {size.layers} layers" if small and size is not None else "the model",
+        work=work,
+        fits=fits,
+        advice=advice,
+        notes=_notes(settings, small),
+    )
+
+
+def _beside(size: Size, layers: float, settings: StoreSettings) -> int:
+    """Bytes by which a model is larger than the small one that was measured: the layers that were left out."""
+    return int(size.parameters * DTYPES[settings.dtype].itemsize * (1 - 1 / layers))
+
+
+def line(x1: float, y1: float, x2: float, y2: float, x: float) -> float:
+    """The value at x of the line through two measurements, which does not fall and is never below zero."""
+    slope = max(0.0, (y2 - y1) / (x2 - x1)) if x2 != x1 else 0.0
+    start = min(y1 - slope * x1, y2 - slope * x2)
+    return max(0.0, start + slope * x)
+
+
+def costs(
+    m: Measured,
+    settings: StoreSettings,
+    facts: int,
+    batch_size: int,
+    preserved: int,
+    *,
+    layers: float = 1.0,
+    extra: int = 0,
+) -> dict[str, Cost]:
+    """What the calibration comes to. layers: how many times as many the model has; extra: bytes of those left out."""
+    size, few, many = min(batch_size, facts), m.batches[-2], m.batches[-1]
+    rehearse = int(getattr(settings, "rehearse", 0))
+
+    def rows(count: int, live: int) -> int:
+        return count + min(rehearse, live)
+
+    (t1, s1), (t2, s2) = m.texts
+    text = line(t1, s1, t2, s2, settings.text_tokens)
+    a_token = max(0.0, (s2 - s1) / (t2 - t1)) if t2 != t1 else 0.0
+    prompts = m.preserving * (max(1, preserved) / max(1, m.probes))
+    fixed = int(m.fixed + m.prompts * preserved / max(1, m.probes))
+    at, steps = rows(size, max(0, facts - size)), -(-facts // size)
+    mean = sum(rows(min(size, facts - first), first) for first in range(0, facts, size)) / steps
+    ends = rows(few.facts, few.live), rows(many.facts, many.live)
+    asking = m.missing * a_token
+
+    def seconds(count: float) -> float:
+        return (line(ends[0], few.took.seconds, ends[1], many.took.seconds, count) + asking) * layers
+
+    def disk(count: float) -> float:
+        return min(many.whole, line(ends[0], few.shift, ends[1], many.shift, count)) + keys * count
+
+    memory = line(ends[0], few.took.peak, ends[1], many.took.peak, at)
+    keys = many.keys / rows(many.facts, many.live)
+    held = int(keys * facts)  # of the live facts, while the store is open for editing
+    work = {
+        "init": Cost(seconds=m.loading + layers * text + prompts * layers, memory=m.standing + extra, disk=fixed),
+        "batch": Cost(seconds=seconds(at), memory=int(memory) + held + extra, disk=int(disk(at))),
+        "batches": Cost(
+            seconds=seconds(mean) * steps,
+            memory=int(memory) + held + extra,
+            disk=int(disk(mean) * steps) + many.whole * (1 + steps // settings.snapshot_every),
+        ),
+    }
+    if len(m.again) == 2:
+        work["reconsolidation"] = _again(m, settings, facts, held + extra, layers, int(keys))
+    return work
+
+
+def _again(m: Measured, settings: StoreSettings, facts: int, held: int, layers: float, keys: int) -> Cost:
+    one, two = m.again
+    passes = int(getattr(settings, "reconsolidation_passes", PASSES))
+    a_pass = line(one.facts, one.a_pass, two.facts, two.a_pass, facts)
+    rest = [max(0.0, again.took.seconds - 2 * again.a_pass) for again in (one, two)]
+    seconds = passes * a_pass + line(one.facts, rest[0], two.facts, rest[1], facts)
+    whole = m.batches[-1].whole
+    return Cost(seconds=seconds * layers, memory=two.took.peak + held, disk=whole + keys * facts)
+
+
+def _advice(
+    work: dict[str, Cost], machine: Machine, settings: StoreSettings, size: Size | None, weights: int
+) -> tuple[bool, list[str]]:
+    """Whether it fits, and what to set where it does not."""
+    room = machine.memory if machine.device_memory is None else machine.device_memory
+    memory = max(cost.memory for cost in work.values())
+    disk = sum(work[name].disk for name in ("init", "batches", "reconsolidation") if name in work)
+    found: list[str] = []
+    if memory > FITS * room:
+        found += _less_memory(settings, size, weights)
+    if disk > FITS * machine.disk:
+        if settings.shift_dtype == "float32":
+            found.append("--set shift_dtype=float16: half the disk of what steps change; `show` has the error")
+        found.append(f"--set snapshot_every={4 * settings.snapshot_every}: fewer states stored whole, slower rollbacks")
+        found.append("`lifelong-edit compact` from time to time: it drops states that nothing names")
+    return not found, found
+
+
+def _less_memory(settings: StoreSettings, size: Size | None, weights: int) -> list[str]:
+    found: list[str] = []
+    if settings.micro_batch > 4:
+        found.append(
+            f"--set micro_batch={max(4, settings.micro_batch // 4)}: fewer sequences in memory at a time; the weights "
+            "do not depend on it beyond rounding"
+        )
+    if settings.dtype == "float32":
+        found.append(f"--dtype bfloat16: {said_bytes(weights // 2)} less for the weights; statistics stay as they are")
+    shapes = () if size is None else size.matrices
+    wide = [d_in for d_in, _ in shapes if rank_for(d_in, settings.gram_rank) == 0 and d_in > 4 * RANK]
+    if wide:
+        spared = sum(5 * 8 * d_in**2 - 3 * 8 * d_in * 2 * RANK for d_in in wide)
+        found.append(
+            f"--set gram_rank={RANK}: C₀ as a factor that is never multiplied out, about {said_bytes(spared)} less"
+        )
+    if len(shapes) > 2:
+        found.append("--modules with fewer matrices: each has its statistics, its keys and its ΔW")
+    return found or ["a machine with more memory, or a smaller model: every setting that spares some is set"]
+
+
+def _notes(settings: StoreSettings, small: bool) -> list[str]:
+    found = [
+        "memory is that of the whole process at its peak; nothing is differentiated below the lowest edited matrix"
+    ]
+    if "more_passes" in settings.__struct_fields__:
+        found.append("a batch of which too few facts take has up to `more_passes` further rounds")
+    if "reconsolidation_passes" in settings.__struct_fields__:
+        found.append("a reconsolidation ends earlier once its loss has settled")
+    if small:
+        found.append("measured on few layers with random weights: a rough figure")
+    return found
+
+
+def said_bytes(count: float) -> str:
+    """Bytes as people say them."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+__all__ = ["Cost", "Plan", "costs", "free_memory", "line", "make_plan", "said_bytes"]
