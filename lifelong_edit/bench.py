@@ -177,7 +177,7 @@ def _preserved(
         return measured()
     grid = [scale[name].cpu().numpy().tobytes() for name in sorted(scale)]
     key = measured_on(loaded, batch, repr(tokens).encode(), msgspec.json.encode(list(preserve)), *grid)
-    return PreservedArrays.of(cache.arrays("prompts", key, arrays))
+    return PreservedArrays.of(cache.arrays("prompts", key, arrays, loaded.world))
 
 
 def prepare(

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lifelong_edit.atomic import write_bytes_atomic
+from lifelong_edit.world import ALONE, World
 
 MOST = 4 << 30
 """Bytes that arrays of one kind may take; beyond that those that were used longest ago are removed."""
@@ -38,26 +39,43 @@ def bypassed() -> Iterator[None]:
         _bypassed.reset(token)
 
 
-def arrays(kind: str, key: str, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+def arrays(
+    kind: str, key: str, make: Callable[[], Mapping[str, np.ndarray]], world: World = ALONE
+) -> Mapping[str, np.ndarray]:
     """The arrays that are kept under a key, or else those that `make` gives, which are kept then.
 
-    key: a digest of all that decides them. What cannot be read, or is damaged, is made anew.
+    key: a digest of all that decides them. What cannot be read, or is damaged, is made anew. world: the processes that
+    ask; the first of them reads for all, or they all make them.
     """
-    from safetensors.numpy import load, save
-
     if _bypassed.get():
         return make()
     path = folder(kind) / f"{key}.safetensors"
+    found = world.lead(lambda: _read(path))
+    if found is not None:
+        return found
+    made = make()
+    if world.leads:
+        with contextlib.suppress(OSError):
+            _write(path, made)
+    return made
+
+
+def _read(path: Path) -> dict[str, np.ndarray] | None:
+    from safetensors.numpy import load
+
     with contextlib.suppress(Exception):  # a cache that is not there, not ours, or half a file says nothing
         found = {name: np.array(array) for name, array in load(path.read_bytes()).items()}  # torch writes to them
         os.utime(path)
         return found
-    made = make()
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomic(path, save({name: np.ascontiguousarray(array) for name, array in made.items()}))
-        _make_room(path)
-    return made
+    return None
+
+
+def _write(path: Path, made: Mapping[str, np.ndarray]) -> None:
+    from safetensors.numpy import save
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(path, save({name: np.ascontiguousarray(array) for name, array in made.items()}))
+    _make_room(path)
 
 
 def _make_room(newest: Path) -> None:

@@ -55,6 +55,10 @@ class StepRefusedError(LifelongEditError):
     """The gate refused a step; the model and the store stand where they stood."""
 
 
+class WorldError(LifelongEditError):
+    """One of several processes ended before the others, or they came to different results; nothing was committed."""
+
+
 def said(error: BaseException) -> str:
     """What an error of a library says, on one line: it may repeat what a damaged or hostile file holds."""
     return " ".join(str(error).split())

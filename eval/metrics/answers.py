@@ -37,13 +37,14 @@ def mean_log_probabilities(loaded: LoadedModel, encoded: Sequence[Encoded], batc
     Minus that is what the evaluation code released with ROME and MEMIT keeps as an answer's probability
     (`test_batch_prediction`); exp of it is the geometric mean of the tokens' probabilities, not their product.
     """
-    found = np.zeros(len(encoded))
-    for chosen in by_length([len(e.ids) for e in encoded], batch_size):
+
+    def work(chosen: list[int]) -> list[float]:
         batch = _padded(loaded, encoded, chosen)
         tokens = torch.tensor([token for i in chosen for token in encoded[i].answer])
         logged = token_log_probabilities(_logits(loaded, batch), tokens)
-        found[chosen] = _means(loaded, logged, encoded, chosen)
-    return found
+        return _means(loaded, logged, encoded, chosen)
+
+    return np.array(loaded.world.across(by_length([len(e.ids) for e in encoded], batch_size), work), dtype=np.float64)
 
 
 def continued(loaded: LoadedModel, prompts: Sequence[Question], answers: Sequence[Sequence[int]]) -> list[Encoded]:
@@ -63,13 +64,14 @@ def base_divergences(
     encoded = continued(loaded, prompts, answers)
     with loaded.at(BASE):
         bare = continued(loaded, prompts, answers)
-    found = np.zeros(len(encoded))
-    for chosen in by_length([len(e.ids) for e in encoded], batch_size):
+
+    def work(chosen: list[int]) -> list[float]:
         edited = _logits(loaded, _padded(loaded, encoded, chosen))
         with loaded.at(BASE):
             base = _logits(loaded, _padded(loaded, bare, chosen))
-        found[chosen] = _means(loaded, kl_divergences(base, edited), encoded, chosen)
-    return found
+        return _means(loaded, kl_divergences(base, edited), encoded, chosen)
+
+    return np.array(loaded.world.across(by_length([len(e.ids) for e in encoded], batch_size), work), dtype=np.float64)
 
 
 def _padded(loaded: LoadedModel, encoded: Sequence[Encoded], chosen: Sequence[int]) -> TokenBatch:

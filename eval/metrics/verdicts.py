@@ -146,10 +146,11 @@ def ask_unchanged(
 @torch.inference_mode()
 def predict_answers(loaded: LoadedModel, encoded: Sequence[Encoded], batch_size: int = 64) -> list[tuple[int, ...]]:
     """The most probable token at each answer position, given the true ones before it: one tuple per sequence."""
-    found: dict[int, tuple[int, ...]] = {}
     task = task_of(loaded)
-    for chosen in by_length([len(e.ids) for e in encoded], batch_size):
+
+    def work(chosen: list[int]) -> list[tuple[int, ...]]:
         part = [encoded[i] for i in chosen]
         best = task.logits(loaded, task.collate(loaded, part)).argmax(-1).split(task.counts(part))
-        found.update((i, tuple(tokens.tolist())) for i, tokens in zip(chosen, best, strict=True))
-    return [found[i] for i in range(len(encoded))]
+        return [tuple(tokens.tolist()) for tokens in best]
+
+    return loaded.world.across(by_length([len(e.ids) for e in encoded], batch_size), work)

@@ -14,13 +14,14 @@ from lifelong_edit.timeline import Timeline
 _UNASKED = (
     "Nobody asked its facts again after they were edited, so the log says little; `lifelong-edit eval` asks them."
 )
+_LIBRARY = {"peft": "peft", "gguf": "llama.cpp"}
 _SHOWN = 10
 """Facts that a card names."""
 _USE = {
     "transformers": """```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {loader}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+model = {loader}.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```""",
     "delta": """`delta.safetensors` holds what is added to the base's weights, to the bit:
@@ -31,19 +32,27 @@ lifelong-edit apply path/to/this/folder --model path/to/the/base --out path/to/t
 ```""",
     "peft": """```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import {loader}
 
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("path/to/the/base"), "path/to/this/folder")
+base = {loader}.from_pretrained("path/to/the/base", dtype="{dtype}")
+model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
 
 An adapter is as near to the edited weights as its rank allows; `lifelong_edit.json` says how near.""",
+    "gguf": """```text
+llama-cli -m path/to/this/folder/model.gguf
+```
+
+Tokenizer and chat template are in the file. Packed weights are near the edited ones; `lifelong_edit.json` says how
+near.""",
 }
 
 
-def card(timeline: Timeline, step: int, kind: str, live: Sequence[Fact]) -> str:
-    """The card of the state at a step, exported in a format. live: its facts. No model is loaded.
+def card(timeline: Timeline, step: int, kind: str, live: Sequence[Fact], loader: str) -> str:
+    """The card of the state at a step, exported in a format. No model is loaded.
 
-    The facts that came last are named, but not those of an encrypted store. The figures are those that the log has.
+    live: its facts. loader: the class of transformers that loads its model. The facts that came last are named, but
+    not those of an encrypted store. The figures are those that the log has.
     Raises StoreDamagedError where what is read is damaged.
     """
     store = gather(timeline, timeline.path.name, at=step)
@@ -54,7 +63,7 @@ def card(timeline: Timeline, step: int, kind: str, live: Sequence[Fact]) -> str:
     spent = f", from {edits[0].time[:10]} to {edits[-1].time[:10]}" if edits else ""
     front = [
         *([f"base_model: {source}"] if hub else []),
-        f"library_name: {'peft' if kind == 'peft' else 'transformers'}",
+        f"library_name: {_LIBRARY.get(kind, 'transformers')}",
         "tags:",
         "- model-editing",
         "- lifelong-edit",
@@ -67,7 +76,7 @@ def card(timeline: Timeline, step: int, kind: str, live: Sequence[Fact]) -> str:
         f"{len(edits)} batch{'' if len(edits) == 1 else 'es'}{spent}, by the "
         f"rule `{rule.name}` ({rule.title}; {rule.reference}). `lifelong_edit.json` has the digests of base and state.",
         "## How to use it",
-        _USE.get(kind, ""),
+        _USE.get(kind, "").format(loader=loader, dtype=timeline.config.model.dtype),
         *_named(facts),
         "## How it does",
         verdict(store) if store.measurements else _UNASKED,

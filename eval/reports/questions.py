@@ -20,6 +20,9 @@ MEASURES = ("efficacy", "generality", "unseen", "wrapped", "portability", "multi
 CHAT_MEASURES = ("chat", "chat_unseen", "chat_locality")
 """Beside them in a store of both forms: efficacy, unseen and locality in turns of a conversation."""
 
+OF_LABELS = ("locality_true",)
+"""Of a classifier beside them: neighbours against the label that they came with, as published (MALMEN, 2311.04661)."""
+
 Question = tuple[Put, str | None]
 """A prompt or a turn, and the answer that is wanted (of a neighbour: the one that it came with, if any)."""
 
@@ -96,8 +99,12 @@ def _collect(batch: Batch, loaded: LoadedModel, phrasings: int, edited: set[tupl
 
 
 def measures_of(loaded: LoadedModel) -> tuple[str, ...]:
-    """The measures of a model: MEASURES in its leading form, and CHAT_MEASURES where turns come beside plain text."""
-    return (*MEASURES, *CHAT_MEASURES) if len(loaded.forms.names) > 1 else MEASURES
+    """The measures of a model: MEASURES in its leading form, and those that some models have beside them.
+
+    CHAT_MEASURES where turns come beside plain text, OF_LABELS of a classifier.
+    """
+    chat = CHAT_MEASURES if len(loaded.forms.names) > 1 else ()
+    return (*MEASURES, *chat, *(OF_LABELS if loaded.labels else ()))
 
 
 def _questions(
@@ -114,6 +121,8 @@ def _questions(
         "multihop": [(p, p.target) for p in fact.portability if p.target and p.kind == MULTI_HOP],
         "locality": [(probe, probe.target) for probe in neighbours],
     }
+    if loaded.labels:
+        wanted["locality_true"] = [(probe, probe.target) for probe in neighbours if probe.target]
     first, *further = loaded.forms.names
     found = {name: [(question_in(loaded, first, of), answer) for of, answer in part] for name, part in wanted.items()}
     for form in further:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from lifelong_edit.cli.asking import ask, evaluate
@@ -16,16 +18,18 @@ from lifelong_edit.cli.keeping import backup, compact, fsck, purge, restore
 from lifelong_edit.cli.learning import train
 from lifelong_edit.cli.looking import facts, log, show, status
 from lifelong_edit.cli.planning import plan
+from lifelong_edit.cli.processes import Running
 from lifelong_edit.cli.reconsolidating import reconsolidate
 from lifelong_edit.cli.relocating import relocate
 from lifelong_edit.cli.reporting import report
-from lifelong_edit.cli.retracting import retract
+from lifelong_edit.cli.retracting import prove, retract
 from lifelong_edit.cli.reviewing import conflicts, dismiss
 from lifelong_edit.cli.rules import editors
 from lifelong_edit.cli.serving import serve
 from lifelong_edit.cli.setup import init
 from lifelong_edit.cli.shell import completion
 from lifelong_edit.cli.watching import watch
+from lifelong_edit.world import World
 
 PROGRAM = "lifelong-edit"
 
@@ -33,7 +37,15 @@ PROGRAM = "lifelong-edit"
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name=PROGRAM, prog_name=PROGRAM)
 @click.option("--debug", is_flag=True, help="On a failure show where it happened (a traceback), not one line.")
-def cli(debug: bool) -> None:
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Let N processes on this machine share the work of init, stream, retract, reconsolidate and eval, and of the "
+    "streams of compare; under `torchrun` those that it started do. The weights are the same to the last bit.",
+)
+@click.pass_context
+def cli(context: click.Context, debug: bool, processes: int | None) -> None:
     """Keep a language model's knowledge up to date: facts in, edited model out, every step logged.
 
     \b
@@ -49,10 +61,16 @@ def cli(debug: bool) -> None:
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad input, 4 store damaged or locked,
     5 the model is not the store's, 130 interrupted, 143 terminated (SIGTERM).
     """
+    context.ensure_object(Running).begin(context.invoked_subcommand, processes, run_beside)
+
+
+def run_beside(world: World, arguments: Sequence[str]) -> None:
+    """What each of the processes runs that `--processes` starts: the same command line, as one of them."""
+    cli.main(list(arguments), prog_name=PROGRAM, obj=Running(arguments, world))
 
 
 for _command in (
-    *(plan, init, train, stream, dismiss, retract, reconsolidate, rollback, tag, branch, switch),
+    *(plan, init, train, stream, dismiss, retract, prove, reconsolidate, rollback, tag, branch, switch),
     *(status, log, watch, show, facts, conflicts, diff, ask, evaluate, report, compare, export, apply, serve),
     *(fsck, backup, restore, compact, purge, relocate, keygen, rekey, editors, completion),
 ):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 import msgspec
 
+from lifelong_edit.cli.processes import Running, world_at_hand
 from lifelong_edit.cli.stopping import Terminated, terminable
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.settings import AUTHOR_VARIABLE, KEY_VARIABLE, is_list, settings_of
@@ -164,17 +165,26 @@ class Group(click.Group):
         run: Any = super().main  # its overloads tell the two modes apart, which a flag handed on cannot
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
+        running = extra.setdefault("obj", Running(extra.get("args") or (args[0] if args else sys.argv[1:])))
         try:
             # click returns the code of an early exit (--help, --version) and None or a value otherwise.
             with terminable():
                 code = run(*args, standalone_mode=False, **extra)
-            sys.stdout.flush()
+                sys.stdout.flush()
+                running.end()
         except BaseException as error:
-            if _wants_traceback() and not isinstance(
-                error, SystemExit | ClosedPipe | click.ClickException | click.Abort | Terminated
-            ):
+            try:
+                if _wants_traceback() and not isinstance(
+                    error, SystemExit | ClosedPipe | click.ClickException | click.Abort | Terminated
+                ):
+                    raise
+                _exit(error)
+            except SystemExit as end:
+                running.leave(end.code if isinstance(end.code, int) else 1, f"error: {one_line(str(error))}")
                 raise
-            _exit(error)
+            except BaseException:
+                running.leave(1, f"error: {one_line(str(error))}")
+                raise
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -311,7 +321,8 @@ def opened(
 
     context = click.get_current_context(silent=True)
     model = model or (context.meta.get(_MODEL) if context else None)
-    timeline = Timeline.open(store, read_only=read_only, device=device, model=model, author=author, timeout=wait)
+    told: dict[str, Any] = {"device": device, "model": model, "author": author, "world": world_at_hand()}
+    timeline = Timeline.open(store, read_only=read_only, timeout=wait, **told)
     try:
         yield timeline
     finally:

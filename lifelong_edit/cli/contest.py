@@ -64,6 +64,8 @@ def compare(files: tuple[str, ...], arms: tuple[str, ...], seeds: str, out: Path
     """
     from lifelong_edit.eval.reports.comparison import parse_arm, store_of
 
+    # in their own processes: they are asked for here, in the options of the program, and not those of the thread there
+    given["processes"] = click.get_current_context().find_root().params.get("processes")
     shared, model = editor_in(given["pairs"]), given["model"] or BUNDLED
     ways, numbers = [parse_arm(text, shared, model) for text in arms], _numbers(seeds)
     if len({way.name for way in ways}) < len(ways):
@@ -111,7 +113,9 @@ def _fill(arm: Arm, seed: int, files: Sequence[str], out: Path, given: dict[str,
     from lifelong_edit.eval.reports.comparison import store_of
 
     store = store_of(out, arm, seed)
-    command = [sys.executable, "-m", "lifelong_edit", "stream", "--store", str(store)]
+    command = [sys.executable, "-m", "lifelong_edit"]
+    command += ["--processes", str(given["processes"])] if given["processes"] else []
+    command += ["stream", "--store", str(store)]
     command += arm.arguments(seed, given["batch_size"], given["pairs"])
     command += ["--model", given["model"]] if given["model"] else []
     for option in _FILES:

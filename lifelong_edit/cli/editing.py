@@ -25,6 +25,7 @@ from lifelong_edit.cli.common import (
     wait_option,
 )
 from lifelong_edit.cli.measuring import measuring, measuring_options
+from lifelong_edit.cli.processes import world_at_hand
 from lifelong_edit.cli.reviewing import handling, handling_options
 from lifelong_edit.cli.setup import BUNDLED, make_store, making_options, require_same_store
 from lifelong_edit.cli.stopping import stopping
@@ -141,13 +142,14 @@ def stream(
     from lifelong_edit.policies import FixedSize, reconsolidation_policy
     from lifelong_edit.scheduler import Scheduler, Summary
 
+    world = world_at_hand()
     how = handling(options, store) | measuring(options, batch_size) | {"skip_bad": skip_bad, "say": say}
     batching, due, trackers = FixedSize(batch_size), reconsolidation_policy(policy), tracking(options, store)
     read, known, reader = ReadReport(), _Known(), reader_of(options.pop("mapping"), options.pop("relations"))
-    total = _survey(files, reader, skip_bad=skip_bad, follow=follow, dry_run=dry_run)
+    total = world.lead(lambda: _survey(files, reader, skip_bad=skip_bad, follow=follow, dry_run=dry_run))
     reading: dict[str, Any] = {"skip_bad": skip_bad, "report": read, "known": known, "reader": reader}
-    records: Iterator[Record | None] | None = None if follow else read_facts(files, **reading)
-    if records is not None and not _is_there(store):
+    records: Iterator[Record | None] | None = None if follow else world.led(read_facts(files, **reading))
+    if records is not None and not world.lead(lambda: _is_there(store)):
         records = _unless_empty(records)
         if records is None:
             report((), summarise(Summary(), read), files, None, as_json=as_json, dry_run=dry_run)
@@ -155,7 +157,8 @@ def stream(
     with _store_for(store, device, author, options, dry_run, wait) as timeline, contextlib.ExitStack() as held:
         known.timeline = timeline
         if records is None:
-            records = follow_facts(files, idle=idle, stopped=held.enter_context(stopping(say)), say=say, **reading)
+            told = {"idle": idle, "stopped": held.enter_context(stopping(say)), "say": say}
+            records = world.led(follow_facts(files, **told, **reading))
         scheduler = Scheduler(timeline, batching=batching, reconsolidation=due, **how)
         events = scheduler.run(records, again=again, dry_run=dry_run, reason=reason)
         events = tracked(events, held.enter_context(trackers))
@@ -202,10 +205,11 @@ def _store_for(
     store: Path, device: str | None, author: str | None, options: dict[str, Any], dry_run: bool, wait: float
 ) -> Iterator[Timeline]:
     """The store, made first where there is none; a dry run then works on one that is thrown away."""
+    world = world_at_hand()
     with contextlib.ExitStack() as stack:
         made = None
-        if not _is_there(store):
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store" if dry_run else store
+        if not world.lead(lambda: _is_there(store)):
+            place = world.lead(lambda: stack.enter_context(_place_to_try())) if dry_run else store
             made = _made(place, device, author, options)
         if made is None:
             told: dict[str, Any] = {"device": device, "author": author, "wait": wait, "model": options["model"]}
@@ -216,13 +220,20 @@ def _store_for(
             yield stack.enter_context(made)
 
 
+@contextlib.contextmanager
+def _place_to_try() -> Iterator[Path]:
+    """Where a store may be made that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "store"
+
+
 def _made(store: Path, device: str | None, author: str | None, options: dict[str, Any]) -> Timeline | None:
     """A new store; None where another run made one meanwhile, which is as good."""
     try:
         opening = f"there is no store at {store}: making one for {_model(options)}"
         return make_store(store, device, options, opening, author)
     except LifelongEditError:
-        if not _is_there(store):
+        if not world_at_hand().lead(lambda: _is_there(store)):
             raise
     say(f"another run made {store} meanwhile: using that")
     return None

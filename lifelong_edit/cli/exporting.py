@@ -21,7 +21,7 @@ from lifelong_edit.cli.common import (
 from lifelong_edit.editors.contract import Format
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import UsageError
-from lifelong_edit.export.formats import FORMATS
+from lifelong_edit.export.formats import FORMATS, PACKINGS
 from lifelong_edit.export.formats import export as write
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ dtype_option = click.option(
     type=click.Choice(["float16", "bfloat16", "float32"]),
     help="Of the weights; by default that of the store's model.",
 )
+packing_option = click.option(
+    "--dtype",
+    type=click.Choice(["float16", "bfloat16", "float32", *PACKINGS]),
+    help="Of the weights; by default that of the store's model. `q8_0` packs a gguf into eight bits a number.",
+)
 shard_option = click.option(
     "--max-shard-size", type=Size(), metavar="SIZE", help="Cut weights into files of at most SIZE, such as 2GB."
 )
@@ -67,7 +72,7 @@ force_option = click.option("--force", is_flag=True, help="Replace an earlier ex
     help="; ".join(f"`{name}`: {form.says}" for name, form in FORMATS.items()) + ".",
 )
 @out_option
-@dtype_option
+@packing_option
 @shard_option
 @click.option("--rank", type=click.IntRange(min=1), metavar="R", help="Of a LoRA adapter. Default: by --error.")
 @click.option(
@@ -108,6 +113,7 @@ def export(
       lifelong-edit export --out before --at 3 --dtype bfloat16 --force
       lifelong-edit export --format delta --out change
       lifelong-edit export --format peft --rank 16 --out adapter
+      lifelong-edit export --format gguf --dtype q8_0 --out packed
       lifelong-edit export --out edited --push me/my-model --dry-run
     """
     if push is None and (public or dry_run):
@@ -119,6 +125,7 @@ def export(
         require_repository(push)
     with opened(store, read_only=True, device=device) as timeline:
         rule_of(timeline.settings.editor).require_export(kind)
+        FORMATS[kind].require_model(timeline.source, timeline.config.model.revision)
         step = timeline.head if at is None else timeline.show(at).step
         origin, found = _written(timeline, step, kind, out, force, wanted)
     sent = None if push is None else _pushed(push, out, dry_run=dry_run, private=not public)
@@ -134,6 +141,7 @@ def _written(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Where an export comes from, and what its format tells."""
     from lifelong_edit.eval.reports.card import card
+    from lifelong_edit.export.placing import loader_of
     from lifelong_edit.tasks import leading
 
     record, facts = timeline.show(step), timeline.at(step).facts()
@@ -147,12 +155,19 @@ def _written(
     loaded = timeline.bench().loaded
     if "questions" in FORMATS[kind].takes:
         wanted = {**wanted, "questions": [leading(loaded, fact) for fact in facts[-_ASKED:]]}
-    text = card(timeline, step, kind, facts)
+    text = card(timeline, step, kind, facts, loader_of(loaded))
     found = write(kind, loaded, timeline.overlay(step), out, force=force, provenance=origin, card=text, **wanted)
     if (lora := found.get("lora")) is not None:
-        answers = f"; {lora['differ']} of {counted(lora['asked'], 'answer')} differ" if lora["asked"] else ""
-        say(f"rank {lora['rank']} leaves out {lora['error']:.2%} of the change{answers}")
+        say(f"rank {lora['rank']} leaves out {lora['error']:.2%} of the change{_differing(lora)}")
+    if (packed := found.get("gguf")) is not None:
+        off = f", {packed['error']:.2%} off at most," if packed["error"] else ""
+        say(f"{packed['type']}{off} of architecture {packed['architecture']}{_differing(packed)}")
     return origin, found
+
+
+def _differing(told: dict[str, Any]) -> str:
+    """How many answers differ from those of the state, where any were asked."""
+    return f"; {told['differ']} of {counted(told['asked'], 'answer')} differ" if told["asked"] else ""
 
 
 def _pushed(repository: str, folder: Path, *, dry_run: bool, private: bool) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from lifelong_edit.cli.common import (
     store_option,
 )
 from lifelong_edit.cli.looking import print_status
+from lifelong_edit.cli.processes import world_at_hand
 from lifelong_edit.editors.registry import RULES, core_of, rule_of
 from lifelong_edit.errors import BadInputError, UsageError
 
@@ -168,6 +169,7 @@ def make_store(
         author=author,
         encrypt=options["encrypt"],
         say=_opened_by(opening),
+        world=world_at_hand(),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lifelong_edit.cli.common import Command, say
+from lifelong_edit.cli.processes import world_at_hand
 from lifelong_edit.cli.streaming import expected_forgotten, kept_share
 from lifelong_edit.cli.trackers import FOLDER, TRACKERS, Tracking
 
@@ -42,7 +43,8 @@ def tracking(options: dict[str, Any], folder: Path) -> Tracking:
 
     folder: the run's own, whose name the trackers call it by: a run that goes on is the same run.
     """
-    return Tracking(options.pop("trackers"), folder.resolve().name, options.pop("track_dir"), say)
+    asked = options.pop("trackers")
+    return Tracking(asked if world_at_hand().leads else (), folder.resolve().name, options.pop("track_dir"), say)
 
 
 def tracked(

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from lifelong_edit.tracing.rows import Row
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-Format = Literal["transformers", "delta", "peft"]
-OF_SHIFTS: frozenset[Format] = frozenset({"transformers", "delta", "peft"})
+Format = Literal["transformers", "delta", "peft", "gguf"]
+OF_SHIFTS: frozenset[Format] = frozenset({"transformers", "delta", "peft", "gguf"})
 """The formats that hold a state of shifted weights and nothing else."""
 Trained = Literal["network", "settings"]
 Need = Literal["network", "subject", "text"]

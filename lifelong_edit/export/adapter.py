@@ -13,15 +13,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lifelong_edit.errors import UsageError
-from lifelong_edit.models import LoadedModel, Question, Turn
+from lifelong_edit.export.asking import differing
+from lifelong_edit.models import LoadedModel, Question
+from lifelong_edit.models.families import Kind
 from lifelong_edit.models.places import locate
-from lifelong_edit.tasks import task_of, text_of
 
 ERROR = 0.01
 """The relative error that an adapter may have where neither a rank nor an error is asked for."""
-TOKENS = 20
-"""Of each answer that is compared."""
-_SHOWN = 20
+TASK_TYPES: dict[Kind, str | None] = {
+    "causal": "CAUSAL_LM",
+    "classify": "SEQ_CLS",
+    "masked": None,  # PEFT knows none for it: an adapter without one is put on whatever model it is given
+    "seq2seq": "SEQ_2_SEQ_LM",
+}
+"""What PEFT calls the kinds of models."""
+_HEADS = ("classifier", "score")
+"""How the names of a classifier's modules end that PEFT takes from the adapter, whatever is edited."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +91,16 @@ def write_peft(
         lora = {module.name: (torch.zeros(width, module.d_in), torch.zeros(module.d_out, width))}
     tensors = {f"base_model.model.{name}.lora_A.weight": down for name, (down, _) in lora.items()}
     tensors |= {f"base_model.model.{name}.lora_B.weight": up for name, (_, up) in lora.items()}
+    heads = _heads(loaded)
+    tensors |= heads
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = json.dumps(_config(loaded, list(lora), width), indent=2, sort_keys=True)
+    kind = None if loaded.labels and not heads else TASK_TYPES[loaded.family.kind]
+    config = json.dumps(_config(loaded, list(lora), width, kind), indent=2, sort_keys=True)
     (folder / "adapter_config.json").write_text(config + "\n", encoding="utf-8")
     errors = {name: found.error(width) for name, found in factors.items()}
     told = {"rank": width, "error": max(errors.values(), default=0.0), "errors": errors, "ranks_needed": needed}
     near = {name: (down.T @ up.T).contiguous() for name, (down, up) in lora.items()}
-    return {"lora": {**told, **_compared(loaded, shifts, near, questions)}}
+    return {"lora": {**told, **differing(loaded, shifts, loaded, near, questions, "adapter")}}
 
 
 def _require_one(rank: int | None, error: float | None) -> None:
@@ -102,12 +112,25 @@ def _require_one(rank: int | None, error: float | None) -> None:
         )
 
 
-def _config(loaded: LoadedModel, names: Sequence[str], rank: int) -> dict[str, Any]:
+def _heads(loaded: LoadedModel) -> dict[str, Tensor]:
+    """The parameters of a classifier's head as PEFT reads them, those of the base.
+
+    None of another model; none where something of it is edited either, which PEFT refuses to do twice.
+    """
+    names = [name for name, _ in loaded.model.named_modules() if name.endswith(_HEADS)] if loaded.labels else []
+    if any(module.name.startswith(name) for module in loaded.modules for name in names):
+        return {}
+    own = loaded.model.state_dict()
+    inside = [key for key in own if any(key.startswith(f"{name}.") for name in names)]
+    return {f"base_model.model.{key}": own[key].detach().cpu().clone().contiguous() for key in inside}
+
+
+def _config(loaded: LoadedModel, names: Sequence[str], rank: int, task_type: str | None) -> dict[str, Any]:
     """What PEFT's LoraConfig reads; alpha is the rank, so that B A is added as it is."""
     transposed = {loaded.module(name).orientation == "conv1d" for name in names}
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": task_type,
         "base_model_name_or_path": locate(loaded.source).path,
         "target_modules": sorted(names),
         "r": rank,
@@ -118,28 +141,3 @@ def _config(loaded: LoadedModel, names: Sequence[str], rank: int) -> dict[str, A
         "fan_in_fan_out": transposed == {True},
         "inference_mode": True,
     }
-
-
-def _compared(
-    loaded: LoadedModel, exact: Mapping[str, Tensor], near: Mapping[str, Tensor], questions: Sequence[Question]
-) -> dict[str, Any]:
-    """How many questions were asked, how many answers differ, and the first of these."""
-    if not questions:
-        return {"asked": 0}
-    said = []
-    for shifts in (exact, near):
-        with loaded.at(shifts):
-            said.append(task_of(loaded).answer(loaded, questions, TOKENS))
-    rows = zip(questions, *said, strict=True)
-    differ = [(question, one, other) for question, one, other in rows if one.with_end != other.with_end]
-    text = loaded.tokenizer.decode
-    shown = [
-        {
-            "question": text_of(question),
-            "chat": isinstance(question, Turn),
-            "state": text(a.ids),
-            "adapter": text(b.ids),
-        }
-        for question, a, b in differ[:_SHOWN]
-    ]
-    return {"asked": len(questions), "differ": len(differ), "differing": shown}

@@ -12,8 +12,11 @@ from safetensors.torch import load_file
 
 
 def fingerprint(model: Any) -> str:
-    """The digest of a model's type and parameters, by which the change knows its base."""
+    """The digest of a model's type and parameters, of a classifier also its labels, by which the base is known."""
     digest = hashlib.blake2b(f"{model.config.model_type}\n".encode(), digest_size=16)
+    if type(model).__name__.endswith("ForSequenceClassification"):
+        labels = sorted((int(number), str(name)) for number, name in model.config.id2label.items())
+        digest.update(f"{labels}\n".encode())
     for name, weight in sorted(model.named_parameters()):
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
         digest.update(weight.detach().contiguous().view(-1).view(torch.uint8).numpy())
@@ -23,7 +26,8 @@ def fingerprint(model: Any) -> str:
 def main(base: str, out: str, here: Path) -> None:
     """Load the base, add the change, save the whole."""
     told = json.loads((here / "lifelong_edit.json").read_text(encoding="utf-8"))
-    kind = getattr(transformers, told["model_class"], transformers.AutoModelForCausalLM)
+    # A class that comes with its model's own code is none of transformers.
+    kind = getattr(transformers, told["model_class"], None) or getattr(transformers, told["loader"])
     model = kind.from_pretrained(base, dtype=told["dtype"])
     if fingerprint(model) != told["base"]["fingerprint"]:
         sys.exit(f"{base} is not the model that this change is of, {told['base']['source']}")

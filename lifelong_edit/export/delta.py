@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.export.formats import export
-from lifelong_edit.export.placing import PROVENANCE
+from lifelong_edit.export.placing import PROVENANCE, loader_of
 from lifelong_edit.models import EditableModule, LoadedModel, Shifts, load_model
 
 DELTA, SCRIPT = "delta.safetensors", "apply.py"
@@ -23,7 +23,7 @@ _WEIGHT = ".weight"
 
 
 def write_delta(loaded: LoadedModel, shifts: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
-    """Write ΔW in float32, and a script that adds it to the base without this program; the class of the model.
+    """Write ΔW in float32, and a script that adds it to the base without this program; what loads the base.
 
     A tensor has the name and the shape of the parameter that it is added to; it is added in float32 and rounded once to
     the model's dtype, as `models.compose` does, so that what comes of it is the state to the bit. Modules that nothing
@@ -36,7 +36,7 @@ def write_delta(loaded: LoadedModel, shifts: Mapping[str, Tensor], folder: Path)
     }
     save_file(changes, folder / DELTA, metadata={"base_fingerprint": loaded.fingerprint})
     shutil.copyfile(str(files("lifelong_edit.export") / "apply_delta.py"), folder / SCRIPT)
-    return {"model_class": type(loaded.model).__name__}
+    return {"model_class": type(loaded.model).__name__, "loader": loader_of(loaded)}
 
 
 def apply(

@@ -28,6 +28,7 @@ SafetensorError becomes one sentence for the user; whatever it raises, nothing o
 WANTED = {
     "dtype": "writes no weights in a dtype of their own",
     "max_shard_size": "writes one file of weights",
+    "packed": "packs nothing",
     "rank": "has no rank",
     "error": "is exact",
     "questions": "asks nothing",
@@ -40,22 +41,29 @@ class Form:
     """What is known of a format before anything is loaded. home: its `Write`, `module:function`; says: for `--help`.
 
     takes: those of WANTED that its function has as keywords. needs: a package that it cannot do without, which the
-    extra of the format's name brings.
+    extra of the format's name brings. models: a function of a model's source and revision, `module:function`, that
+    refuses before any weights are loaded what the format cannot say.
     """
 
     home: str
     says: str
     takes: frozenset[str] = frozenset()
     needs: str | None = None
+    models: str | None = None
+
+    def require_model(self, source: str, revision: str | None = None) -> None:
+        """Refuse a model that the format cannot say, by its configuration and tokenizer alone; raises UsageError."""
+        if self.models is not None:
+            _named(self.models)(source, revision)
 
     def require(self, options: Mapping[str, Any]) -> None:
         """Raise UsageError for an option that is not None and that this format does not take.
 
         And LifelongEditError where the package that it needs is not installed.
         """
-        for name, value in options.items():
+        for name, value in self.options(options).items():
             if value is not None and name not in self.takes:
-                option = f"--{name.replace('_', '-')} {value}"
+                option = f"--{'dtype' if name == 'packed' else name.replace('_', '-')} {value}"
                 raise UsageError(f"found {option}, but this format {WANTED[name]}; leave it out")
         if self.needs is not None and importlib.util.find_spec(self.needs) is None:
             raise LifelongEditError(
@@ -63,12 +71,26 @@ class Form:
                 f"`pip install 'lifelong-edit[{self.needs}]'`"
             )
 
+    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options by the names of WANTED: a dtype that is a packing is `packed`. None is not given."""
+        dtype = given.get("dtype")
+        packed = {"packed": dtype, "dtype": None} if dtype in PACKINGS else {}
+        return {name: value for name, value in {**given, **packed}.items() if value is not None}
+
     def writer(self) -> Write:
         """The function that writes it, imported."""
-        module, _, name = self.home.partition(":")
-        found: Write = getattr(import_module(module), name)
+        found: Write = _named(self.home)
         return found
 
+
+def _named(place: str) -> Any:
+    """What `module:name` is."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+PACKINGS = ("q8_0",)
+"""What a dtype may be for a format that packs: blocks of eight bits, as llama.cpp has them."""
 
 FORMATS: dict[Format, Form] = {
     "transformers": Form(
@@ -83,6 +105,13 @@ FORMATS: dict[Format, Form] = {
         "lifelong_edit.export.adapter:write_peft",
         "the change as a LoRA adapter, which loses what --rank or --error leaves out",
         takes=frozenset({"rank", "error", "questions"}),
+    ),
+    "gguf": Form(
+        "lifelong_edit.export.gguf:write_gguf",
+        "one file for llama.cpp and what is built on it",
+        takes=frozenset({"dtype", "packed", "questions"}),
+        needs="gguf",
+        models="lifelong_edit.export.gguf_header:require_sayable",
     ),
 }
 """Every format by name."""
@@ -102,12 +131,12 @@ def export(
 ) -> dict[str, Any]:
     """Write the model as an overlay makes it into a folder, which appears whole or not at all; what the format tells.
 
-    dtype: "float32", "bfloat16" or "float16", of the weights; by default the model's own. options: what else the
-    format takes, by the names of WANTED; None is not given. provenance: what else `lifelong_edit.json` is to say, JSON
-    values by name (step, digests). card: the text of the README.md beside the weights. force: replace an earlier
-    export; nothing else is ever replaced. Raises UsageError where `out` is taken, where the overlay is more than
-    shifted weights, or for an option that the format does not take, LifelongEditError where `out` cannot be written,
-    or is not read back as it was meant; what was there is then as it was.
+    dtype: "float32", "bfloat16" or "float16", of the weights, or one of PACKINGS; by default the model's own. options:
+    what else the format takes, by the names of WANTED; None is not given. provenance: what else `lifelong_edit.json`
+    is to say, JSON values by name (step, digests). card: the text of the README.md beside the weights. force: replace
+    an earlier export; nothing else is ever replaced. Raises UsageError where `out` is taken, where the overlay is more
+    than shifted weights, or for an option that the format does not take, LifelongEditError where `out` cannot be
+    written, or is not read back as it was meant; what was there is then as it was.
     """
     from lifelong_edit.export.placing import placed
     from lifelong_edit.models import without_hooks
@@ -115,10 +144,12 @@ def export(
 
     form = FORMATS[kind]
     form.require({"dtype": dtype, **options})
-    if dtype is not None and dtype not in DTYPES:
-        raise UsageError(f"found the dtype {dtype!r} for an export, expected one of {', '.join(DTYPES)}")
-    cast = None if dtype is None else DTYPES[dtype]
-    given = {name: value for name, value in {"dtype": cast, **options}.items() if value is not None}
+    given = form.options({"dtype": dtype, **options})
+    if (asked := given.get("dtype")) is not None and asked not in DTYPES:
+        raise UsageError(f"found the dtype {asked!r} for an export, expected one of {', '.join(DTYPES)}")
+    cast = None if asked is None else DTYPES[asked]
+    if cast is not None:
+        given["dtype"] = cast
     alone, shifts = without_hooks(loaded, overlay)
     told: dict[str, Any] = {}
     more = {**(provenance or {}), "kind": kind}

@@ -16,6 +16,7 @@ from torch import Tensor
 from lifelong_edit.atomic import replace_dir_atomic
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.models import LoadedModel, fingerprint_of
+from lifelong_edit.models.loading import auto_of
 
 PROVENANCE = "lifelong_edit.json"
 """The file of an export that says where it comes from, and by which it is known as one."""
@@ -56,6 +57,11 @@ def placed(
                 (folder / CARD).write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise LifelongEditError(f"cannot export to {out}: {error}; what was there is as it was") from error
+
+
+def loader_of(loaded: LoadedModel) -> str:
+    """The class of transformers whose `from_pretrained` loads such a model, by name."""
+    return str(auto_of(loaded.family.kind, loaded.model.config).__name__)
 
 
 def require_free(out: Path, force: bool) -> None:

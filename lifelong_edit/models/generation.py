@@ -12,6 +12,7 @@ from lifelong_edit.errors import BadInputError
 from lifelong_edit.models.encoding import encode_prompt
 from lifelong_edit.models.forward import last_position
 from lifelong_edit.models.loaded import LoadedModel
+from lifelong_edit.world import ALONE
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,14 @@ def generate_from_ids(
         if len(ids) >= loaded.context:
             raise BadInputError(f"a prompt has {len(ids)} tokens and leaves no room in a context of {loaded.context}")
     limits = [min(bound, loaded.context - len(ids)) for bound, ids in zip(bounds, prompts, strict=True)]
-    results: dict[int, Generation] = {}
     stops = end_ids(loaded).union(ends)
-    for chosen in _batches([len(ids) for ids in prompts], limits, loaded.context, batch_size):
-        found = _generate_batch(loaded, [prompts[i] for i in chosen], [limits[i] for i in chosen], choose, stops)
-        results.update(zip(chosen, found, strict=True))
-        if tell is not None:
-            tell(len(results))
-    return [results[i] for i in range(len(prompts))]
+
+    def work(chosen: list[int]) -> list[Generation]:
+        return _generate_batch(loaded, [prompts[i] for i in chosen], [limits[i] for i in chosen], choose, stops)
+
+    # What is drawn is drawn in the order of the batches, in every process alike.
+    world = loaded.world if choose is most_probable else ALONE
+    return world.across(_batches([len(ids) for ids in prompts], limits, loaded.context, batch_size), work, tell)
 
 
 def _batches(lengths: list[int], limits: list[int], context: int, batch_size: int) -> Iterator[list[int]]:

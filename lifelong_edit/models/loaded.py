@@ -16,6 +16,7 @@ from lifelong_edit.models.families import EditableModule, Family, find_modules, 
 from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
 from lifelong_edit.models.forms import PLAIN, Forms, SameQuestion
 from lifelong_edit.models.overlay import BASE, Overlay, Putting, Shifts
+from lifelong_edit.world import ALONE, World
 
 
 def compose(base: Tensor, shift: Tensor | None) -> Tensor:
@@ -59,7 +60,8 @@ class LoadedModel:
     modules: the editable weight matrices in order of depth. source: what it was loaded from.
     fingerprint: digest of the base weights as loaded (`fingerprint_of`), whatever the shifts are. forms: those in which
     it is taught and asked, as a store's `init` fixes them. left_out: what of the checkpoint is beside the language
-    model and was not loaded, by the first part of its names.
+    model and was not loaded, by the first part of its names. world: the processes that have this model alike, and
+    share out what is asked of it by whole micro-batches.
     """
 
     model: Any
@@ -72,6 +74,7 @@ class LoadedModel:
     fingerprint: str = ""
     forms: Forms = PLAIN
     left_out: tuple[str, ...] = ()
+    world: World = ALONE
     _base: dict[str, Tensor] = field(init=False, repr=False)
     _overlay: Overlay = field(init=False, repr=False, default=BASE)
     _attached: ExitStack = field(init=False, repr=False, default_factory=ExitStack)

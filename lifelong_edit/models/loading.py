@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +85,7 @@ def load_model(
     home = locate(source, revision)
     options = {"revision": revision, "trust_remote_code": trust_remote_code, **home.options}
     with _one_sentence(source):
-        config = AutoConfig.from_pretrained(home.path, **options)
+        config = config_of(home, options)
         require_full_precision(config, source)
         require_no_adapter(home, source, revision)
         family = family_of(config, modules)
@@ -96,6 +96,17 @@ def load_model(
     tokenizer.model_max_length = min(tokenizer.model_max_length, context_of(model.config, tokenizer))
     found = find_modules(model, family, modules, places)
     return LoadedModel(model, tokenizer, family, found, source, kind, place, left_out=left_out)
+
+
+def config_of(home: Place, options: Mapping[str, Any]) -> Any:
+    """The configuration of a model at its place. options: further ones of `from_pretrained`; raises what that does."""
+    config = AutoConfig.from_pretrained(home.path, **{**options, **home.options})
+    if home.file is not None and config.model_type == "gpt2":
+        # transformers reads them under names that GPT-2 has no use for, and takes 1,024 positions of any file.
+        told = read_header(home.file).values
+        config.n_positions = int(told["gpt2.context_length"])
+        config.n_inner = int(told["gpt2.feed_forward_length"])
+    return config
 
 
 def auto_of(kind: Kind, config: Any) -> Any:
@@ -184,7 +195,7 @@ def state_width(source: str, revision: str | None = None) -> int | None:
     try:
         home = locate(source, revision)
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(home.path, revision=revision, **home.options)
+            config = config_of(home, {"revision": revision})
         known = FAMILIES.get(config.model_type)
         decodes = known is None or known.kind == "causal"
         return int(config.get_text_config().hidden_size) if decodes else None
@@ -200,7 +211,7 @@ def outline_of(home: Place, modules: Sequence[str], revision: str | None, places
     try:
         with quiet_transformers():
             options = {"revision": revision, **home.options}
-            config = AutoConfig.from_pretrained(home.path, **options)
+            config = config_of(home, options)
             require_full_precision(config, home.path)
             family = family_of(config, modules)
             with torch.device("meta"):  # shapes without numbers

@@ -46,13 +46,13 @@ def attach(model: Any, store: str | Path | Timeline, *, at: StepName = "head", t
 class Attached:
     """A state that stands on somebody's model until `detach`. Made by `attach`; a context manager that ends with it.
 
-    Every `model.generate` is a request, in whatever thread; `refresh` and `detach` wait until those that began are
-    through, and those that come meanwhile wait for them, so that an answer belongs to one state. Whoever calls the
-    model itself, token by token, does so within `request`.
+    Every `model.generate` is a request, in whatever thread, and every pass of a model that generates nothing, as of an
+    encoder; `refresh` and `detach` wait until those that began are through, and those that come meanwhile wait for
+    them, so that an answer belongs to one state. Whoever calls a model token by token does so within `request`.
     """
 
     def __init__(self, timeline: Timeline, model: Any, tokenizer: Any, undo: ExitStack) -> None:
-        if hasattr(model.__dict__.get("generate"), "attached"):
+        if any(hasattr(call, "attached") for call in (model.__dict__.get("generate"), type(model).__call__)):
             raise UsageError("found a model with a state on it, expected one without; detach the other one first")
         self._timeline, self._undo = timeline, ExitStack()
         self._turnstile, self._standing = Turnstile(), ExitStack()
@@ -70,7 +70,8 @@ class Attached:
         loaded = LoadedModel(model, own, family, modules, timeline.source, model.dtype, model.device)
         self._bench: Bench = make_bench(timeline.config, timeline.fixed(), None, None, loaded)
         self._editor = make_editor(self._bench)
-        undo.callback(_guarded(model, self))
+        guard = _guarded if hasattr(model, "generate") else _guarded_passes
+        undo.callback(guard(model, self))
 
     def keep(self, undo: ExitStack) -> None:
         """Take over what gives the model and the store back, for `detach` to do."""
@@ -173,5 +174,26 @@ def _guarded(model: Any, attached: Attached) -> Any:
             del model.generate
         else:
             model.generate = former
+
+    return restore
+
+
+def _guarded_passes(model: Any, attached: Attached) -> Any:
+    """Make every pass of a model a request; what takes that away again.
+
+    By a class of its own while the state is on: hooks of a state run before and after `forward`, and belong to the
+    same request.
+    """
+    before = type(model)
+
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        with attached.request():
+            return before.__call__(self, *arguments, **options)
+
+    call.attached = attached  # type: ignore[attr-defined]
+    model.__class__ = type(before.__name__, (before,), {"__call__": call, "__module__": before.__module__})
+
+    def restore() -> None:
+        model.__class__ = before
 
     return restore

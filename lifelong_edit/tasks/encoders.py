@@ -82,16 +82,14 @@ def most_probable(
     task: Task, model: LoadedModel, asked: Sequence[Encoded], batch_size: int, tell: Tell | None
 ) -> list[Generation]:
     """The most probable choice at each place of an answer, whatever tokens `asked` has there."""
-    found: dict[int, Generation] = {}
-    for chosen in by_length([len(e.ids) for e in asked], batch_size):
+
+    def work(chosen: list[int]) -> list[Generation]:
         part = [asked[i] for i in chosen]
         with torch.inference_mode():
             best = task.logits(model, task.collate(model, part)).argmax(-1)
-        for i, ids in zip(chosen, best.split(task.counts(part)), strict=True):
-            found[i] = Generation(tuple(ids.tolist()))
-        if tell is not None:
-            tell(len(found))
-    return [found[i] for i in range(len(asked))]
+        return [Generation(tuple(ids.tolist())) for ids in best.split(task.counts(part))]
+
+    return model.world.across(by_length([len(e.ids) for e in asked], batch_size), work, tell)
 
 
 def read_arguments(model: Any, ids: Tensor, mask: Tensor | None, separator: int | None) -> dict[str, Tensor | None]:

@@ -195,6 +195,22 @@ class Editing(Reviewing):
         draft.fill(reason=reason, seconds=time.perf_counter() - began)
         return self._commit(draft)
 
+    @locked
+    def settle(
+        self, facts: Sequence[Fact], *, reason: str | None = None, say: Callable[[str], None] | None = None
+    ) -> StepRecord:
+        """Bring facts into force as one step, by the canonical solve of all that are then in force.
+
+        As a retraction does with what it revives: no batches, conflicts or gate, and no learning by the way. Raises
+        UsageError where the rule cannot do this, StepRefusedError where a number is not finite.
+        """
+        self._refuse_read_only(reason)
+        rule_of(self.settings.editor).require_relearning()
+        began = time.perf_counter()
+        draft = self._solve().retraction((), facts, say)
+        draft.fill(reason=reason, seconds=time.perf_counter() - began)
+        return self._commit(draft)
+
     def _revived(self, gone: Sequence[str]) -> list[Fact]:
         """What the live facts `gone` had superseded and no other live fact answers by now.
 

@@ -29,6 +29,7 @@ from lifelong_edit.timeline.config import Config, ModelIdentity, absolute, now
 from lifelong_edit.timeline.defaults import LARGE_FROM, are_bundled
 from lifelong_edit.timeline.history import live_digest
 from lifelong_edit.timeline.states import environment, sketch
+from lifelong_edit.world import ALONE, World
 
 NOISE = 3.0
 """Standard errors by which perplexity may rise in the store of a large model."""
@@ -55,10 +56,11 @@ def begin(
     revision: str | None,
     trust_remote_code: bool,
     say: Say | None = None,
+    world: World = ALONE,
 ) -> Beginning:
     """Load a model, prepare what `init` fixes, and make the record of step 0. Raises what loading raises.
 
-    say: told in a few words what begins, wherever that takes long.
+    say: told in a few words what begins, wherever that takes long. world: the processes that do it together.
     """
     started, say, rule = time.perf_counter(), say or silent, rule_of(settings.editor)
     say(f"loading {model}")
@@ -71,6 +73,7 @@ def begin(
         trust_remote_code=trust_remote_code,
         places=rule.places,
     )
+    loaded.world = world
     if loaded.left_out:
         say(f"left out, since only the language model is edited: {', '.join(loaded.left_out)}")
     settings = noise_settled(ready(settings, loaded), loaded)
@@ -148,11 +151,17 @@ def require_given(settings: StoreSettings, given: Given, modules: Sequence[Edita
 
 
 def make_bench(
-    config: Config, fixed: Mapping[str, npt.NDArray[Any]], device: str | None, source: str | None, loaded: Any
+    config: Config,
+    fixed: Mapping[str, npt.NDArray[Any]],
+    device: str | None,
+    source: str | None,
+    loaded: Any,
+    world: World = ALONE,
 ) -> Bench:
     """The store's model on its bench. Raises ModelMismatchError, stating both fingerprints, where it is another.
 
-    source: where to load the model from instead of where `init` did. loaded: the LoadedModel at hand, if any.
+    source: where to load the model from instead of where `init` did. loaded: the LoadedModel at hand, if any. world:
+    the processes of which each has such a model, and which share its work.
     """
     model = config.model
     if loaded is None:
@@ -171,7 +180,7 @@ def make_bench(
             raise ModelMismatchError(f"{place!r} is another model than the store's: {error}") from error
     loaded.require_fingerprint(model.fingerprint)
     loaded.require_tokenizer(model.tokenizer)
-    loaded.forms = forms_of(config.settings)
+    loaded.forms, loaded.world = forms_of(config.settings), world
     return Bench(loaded, config.settings, Fixed.of(fixed))
 
 

@@ -23,7 +23,16 @@ from lifelong_edit.facts.checks import require_words
 from lifelong_edit.facts.given import as_probes, as_texts
 from lifelong_edit.facts.stored import decode_fact
 from lifelong_edit.settings import StoreSettings
-from lifelong_edit.stores import EditLog, StepRecord, Weights, decode_tensors, require_place
+from lifelong_edit.stores import (
+    EditLog,
+    StepRecord,
+    Weights,
+    decode_tensors,
+    digest_bytes,
+    encode_tensors,
+    require_place,
+    zeros,
+)
 from lifelong_edit.timeline.branches import Branching
 from lifelong_edit.timeline.commit import Draft, write_step
 from lifelong_edit.timeline.config import Config, absolute, author_of
@@ -34,10 +43,12 @@ from lifelong_edit.timeline.locking import locked
 from lifelong_edit.timeline.measured import Measured
 from lifelong_edit.timeline.names import StepName
 from lifelong_edit.timeline.review import purged_fact
+from lifelong_edit.timeline.shared import make_log, open_log
 from lifelong_edit.timeline.states import parts_at, weights_at
 from lifelong_edit.timeline.status import status_of
 from lifelong_edit.timeline.trial import Trial
 from lifelong_edit.timeline.view import View
+from lifelong_edit.world import ALONE, World
 
 if TYPE_CHECKING:
     from lifelong_edit.bench import Bench, State
@@ -54,9 +65,15 @@ class Timeline(Branching, Measured, Editing):
     """
 
     def __init__(
-        self, log: EditLog, *, device: str | None = None, model: str | None = None, author: str | None = None
+        self,
+        log: EditLog,
+        *,
+        device: str | None = None,
+        model: str | None = None,
+        author: str | None = None,
+        world: World = ALONE,
     ) -> None:
-        self.author = author_of(author)
+        self.author, self.world = author_of(author), world
         self.lock = threading.RLock()
         self._log, self._device, self._given = log, device, model
         self._history = History(log.steps(), log.idle())
@@ -86,6 +103,7 @@ class Timeline(Branching, Measured, Editing):
         author: str | None = None,
         encrypt: bool = False,
         say: Callable[[str], None] | None = None,
+        world: World = ALONE,
     ) -> Timeline:
         """A new store for a model, standing at step 0, the base.
 
@@ -96,10 +114,11 @@ class Timeline(Branching, Measured, Editing):
         None is what `timeline_defaults` brings. author: of the steps made through this handle, see `open`. encrypt: at
         rest, with the key in the file that LIFELONG_KEY_FILE names.
         say: told in a few words what begins, at each phase that takes long, once all that is cheap has been checked.
+        world: the processes that make it together, see `open`.
         Raises UsageError where `path` is taken, StoreError where no folder can be made, and whatever loading raises.
         """
         folder = Path(path)
-        require_place(folder, encrypt=encrypt)
+        world.lead(lambda: require_place(folder, encrypt=encrypt))
         settings, network = start_of(model, settings, hypernetwork)
         preserve = default_preserved(model, settings.editor) if preserve is None else as_probes(preserve)
         text = default_text() if text is None else as_texts(text)
@@ -109,10 +128,10 @@ class Timeline(Branching, Measured, Editing):
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         source |= {"hypernetwork": network, "preserve": preserve, "text": text}
         require_fitting(model, settings, **source)
-        beginning = begin(model, settings, scorer=scorer_of(scorer, network), say=say, **source)
+        beginning = begin(model, settings, scorer=scorer_of(scorer, network), say=say, world=world, **source)
         record = msgspec.structs.replace(beginning.record, author=author_of(author))
-        log = EditLog.create(folder, record, blobs=beginning.blobs, weights=beginning.weights, encrypt=encrypt)
-        timeline = cls(log, author=author)
+        log = make_log(world, folder, record, blobs=beginning.blobs, weights=beginning.weights, encrypt=encrypt)
+        timeline = cls(log, author=author, world=world)
         timeline._loaded = beginning.loaded
         return timeline
 
@@ -126,26 +145,44 @@ class Timeline(Branching, Measured, Editing):
         model: str | None = None,
         author: str | None = None,
         timeout: float = 5.0,
+        world: World = ALONE,
     ) -> Timeline:
         """An existing store. The model is loaded when it is first needed, and refused if it is not the store's.
 
         device: where the model lives, by default as at `init`. model: load it from there instead of where `init` did.
         author: who makes the steps that are made through this handle; by default LIFELONG_AUTHOR, else the login name.
-        timeout: seconds to wait for another writer. Raises StoreError and its kinds.
+        timeout: seconds to wait for another writer. world: the processes that have opened it together, and call the
+        same methods in the same order; number 0 of them writes. Raises StoreError and its kinds.
         """
-        log = EditLog.open(path, read_only=read_only, timeout=timeout)
+        log = open_log(world, path, read_only=read_only, timeout=timeout)
         try:
-            return cls(log, device=device, model=model, author=author)
+            return cls(log, device=device, model=model, author=author, world=world)
         except BaseException:
             log.close()
             raise
+
+    @locked
+    def begin_again(self, path: str | Path) -> Timeline:
+        """A new store with the same step 0 and nothing else: the model, and all that `init` fixed.
+
+        As encrypted as this one. The model is loaded once for both. Raises UsageError where `path` is taken.
+        """
+        first = self.show(0)
+        blobs = {digest: self._log.blob(digest) for digest in first.blobs}
+        stored = encode_tensors(zeros(self.config.model.modules))
+        blobs[digest_bytes(stored)] = stored
+        sealed = self._log.envelopes.encryption is not None
+        log = EditLog.create(path, first, blobs=blobs, weights=digest_bytes(stored), encrypt=sealed)
+        again = Timeline(log, device=self._device, model=self.source, author=self.author)
+        again._loaded = self.bench().loaded
+        return again
 
     @locked
     def close(self) -> None:
         """Keep the key index and let go of the store; closing twice is harmless."""
         solving, self._solving = self._solving, None
         try:
-            if solving is not None:
+            if solving is not None and self.world.leads:
                 with contextlib.suppress(StoreError, OSError):  # it is a cache: without it the next run is slower
                     solving.save_index()
         finally:
@@ -180,6 +217,12 @@ class Timeline(Branching, Measured, Editing):
     def head(self) -> int:
         """The last step of the log."""
         return self.history().head
+
+    @property
+    @locked
+    def chain(self) -> str:
+        """The chain digest of the last step, which covers the whole log."""
+        return self._log.head().chain
 
     @locked
     def history(self) -> History:
@@ -248,7 +291,7 @@ class Timeline(Branching, Measured, Editing):
             from lifelong_edit.timeline.model import make_bench
 
             place = self._given or self._log.place()
-            self._bench = make_bench(self.config, self.fixed(), self._device, place, self._loaded)
+            self._bench = make_bench(self.config, self.fixed(), self._device, place, self._loaded, self.world)
         return self._bench
 
     @locked
@@ -262,7 +305,7 @@ class Timeline(Branching, Measured, Editing):
 
         self._refuse_read_only()
         place = absolute(str(model))
-        bench = make_bench(self.config, self.fixed(), self._device, place, None)
+        bench = make_bench(self.config, self.fixed(), self._device, place, None, self.world)
         self._log.put_place(None if place == self.config.model.source else place)
         self._given, self._bench, self._editor, self._solving = None, bench, None, None
         return place

@@ -28,30 +28,30 @@ def lowest_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_bat
 
 def _last_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_batch: int) -> Tensor:
     task, module = task_of(loaded), loaded.conflict_module
+    batches = list(by_length([len(p) for p in prompts], micro_batch))
     found: list[Tensor] = []
-    where: list[int] = []
 
     def stop(_: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
         found.append(arguments[0])
         raise _Reached
 
+    def work(chosen: list[int]) -> Tensor:
+        batch = task.collate(loaded, [Encoded.of(prompts[i]) for i in chosen])
+        with torch.no_grad():
+            try:
+                task.logits(loaded, batch)
+            except _Reached:
+                states = found.pop()
+        # OPT's MLP sees (b·t, d).
+        states = states.reshape(*batch.tokens(module.positions).shape, -1)
+        return states[torch.arange(len(chosen)), task.ends(batch, module.positions)].float()
+
     handle = loaded.model.get_submodule(module.name).register_forward_pre_hook(stop)
-    keys: list[Tensor] = []
     try:
-        for chosen in by_length([len(p) for p in prompts], micro_batch):
-            batch = task.collate(loaded, [Encoded.of(prompts[i]) for i in chosen])
-            with torch.no_grad():
-                try:
-                    task.logits(loaded, batch)
-                except _Reached:
-                    states = found.pop()
-            # OPT's MLP sees (b·t, d).
-            states = states.reshape(*batch.tokens(module.positions).shape, -1)
-            keys.append(states[torch.arange(len(chosen)), task.ends(batch, module.positions)].float())
-            where.extend(chosen)
+        keys = loaded.world.each(batches, work)
     finally:
         handle.remove()
-    return torch.cat(keys)[torch.argsort(torch.tensor(where))]
+    return torch.cat(keys)[torch.argsort(torch.tensor([i for chosen in batches for i in chosen]))]
 
 
 def centred(keys: Tensor, mean: Tensor) -> Tensor:

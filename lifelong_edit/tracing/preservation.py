@@ -67,9 +67,9 @@ def base_answers(
     say: told how far it is.
     """
     progress = Progress(say, "measuring the preserved prompts", len(encoded), "prompts")
-    answers: dict[int, BaseAnswer] = {}
     task = task_of(loaded)
-    for chosen in by_length([len(e.ids) for e in encoded], micro_batch):
+
+    def work(chosen: list[int]) -> list[BaseAnswer]:
         asked = [encoded[i] for i in chosen]
         with torch.no_grad():
             logits = task.logits(loaded, task.collate(loaded, asked))
@@ -77,11 +77,13 @@ def base_answers(
         top, ids = logits.topk(min(KEPT, logits.shape[-1] - 1), dim=-1)
         rest = logits.scatter(-1, ids, -torch.inf).logsumexp(-1) - total
         sizes = task.counts(asked)
-        parts = zip(chosen, ids.split(sizes), (top - total[:, None]).split(sizes), rest.split(sizes), strict=True)
-        for i, kept, logp, others in parts:
-            answers[i] = BaseAnswer(encoded[i].answer, kept.cpu().numpy(), logp.cpu().numpy(), others.cpu().numpy())
-        progress.at(len(answers))
-    return [answers[i] for i in range(len(encoded))]
+        parts = zip(asked, ids.split(sizes), (top - total[:, None]).split(sizes), rest.split(sizes), strict=True)
+        return [
+            BaseAnswer(e.answer, kept.cpu().numpy(), logp.cpu().numpy(), others.cpu().numpy())
+            for e, kept, logp, others in parts
+        ]
+
+    return loaded.world.across(by_length([len(e.ids) for e in encoded], micro_batch), work, progress.at)
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,7 @@ def preserved_phase(probes: Sequence[Probe]) -> str:
 
 
 def _speaks_of(probe: Probe, subjects: frozenset[str]) -> bool:
-    return probe.subject is not None and probe.subject.casefold() in subjects
+    return _about(probe) in subjects
 
 
 def prepare_preserved(

@@ -116,7 +116,7 @@ def prepare_text(
             found |= gram.arrays(name, statistics.tokens[name])
         return found
 
-    found = cache.arrays("text", _identity(loaded, measured, micro_batch, gram_rank), measure)
+    found = cache.arrays("text", _identity(loaded, measured, micro_batch, gram_rank), measure, loaded.world)
     grams = {name: array for name, array in found.items() if not name.startswith(_SCALE)}
     scale = {m.name: found[_SCALE + m.name] for m in loaded.modules}
     return TextArrays(grams, scale, windows[:guard].numpy().astype(np.int32))

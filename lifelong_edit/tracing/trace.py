@@ -75,32 +75,62 @@ def trace(
     The loss is a sum over rows, so that no gradient depends on how rows are cut into micro-batches
     (the original averages over the micro-batch).
     """
+    return traces(loaded, [rows], micro_batch, gradients, everywhere)[0]
+
+
+def traces(
+    loaded: LoadedModel,
+    parts: Sequence[Sequence[Row]],
+    micro_batch: int,
+    gradients: bool = True,
+    everywhere: bool = False,
+) -> list[Trace]:
+    """As `trace`, of several sets of rows, each cut by itself: more micro-batches at a time to be shared out."""
+    units = [(i, chosen) for i, rows in enumerate(parts) for chosen in by_length(_lengths(rows), micro_batch)]
+
+    def work(unit: tuple[int, list[int]]) -> _Seen:
+        number, chosen = unit
+        return _traced(loaded, [parts[number][i] for i in chosen], chosen, gradients, everywhere)
+
+    seen = loaded.world.each(units, work)
+    return [
+        _in_row_order([one for (of, _), one in zip(units, seen, strict=True) if of == i], rows, loaded, gradients)
+        for i, rows in enumerate(parts)
+    ]
+
+
+def _lengths(rows: Sequence[Row]) -> list[int]:
+    return [len(row.encoded.ids) for row in rows]
+
+
+_Seen = dict[str, dict[str, Tensor]]
+"""Of one micro-batch, by what it is and by module: keys, gradients, and the index of each position's row; by row the
+losses, the worst of them, and the rows' numbers."""
+
+
+def _traced(
+    loaded: LoadedModel, rows: Sequence[Row], numbers: Sequence[int], gradients: bool, everywhere: bool
+) -> _Seen:
+    """One micro-batch; numbers: of its rows."""
     names, task = [m.name for m in loaded.modules], task_of(loaded)
     kind_of = {m.name: m.positions for m in loaded.modules}
-    keys: dict[str, list[Tensor]] = {n: [] for n in names}
-    grads: dict[str, list[Tensor]] = {n: [] for n in names}
-    index: dict[str, list[Tensor]] = {n: [] for n in names}
-    losses, worst = torch.zeros(len(rows)), torch.zeros(len(rows))
-    for chosen in by_length([len(r.encoded.ids) for r in rows], micro_batch):
-        part = [rows[i] for i in chosen]
-        batch = task.collate(loaded, [r.encoded for r in part])
-        places = {m.positions: task.slots(batch, m.positions) for m in loaded.modules}
-        # An accelerator has to be waited for to know where a mask is true: once for each kind, not for each matrix.
-        kinds = {kind: batch.tokens(kind) if everywhere else mask for kind, mask in places.items()}
-        spots = {kind: (mask.flatten().nonzero()[:, 0], mask.shape[1]) for kind, mask in kinds.items()}
-        with recording(loaded, gradients) as (inputs, outputs), torch.set_grad_enabled(gradients):
-            loss, row = task.loss(task.logits(loaded, batch), batch, part)
-        if gradients:
-            found = torch.autograd.grad(loss.sum(), [outputs[n] for n in names])
-            for name, g in zip(names, found, strict=True):
-                grads[name].append(_at(spots[kind_of[name]][0], g))
-        where = torch.tensor(chosen, device=row.device)
-        for name in names:
-            spot, width = spots[kind_of[name]]
-            keys[name].append(_at(spot, inputs[name]))
-            index[name].append(where[spot // width])
-        losses[chosen], worst[chosen] = losses_of_rows(task, part, loss, row)
-    return _in_row_order(keys, grads if gradients else {}, index, losses, worst)
+    batch = task.collate(loaded, [r.encoded for r in rows])
+    places = {m.positions: task.slots(batch, m.positions) for m in loaded.modules}
+    # An accelerator has to be waited for to know where a mask is true: once for each kind, not for each matrix.
+    kinds = {kind: batch.tokens(kind) if everywhere else mask for kind, mask in places.items()}
+    found = {kind: (mask.flatten().nonzero()[:, 0], mask.shape[1]) for kind, mask in kinds.items()}
+    spots, width = {n: found[kind_of[n]][0] for n in names}, {n: found[kind_of[n]][1] for n in names}
+    with recording(loaded, gradients) as (inputs, outputs), torch.set_grad_enabled(gradients):
+        loss, row = task.loss(task.logits(loaded, batch), batch, rows)
+    slopes = torch.autograd.grad(loss.sum(), [outputs[n] for n in names]) if gradients else ()
+    where = torch.tensor(numbers, device=row.device)
+    losses, worst = losses_of_rows(task, rows, loss, row)
+    return {
+        "keys": {name: _at(spots[name], inputs[name]) for name in names},
+        "gradients": {name: _at(spots[name], g) for name, g in zip(names, slopes, strict=False)},
+        "index": {name: where[spots[name] // width[name]] for name in names},
+        "rows": {"losses": losses, "worst": worst, "numbers": torch.tensor(numbers)},
+    }
 
 
 def losses_of_rows(task: Task, rows: Sequence[Row], loss: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,23 +147,28 @@ def losses_of_rows(task: Task, rows: Sequence[Row], loss: Tensor, row: Tensor) -
     return torch.zeros(len(rows)).index_add_(0, row, loss), worst
 
 
+def accumulate(variable: Tensor, gradient: Tensor | None) -> None:
+    """Add the gradient of a micro-batch, wherever it was found, to what a variable has, as a backward pass does."""
+    if gradient is not None:
+        variable.grad = gradient if variable.grad is None else variable.grad + gradient
+
+
 def _at(spots: Tensor, states: Tensor) -> Tensor:
     """States (b, t, d), or (b·t, d) as OPT's MLP sees them, at positions of b·t: (n, d) float32."""
     return states.reshape(-1, states.shape[-1])[spots].float()
 
 
-def _in_row_order(
-    keys: dict[str, list[Tensor]],
-    grads: dict[str, list[Tensor]],
-    index: dict[str, list[Tensor]],
-    losses: Tensor,
-    worst: Tensor,
-) -> Trace:
-    row = {n: torch.cat(parts) for n, parts in index.items()}
+def _in_row_order(seen: Sequence[_Seen], rows: Sequence[Row], loaded: LoadedModel, gradients: bool) -> Trace:
+    names = [m.name for m in loaded.modules]
+    row = {n: torch.cat([one["index"][n] for one in seen]) for n in names}
     order = {n: torch.argsort(of, stable=True) for n, of in row.items()}
+    losses, worst = torch.zeros(len(rows)), torch.zeros(len(rows))
+    for one in seen:
+        numbers = one["rows"]["numbers"]
+        losses[numbers], worst[numbers] = one["rows"]["losses"], one["rows"]["worst"]
     return Trace(
-        {n: torch.cat(parts)[order[n]] for n, parts in keys.items()},
-        {n: torch.cat(parts)[order[n]] for n, parts in grads.items()},
+        {n: torch.cat([one["keys"][n] for one in seen])[order[n]] for n in names},
+        {n: torch.cat([one["gradients"][n] for one in seen])[order[n]] for n in names if gradients},
         {n: of[order[n]] for n, of in row.items()},
         losses,
         worst,

@@ -57,8 +57,8 @@ class Scores:
 
     @property
     def mean(self) -> float:
-        """What the best checkpoint is chosen by."""
-        return (self.efficacy + self.generality + self.locality) / 3
+        """What the best checkpoint is chosen by; a score of which nothing is known does not count."""
+        return float(np.nanmean([self.efficacy, self.generality, self.locality]))
 
     def __str__(self) -> str:
         return f"ES {self.efficacy:.3f}  GS {self.generality:.3f}  LS {self.locality:.3f}"
@@ -153,7 +153,8 @@ class Run:
         trust = settings.trust if isinstance(settings, RidgeSettings) else 1.5
         shape = shape_for(loaded, self.settings) if isinstance(self.settings, SeracSettings) else None
         self.networks = new_networks(loaded, self.form, train, trust, shape)
-        probes = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in self.facts]
+        # A fact without a subject is about its whole prompt: episodes leave out what they edit by this name.
+        probes = [Probe(f.prompt, f.target_true, f.about, f.relation) for f in self.facts]
         solves = rule_of(self.settings.editor).statistics
         self.fixed = prepare(loaded, settings, text=text, preserve=probes, statistics=solves)
         bench = Bench(loaded, self.settings, self.fixed)

@@ -56,6 +56,8 @@ def opened(kind: str, out: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of peft about a name of transformers
             return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), out)
+    if kind == "gguf":  # of which transformers takes any GPT-2 for one of 1,024 positions
+        return load_model(str(out)).model
     return AutoModelForCausalLM.from_pretrained(out)
 
 

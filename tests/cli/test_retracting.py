@@ -102,3 +102,22 @@ def test_what_comes_again_is_told(run: Run, store: Path, news: Path, tmp_path: P
     found = data(run("stream", other, "--store", store, "--json"))["batches"][0]
     assert [(skip["reason"], skip["by"]) for skip in found["turned_down"]] == [("retracted", 4), ("purged", 6)]
     assert data(run("stream", other, "--store", store, "--again", "--json"))["summary"]["facts"] == 2
+
+
+def test_a_retraction_is_proved_on_a_page(run: Run, store: Path, tmp_path: Path) -> None:
+    digest = data(run("facts", "--store", store, "--json"))[0]["digest"]
+    nowhere = run("retract", digest, "--store", store, "--prove", tmp_path / "no" / "proof.md")
+    assert nowhere.exit_code == 2 and "expected a file in a folder that exists" in nowhere.stderr
+    assert data(run("status", "--store", store, "--json"))["retracted"] == 0
+    page = tmp_path / "proof.md"
+    result = run("retract", digest, "--store", store, "--prove", page, "--reason", "a person asked for it")
+    assert result.exit_code == 0 and f"the proof is in {page}" in result.stderr, result.output
+    written = json.loads((tmp_path / "proof.md.json").read_text())
+    assert "# Proof of a retraction: EQUAL" in page.read_text() and written["verdict"] == "equal"
+    assert written["retraction"]["reason"] == "a person asked for it" and written["facts"] == [digest]
+    again = data(run("prove", digest[:12], "--store", store, "--json", "--keep", tmp_path / "made"))
+    assert again["digests"] == written["digests"]
+    last = data(run("log", "--store", tmp_path / "made", "--json"))[-1]
+    assert last["kind"] == "retract" and data(run("facts", "--store", tmp_path / "made", "--json"))
+    assert run("prove", "ffffffff", "--store", store).exit_code == 2
+    assert "# Proof of a retraction" in run("prove", digest, "--store", store).stdout

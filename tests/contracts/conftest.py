@@ -24,6 +24,7 @@ from lifelong_edit.facts import Probe
 from lifelong_edit.models import load_model
 from lifelong_edit.timeline import Timeline
 from tests.contracts.editing import GONE, KEPT, MODULES, ROWS, Row, batch, lenient, placed
+from tests.contracts.kinds import KINDS, kept_store
 from tests.zoo import Zoo
 
 
@@ -76,6 +77,24 @@ def row(request: pytest.FixtureRequest) -> Row:
     """A rule, in one of its solves."""
     found: Row = request.param
     return found
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """A kind of model, as `models.families.Kind` has it."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def models(tiny_gpt2: Path, tiny_bert: Path, tiny_masked: Path, tiny_t5: Path) -> dict[str, Path]:
+    """A tiny model of each kind."""
+    return {"causal": tiny_gpt2, "classify": tiny_bert, "masked": tiny_masked, "seq2seq": tiny_t5}
+
+
+@pytest.fixture(scope="module")
+def kind_store(kind: str, zoo: Zoo, models: dict[str, Path], sentences: list[str]) -> Path:
+    """A store with one step, of a tiny model of the kind; only to be read."""
+    return kept_store(zoo, kind, models, sentences)
 
 
 Options = dict[str, Any]

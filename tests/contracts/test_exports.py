@@ -84,10 +84,15 @@ def _shifts(out: Path) -> list[list[int]]:
         return generate_greedy(loaded, QUESTIONS, 6)
 
 
+def _gguf(out: Path) -> list[list[int]]:
+    return generate_greedy(load_model(str(out)), QUESTIONS, 6)
+
+
 READERS: dict[str, Callable[[Path], list[list[int]]]] = {
     "transformers": _transformers,
     "delta": _delta,
     "peft": _peft,
+    "gguf": _gguf,
     "shifts": _shifts,
 }
 """What the model in an exported folder answers to `QUESTIONS`: new tokens up to its end of text, 6 at most."""

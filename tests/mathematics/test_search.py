@@ -99,7 +99,7 @@ def test_the_gradient_is_that_of_the_loss_with_the_edit_in_place(bench: Bench, n
     left = search.variables.left
     right = {n: torch.zeros_like(d, requires_grad=True) for n, d in search.variables.right.items()}
     with bench.loaded.at(Adapted({}, left, right)):
-        differentiated(bench, SMALL, own, weights)
+        differentiated(bench, SMALL, own, weights, list(right.values()))
     generator = torch.Generator().manual_seed(0)
     for name, variable in right.items():
         assert variable.grad is not None

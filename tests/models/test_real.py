@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lifelong_edit import Fact, Timeline
 from lifelong_edit.export.delta import apply
-from lifelong_edit.export.formats import export
+from lifelong_edit.export.formats import FORMATS, export
 from lifelong_edit.models import BASE, LoadedModel, Shifts, generate_greedy, load_model
 from lifelong_edit.timeline.defaults import default_text
 
@@ -79,6 +79,18 @@ def test_its_export_answers_the_same_in_transformers(timeline: Timeline, tmp_pat
         with loaded.at(timeline.overlay(1)):
             expected = generate_greedy(loaded, [prompt], 8)[0]
         assert said.tolist()[: len(expected)] == expected
+
+
+def test_its_gguf_answers_the_same(timeline: Timeline, tmp_path: Path) -> None:
+    """Read by transformers alone, with tokenizer and chat template from the file, in half of the state's precision."""
+    loaded, kind = timeline.bench().loaded, FORMATS["gguf"]
+    kind.require_model(timeline.source)
+    told = export("gguf", loaded, timeline.overlay(1), tmp_path / "out", dtype="float16", questions=[FACT.prompt])
+    assert (told["gguf"]["type"], told["gguf"]["differ"]) == ("F16", 0)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out", gguf_file="model.gguf")
+    assert tokenizer.chat_template == loaded.tokenizer.chat_template
+    for prompt in (FACT.prompt, KNOWN):
+        assert tokenizer(prompt)["input_ids"] == loaded.tokenizer(prompt)["input_ids"]
 
 
 def test_its_change_leaves_alone_and_as_an_adapter(smollm2: Path, tmp_path: Path) -> None:

@@ -79,28 +79,34 @@ def read(loaded: LoadedModel, rows: Sequence[Row], site: Site, micro_batch: int,
 
     names: of the matrices whose keys are wanted; none named are all.
     """
-    task, short = task_of(loaded), [cut(row) for row in rows]
-    keys: dict[str, list[Tensor]] = {name: [] for name in names or [m.name for m in loaded.modules]}
-    states: list[Tensor] = []
-    where: list[int] = []
-    for chosen in by_length([len(row.encoded.ids) for row in short], micro_batch):
+    task, short, wanted = task_of(loaded), [cut(row) for row in rows], names or [m.name for m in loaded.modules]
+
+    def work(chosen: list[int]) -> tuple[dict[str, Tensor], Tensor]:
         batch = task.collate(loaded, [short[i].encoded for i in chosen])
         at = (torch.arange(len(chosen), device=batch.ids.device), batch.subjects[:, 1] - 1)
+        keys, states = dict[str, Tensor](), list[Tensor]()
 
-        def keep(found: list[Tensor], at: Any = at, shape: Any = batch.ids.shape) -> Callable[[Tensor], None]:
+        def seen_at(seen: Tensor) -> Tensor:
             # OPT's MLP sees (b·t, d).
-            return lambda seen: found.append(seen.detach().reshape(*shape, -1)[at].float())
+            return seen.detach().reshape(*batch.ids.shape, -1)[at].float()
+
+        def keep(name: str) -> Callable[[Tensor], None]:
+            return lambda seen: keys.update({name: seen_at(seen)})
 
         with torch.no_grad(), ExitStack() as stack:
-            for name, found in keys.items():
-                see, module = keep(found), loaded.model.get_submodule(name)
-                stack.callback(module.register_forward_pre_hook(_first(see)).remove)
-            stack.enter_context(site.watched(loaded.model, _last(keep(states))))
+            for name in wanted:
+                module = loaded.model.get_submodule(name)
+                stack.callback(module.register_forward_pre_hook(_first(keep(name))).remove)
+            stack.enter_context(site.watched(loaded.model, _last(lambda seen: states.append(seen_at(seen)))))
             with suppress(_Reached):
                 task.read(loaded, batch.ids, batch.mask)
-        where.extend(chosen)
-    order = torch.argsort(torch.tensor(where)).to(loaded.device)
-    return Reading({name: torch.cat(found)[order] for name, found in keys.items()}, torch.cat(states)[order])
+        return keys, states[0]
+
+    batches = list(by_length([len(row.encoded.ids) for row in short], micro_batch))
+    found = loaded.world.each(batches, work)
+    order = torch.argsort(torch.tensor([i for chosen in batches for i in chosen])).to(loaded.device)
+    read_at = {name: torch.cat([keys[name] for keys, _ in found])[order] for name in wanted}
+    return Reading(read_at, torch.cat([states for _, states in found])[order])
 
 
 def _first(see: Callable[[Tensor], None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

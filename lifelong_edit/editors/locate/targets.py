@@ -25,7 +25,7 @@ from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.models import TokenBatch, by_length
 from lifelong_edit.tasks import Cutter
 from lifelong_edit.tracing.rows import Row
-from lifelong_edit.tracing.trace import losses_of_rows
+from lifelong_edit.tracing.trace import accumulate, losses_of_rows
 
 BETAS, TINY = (0.9, 0.999), 1e-8
 """Adam's, as torch has them."""
@@ -112,13 +112,21 @@ class TargetSearch:
         """The loss of some facts with δ in place, (n,) on the CPU, and its gradient added to `change`."""
         rows = [(row, i, 1 / len(self.rows[i])) for i in facts for row in self.rows[i]]
         rows += [(row, i, self.settings.kl) for i in facts if (row := self.essences[i]) is not None]
-        found = torch.zeros(len(change))
-        for chosen in by_length([len(row.encoded.ids) for row, _, _ in rows], self.settings.micro_batch):
+        found, known = torch.zeros(len(change)), set(self._before)
+
+        def work(chosen: list[int]) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
             part = [rows[i] for i in chosen]
             losses = self._losses([row for row, _, _ in part], [i for _, i, _ in part], change)
             weighted = losses * torch.tensor([weight for _, _, weight in part], device=losses.device)
-            weighted.sum().backward()
-            found.index_add_(0, torch.tensor([i for _, i, _ in part]), weighted.detach().cpu())
+            (slope,) = torch.autograd.grad(weighted.sum(), [change])
+            first = {i: self._before[i] for _, i, _ in part if i in self._before and i not in known}
+            return weighted.detach().cpu(), slope, first
+
+        batches = list(by_length([len(row.encoded.ids) for row, _, _ in rows], self.settings.micro_batch))
+        for chosen, (weighted, slope, first) in zip(batches, self.bench.loaded.world.each(batches, work), strict=True):
+            found.index_add_(0, torch.tensor([rows[i][1] for i in chosen]), weighted)
+            accumulate(change, slope)
+            self._before |= first
         return found
 
     def _losses(self, rows: Sequence[Row], facts: Sequence[int], change: Tensor) -> Tensor:
@@ -179,11 +187,14 @@ def _finite(gradient: Tensor | None) -> Tensor:
 
 def answered(bench: Bench, rows: Sequence[Row], micro_batch: int) -> tuple[Tensor, Tensor]:
     """Losses of rows and those at their worst tokens, (rows,) each, at the model's present weights."""
-    losses, worst = torch.zeros(len(rows)), torch.zeros(len(rows))
-    for chosen in by_length([len(row.encoded.ids) for row in rows], micro_batch):
+
+    def work(chosen: list[int]) -> list[tuple[float, float]]:
         part = [rows[i] for i in chosen]
         batch = bench.task.collate(bench.loaded, [row.encoded for row in part])
         with torch.no_grad():
             loss, row = bench.task.loss(bench.task.logits(bench.loaded, batch), batch, part)
-        losses[chosen], worst[chosen] = losses_of_rows(bench.task, part, loss, row)
-    return losses, worst
+        losses, worst = losses_of_rows(bench.task, part, loss, row)
+        return list(zip(losses.tolist(), worst.tolist(), strict=True))
+
+    found = bench.loaded.world.across(by_length([len(row.encoded.ids) for row in rows], micro_batch), work)
+    return torch.tensor([loss for loss, _ in found]), torch.tensor([worst for _, worst in found])

@@ -69,15 +69,23 @@ def read(
     everywhere: at all tokens; else at those of the subject.
     """
     task, last = task_of(loaded), _last(loaded.model, readers)
-    for chosen in by_length([len(e.ids) for e in encoded], micro_batch):
+
+    def work(chosen: list[int]) -> dict[str, list[Tensor]]:
         batch = task.collate(loaded, [encoded[i] for i in chosen])
         mask = batch.mask.bool() if everywhere else task.slots(batch, "subject")
         with torch.no_grad(), read_by(loaded.model, readers) as states, _stopping_at(last):
             task.read(loaded, batch.ids, batch.mask)
-        for name, state in states.items():
-            state = state.reshape(*mask.shape, -1)
-            for at, i in enumerate(chosen):
-                yield i, name, state[at][mask[at]].float()
+        shaped = {name: state.reshape(*mask.shape, -1) for name, state in states.items()}
+        return {n: [state[at][mask[at]].float() for at in range(len(chosen))] for n, state in shaped.items()}
+
+    # as many micro-batches at a time as there are processes: what is read of a long text is never held whole
+    batches, size = list(by_length([len(e.ids) for e in encoded], micro_batch)), loaded.world.size
+    for start in range(0, len(batches), size):
+        part = batches[start : start + size]
+        for chosen, found in zip(part, loaded.world.each(part, work), strict=True):
+            for name, states in found.items():
+                for i, state in zip(chosen, states, strict=True):
+                    yield i, name, state
 
 
 class _Seen(Exception):

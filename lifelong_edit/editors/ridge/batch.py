@@ -31,7 +31,7 @@ _FACTS = ("new", "rehearsal")
 class Work:
     """A batch on its way: what every way of solving it needs.
 
-    ridges: λ by module. parts: by module each pass's D and solution.
+    ridges: λ by module. parts: by module each pass's D and solution; of several processes each has its own modules'.
     """
 
     bench: Bench
@@ -59,9 +59,13 @@ class Work:
     def took(self, rows: Sequence[Row], losses: Tensor, system: RowSystem) -> None:
         """Move on by a pass."""
         self.losses.append(float(losses[torch.tensor([r.kind == "new" for r in rows])].mean()))
-        self.shifts = system.moved(self.shifts)
+        self.shifts = system.moved(self.shifts, self.bench.loaded.world)
         for name, solution in (system.solutions | system.thin).items():
             self.parts.setdefault(name, []).append((system.values[name], solution))
+
+    def total(self) -> dict[str, Shift]:
+        """The shift of all passes, by module."""
+        return self.bench.loaded.world.named(self.bench.names, lambda name: total_shift(self.parts[name]))
 
     def change(
         self,
@@ -107,13 +111,14 @@ def learn_jointly(work: Work, preservation: Preservation) -> Change:
             traced = trace(bench.loaded, rows, s.micro_batch)
         work.clock.lap("trace")
         # what the first pass made of ΔW is the batch's own: a large matrix is moved on in place
-        system = RowSystem(held, work.ridges, work.shifts, work.parts)
+        before = work.shifts if bench.loaded.world.size == 1 else None  # the shifts of others come whole
+        system = RowSystem(held, work.ridges, before, work.parts)
         one_pass(bench, asker, rows, system, s.preserved_step, traced)
         work.took(rows, traced.losses, system)
         work.clock.lap("solve")
         if len(work.losses) < s.passes:
             continue
-        shift = {n: total_shift(work.parts[n]) for n in bench.names}
+        shift = work.total()
         keys, taken = keys_after(work, shift, rows)
         work.clock.lap("keys")
         if taken >= s.taken_enough or len(work.losses) == s.passes + s.more_passes:
@@ -137,7 +142,7 @@ def learn_as_published(work: Work) -> Change:
     one_pass(bench, asker, rows, system, 1.0, traced)
     work.took(rows, traced.losses, system)
     work.clock.lap("solve")
-    shift = {n: total_shift(work.parts[n]) for n in bench.names}
+    shift = work.total()
     # Keys as the pass saw them, and no trace after it: where P = 0 holds nothing, no later published solve reads them.
     # What does read them, staleness and forecasts, measures their drift anyway.
     keys = fact_keys(bench, traced, rows, work.conflict)

@@ -67,14 +67,19 @@ class Preservation:
         passes: int,
         subjects: frozenset[str],
     ) -> Held:
-        """P per module for all passes of a batch, with a factor of P + λI where Woodbury will use it more than once."""
-        held: dict[str, tuple[Gram, Kept | None]] = {}
-        for module in self.bench.loaded.modules:
-            name, positions = module.name, sum(row.positions_in(module) for row in rows)
+        """P per module for all passes of a batch, with a factor of P + λI where Woodbury will use it more than once.
+
+        Of several processes each has those of its own modules.
+        """
+        loaded = self.bench.loaded
+
+        def of(name: str) -> tuple[Gram, Kept | None]:
+            module = loaded.module(name)
+            positions = sum(row.positions_in(module) for row in rows)
             gram = self.gram(name, s, s.preserved_keys, live, subjects, positions)
             if isinstance(gram, LowRank):
-                held[name] = (gram, factorise(gram, ridges[name]))
-                continue
+                return gram, factorise(gram, ridges[name])
             worth = passes > 1 and woodbury_is_cheaper(positions, module.d_in)
-            held[name] = (gram, factorise(gram, ridges[name]) if worth else None)
-        return held
+            return gram, factorise(gram, ridges[name]) if worth else None
+
+        return loaded.world.kept(self.bench.names, of)

@@ -23,6 +23,7 @@ from lifelong_edit.numerics.solver import Gathered, Held, Solution, Thin, solve,
 from lifelong_edit.stores import Dense, FactKeys, Factors, Shift, materialise
 from lifelong_edit.tracing.rows import Row
 from lifelong_edit.tracing.trace import Trace, trace
+from lifelong_edit.world import ALONE, World
 
 
 class System(Protocol):
@@ -37,17 +38,21 @@ def one_pass(
 ) -> Trace:
     """Trace rows at the model's present weights, ask, and hand all modules' rows from this one trace on (Jacobi).
 
-    preserved_step: of preserved rows, relative to facts'. traced: where they have been traced already.
+    Of several processes each asks for its own modules. preserved_step: of preserved rows, relative to facts'. traced:
+    where they have been traced already.
     """
-    traced = trace(bench.loaded, rows, bench.settings.micro_batch) if traced is None else traced
-    for name in bench.names:
-        gradients = traced.gradients[name]
+    seen = trace(bench.loaded, rows, bench.settings.micro_batch) if traced is None else traced
+
+    def hand(name: str) -> None:
+        gradients = seen.gradients[name]
         if preserved_step != 1:
-            preserved = traced.kinds(rows, name, "preserved")[:, None]
+            preserved = seen.kinds(rows, name, "preserved")[:, None]
             gradients = torch.where(preserved, preserved_step * gradients, gradients)
-        values = asker.ask(name, traced.keys[name], gradients)
-        system.take(name, traced.keys[name], values, traced.weights(rows, name))
-    return traced
+        values = asker.ask(name, seen.keys[name], gradients)
+        system.take(name, seen.keys[name], values, seen.weights(rows, name))
+
+    bench.loaded.world.kept(bench.names, hand)
+    return seen
 
 
 LARGE = 2**24
@@ -58,7 +63,8 @@ class RowSystem:
     """A = Σ w kᵀk + P + λI, solved at once for all rows of a module.
 
     values: D (n, d_out) as asked, with its graph where there is one; solutions: by module. before: ΔW before the pass,
-    where nobody needs the solutions of large matrices but for their factors; own: modules whose ΔW may be written to.
+    where nobody needs the solutions of large matrices but for their factors, which are in `thin` then; own: modules
+    whose ΔW may be written to. Of several processes each has those of its own modules.
     """
 
     def __init__(
@@ -87,10 +93,11 @@ class RowSystem:
         shift = found.shift.float().to(before.device)
         self._moved[module] = before.add_(shift) if module in self._own else before + shift
 
-    def moved(self, shifts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """ΔW after the pass, by module (d_in, d_out) float32."""
-        small = {n: shifts[n] + s.shift.float().to(shifts[n].device) for n, s in self.solutions.items()}
-        return small | self._moved
+    def moved(self, shifts: Mapping[str, Tensor], world: World = ALONE) -> dict[str, Tensor]:
+        """ΔW after the pass, by module (d_in, d_out) float32, in all processes of a world."""
+        left = [name for name in shifts if name not in self._moved]
+        found = world.named(left, lambda name: self.solutions[name].shift.float())
+        return {name: shifts[name] + found[name].to(shifts[name].device) for name in left} | self._moved
 
 
 class SumSystem:
@@ -134,7 +141,7 @@ def total_shift(passes: Sequence[tuple[Tensor, Solution | Thin]]) -> Shift:
     Raises StepRefusedError where a number is not finite.
     """
     solved = [solution for _, solution in passes if isinstance(solution, Solution)]
-    if len(solved) < len(passes):
+    if len(solved) < len(passes) or solved[0].shift.numel() >= LARGE:
         return _of_factors(passes)
     dense = sum((solution.shift for solution in solved), start=torch.zeros(())).float().cpu().numpy()
     if not np.isfinite(dense).all():

@@ -30,7 +30,7 @@ from lifelong_edit.models import BASE
 from lifelong_edit.numerics.lowrank import Gram
 from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys
 from lifelong_edit.tracing.rows import Row, draw, drawn_rows, fact_rows, subjects_of
-from lifelong_edit.tracing.trace import trace
+from lifelong_edit.tracing.trace import trace, traces
 
 T = TypeVar("T")
 CHUNK = 64
@@ -76,7 +76,9 @@ class Together:
         drawn = (s.seed, identity, tuple(f.digest for f in facts))
         asker = self.ready(facts, drawn)
         subjects = subjects_of(facts)
-        fixed = {n: self.preservation.gram(n, s, s.reconsolidation_keys, {}, subjects) for n in bench.names}
+        fixed = bench.loaded.world.kept(
+            bench.names, lambda n: self.preservation.gram(n, s, s.reconsolidation_keys, {}, subjects)
+        )
         near = self.directions(facts)
         shifts = {m.name: torch.zeros(m.d_in, m.d_out, device=bench.loaded.device) for m in bench.loaded.modules}
         shifts = shifts if start is None else {n: start[n].to(shifts[n]) for n in shifts}
@@ -103,7 +105,7 @@ class Together:
 
     def begun(self, shifts: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[float], dict[str, int]]:
         """ΔW, losses and rows of the passes that this very solve made before it was killed; else it begins here."""
-        kept = None if self.bookmark is None else self.bookmark.read()
+        kept = self.bench.loaded.world.lead(lambda: None if self.bookmark is None else self.bookmark.read())
         if kept is None:
             return shifts, [], {"facts": 0, "preserved": 0}
         found = {n: torch.from_numpy(kept[f"shift/{n}"]).to(shift) for n, shift in shifts.items()}
@@ -112,7 +114,7 @@ class Together:
 
     def mark(self, shifts: Mapping[str, Tensor], losses: Sequence[float], counts: Mapping[str, int]) -> None:
         """Keep how far the solve is, where that is not much of its time."""
-        if self.bookmark is None or time.monotonic() - self._marked < MARK_EVERY:
+        if self.bookmark is None or not self.bench.loaded.world.leads or time.monotonic() - self._marked < MARK_EVERY:
             return
         arrays: dict[str, np.ndarray] = {f"shift/{n}": shift.cpu().numpy() for n, shift in shifts.items()}
         figures = {"losses": np.array(losses), "counts": np.array([counts["facts"], counts["preserved"]])}
@@ -129,23 +131,31 @@ class Together:
     ) -> tuple[dict[str, Tensor], float]:
         """ΔW after pass `number`, counted from 0, over rows in parts, and the facts' summed loss before it.
 
-        Every pass but the first lets go of a share of ΔW before it traces. fixed: P by module.
+        Every pass but the first lets go of a share of ΔW before it traces. fixed: P by module; of several processes
+        each has that of its own modules.
         """
         kept = 1 - self.settings.reconsolidation_decay
         shifts = {n: kept * shift for n, shift in shifts.items()} if number else shifts
         system = SumSystem({n: gram.clone() for n, gram in fixed.items()}, self.ridges)
         loss = self.sum_up(system, asker, shifts, parts)
-        return {n: shift + system.shift(n).to(shift) for n, shift in shifts.items()}, loss
+        found = self.bench.loaded.world.named(shifts, lambda n: system.shift(n).to(shifts[n]))
+        return {n: shift + found[n] for n, shift in shifts.items()}, loss
 
     def sum_up(
         self, system: System, asker: Asker, shifts: Mapping[str, Tensor], parts: Sequence[Sequence[Row]]
     ) -> float:
-        """Hand all rows, traced at ΔW, to a system; the facts' summed loss there."""
-        loss = 0.0
-        with self.bench.loaded.at(shifts):
-            for rows in parts:
-                traced = one_pass(self.bench, asker, rows, system, self.settings.preserved_step)
-                loss += sum(row.weight * float(traced.losses[i]) for i, row in enumerate(rows) if row.kind == "new")
+        """Hand all rows, traced at ΔW, to a system; the facts' summed loss there.
+
+        Of as many parts as there are processes the micro-batches are shared out together; what is summed is summed part
+        by part all the same.
+        """
+        loss, loaded = 0.0, self.bench.loaded
+        with loaded.at(shifts):
+            for group in slices(parts, loaded.world.size):
+                found = traces(loaded, group, self.bench.settings.micro_batch)
+                for rows, traced in zip(group, found, strict=True):
+                    one_pass(self.bench, asker, rows, system, self.settings.preserved_step, traced)
+                    loss += sum(row.weight * float(traced.losses[i]) for i, row in enumerate(rows) if row.kind == "new")
         return loss
 
     def ready(self, facts: Sequence[Fact], drawn: tuple[object, ...]) -> Asker:

@@ -26,7 +26,7 @@ from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.models import LoadedModel, Overlay, by_length
 from lifelong_edit.tasks import Cutter
 from lifelong_edit.tracing.rows import Row, shuffled
-from lifelong_edit.tracing.trace import losses_of_rows
+from lifelong_edit.tracing.trace import accumulate, losses_of_rows
 
 REST = 4
 """Facts at rest are asked again every so many rounds: what others learn may have unsettled them."""
@@ -184,7 +184,7 @@ class Search(ABC):
         weights = [1 / len(found) for found in own.values() for _ in found] + [weight] * len(kept)
         asked, begun = self.cut(rows)
         with bench.loaded.at(self.overlay(held, right)):
-            losses, worst = differentiated(bench, s, asked, weights, self.cutter, begun)
+            losses, worst = differentiated(bench, s, asked, weights, list(right.values()), self.cutter, begun)
         for name, keys in held.items():
             self._adam.step(self.variables, name, keys, _gradient(name, right[name]))
         return _by_fact([i for i, found in own.items() for _ in found] + [-1] * len(kept), losses, worst)
@@ -251,6 +251,7 @@ def differentiated(
     s: SearchingSettings,
     rows: Sequence[Row],
     weights: Sequence[float],
+    variables: Sequence[Tensor],
     cutter: Cutter | None = None,
     begun: Sequence[Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -261,7 +262,8 @@ def differentiated(
     task, loaded = bench.task, bench.loaded
     losses, worst = torch.zeros(len(rows)), torch.zeros(len(rows))
     weight = torch.tensor(weights)
-    for chosen in by_length([len(r.encoded.ids) for r in rows], s.micro_batch):
+
+    def work(chosen: list[int]) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         part = [rows[i] for i in chosen]
         batch = task.collate(loaded, [r.encoded for r in part])
         with torch.enable_grad(), narrowed(bench.loaded, s):
@@ -270,8 +272,15 @@ def differentiated(
             else:
                 logits = cutter.logits(batch, [begun[i] for i in chosen])
             loss, row = task.loss(logits, batch, part)
-            (loss * weight[chosen].to(loss)[row]).sum().backward()
-        losses[chosen], worst[chosen] = losses_of_rows(task, part, loss, row)
+            weighted = (loss * weight[chosen].to(loss)[row]).sum()
+        slopes = torch.autograd.grad(weighted, variables, allow_unused=True)
+        return *losses_of_rows(task, part, loss, row), list(slopes)
+
+    batches = list(by_length([len(r.encoded.ids) for r in rows], s.micro_batch))
+    for chosen, (loss, most, slopes) in zip(batches, loaded.world.each(batches, work), strict=True):
+        losses[chosen], worst[chosen] = loss, most
+        for variable, slope in zip(variables, slopes, strict=True):
+            accumulate(variable, slope)
     return losses, worst
 
 

@@ -50,12 +50,15 @@ def perplexity_of(loaded: LoadedModel, windows: Tensor, batch_size: int = 8) -> 
 
     The first token of each window is given and not predicted. Infinite or NaN where the model has collapsed.
     """
-    total = torch.zeros((), dtype=torch.float64)
-    for part in torch.split(windows, batch_size):
+
+    def loss(part: Tensor) -> float:
         logits = loaded.model(input_ids=part, use_cache=False).logits[:, :-1].float()
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum")
-        total += loss.cpu().double()
-    mean = float(total) / (windows.shape[0] * (windows.shape[1] - 1))
+        found = torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum")
+        return float(found.cpu().double())
+
+    # in the order of the windows: a sum of floats depends on it
+    total = sum(loaded.world.each(torch.split(windows, batch_size), loss))
+    mean = total / (windows.shape[0] * (windows.shape[1] - 1))
     return math.exp(mean) if mean < 700 else mean * math.inf
 
 

@@ -20,14 +20,12 @@ def write(
     tell: Tell | None = None,
 ) -> list[Generation]:
     """Answers to questions that are tokens, in their order; limits: tokens at most. tell: how many are written."""
-    found: dict[int, Generation] = {}
     room = model.context - len(opening_of(model))
-    for chosen in by_length([len(ids) for ids in questions], batch_size):
-        said = _written(model, [questions[i] for i in chosen], [min(limits[i], room) for i in chosen])
-        found.update(zip(chosen, said, strict=True))
-        if tell is not None:
-            tell(len(found))
-    return [found[i] for i in range(len(questions))]
+
+    def work(chosen: list[int]) -> list[Generation]:
+        return _written(model, [questions[i] for i in chosen], [min(limits[i], room) for i in chosen])
+
+    return model.world.across(by_length([len(ids) for ids in questions], batch_size), work, tell)
 
 
 @torch.inference_mode()

@@ -1,0 +1,154 @@
+"""One process against several: equal digests, the speed-up of tracing with one thread each, and runs that are killed.
+
+Tracing is timed in two ways. By the clock, which says something where as many processors are free as there are
+processes. And by the processor time of the busiest process, its share of packing and unpacking in it: what the clock
+would say there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import REPOSITORY, median, write
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+NEWS = REPOSITORY / "facts"
+
+
+def main() -> None:
+    """Measures, prints and writes `results/world.json`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--processes", default="1,2,4", help="how many, by comma")
+    parser.add_argument("--facts", type=int, default=128, help="that are traced")
+    parser.add_argument("--repeats", type=int, default=3, help="of the trace")
+    parser.add_argument("--kills", type=int, default=0, help="how many runs of a stream are killed at random")
+    parser.add_argument("--traced", metavar="N", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.traced:
+        print(json.dumps(in_processes(given.traced, given.facts, given.repeats)))
+        return
+    counts = [int(part) for part in given.processes.split(",")]
+    tracing = {count: asked(count, given.facts, given.repeats) for count in counts}
+    for found in tracing.values():
+        found |= {"speed_up": tracing[counts[0]]["busiest"] / found["busiest"]}
+        found |= {"speed_up_by_the_clock": tracing[counts[0]]["clock"] / found["clock"]}
+    equal = len({found["digest"] for found in tracing.values()}) == 1
+    results: dict[str, Any] = {"tracing": tracing, "digests_equal": equal}
+    if given.kills:
+        results["killed"] = killed(given.kills, max(counts))
+    write("world", results)
+
+
+def asked(count: int, facts: int, repeats: int) -> dict[str, Any]:
+    """The figures of so many processes, measured from a process that has not begun anything yet."""
+    command = [sys.executable, "-m", "benchmarks.bench_world", "--traced", str(count)]
+    command += ["--facts", str(facts), "--repeats", str(repeats)]
+    told = subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, check=True, text=True)
+    found: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
+    print(count, found, flush=True)
+    return found
+
+
+def in_processes(count: int, facts: int, repeats: int) -> dict[str, Any]:
+    """The trace of facts in so many processes: seconds by the clock, those of the busiest, bytes, the digest."""
+    from lifelong_edit.world import ALONE
+    from lifelong_edit.world.starting import Started
+
+    if count == 1:
+        return trace_in(ALONE, (facts, repeats))
+    started = Started(count, trace_in, (facts, repeats))
+    found = trace_in(started.world, (facts, repeats))
+    started.end()
+    return found
+
+
+def trace_in(world: Any, given: tuple[int, int]) -> dict[str, Any]:
+    """What one of the processes does, and what number 0 gives back."""
+    from lifelong_edit.facts import read_facts
+    from lifelong_edit.models import load_model
+    from lifelong_edit.stores import digest_bytes
+    from lifelong_edit.tracing.rows import fact_rows
+    from lifelong_edit.tracing.trace import trace
+
+    loaded = load_model("atlas")
+    loaded.world = world
+    facts = [record.fact for record in read_facts([str(REPOSITORY / "lifelong_edit/atlas/edits_train.jsonl")])]
+    rows = fact_rows(loaded, facts[: given[0]], 3)
+    clock, busy = [], []
+    for _ in range(given[1] + 1):  # the first one warms up
+        world.each(range(world.size), lambda _: None)
+        began, spent = time.perf_counter(), time.process_time()
+        traced = trace(loaded, rows, 64)
+        own = time.process_time() - spent
+        clock.append(time.perf_counter() - began)
+        busy.append(max(world.each(range(world.size), lambda _, own=own: own)))
+    tensors = [traced.keys[m.name] for m in loaded.modules] + [traced.gradients[m.name] for m in loaded.modules]
+    digest = digest_bytes(*(tensor.numpy().tobytes() for tensor in tensors))
+    world.close()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    told = {"rows": len(rows), "clock": median(clock[1:]), "busiest": median(busy[1:])}
+    return told | {"bytes": size, "digest": digest}
+
+
+def killed(kills: int, processes: int, seed: int = 0) -> dict[str, Any]:
+    """A stream in several processes, one of which is killed at random, and begun again until it is through."""
+    draw, files = random.Random(seed), [str(path) for path in sorted(NEWS.glob("*.jsonl"))[:1]]
+    with tempfile.TemporaryDirectory() as folder:
+        alone, shared = Path(folder) / "alone", Path(folder) / "shared"
+        began = time.perf_counter()
+        run(1, alone, files).wait()
+        seconds, ends = time.perf_counter() - began, list[float]()
+        for _ in range(kills):
+            process = run(processes, shared, files)
+            time.sleep(draw.uniform(0, seconds))
+            team = [process.pid, *children(process.pid)]
+            with_life = draw.choice(team)
+            killing = time.perf_counter()
+            try:
+                os.kill(with_life, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            process.wait()
+            while any(Path(f"/proc/{pid}").exists() for pid in team[1:]):
+                time.sleep(0.1)
+            ends.append(time.perf_counter() - killing)
+        code = run(processes, shared, files).wait()
+        same = digests(alone) == digests(shared)
+    return {"kills": len(ends), "slowest_end": max(ends, default=0.0), "exit_code": code, "digests_equal": same}
+
+
+def run(processes: int, store: Path, files: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A stream that has begun."""
+    command = [sys.executable, "-m", "lifelong_edit", "--processes", str(processes), "stream", "--store", str(store)]
+    options = ["--batch-size", "6", "--set", "text_tokens=4000", "--set", "preserved=20", "--measure", "0"]
+    silence = subprocess.DEVNULL
+    return subprocess.Popen([*command, *options, *files], env=ENVIRONMENT, stdout=silence, stderr=silence)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(part) for part in listed.read_text().split()] if listed.exists() else []
+
+
+def digests(store: Path) -> list[tuple[str, str]]:
+    """Kind and weights of each step."""
+    from lifelong_edit import Timeline
+
+    with Timeline.open(store, read_only=True) as timeline:
+        return [(record.kind, record.weights_digest) for record in timeline.log()]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Several processes, by torch.distributed: what each found is given to all, in an order that is always the same."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from lifelong_edit.errors import LifelongEditError, WorldError
+from lifelong_edit.world.alone import World
+from lifelong_edit.world.carrying import as_bytes, put_in, taken_out
+from lifelong_edit.world.watching import Marks, Watch
+
+T = TypeVar("T")
+U = TypeVar("U")
+FOREVER = timedelta(days=365)
+"""How long a process waits for another that is alive: a batch may take hours, and standard input may say nothing."""
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """That work failed: at which unit, in which process, and by what."""
+
+    number: int
+    rank: int
+    error: Exception
+
+
+class SharedWorld(World):
+    """One of several processes on one machine.
+
+    Every meeting of theirs begins with the same exchange, in which each says what it has come for: processes that went
+    different ways are found out there, and never wait for each other.
+    """
+
+    def __init__(self, store: Any, rank: int, size: int, pids: Mapping[int, int], stderr: int) -> None:
+        """store: of torch.distributed, at hand to all of them. pids: of the processes that are known, by rank.
+
+        stderr: the file in which the user is told of one that has ended. Raises WorldError where they are not alike.
+        """
+        self.rank, self.size = rank, size
+        self._meetings, self._busy = 0, False
+        self._watch = Watch(rank, size, Marks(store, rank), pids, stderr)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=FOREVER)
+        found = self._meet("begin", os.getpid())
+        self._watch.pids = {of: pid for of, pid in enumerate(found) if of != rank}
+        self._require_alike()
+
+    def _require_alike(self) -> None:
+        """The same numbers come out of the same units only where libraries and processors are the same."""
+        mine = {
+            "release": version("lifelong-edit"),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "machine": (platform.machine(), socket.gethostname()),
+        }
+        for rank, other in enumerate(self._meet("alike", mine)):
+            for name, found in other.items():
+                if found != mine[name]:
+                    raise WorldError(
+                        f"process {rank} of {self.size} has {name} {found}, process {self.rank} has {mine[name]}; "
+                        "expected all of them alike and on one machine, since results depend on it"
+                    )
+
+    def each(self, units: Iterable[U], work: Callable[[U], T]) -> list[T]:
+        """What `work` makes of each unit, in their order, see `World.each`. Within other work nothing is shared out."""
+        units = list(units)
+        if self._busy or not units:
+            return [work(unit) for unit in units]
+        mine = range(self.rank, len(units), self.size)
+        found = self._found("each", mine, lambda number: work(units[number]))
+        return [found[number % self.size][number // self.size] for number in range(len(units))]
+
+    def lead(self, work: Callable[[], T]) -> T:
+        """What `work` gives or raises in process 0, where alone it is called, in every process."""
+        if self._busy:
+            return work()
+        return self._found("lead", range(1) if self.leads else range(0), lambda _: work())[0][0]
+
+    def _found(self, purpose: str, mine: Sequence[int], work: Callable[[int], T]) -> list[list[T]]:
+        """What the processes made of their units, by rank. Raises in all what the first unit that failed did."""
+        made, failed, own = list[T](), None, None
+        self._busy = True
+        try:
+            for number in mine:
+                made.append(work(number))
+        except Exception as error:
+            own, failed = error, _Failed(mine[len(made)], self.rank, self._sent(error))
+        finally:
+            self._busy = False
+        found: list[Any] = self._meet(purpose, failed or made)
+        first = min((part for part in found if isinstance(part, _Failed)), key=lambda one: one.number, default=None)
+        if first is not None:
+            raise own if own is not None and first.rank == self.rank else first.error
+        return found
+
+    def agree(self, what: str, digest: str) -> None:
+        """Raise WorldError in every process, unless all have the same digest of `what`."""
+        if self._busy:
+            return
+        found = self._meet("agree", digest)
+        other = next((rank for rank, theirs in enumerate(found) if theirs != found[0]), None)
+        if other is not None:
+            raise WorldError(
+                f"process 0 of {self.size} came to {what} {found[0][:12]}, process {other} to {found[other][:12]}; "
+                "expected the same in all; nothing of it was committed; run it in one process, and report what differs"
+            )
+
+    def close(self) -> None:
+        """All have come to the end."""
+        self._meet("end", None)
+        self._watch.end()
+        dist.destroy_process_group()
+
+    def leave(self, code: int, sentence: str) -> None:
+        """This process ends before the others, with an exit code: they are told, and end as well.
+
+        Process 0 is waited for, for a while: what it says is what the user reads.
+        """
+        self._watch.marks.leave(code, sentence)
+        with contextlib.suppress(Exception):
+            dist.destroy_process_group()  # whoever waits for this process learns it so
+        if not self.leads:
+            self._watch.tell()
+            self._watch.wait_for_leader()
+        self._watch.end()
+
+    def _sent(self, error: Exception) -> Exception:
+        """An exception as the others raise it: ours and the system's are what they are, of others it is told."""
+        if isinstance(error, LifelongEditError | OSError):
+            return error
+        return WorldError(f"process {self.rank} of {self.size}: {type(error).__name__}: {error}")
+
+    def _meet(self, purpose: str, value: T) -> list[T]:
+        """What every process has brought, by rank. Raises WorldError where one ended, or came for something else."""
+        self._meetings += 1
+        tensors: list[Any] = []
+        head = (f"{purpose} {self._meetings}", taken_out(value, tensors))
+        mine = as_bytes(tensors)
+        heads: list[Any] = [None] * self.size
+        try:
+            dist.all_gather_object(heads, (*head, len(mine)))
+            asked = [other[0] for other in heads]
+            if len(set(asked)) > 1:
+                raise WorldError(
+                    f"the processes went different ways ({', '.join(asked)}); expected the same way of all; nothing "
+                    "of it was committed; run it in one process, and report what was run"
+                )
+            return [self._carried(rank, *heads[rank][1:], mine, value) for rank in range(self.size)]
+        except RuntimeError as error:
+            raise self._watch.lost() from error
+
+    def _carried(self, rank: int, skeleton: Any, size: int, mine: torch.Tensor, value: T) -> T:
+        """What process `rank` has brought."""
+        buffer = mine if rank == self.rank else torch.empty(size, dtype=torch.uint8)
+        if size:
+            dist.broadcast(buffer, src=rank)
+        found: T = value if rank == self.rank else put_in(skeleton, buffer)
+        return found
