@@ -35,6 +35,8 @@ DEFAULT_STORE = "lifelong-store"
 _MAX_CELL = 60
 _MODEL = "lifelong_edit.model"
 """Under which the place of the model stands in the context of a command."""
+_HELP, _NARROWEST = 80, 20
+"""Columns of help, at most and at least."""
 _UNLIMITED = 1_000_000
 """Columns of a table that no terminal shows."""
 
@@ -159,6 +161,15 @@ def loading_options(command: Command) -> Command:
 
 class Group(click.Group):
     """A group whose errors are one line on stderr and design's exit codes, never a traceback (unless --debug)."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """As click does, with help as narrow as COLUMNS says: click itself knows no width below 50."""
+        said = os.environ.get("COLUMNS", "")
+        if parent is None and said.isdecimal() and 0 < int(said) < _HELP:
+            extra.setdefault("terminal_width", max(int(said) - 2, _NARROWEST))
+        return super().make_context(info_name, args, parent, **extra)
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run, and exit with 0 done, 1 failure, 2 usage, 3 bad input, 4 store, 5 wrong model, 130 or 143 stopped."""

@@ -142,10 +142,10 @@ def stream(
     from lifelong_edit.policies import FixedSize, reconsolidation_policy
     from lifelong_edit.scheduler import Scheduler, Summary
 
-    world = world_at_hand()
     how = handling(options, store) | measuring(options, batch_size) | {"skip_bad": skip_bad, "say": say}
-    batching, due, trackers = FixedSize(batch_size), reconsolidation_policy(policy), tracking(options, store)
-    read, known, reader = ReadReport(), _Known(), reader_of(options.pop("mapping"), options.pop("relations"))
+    due, trackers = reconsolidation_policy(policy), tracking(options, store)
+    world, read, known = world_at_hand(), ReadReport(), _Known()
+    reader = reader_of(options.pop("mapping"), options.pop("relations"))
     total = world.lead(lambda: _survey(files, reader, skip_bad=skip_bad, follow=follow, dry_run=dry_run))
     reading: dict[str, Any] = {"skip_bad": skip_bad, "report": read, "known": known, "reader": reader}
     records: Iterator[Record | None] | None = None if follow else world.led(read_facts(files, **reading))
@@ -157,12 +157,12 @@ def stream(
     with _store_for(store, device, author, options, dry_run, wait) as timeline, contextlib.ExitStack() as held:
         known.timeline = timeline
         if records is None:
-            told = {"idle": idle, "stopped": held.enter_context(stopping(say)), "say": say}
-            records = world.led(follow_facts(files, **told, **reading))
-        scheduler = Scheduler(timeline, batching=batching, reconsolidation=due, **how)
+            end = held.enter_context(stopping(say))
+            records = world.led(follow_facts(files, idle=idle, stopped=end, say=say, **reading))
+        scheduler = Scheduler(timeline, batching=FixedSize(batch_size), reconsolidation=due, **how)
         events = scheduler.run(records, again=again, dry_run=dry_run, reason=reason)
-        events = tracked(events, held.enter_context(trackers))
-        shown = show_all(events, timeline, total, as_json=as_json, dry_run=dry_run)
+        told = tracked(events, held.enter_context(trackers))
+        shown = show_all(told, timeline, total, as_json=as_json, dry_run=dry_run)
         report(shown, summarise(scheduler.summary, read), files, timeline.head, as_json=as_json, dry_run=dry_run)
 
 

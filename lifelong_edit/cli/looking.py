@@ -102,7 +102,8 @@ def log(store: Path, as_json: bool, last: int | None) -> None:
     steps = []
     for record in records:
         sources = count_sources(facts[digest] for digest in record.added)
-        steps.append(describe_step(record) | {"branch": history.made_on(record.step), "sources": sources})
+        where = {"branch": history.made_on(record.step), "dated_before": history.dated_back(record.step)}
+        steps.append(describe_step(record) | where | {"sources": sources})
     if as_json:
         print_json(steps)
         return
@@ -110,6 +111,8 @@ def log(store: Path, as_json: bool, last: int | None) -> None:
     columns += ("weights_digest", "time", "author")
     # Most stores have one branch, and many facts have no source.
     columns += ("branch",) if any(step["branch"] != MAIN for step in steps) else ()
+    # By a clock that was set back.
+    columns += ("dated_before",) if any(step["dated_before"] is not None for step in steps) else ()
     columns += ("sources",) if any(step["sources"] for step in steps) else ()
     columns += ("reason",)
     print_table(columns, [[_short(name, step.get(name)) for name in columns] for step in steps])
@@ -132,7 +135,9 @@ def show(step: str, store: Path, as_json: bool) -> None:
     """
     with opened(store, read_only=True) as timeline:
         record = timeline.show(step)
-        branch, dropped = timeline.history().made_on(record.step), timeline.history().dropped_by(record.step)
+        history = timeline.history()
+        branch, dropped = history.made_on(record.step), history.dropped_by(record.step)
+        dated_before = history.dated_back(record.step)
         facts = timeline.facts_by_digest((*record.added, *record.superseded))
         report = record.report
         met = report.get("conflicts", ())
@@ -140,6 +145,7 @@ def show(step: str, store: Path, as_json: bool) -> None:
         told_of |= timeline.facts_by_digest(record.reviewed)
     found = describe_step(record) | {
         "branch": branch,
+        "dated_before": dated_before,
         "weights_dropped_by": None if dropped is None else dropped.step,
         "sources": count_sources(facts[digest] for digest in record.added),
         "added": [describe_fact(facts[digest]) for digest in record.added],
@@ -155,7 +161,7 @@ def show(step: str, store: Path, as_json: bool) -> None:
         told["in 16 bits"] = f"off by at most {max(rounding.values()):.1e} of a matrix' shift"
     if objections := record.objections:
         told["refused" if record.kind == "refused" else "unguarded"] = "; ".join(objections)
-    absent = {name for name in ("name", "named", "weights_dropped_by") if found[name] is None}
+    absent = {name for name in ("name", "named", "dated_before", "weights_dropped_by") if found[name] is None}
     pairs = [(name, value) for name, value in (found | told).items() if name not in absent]
     plain = [(name, value) for name, value in pairs if not isinstance(value, dict | list)]
     print_pairs([*plain, *_origin(record.provenance)])
@@ -367,8 +373,7 @@ def guarded(report: Mapping[str, Any]) -> dict[str, str]:
     before, after = report["guard"]["before"], report["guard"]["after"]
     names = ("retention", "locality", "perplexity")
     return {
-        name: "not measured" if before[name] is None else f"{cell(before[name])} → {cell(after[name])}"
-        for name in names
+        name: "not measured" if after[name] is None else f"{cell(before[name])} → {cell(after[name])}" for name in names
     }
 
 

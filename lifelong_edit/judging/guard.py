@@ -26,7 +26,8 @@ class Figures:
     """What is measured, by greedy generation. locality: NaN without guard prompts."""
 
     retention: float
-    """Share of right answers: the facts' own prompts, and for each one phrasing that is no row, where there is one."""
+    """Share of right answers: the facts' own prompts, and for each one phrasing that is no row, where there is one; NaN
+    without facts."""
     asked: int
     locality: float
     guards: int
@@ -47,8 +48,10 @@ def measure(bench: Bench, phrasings: int, facts: Sequence[Fact], identity: str) 
 def retention(bench: Bench, phrasings: int, facts: Sequence[Fact], identity: str) -> tuple[float, int]:
     """Share of right answers of the model as it stands (see `Figures`), and how many were asked for.
 
-    The sample is drawn by `identity`, whatever the order of the facts, of which there is at least one.
+    The sample is drawn by `identity`, whatever the order of the facts; of none the share is NaN.
     """
+    if not facts:
+        return math.nan, 0
     ordered = sorted(facts, key=lambda fact: fact.digest)
     sample = [ordered[i] for i in draw(len(ordered), SAMPLE, "guard", bench.settings.seed, identity)]
     asked = [*sample, *(other for fact in sample if (other := _unseen(fact, phrasings)) is not None)]

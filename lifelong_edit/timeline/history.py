@@ -111,6 +111,8 @@ class History:
         self.purged: dict[str, int] = {}
         """Facts whose text was dropped and has not come again since, with the step that dropped it."""
         self._made_on: list[str] = []
+        self._dated_back: dict[int, int] = {}
+        self._latest = -1
         self._consumed: dict[str, set[int]] = {}
         self._idle: dict[int, list[Place]] = {}
         self._cached: tuple[int, Fold] | None = None
@@ -126,6 +128,10 @@ class History:
     def take(self, record: StepRecord) -> None:
         """Add the next step of the log."""
         self.records.append(record)
+        if self._latest >= 0 and record.time < self.records[self._latest].time:
+            self._dated_back[record.step] = self._latest
+        else:
+            self._latest = len(self.records) - 1
         self.dropped.update(record.dropped)
         self.dropped.difference_update(record.blobs)
         self._out_of_reach.update(dict.fromkeys(record.out_of_reach, record))
@@ -178,6 +184,13 @@ class History:
     def record(self, step: StepName) -> StepRecord:
         """A step. Raises UsageError where there is none of that number or name."""
         return self.records[self.resolve(step)]
+
+    def dated_back(self, step: int) -> int | None:
+        """The earlier step that is dated after a step, by a clock that was set back; None where time goes on.
+
+        The latest of them. Nothing goes by these times: steps are in the order of their numbers.
+        """
+        return self._dated_back.get(step)
 
     def made_on(self, step: int) -> str:
         """The branch on which a step was made; of a branch or a switch, the one that it led to."""

@@ -280,9 +280,11 @@ class Solving:
         with bench.loaded.at(standing):
             asked = compared(bench, gone_for_good, left)
         told["as_base"] = {name: AsBase(asked=found.asked, same=found.same) for name, found in asked.items()}
+        # What comes back was not in force before, and would be counted there as forgotten.
+        stayed = left[: len(left) - len(back)]
         if left:
-            before = self._measured(self._editor.overlay(state), left, record)
-            after = self._measured(standing, left, record)
+            before = self._measured(self._editor.overlay(state), stayed, record)
+            after = self._measured(standing, stayed or left, record)
             told |= {"guard": Guard.of(as_report(before, after)), "notes": {"editor": change.report}}
         return Draft(
             record=Retract(**told), weights=weights, facts=tuple(back), change=change, device=str(bench.loaded.device)

@@ -118,17 +118,17 @@ def _traced(
     places = {m.positions: task.slots(batch, m.positions) for m in loaded.modules}
     # An accelerator has to be waited for to know where a mask is true: once for each kind, not for each matrix.
     kinds = {kind: batch.tokens(kind) if everywhere else mask for kind, mask in places.items()}
-    found = {kind: (mask.flatten().nonzero()[:, 0], mask.shape[1]) for kind, mask in kinds.items()}
-    spots, width = {n: found[kind_of[n]][0] for n in names}, {n: found[kind_of[n]][1] for n in names}
+    spots = {kind: (mask.flatten().nonzero()[:, 0], mask.shape[1]) for kind, mask in kinds.items()}
     with recording(loaded, gradients) as (inputs, outputs), torch.set_grad_enabled(gradients):
         loss, row = task.loss(task.logits(loaded, batch), batch, rows)
     slopes = torch.autograd.grad(loss.sum(), [outputs[n] for n in names]) if gradients else ()
     where = torch.tensor(numbers, device=row.device)
     losses, worst = losses_of_rows(task, rows, loss, row)
+    at = {name: spots[kind_of[name]] for name in names}
     return {
-        "keys": {name: _at(spots[name], inputs[name]) for name in names},
-        "gradients": {name: _at(spots[name], g) for name, g in zip(names, slopes, strict=False)},
-        "index": {name: where[spots[name] // width[name]] for name in names},
+        "keys": {name: _at(at[name][0], inputs[name]) for name in names},
+        "gradients": {name: _at(at[name][0], g) for name, g in zip(names, slopes, strict=False)},
+        "index": {name: where[at[name][0] // at[name][1]] for name in names},
         "rows": {"losses": losses, "worst": worst, "numbers": torch.tensor(numbers)},
     }
 

@@ -46,7 +46,8 @@ def taken_out(value: Any, tensors: list[tuple[Lying, Tensor]]) -> Any:
 
 
 def _lay(tensor: Tensor, tensors: list[tuple[Lying, Tensor]]) -> Lying:
-    order = sorted(range(tensor.dim()), key=lambda axis: -tensor.stride(axis))
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
     lying = tensor.permute(order)
     if not lying.is_contiguous():  # has gaps, as a slice does: laid out anew, here as there
         order, lying = list(range(tensor.dim())), tensor.contiguous()

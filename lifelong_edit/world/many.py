@@ -156,7 +156,7 @@ class SharedWorld(World):
                     f"the processes went different ways ({', '.join(asked)}); expected the same way of all; nothing "
                     "of it was committed; run it in one process, and report what was run"
                 )
-            return [self._carried(rank, *heads[rank][1:], mine, value) for rank in range(self.size)]
+            return [self._carried(rank, heads[rank][1], heads[rank][2], mine, value) for rank in range(self.size)]
         except RuntimeError as error:
             raise self._watch.lost() from error
 

@@ -44,9 +44,10 @@ def join(stderr: int = 2) -> World:
             "not for network file systems; use --nproc-per-node alone"
         )
     use_card(int(os.environ["LOCAL_RANK"]))
-    store, rank, count = next(iter(dist.rendezvous("env://")))
+    given: Any = dist  # does not list all that it gives
+    store, rank, count = next(iter(given.rendezvous("env://")))
     forget()
-    return SharedWorld(dist.PrefixStore("lifelong-edit", store), rank, count, {}, stderr)
+    return SharedWorld(given.PrefixStore("lifelong-edit", store), rank, count, {}, stderr)
 
 
 def forget() -> None:
@@ -72,7 +73,7 @@ class Started:
     def __init__(self, size: int, work: Callable[[World, Any], None], given: Any) -> None:
         """work: what each of them runs, with its world and what is `given`; a function of a module, and picklable."""
         import torch
-        import torch.multiprocessing
+        from torch.multiprocessing.spawn import start_processes
 
         self._folder = tempfile.mkdtemp(prefix="lifelong-edit-")
         if THREADS not in os.environ:  # so that they do not fight for the processors
@@ -81,9 +82,8 @@ class Started:
             torch.set_num_threads(threads)
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK.get(sys.platform, "lo"))
         told = (size, self._folder, os.getpid(), work, given)
-        self._others = torch.multiprocessing.start_processes(
-            _other, told, nprocs=size - 1, join=False, daemon=True, start_method="spawn"
-        )
+        begin: Any = start_processes  # torch does not say what it takes
+        self._others = begin(_other, told, nprocs=size - 1, join=False, daemon=True, start_method="spawn")
         pids = dict(enumerate(self._others.pids(), start=1))
         use_card(0)
         self.world = _meet(size, self._folder, 0, pids, 2)
@@ -103,7 +103,8 @@ def _meet(size: int, folder: str, rank: int, pids: Mapping[int, int], stderr: in
 
     from lifelong_edit.world.many import SharedWorld
 
-    store = dist.FileStore(str(Path(folder) / "meeting"), size)
+    given: Any = dist  # does not list all that it gives
+    store = given.FileStore(str(Path(folder) / "meeting"), size)
     return SharedWorld(store, rank, size, pids, stderr)
 
 

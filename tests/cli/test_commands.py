@@ -51,6 +51,19 @@ def test_status_and_log(run: Run, store: Path) -> None:
     assert "live_facts" in run("status", "--store", store).stdout
 
 
+def test_a_clock_that_was_set_back_is_told(run: Run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert data(run("show", 3, "--store", store, "--json"))["dated_before"] is None
+    assert "dated_before" not in run("log", "--store", store).stdout
+    monkeypatch.setattr("lifelong_edit.timeline.commit.now", lambda: "2001-01-01T00:00:00.000+00:00")
+    assert run("rollback", 1, "--store", store).exit_code == 0
+    monkeypatch.undo()
+    assert run("rollback", 3, "--store", store).exit_code == 0
+    assert data(run("show", 4, "--store", store, "--json"))["dated_before"] == 3
+    assert re.search(r"^dated_before +3$", run("show", 4, "--store", store).stdout, re.MULTILINE)
+    assert [step["dated_before"] for step in data(run("log", "--store", store, "--json"))] == [*[None] * 4, 3, None]
+    assert "dated_before" in run("log", "--store", store).stdout.splitlines()[0]
+
+
 def test_log_shows_reasons(run: Run, store: Path) -> None:
     why = "the source was wrong: " + "x" * 200
     run("rollback", 2, "--store", store, "--reason", why)

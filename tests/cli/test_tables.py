@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
+
+from lifelong_edit.cli import PROGRAM, cli
 
 LONG = " ".join(["long"] * 11)
 ROWS = [(1, LONG, 0.5, "[red]"), (12, "日本", None, ":smile:"), (3, LONG, 2, "")]
@@ -52,3 +55,13 @@ def test_a_narrow_terminal_wraps() -> None:
     lines = shown.decode().replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()
     assert max(map(len, lines)) <= 40
     assert sum(line.split().count("long") for line in lines) == 22
+
+
+@pytest.mark.parametrize("columns", ["40", "30", "none", "-5", "0"])
+def test_help_is_as_narrow_as_it_is_asked_to_be(columns: str) -> None:
+    """Options that are longer than a line, and examples, stand as they are; text does not go beyond the edge."""
+    for command in ("log", "status"):
+        found = CliRunner().invoke(cli, [command, "--help"], prog_name=PROGRAM, env={"COLUMNS": columns})
+        text = found.output.partition("Examples:")[0]
+        widest = max(map(len, text.splitlines()))
+        assert found.exit_code == 0 and (widest <= int(columns) if columns in ("40", "30") else widest > 60)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -131,6 +133,33 @@ def test_large_weights_are_cut_into_files(tiny_gpt2: Path, tmp_path: Path) -> No
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
     assert load_model(str(tmp_path / "out")).fingerprint == fingerprint_of(loaded.edited_copy(shifts))
     assert (tmp_path / "out" / "README.md").read_text() == "# a card"
+
+
+def test_where_the_base_lies_is_not_pushed(tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in what says where an export comes from, nor in an adapter's configuration; a hub id is."""
+    loaded = load_model(str(tiny_gpt2))
+    export("peft", loaded, Shifts(of_rank(loaded, 2)), tmp_path / "out", provenance={"source": "me/model"})
+    assert str(tiny_gpt2) in (tmp_path / "out" / "adapter_config.json").read_text()
+    sent: dict[str, bytes] = {}
+
+    def create_commit(self: object, repository: str, files: list[Any], **_: Any) -> None:
+        for file in files:
+            with file.as_file() as data:
+                sent[file.path_in_repo] = data.read()
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: SimpleNamespace(repo_id="me/model"))
+    monkeypatch.setattr(HfApi, "create_commit", create_commit)
+    push("me/model", tmp_path / "out")
+    assert sent.keys() == {path.name for path in (tmp_path / "out").iterdir()}
+    assert not any(str(tiny_gpt2.parent).encode() in data for data in sent.values())
+    told = json.loads(sent["lifelong_edit.json"])
+    assert (told["base"]["source"], told["source"]) == (tiny_gpt2.name, "me/model")
+    assert {name: len(data) for name, data in sent.items()} == sending("me/model", tmp_path / "out").files
+    for place, last in (("C:\\models\\ours\\", "ours"), ("~/m/ours", "ours"), ("a/b", "a/b"), (None, None)):
+        (tmp_path / "one").mkdir(exist_ok=True)
+        (tmp_path / "one" / "lifelong_edit.json").write_text(json.dumps([{"source": place}]))
+        said = sending("me/model", tmp_path / "one").instead.get("lifelong_edit.json", json.dumps([{"source": place}]))
+        assert json.loads(said) == [{"source": last}]
 
 
 def test_what_would_be_pushed_is_told_and_a_hub_out_of_reach_is_one_sentence(

@@ -18,9 +18,9 @@ FOLDERS |= {"policies": "lifelong_edit.policies", "eval": "lifelong_edit.eval"}
 ROOMS = (
     "errors",
     "atomic",
+    "settings",
     "world",
     "cache",
-    "settings",
     "facts",
     "stores",
     "numerics",

@@ -71,7 +71,7 @@ def test_a_retraction_is_rolled_back_and_gone_on_from(
 
 
 def test_what_was_superseded_comes_back_if_asked_for(
-    filled: Callable[..., Timeline], fact: Callable[..., Fact], lenient: Gate
+    filled: Callable[..., Timeline], fact: Callable[..., Fact], batch: Batch, lenient: Gate
 ) -> None:
     first, second, third = fact(1, "Paris"), fact(1, "London"), fact(1, "Warsaw")
     with filled("store", 1) as timeline:
@@ -83,6 +83,9 @@ def test_what_was_superseded_comes_back_if_asked_for(
         timeline.rollback(plain.step - 1)
         revived = timeline.retract([second.digest[:16]], revive=True)
         assert revived.added == (first.digest,)
+        # Measured before and after on what was in force at both: the one that came back was not forgotten before.
+        guard = revived.report["guard"]
+        assert guard["before"]["asked"] == guard["after"]["asked"] == len(batch(1))
         assert first in timeline.facts()
         assert second in timeline.facts("retracted")
         # A fact that another one answers by now stays away.
