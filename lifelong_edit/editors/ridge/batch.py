@@ -111,8 +111,7 @@ def learn_jointly(work: Work, preservation: Preservation) -> Change:
             traced = trace(bench.loaded, rows, s.micro_batch)
         work.clock.lap("trace")
         # what the first pass made of ΔW is the batch's own: a large matrix is moved on in place
-        before = work.shifts if bench.loaded.world.size == 1 else None  # the shifts of others come whole
-        system = RowSystem(held, work.ridges, before, work.parts)
+        system = RowSystem(held, work.ridges, work.shifts, work.parts)
         one_pass(bench, asker, rows, system, s.preserved_step, traced)
         work.took(rows, traced.losses, system)
         work.clock.lap("solve")

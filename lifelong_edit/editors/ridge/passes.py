@@ -62,15 +62,9 @@ LARGE = 2**24
 class RowSystem:
     """A = Σ w kᵀk + P + λI, solved at once for all rows of a module.
 
-<<<<<<< HEAD
-    values: D (n, d_out) as asked, with its graph where there is one; solutions: by module. before: ΔW before the pass,
-    where nobody needs the solutions of large matrices but for their factors, which are in `thin` then; own: modules
-    whose ΔW may be written to. Of several processes each has those of its own modules.
-=======
     values: D (n, d_out) as asked, with its graph where there is one; solutions: by module. Of several processes each
     has those of its own modules. before: ΔW before the pass, where nobody needs the solutions of large matrices but for
     their factors; own: modules whose ΔW may be written to.
->>>>>>> main
     """
 
     def __init__(
@@ -101,11 +95,6 @@ class RowSystem:
 
     def moved(self, shifts: Mapping[str, Tensor], world: World = ALONE) -> dict[str, Tensor]:
         """ΔW after the pass, by module (d_in, d_out) float32, in all processes of a world."""
-<<<<<<< HEAD
-        left = [name for name in shifts if name not in self._moved]
-        found = world.named(left, lambda name: self.solutions[name].shift.float())
-        return {name: shifts[name] + found[name].to(shifts[name].device) for name in left} | self._moved
-=======
 
         def of(name: str) -> Tensor:
             if name in self._moved:
@@ -113,7 +102,6 @@ class RowSystem:
             return shifts[name] + self.solutions[name].shift.float().to(shifts[name].device)
 
         return {name: found.to(shifts[name].device) for name, found in world.named(shifts, of).items()}
->>>>>>> main
 
 
 class SumSystem:
@@ -157,7 +145,7 @@ def total_shift(passes: Sequence[tuple[Tensor, Solution | Thin]]) -> Shift:
     Raises StepRefusedError where a number is not finite.
     """
     solved = [solution for _, solution in passes if isinstance(solution, Solution)]
-    if len(solved) < len(passes) or solved[0].shift.numel() >= LARGE:
+    if len(solved) < len(passes):
         return _of_factors(passes)
     dense = sum((solution.shift for solution in solved), start=torch.zeros(())).float().cpu().numpy()
     if not np.isfinite(dense).all():
