@@ -21,8 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from lifelong_edit.errors import UsageError
-from lifelong_edit.models.loading import config_of, load_tokenizer
-from lifelong_edit.models.places import locate
+from lifelong_edit.models.loading import load_config, load_tokenizer
 from lifelong_edit.models.quiet import quiet_transformers
 
 FILE = "model.gguf"
@@ -150,8 +149,7 @@ def require_sayable(source: str, revision: str | None = None) -> None:
     Its header is written, and read back as transformers reads such files: its configuration, field by field, and the
     tokens of `SAMPLES`. Raises UsageError for a model type, a configuration or a tokenizer that the format cannot say.
     """
-    with quiet_transformers():
-        config = config_of(locate(source), {"revision": revision})
+    config = load_config(source, revision)
     name, tokenizer = architecture_of(config).name, load_tokenizer(source, revision)
     with tempfile.TemporaryDirectory() as folder, quiet_transformers():
         # Without the tokens, which transformers reads slowly and takes for the size of the vocabulary alone.
@@ -159,7 +157,7 @@ def require_sayable(source: str, revision: str | None = None) -> None:
         writer = gguf.GGUFWriter(path, name)
         _write_config(writer, config, "")
         finish(writer)
-        require_config(config, config_of(locate(str(path)), {}))
+        require_config(config, load_config(str(path)))
         writer = gguf.GGUFWriter(Path(folder) / FILE, name)
         _write_tokenizer(writer, tokenizer, config.vocab_size)
         finish(writer)

@@ -155,6 +155,13 @@ def _forget_packing(model: Any) -> None:
                 setattr(thing, name, False)
 
 
+def load_config(source: str, revision: str | None = None) -> Any:
+    """The configuration of a model alone. Raises UsageError or LifelongEditError as `load_model`."""
+    home = locate(source)
+    with _one_sentence(source):
+        return config_of(home, {"revision": revision})
+
+
 def load_tokenizer(source: str, revision: str | None = None) -> Any:
     """The tokenizer of a model alone. Raises UsageError or LifelongEditError as `load_model`."""
     home = locate(source, revision)

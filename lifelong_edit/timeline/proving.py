@@ -86,8 +86,9 @@ def prove(
     facts: digests of retracted facts, or beginnings of them; the last of their retractions is looked at. The new store
     begins with the same step 0, is taught all facts that were in force after the retraction in one canonical solve, and
     never sees the others. It is as encrypted as the store. keep: leave it there, for others to look at; otherwise it
-    goes. say: told about each pass. Raises UsageError for a name of no retracted fact and where `keep` is taken, and
-    whatever solving raises. The store itself is only read.
+    goes. say: told about each pass. Raises UsageError for a name of no retracted fact and where `keep` is taken,
+    StoreDamagedError where the stored state is not what the log says, and whatever solving raises. The store itself is
+    only read.
     """
     history = timeline.history()
     retracted = history.fold(timeline.head).retracted
@@ -103,7 +104,9 @@ def prove(
             made = anew.settle(timeline.live_facts(record.step), reason=f"made without {', '.join(gone)}", say=say)
             weights = anew.weights(made.step)
         digests = _compared(record, made)
-        distance = 0.0 if digests[1].equal else _distance(timeline.weights(record.step), weights)
+        # What the store holds for that state has the digest that the log says, or reading it raises.
+        held_there = timeline.weights(record.step) if history.dropped_by(record.step) is None else None
+        distance = 0.0 if digests[1].equal or held_there is None else _distance(held_there, weights)
     return Proof(
         facts=gone,
         step=record.step,
@@ -198,7 +201,7 @@ def _says(proof: Proof, rule: Rule) -> list[str]:
     found = {
         "equal": f"A store that never had {few} was made from the same beginning and the facts in force after step "
         f"{proof.step}. All that its state consists of ({kept}) has the same digests: to the last bit, the state after "
-        f"the retraction is one in which {few} never were.",
+        f"the retraction is one in which {few} never {'was' if len(proof.facts) == 1 else 'were'}.",
         "near": f"A store that never had {few} was made, in another environment than the retraction was. Its weights "
         f"differ from those after step {proof.step} by {proof.distance:.1e} of the change: within rounding, and not to "
         "the last bit. Made again in the retraction's environment, it would be equal.",
@@ -231,7 +234,7 @@ def _silent_about(proof: Proof, rule: Rule) -> list[str]:
         silent.insert(0, f"The state at the head: it holds something of {few} again, or words of theirs.")
     if proof.holding:
         steps = ", ".join(str(step) for step in proof.holding)
-        silent.append(f"Steps {steps}, which can still be gone back to and hold {few}; `purge` drops them.")
+        silent.append(f"What can still be gone back to and holds {few}: steps {steps}; `purge` drops them.")
     if left := [digest for digest in proof.facts if digest not in proof.told["retraction"]["purged"]]:
         silent.append(f"The text of {', '.join(left)}, which stands in the store's log until `purge` drops it.")
     return silent

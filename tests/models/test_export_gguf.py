@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,14 @@ def test_a_type_that_is_not_known_is_refused_before_anything_is_loaded(zoo: Zoo,
     (Path(source) / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(UsageError, match=r"a olmo model cannot be exported as gguf; types that can: gpt2, llama"):
         FORMATS["gguf"].require_model(source)
+
+
+def test_a_configuration_that_cannot_be_read_is_one_sentence(tmp_path: Path, tiny_gpt2: Path) -> None:
+    shutil.copytree(tiny_gpt2, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "of the future"}')
+    with pytest.raises(LifelongEditError, match="cannot load model") as refused:
+        require_sayable(str(tmp_path / "model"))
+    assert "\n" not in str(refused.value)
 
 
 def test_a_packing_is_no_dtype_of_another_format(tiny_gpt2: Path, tmp_path: Path) -> None:

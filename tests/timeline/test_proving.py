@@ -53,7 +53,7 @@ def test_a_store_without_the_fact_has_the_same_digests(store: Timeline, batch: B
     assert page["page_digest"] == page_digest(json.loads(json.dumps(page))) and page["page_digest"] in text
     assert "EQUAL, to the last bit" in text and "withdrawn" in text and gone.digest in text
     assert gone.target not in json.dumps(page), "no text of the fact stands on its page"
-    assert any("Steps 1, 2, which can still be gone back to" in line for line in page["does_not_say"])
+    assert any("can still be gone back to and holds the fact: steps 1, 2;" in line for line in page["does_not_say"])
     page["verdict"] = "different"
     assert page_digest(page) != page["page_digest"]
 
