@@ -25,6 +25,7 @@ import torch
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from benchmarks import common
+from benchmarks.bench_fever import taught
 from lifelong_edit import atlas
 from lifelong_edit.atlas.asking import questions
 from lifelong_edit.atlas.build_t5 import answered
@@ -32,7 +33,7 @@ from lifelong_edit.atlas.datasets import counterfactual, role, spread
 from lifelong_edit.atlas.questions import asked
 from lifelong_edit.atlas.world_tables import WorldFact, draw, world_facts
 from lifelong_edit.bench import Bench, State, prepare, silent
-from lifelong_edit.editors.contract import Editor, Lesson, moved_by
+from lifelong_edit.editors.contract import Editor, moved_by
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE, LoadedModel, by_length, load_model
@@ -112,14 +113,14 @@ def run(name: str, sizes: Sequence[int], stream: str | None) -> dict[str, Any]:
         "base perplexity": judge.task.health(loaded, judge.windows),
     }
     for size in sizes:
-        state, seconds = _taught(editor, State(digest="base"), judge.facts[:size])
+        state, seconds = taught(editor, State(digest="base"), judge.facts[:size])
         found[str(len(state.live))] = {**judge.figures(editor, state), "processor": seconds}
         print(name, len(state.live), json.dumps(common.rounded(found[str(len(state.live))])), flush=True)
     if stream:
         batches, size = (int(n) for n in stream.split("x"))
         state, spent = State(digest="base"), 0.0
         for start in range(0, min(batches * size, len(judge.facts)), size):
-            state, seconds = _taught(editor, state, judge.facts[start : start + size])
+            state, seconds = taught(editor, state, judge.facts[start : start + size])
             spent += seconds
         told = found[stream] = {"live": len(state.live), "stream": {**judge.figures(editor, state), "processor": spent}}
         if rule.relearns:
@@ -129,14 +130,6 @@ def run(name: str, sizes: Sequence[int], stream: str | None) -> dict[str, Any]:
             told["reconsolidated"] = {**judge.figures(editor, state), "processor": spent}
         print(name, stream, json.dumps(common.rounded(told)), flush=True)
     return found
-
-
-def _taught(editor: Editor, state: State, batch: Sequence[Fact]) -> tuple[State, float]:
-    """The state after a batch, and processor seconds."""
-    begun = time.process_time()
-    after = moved_by(state, editor.learn(state, Lesson(batch)), batch)
-    after.digest = f"{state.digest}|{batch[0].digest}"
-    return after, time.process_time() - begun
 
 
 def speed() -> dict[str, Any]:
@@ -156,7 +149,7 @@ def speed() -> dict[str, Any]:
     spent = {}
     for rounds in (1, 2):
         editor = make_editor(bench.under(one.replace(passes=rounds)))
-        spent[rounds] = _taught(editor, State(digest="base"), facts)[1]
+        spent[rounds] = taught(editor, State(digest="base"), facts)[1]
     begun = time.process_time()
     bare_pass(loaded, rows, one.micro_batch)
     bare = time.process_time() - begun
