@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from lifelong_edit.bench import Say
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.numerics.devices import resolve_device
 from lifelong_edit.planning.machine import Clock, Took, Watch
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, StepRecord
@@ -136,7 +135,7 @@ def calibrate(
     Raises what making a store and editing raise.
     """
     small = for_calibration(settings)
-    watch = Watch(torch.device("cpu") if settings.device in ("cpu", "auto") else torch.device(settings.device), clock)
+    watch = Watch(resolve_device(settings.device), clock)
     phases, made = _Phases(clock, say), list[Timeline]()
     probes = list(preserve)[: _probes(settings)]
     say("making a small store")

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
+from lifelong_edit import cache
 from lifelong_edit.cli import cli
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.facts import Probe
@@ -100,6 +102,24 @@ def test_a_watch_sees_the_peak_of_its_own_stretch() -> None:
     small = watch.over(lambda: torch.zeros(1000).add_(1))
     assert large.peak - small.peak > 100_000_000
     assert free_memory() > 0
+
+
+def test_a_calibration_neither_reads_nor_leaves_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made: list[int] = []
+
+    def make() -> dict[str, np.ndarray]:
+        made.append(1)
+        return {"a": np.arange(3)}
+
+    with cache.bypassed():
+        cache.arrays("text", "key", make)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    cache.arrays("text", "key", make)
+    with cache.bypassed():
+        cache.arrays("text", "key", make)
+    cache.arrays("text", "key", make)
+    assert len(made) == 3
 
 
 def test_a_plan_of_a_tiny_model(tiny_gpt2: Path, sentences: list[str], tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def test_nearness_looks_at_later_facts_alone() -> None:
     for name, value in found.items():
         later = [float(keys[name] @ key) for other, key in keys.items() if taught[other] > taught[name]]
         assert value == pytest.approx(max(later), abs=1e-6)
+    assert nearest_later(keys, taught, {"0"}) == pytest.approx({"0": found["0"]})
+    assert nearest_later(keys, taught, set()) == {}
     assert nearest_later({}, {}) == {} and nearest_later(keys, {"0": 1}) == {}
 
 
