@@ -41,7 +41,7 @@ _KNOWN: dict[str, tuple[str, str, Known]] = {
         "The mother tongue of {} is",
         "As a child, {} grew up speaking",
         {
-            "French": ("Victor Hugo", "Claude Debussy", "Voltaire", "Jules Verne"),
+            "French": ("Victor Hugo", "Maurice Ravel", "Voltaire", "Jules Verne"),
             "German": ("Immanuel Kant", "Johannes Brahms", "Bertolt Brecht", "Clara Schumann"),
             "Italian": ("Giuseppe Verdi", "Dante Alighieri", "Federico Fellini", "Maria Montessori"),
             "Russian": ("Leo Tolstoy", "Anton Chekhov", "Pyotr Tchaikovsky", "Yuri Gagarin"),
