@@ -21,6 +21,9 @@ class World:
     rank: int = 0
     size: int = 1
 
+    def __repr__(self) -> str:
+        return f"World(rank={self.rank}, size={self.size})"
+
     @property
     def leads(self) -> bool:
         """Whether this is the process that writes: to the store, to files, to the user."""
