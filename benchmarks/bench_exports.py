@@ -59,7 +59,7 @@ def facts_for(model: str, count: int) -> list[Fact]:
 
 
 def prompts_for(model: str, facts: Sequence[Fact]) -> list[str]:
-    """Those of the facts, their rephrases, and prompts that nobody edited, `PROMPTS` in all."""
+    """Those of the facts, their rephrases, and prompts that nobody edited."""
     others = [
         probe.prompt for probe in (default_preserved(model, "gradient") if model == "atlas" else general_prompts())
     ]
@@ -69,10 +69,7 @@ def prompts_for(model: str, facts: Sequence[Fact]) -> list[str]:
             form.format(name) for name in SUBJECTS for form in ("{} is ruled from", "People in {} speak", "In {} the")
         ]
         others += [probe.question for probe in general_prompts() if probe.question]
-    found = list(dict.fromkeys([*asked, *others]))
-    if len(found) < PROMPTS:
-        raise SystemExit(f"only {len(found)} prompts, expected {PROMPTS}")
-    return found[:PROMPTS]
+    return list(dict.fromkeys([*asked, *others]))
 
 
 def asked_elsewhere(python: str, kind: str, out: Path, base: str, job: Path) -> list[str]:
@@ -89,7 +86,7 @@ def asked_elsewhere(python: str, kind: str, out: Path, base: str, job: Path) -> 
 def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """What came of it, by way."""
     facts = facts_for(arguments.model, arguments.facts)
-    prompts = prompts_for(arguments.model, facts)
+    prompts = prompts_for(arguments.model, facts)[: arguments.prompts]
     few = {} if arguments.model == "atlas" else {"text": default_text()[:8], "preserve": []}
     settings = rule_of(arguments.editor).settings(**json.loads(arguments.settings))
     begun = time.perf_counter()
@@ -106,12 +103,14 @@ def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     job.write_text(json.dumps({"prompts": prompts, "tokens": arguments.tokens, "context": min(loaded.context, 512)}))
     rows = {}
     for name, kind, options in WAYS:
-        if kind == "gguf" and not arguments.llama_cpp:
+        if (kind == "gguf" and not arguments.llama_cpp) or kind not in arguments.formats.split(","):
             continue
         rows[name] = _row(loaded, overlay, folder / "out", kind, options, base, job, wanted, arguments.llama_cpp)
         print(name, json.dumps(rows[name]), file=sys.stderr)
         if name in EXACT and kind != "gguf" and rows[name]["differ"]:
-            raise SystemExit(f"{name} is exact, and answers {rows[name]['differ']} of {PROMPTS} prompts differently")
+            raise SystemExit(
+                f"{name} is exact, and answers {rows[name]['differ']} of {len(prompts)} prompts differently"
+            )
     changed = sum(one != other for one, other in zip(before, wanted, strict=True))
     return {
         "model": Path(arguments.model).name,
@@ -167,6 +166,8 @@ def main() -> None:
     parser.add_argument("--editor", default="gradient")
     parser.add_argument("--settings", default="{}", help="of the rule, as JSON")
     parser.add_argument("--facts", type=int, default=17)
+    parser.add_argument("--prompts", type=int, default=PROMPTS)
+    parser.add_argument("--formats", default="transformers,delta,peft,gguf")
     parser.add_argument("--tokens", type=int, default=8)
     parser.add_argument("--llama-cpp", default="", metavar="PYTHON", help="a Python with xllamacpp; without it no gguf")
     parser.add_argument("--name", default="exports-atlas", help="of the results")

@@ -80,7 +80,10 @@ def replay(line: Iterable[Part], read: Read, start: Mapping[str, Any] | None = N
     begun = next((at for at in reversed(range(len(parts))) if parts[at].begins), 0)
     found: Content = {} if start is None else dict(start)
     for part in parts[begun:]:
-        found = advance(found, part, read, only)
+        if part.fold == "upsert":
+            _upsert(found, part, read, only)  # what was made here may be written to: a long line would copy all entries
+        else:
+            found = advance(found, part, read, only)
     return found
 
 
@@ -115,11 +118,16 @@ def _replaced(before: Mapping[str, Any], part: Part, read: Read) -> Content:
 
 
 def _upserted(before: Mapping[str, Any], part: Part, read: Read, only: Names) -> Content:
-    found: Content = {}
-    if part.whole is None:
-        found = {name: entry for name, entry in before.items() if only is None or name in only}
+    found: Content = {name: entry for name, entry in before.items() if only is None or name in only}
+    _upsert(found, part, read, only)
+    return found
+
+
+def _upsert(found: Content, part: Part, read: Read, only: Names) -> None:
+    """Put a part's entries in the place of earlier ones."""
+    if part.whole is not None:
+        found.clear()
     for blob in (part.whole, *part.change):
         if blob is not None:
             entries = decode_entries(read(blob), f"keys, blob {blob}").items()
             found.update((name, entry) for name, entry in entries if only is None or name in only)
-    return found

@@ -146,7 +146,7 @@ def gather(timeline: Timeline, name: str, at: StepName = "head") -> StoreReport:
     edits = {record.step for record in records if record.kind == "edit"}
     curve = by_age(matrices["efficacy"], [m.step for m in found if m.step in edits])
     lives = spells(found)
-    nearness, far, near = split_by(lives, _nearness(timeline))
+    nearness, far, near = split_by(lives, _nearness(timeline, {spell.fact for spell in lives}))
     strata = {"all facts": lives} | ({"keys far from later edits": far, "keys near later edits": near} if far else {})
     lost = lost_facts(found, history.live(head))
     facts = timeline.facts_by_digest([one.then.fact for one in lost])
@@ -184,12 +184,14 @@ def _guards(measurement: Measurement) -> Rate:
     return rate(sum(asked), len(asked))
 
 
-def _nearness(timeline: Timeline) -> dict[str, float]:
-    """Of each fact on the line, how near its key lies to those of later batches."""
+def _nearness(timeline: Timeline, asked: set[str]) -> dict[str, float]:
+    """Of each fact that was asked, how near its key lies to those of later batches on the line."""
+    if not asked:
+        return {}
     taught: dict[str, int] = {}
     for record in timeline.history().line(timeline.head):
         taught.update((digest, record.step) for digest in record.added if digest not in taught)
-    return nearest_later(timeline.key_directions(timeline.head), taught) if taught else {}
+    return nearest_later(timeline.key_directions(timeline.head), taught, asked) if taught else {}
 
 
 def _conflicts(timeline: Timeline, records: Sequence[StepRecord]) -> list[Met]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,10 +88,13 @@ def kaplan_meier(spells: Iterable[Spell]) -> Survival:
     return Survival(tuple(ages), tuple(share), tuple(at_risk), tuple(lost))
 
 
-def nearest_later(keys: Mapping[str, npt.NDArray[np.floating]], taught: Mapping[str, int]) -> dict[str, float]:
+def nearest_later(
+    keys: Mapping[str, npt.NDArray[np.floating]], taught: Mapping[str, int], only: Container[str] | None = None
+) -> dict[str, float]:
     """By fact the largest cosine of its key with one of a fact that was taught later; facts without any are left out.
 
-    keys: digest → (d_in,), centred and of length 1. It is the best published predictor of being forgotten.
+    keys: digest → (d_in,), centred and of length 1. only: the facts that are wanted; None: all. It is the best
+    published predictor of being forgotten.
     """
     order = sorted((digest for digest in keys if digest in taught), key=lambda digest: (taught[digest], digest))
     if not order:
@@ -100,7 +103,9 @@ def nearest_later(keys: Mapping[str, npt.NDArray[np.floating]], taught: Mapping[
     steps = np.array([taught[digest] for digest in order])
     found: dict[str, float] = {}
     for step in np.unique(steps)[:-1]:
-        own = np.flatnonzero(steps == step)
+        own = np.array([i for i in np.flatnonzero(steps == step) if only is None or order[i] in only], np.int64)
+        if not len(own):
+            continue
         nearest = (matrix[own] @ matrix[steps > step].T).max(1)
         found.update((order[i], float(value)) for i, value in zip(own, nearest, strict=True))
     return found

@@ -143,9 +143,8 @@ def stream(
     from lifelong_edit.scheduler import Scheduler, Summary
 
     how = handling(options, store) | measuring(options, batch_size) | {"skip_bad": skip_bad, "say": say}
-    due, trackers = reconsolidation_policy(policy), tracking(options, store)
-    world, read, known = world_at_hand(), ReadReport(), _Known()
-    reader = reader_of(options.pop("mapping"), options.pop("relations"))
+    due, trackers, world = reconsolidation_policy(policy), tracking(options, store), world_at_hand()
+    read, known, reader = ReadReport(), _Known(), reader_of(options.pop("mapping"), options.pop("relations"))
     total = world.lead(lambda: _survey(files, reader, skip_bad=skip_bad, follow=follow, dry_run=dry_run))
     reading: dict[str, Any] = {"skip_bad": skip_bad, "report": read, "known": known, "reader": reader}
     records: Iterator[Record | None] | None = None if follow else world.led(read_facts(files, **reading))

@@ -26,6 +26,7 @@ from lifelong_edit.cli.common import (
 from lifelong_edit.cli.keeping import ranges
 from lifelong_edit.cli.looking import describe_step
 from lifelong_edit.cli.measuring import measure_after
+from lifelong_edit.cli.processes import world_at_hand
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import LifelongEditError, UsageError
 
@@ -83,6 +84,8 @@ def retract(
     """
     if page is not None:
         require_writable(page)
+        if world_at_hand().size > 1:
+            raise UsageError("found --prove with several processes, expected one; use `prove` afterwards")
     with opened(store, read_only=False, device=device, author=author, wait=wait) as timeline:
         if purge:
             _require_purgeable(timeline, facts)

@@ -18,7 +18,7 @@ from lifelong_edit.errors import LifelongEditError
 from lifelong_edit.export.asking import differing
 from lifelong_edit.export.gguf_header import FILE, architecture_of, finish, require_config, require_tokens, write_header
 from lifelong_edit.export.placing import weights_meant
-from lifelong_edit.models import LoadedModel, Question, end_ids, load_model
+from lifelong_edit.models import LoadedModel, Question, load_model
 
 EIGHT = "q8_0"
 """Blocks of 32 numbers, with eight bits for each and a scale."""
@@ -53,7 +53,7 @@ def write_gguf(
     meant = weights_meant(loaded, shifts, dtype)
     kind = Type.Q8_0 if packed == EIGHT else _TYPES[dtype or loaded.dtype]
     writer = gguf.GGUFWriter(path, architecture_of(config).name)
-    write_header(writer, config, loaded.tokenizer, _name(loaded), sorted(end_ids(loaded)))
+    write_header(writer, config, loaded.tokenizer, _name(loaded), _ends(loaded))
     writer.add_file_type(_FILE_TYPES[kind])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for name, tensor in _stored(loaded, meant):
@@ -71,6 +71,12 @@ def write_gguf(
 
 def _name(loaded: LoadedModel) -> str:
     return f"{loaded.source.rstrip('/').rpartition('/')[2].removesuffix('.gguf')}, edited"
+
+
+def _ends(loaded: LoadedModel) -> list[int]:
+    """The tokens by which the model's own generation settings end a text."""
+    said = getattr(loaded.model.generation_config, "eos_token_id", None)
+    return [number for number in (said if isinstance(said, list) else [said]) if number is not None]
 
 
 def _stored(loaded: LoadedModel, meant: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -302,7 +302,9 @@ class Solving:
         if isinstance(self._editor, Resumes):
             # what it is a function of, beside what the store has fixed; with other libraries it begins anew
             told = [*sorted(fact.digest for fact in facts), identity, repr(start), repr(sorted(environment().items()))]
-            self._unfinished = Unfinished(self._log.path, self._log.envelopes, "\n".join(told))
+            self._unfinished = Unfinished(
+                self._log.path, self._log.envelopes, "\n".join(told), self._bench.loaded.world
+            )
             self._editor.bookmark = self._unfinished
         change = self._kept(self._editor.relearn(facts, start=warm, identity=identity, say=say or silent).held())
         if KEYS in change.parts:

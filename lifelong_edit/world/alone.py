@@ -27,10 +27,11 @@ class World:
         return self.rank == 0
 
     def each(self, units: Iterable[U], work: Callable[[U], T]) -> list[T]:
-        """What `work` makes of each unit, in their order, in every process. Unit i is worked on by process i mod size.
+        """What `work` makes of each unit, in their order, in every process.
 
-        Results are plain values, arrays and tensors, in dicts, lists and tuples. `work` is a function of its unit and
-        of what all processes have alike; it draws nothing. Raises what it raised of the first unit of which it did.
+        Whose a unit is depends on its number alone. Results are plain values, arrays and tensors, in dicts, lists and
+        tuples. `work` is a function of its unit and of what all processes have alike; it draws nothing. Raises what it
+        raised of the first unit of which it did.
         """
         return [work(unit) for unit in units]
 

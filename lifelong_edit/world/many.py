@@ -77,9 +77,14 @@ class SharedWorld(World):
         units = list(units)
         if self._busy or not units:
             return [work(unit) for unit in units]
-        mine = range(self.rank, len(units), self.size)
+        mine = [number for number in range(len(units)) if self._owner(number) == self.rank]
         found = self._found("each", mine, lambda number: work(units[number]))
-        return [found[number % self.size][number // self.size] for number in range(len(units))]
+        return [found[self._owner(number)][number // self.size] for number in range(len(units))]
+
+    def _owner(self, number: int) -> int:
+        """Whose unit `number` is: to and fro, since units are often sorted by how long they take."""
+        there, place = number // self.size % 2 == 0, number % self.size
+        return place if there else self.size - 1 - place
 
     def lead(self, work: Callable[[], T]) -> T:
         """What `work` gives or raises in process 0, where alone it is called, in every process."""

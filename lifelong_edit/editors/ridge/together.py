@@ -105,7 +105,7 @@ class Together:
 
     def begun(self, shifts: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[float], dict[str, int]]:
         """ΔW, losses and rows of the passes that this very solve made before it was killed; else it begins here."""
-        kept = None if self.bookmark is None else self.bookmark.read()
+        kept = self.bench.loaded.world.lead(lambda: None if self.bookmark is None else self.bookmark.read())
         if kept is None:
             return shifts, [], {"facts": 0, "preserved": 0}
         found = {n: torch.from_numpy(kept[f"shift/{n}"]).to(shift) for n, shift in shifts.items()}
@@ -114,7 +114,7 @@ class Together:
 
     def mark(self, shifts: Mapping[str, Tensor], losses: Sequence[float], counts: Mapping[str, int]) -> None:
         """Keep how far the solve is, where that is not much of its time."""
-        if self.bookmark is None or time.monotonic() - self._marked < MARK_EVERY:
+        if self.bookmark is None or not self.bench.loaded.world.leads or time.monotonic() - self._marked < MARK_EVERY:
             return
         arrays: dict[str, np.ndarray] = {f"shift/{n}": shift.cpu().numpy() for n, shift in shifts.items()}
         figures = {"losses": np.array(losses), "counts": np.array([counts["facts"], counts["preserved"]])}
