@@ -174,9 +174,11 @@ class Group(click.Group):
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run, and exit with 0 done, 1 failure, 2 usage, 3 bad input, 4 store, 5 wrong model, 130 or 143 stopped."""
         run: Any = super().main  # its overloads tell the two modes apart, which a flag handed on cannot
-        if not standalone_mode:
-            return run(*args, standalone_mode=False, **extra)
         running = extra.setdefault("obj", Running(extra.get("args") or (args[0] if args else sys.argv[1:])))
+        if not standalone_mode:
+            found = run(*args, standalone_mode=False, **extra)
+            running.end()
+            return found
         try:
             # click returns the code of an early exit (--help, --version) and None or a value otherwise.
             with terminable():
