@@ -86,7 +86,13 @@ class Unpreserved(Preservation):
     """What solves hold that hold nothing still: P = 0, whatever the settings and the live facts are."""
 
     def gram(
-        self, module: str, s: RidgeSettings, keys: float, live: Mapping[str, FactKeys], subjects: frozenset[str]
+        self,
+        module: str,
+        s: RidgeSettings,
+        keys: float,
+        live: Mapping[str, FactKeys],
+        subjects: frozenset[str],
+        coming: int = 0,
     ) -> Tensor:
         """Zeros, (d_in, d_in) float64."""
         return torch.zeros_like(self.bench.text_gram[module])

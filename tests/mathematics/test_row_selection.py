@@ -19,6 +19,7 @@ from lifelong_edit.editors.ridge.rows import rows_to_be_ready_with, select_rows
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
+from lifelong_edit.numerics.lowrank import Gram
 from lifelong_edit.stores import FactKeys, materialise
 from lifelong_edit.tracing.rows import Row, draw, drawn_rows, fact_rows, phrasings_of
 from lifelong_edit.tracing.trace import trace
@@ -59,9 +60,10 @@ def watched(
         keys: float,
         live: Mapping[str, FactKeys],
         subjects: frozenset[str],
-    ) -> torch.Tensor:
+        coming: int = 0,
+    ) -> Gram:
         in_p.append(set(live))
-        return usual(self, module, s, keys, live, subjects)
+        return usual(self, module, s, keys, live, subjects, coming)
 
     with monkeypatch.context() as watching:
         watching.setattr(Preservation, "gram", gram)
