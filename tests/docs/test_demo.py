@@ -15,7 +15,7 @@ LIMIT = 120
 
 
 def test_demo_edits_and_goes_back(tmp_path: Path) -> None:
-    """The answers are the base model's, the latest news, the earlier ones, the base model's; in the time promised."""
+    """The answers are the base model's, the latest news, the earlier ones; in the time promised."""
     page, path = tmp_path / "page.html", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "DEMO_REPORT": str(page), "PATH": path}
     started = time.monotonic()
@@ -24,7 +24,7 @@ def test_demo_edits_and_goes_back(tmp_path: Path) -> None:
     seconds = time.monotonic() - started
     assert done.returncode == 0, done.stdout + done.stderr
     answers = re.findall(r"^\$ lifelong-edit ask .*\n(.*)$", done.stdout, re.MULTILINE)
-    expected = ["Danish krone", "Norwegian krone", "euro", "Danish krone"]
+    expected = ["Danish krone", "Norwegian krone", "euro"]
     assert [answer.strip()[: len(start)] for answer, start in zip(answers, expected, strict=True)] == expected
     log = re.findall(
         r"^ *(\d+) +(edit|rollback) .* ([0-9a-f]{12}) ", done.stdout.rsplit("lifelong-edit log", 1)[1], re.MULTILINE
