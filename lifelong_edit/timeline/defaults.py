@@ -154,7 +154,12 @@ def default_editor(hypernetwork: str | Path | None, model: str, modules: Sequenc
     from lifelong_edit.models.loading import state_width  # imports torch
 
     width = state_width(model)
-    return LARGE if width is not None and width >= LARGE_FROM else PLAIN
+    return LARGE if is_large(width) else PLAIN
+
+
+def is_large(width: int | None) -> bool:
+    """Whether a model with states of so many numbers is large; one of which they are not known is not."""
+    return width is not None and width >= LARGE_FROM
 
 
 def rule_of_network(folder: Path) -> str:

@@ -26,7 +26,7 @@ from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
 from lifelong_edit.tasks import forms_of, ready, task_of
 from lifelong_edit.timeline.config import Config, ModelIdentity, absolute, now
-from lifelong_edit.timeline.defaults import LARGE_FROM, are_bundled
+from lifelong_edit.timeline.defaults import are_bundled, is_large
 from lifelong_edit.timeline.history import live_digest
 from lifelong_edit.timeline.states import environment, sketch
 from lifelong_edit.world import ALONE, World
@@ -119,9 +119,7 @@ def begin(
 def noise_settled(settings: StoreSettings, loaded: LoadedModel) -> StoreSettings:
     """Settings with the gate's bound by noise, where they leave it open; see `StoreSettings.gate_noise`."""
     width = getattr(loaded.model.config.get_text_config(), "hidden_size", None)
-    if settings.gate_noise is not None or width is None or width < LARGE_FROM:
-        return settings
-    return settings.replace(gate_noise=NOISE)
+    return settings.replace(gate_noise=NOISE) if settings.gate_noise is None and is_large(width) else settings
 
 
 def _identity(loaded: LoadedModel, revision: str | None, trust_remote_code: bool, dtype: str) -> ModelIdentity:

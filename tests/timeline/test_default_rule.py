@@ -10,7 +10,10 @@ from click.testing import CliRunner
 
 from lifelong_edit import Timeline
 from lifelong_edit.cli import cli
+from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit.models import load_model
 from lifelong_edit.timeline.defaults import LARGE_FROM, default_editor
+from lifelong_edit.timeline.model import NOISE, noise_settled
 from tests.zoo import LLAMA, Zoo, with_vocabulary
 
 
@@ -45,3 +48,10 @@ def test_a_large_model_has_it_from_either_side(wide: str, sentences: list[str], 
         assert found.exit_code == 0, found.output
         with Timeline.open(store, read_only=True) as timeline:
             assert timeline.settings.editor == rule
+
+
+def test_the_gate_of_a_large_model_goes_by_noise_unless_told_otherwise(wide: str, tiny_gpt2: Path) -> None:
+    large, small = load_model(wide), load_model(str(tiny_gpt2))
+    assert noise_settled(Settings(), large).gate_noise == NOISE
+    assert noise_settled(Settings(gate_noise=0), large).gate_noise == 0
+    assert noise_settled(Settings(), small).gate_noise is None
