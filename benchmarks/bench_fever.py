@@ -73,9 +73,7 @@ ARMS = {
     "ultraedit": Arm("ultraedit", {}),
     "ft": Arm("ft", {}),
     "grace": Arm("grace", {}),
-    "neurons": Arm(
-        "neurons", {"rounds": 8, "more_rounds": 8, "reconsolidation_rounds": 8}, preserved=MOST_PRESERVED
-    ),
+    "neurons": Arm("neurons", {"rounds": 8, "more_rounds": 8, "reconsolidation_rounds": 8}, preserved=MOST_PRESERVED),
 }
 """SERAC edits decoders alone, since its counterfactual model is the base that reads a fact before a question."""
 

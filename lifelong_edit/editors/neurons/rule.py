@@ -40,7 +40,7 @@ from lifelong_edit.tracing.rows import Row, RowKind, subjects_of
 from lifelong_edit.tracing.text import guarding
 
 PART = "neurons"
-GRAM, TOTAL, KEPT = "neurons/gram/", "neurons/total/", "neurons/kept/"
+GRAM, TOTAL, KEPT, LEVEL = "neurons/gram/", "neurons/total/", "neurons/kept/", "neurons/level/"
 GATE, VALUE, OWN, APART = "gate/", "value/", "own/", "apart/"
 FEW = 100
 """Facts for which all of the weight `others` is meant: fewer weigh less."""
@@ -372,7 +372,9 @@ class NeuronsEditor(Keyless):
         model = self.bench.loaded.model
         if not is_gated(model, name) and model.get_submodule(self.readers[name]).bias is not None:
             return None
-        constant = Regression(self._shut[name], self.gating.gate_ridge).constant()
+        if (fixed := self.bench.fixed.rule.get(LEVEL + name)) is not None:
+            return torch.from_numpy(fixed).to(self.bench.loaded.device)
+        constant = Regression(self._shut[name], self.gating.gate_ridge).constant()  # older stores have it so
         return constant.to(self.bench.loaded.device)
 
     # -- all facts together
@@ -453,6 +455,7 @@ def fix(loaded: LoadedModel, settings: StoreSettings, given: Given) -> Arrays:
     for name, one in closed.items():
         found[GRAM + name] = one.shut.gram.to(site.held).numpy()
         found[TOTAL + name] = one.shut.total.to(site.held).numpy()
+        found[LEVEL + name] = one.level.numpy()
         found |= {KEPT + name: one.kept.half().numpy()} if len(one.kept) else {}
     with loaded.at(BASE):
         return found | drawn_contexts(loaded, given.text, s.contexts, s.context_tokens, s.seed)

@@ -36,16 +36,22 @@ FAR, FAR_WEIGHT = 100.0, 1e-4
 So far that none opens there, for so small a weight that it costs nothing of what tells claims apart: of 1,024 gates on
 MiniLM none opened at any of 3,483 tokens at −100; at −30 some did at two fifths of them, at −1 at all.
 """
+LEVEL_RIDGE = 1e-3
+"""λ of what is near 1 wherever a text is read as a whole: to be so of any text is more than to be so of those read."""
 NEAR = -0.3
 """From which reading on what is not a fact's own is told apart by a weight of its own, where a text is read whole."""
 
 
 @dataclass(frozen=True)
 class Closed:
-    """Where gates are shut from `init` on. kept: (n, d) what is read of preserved prompts, and what is beside them."""
+    """Where gates are shut from `init` on. kept: (n, d) what is read of preserved prompts, and what is beside them.
+
+    level: (d,) a reading that is near 1 wherever gates may open, see `Grown`.
+    """
 
     shut: Shut
     kept: Tensor
+    level: Tensor
 
 
 class Site(Protocol):
@@ -149,12 +155,13 @@ class AtSubject:
         shut = _none(loaded)
         seen = _beside(shut, loaded, s, text, "everywhere")
         _beside(shut, loaded, s, near, "everywhere", s.around)
+        ridge, found = s.gating(self.positions).gate_ridge, {}
         for name, equations in shut.items():
-            level = Regression(equations, s.gating(self.positions).gate_ridge).constant()
             states = torch.cat(seen.pop(name))
-            odd = states[(states @ level - 1).abs() > ODD]
-            shut[name] = equations.beside(odd, 1 / max(1, len(odd)))
-        return {name: Closed(equations, torch.empty(0, len(equations.total))) for name, equations in shut.items()}
+            odd = states[(states @ Regression(equations, ridge).constant() - 1).abs() > ODD]
+            equations = equations.beside(odd, 1 / max(1, len(odd)))
+            found[name] = Closed(equations, states[:0], Regression(equations, ridge).constant())
+        return found
 
 
 class AtAnswer:
@@ -213,10 +220,12 @@ class AtAnswer:
         """At the place itself the mean over all texts and prompts; far below at all of their other tokens."""
         shut = _none(loaded)
         _beside(shut, loaded, s, [*text, *near], "answer")
+        levels = {name: Regression(equations, LEVEL_RIDGE).constant() for name, equations in shut.items()}
         _beside(shut, loaded, s, [*text, *near], "elsewhere", FAR_WEIGHT, FAR)
         kept = states_of(loaded, readers_of(loaded), near, s.micro_batch, "answer")
         none = {name: torch.empty(0, len(equations.total)) for name, equations in shut.items()}
-        return {n: Closed(shut[n], torch.cat([none[n], *(t.cpu() for t in states)])) for n, states in kept.items()}
+        held = {name: torch.cat([none[name], *(t.cpu() for t in states)]) for name, states in kept.items()}
+        return {name: Closed(equations, held[name], levels[name]) for name, equations in shut.items()}
 
 
 SITES: Mapping[Positions, Site] = {"subject": AtSubject(), "answer": AtAnswer()}
