@@ -192,10 +192,11 @@ def run(name: str, arm: Arm, options: argparse.Namespace) -> dict[str, Any]:
     batches, size = (int(n) for n in (options.stream or "0x0").split("x"))
     most = max([*options.size, batches * size, 64])
     preserve = claims_of("trained")[most + NEIGHBOURS if options.part == "trained" else 0 :]
-    bench = bench_of(arm, settings, network, preserve[: options.preserved or arm.preserved])
+    preserve = preserve[: options.preserved or arm.preserved]
+    bench = bench_of(arm, settings, network, preserve)
     editor = make_editor(bench)
     judge = Judge(bench.loaded, options.part, most)
-    found: dict[str, Any] = {"settings": settings.told(), "base": judge.base}
+    found: dict[str, Any] = {"settings": settings.told(), "preserved": len(preserve), "base": judge.base}
     if network is not None:
         found["network"] = read_checkpoint(network).config.provenance
     for count in options.size:
