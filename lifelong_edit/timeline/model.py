@@ -21,6 +21,7 @@ from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import ModelMismatchError, UnknownModelError, UsageError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import EditableModule, LoadedModel, load_model, tokenizer_fingerprint
+from lifelong_edit.models.placement import spread
 from lifelong_edit.policies.scoring import Scorer
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
@@ -73,7 +74,8 @@ def begin(
         trust_remote_code=trust_remote_code,
         places=rule.places,
     )
-    loaded.world = world
+    loaded.world, loaded.solves_on_cpu = world, settings.solve_device == "cpu"
+    require_shared(loaded)
     if loaded.left_out:
         say(f"left out, since only the language model is edited: {', '.join(loaded.left_out)}")
     settings = noise_settled(ready(settings, loaded), loaded)
@@ -179,7 +181,19 @@ def make_bench(
     loaded.require_fingerprint(model.fingerprint)
     loaded.require_tokenizer(model.tokenizer)
     loaded.forms, loaded.world = forms_of(config.settings), world
+    loaded.solves_on_cpu = config.settings.solve_device == "cpu"
+    require_shared(loaded)
     return Bench(loaded, config.settings, Fixed.of(fixed))
+
+
+def require_shared(loaded: LoadedModel) -> None:
+    """Raise UsageError where several processes have a model that is spread over accelerators, which each would fill."""
+    places = {place for place in spread(loaded.model).values() if place not in ("cpu", "disk")}
+    if loaded.world.size > 1 and len(places) > 1:
+        raise UsageError(
+            f"found {loaded.world.size} processes and a model that is spread over {len(places)} accelerators, expected "
+            "one process; start it without --processes, since a device map shares a model out among them already"
+        )
 
 
 def _require_there(source: str) -> None:

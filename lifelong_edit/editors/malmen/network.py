@@ -177,10 +177,11 @@ class NetworkSet(nn.Module):
         return network
 
     def ask(self, module: str, keys: Tensor, gradients: Tensor) -> Tensor:
-        """Value differences of one module's rows, (n, d_out)."""
+        """Value differences of one module's rows, (n, d_out), where these are; the network may be elsewhere."""
         network, layer = self.of(module)
-        answer: Tensor = network(keys, gradients, layer)
-        return answer
+        place = network.log_step.device
+        answer: Tensor = network(keys.to(place), gradients.to(place), layer)
+        return answer.to(keys.device)
 
     def ridge(self, module: str) -> float:
         """The learned λ_l = exp(ℓ_l), unscaled."""
