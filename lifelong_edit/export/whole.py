@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ def write_transformers(
     meant. Raises OSError or SafetensorError, and LifelongEditError where it is not, or where numbers
     are too large for `dtype`.
     """
-    with quiet_transformers():
+    with quiet_transformers(), warnings.catch_warnings():
+        # of memory that shards of weights from the disk will take: all of it is taken by now
+        warnings.filterwarnings("ignore", message="Attempting to save a model with offloaded modules")
         state = {**state_of(loaded.model), **weights_meant(loaded, shifts, dtype)}
         loaded.model.save_pretrained(folder, state_dict=state, safe_serialization=True, max_shard_size=max_shard_size)
         loaded.tokenizer.save_pretrained(folder)

@@ -23,7 +23,7 @@ from lifelong_edit.facts import Probe
 from lifelong_edit.models import EditableModule, LoadedModel, load_model, tokenizer_fingerprint
 from lifelong_edit.models.placement import spread
 from lifelong_edit.policies.scoring import Scorer
-from lifelong_edit.settings import StoreSettings
+from lifelong_edit.settings import StoreSettings, is_map
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
 from lifelong_edit.tasks import forms_of, ready, task_of
 from lifelong_edit.timeline.config import Config, ModelIdentity, absolute, now
@@ -79,6 +79,8 @@ def begin(
     if loaded.left_out:
         say(f"left out, since only the language model is edited: {', '.join(loaded.left_out)}")
     settings = noise_settled(ready(settings, loaded), loaded)
+    if is_map(settings.device):  # so that the store finds it from anywhere
+        settings = settings.replace(device=absolute(settings.device))
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     given = given_to(hypernetwork, text, preserve)
     rule.require_kind(loaded.family.kind)

@@ -93,18 +93,21 @@ class HyperNetwork(nn.Module):
             return self.by(keys, gradients, layer, self.running.normaliser)
         values = self._ask(keys, gradients, layer, self.mean, self.deviation)
         values = values - self._ask(keys, torch.zeros_like(gradients), layer, self.mean, self.deviation)
-        return within(values, self.trust * self.log_step[layer].exp())
+        return within(values, (self.trust * self.log_step[layer].exp()).to(values.device))
 
     def by(self, keys: Tensor, gradients: Tensor, layer: int, one: Normaliser, centre: bool = True) -> Tensor:
         """rledit: value differences (n, d_out) by a normaliser from elsewhere.
 
         Without `centre` h(k, g) − h(k, 0): a row without gradient asks for exactly nothing.
         """
-        mean, deviation = one.mean.to(keys), one.deviation.to(keys)
+        mean, deviation = one.mean.to(self.log_step), one.deviation.to(self.log_step)
         values = self._ask(keys, gradients, layer, mean, deviation)
         return values if centre else values - self._ask(keys, torch.zeros_like(gradients), layer, mean, deviation)
 
     def _ask(self, keys: Tensor, gradients: Tensor, layer: int, mean: Tensor, deviation: Tensor) -> Tensor:
+        # Modules of one shape share a network, and may be on several devices.
+        home, place = keys.device, self.log_step.device
+        keys, gradients = keys.to(place), gradients.to(place)
         start = (torch.cat([keys, gradients], -1) - mean) / deviation
         y = start
         for block in self.blocks:
@@ -116,7 +119,7 @@ class HyperNetwork(nn.Module):
             factor = 1.0 + (keys * (key - start[:, : self.d_in])).sum(-1, keepdim=True) / usual
         else:
             factor = (keys * key).sum(-1, keepdim=True)
-        return -self.log_step[layer].exp() * factor * gradient
+        return (-self.log_step[layer].exp() * factor * gradient).to(home)
 
     def observe(self, keys: Tensor, gradients: Tensor) -> None:
         """Take mean and deviation from a sample of training rows; never called at edit or validation time."""
@@ -177,11 +180,10 @@ class NetworkSet(nn.Module):
         return network
 
     def ask(self, module: str, keys: Tensor, gradients: Tensor) -> Tensor:
-        """Value differences of one module's rows, (n, d_out), where these are; the network may be elsewhere."""
+        """Value differences of one module's rows, (n, d_out)."""
         network, layer = self.of(module)
-        place = network.log_step.device
-        answer: Tensor = network(keys.to(place), gradients.to(place), layer)
-        return answer.to(keys.device)
+        answer: Tensor = network(keys, gradients, layer)
+        return answer
 
     def ridge(self, module: str) -> float:
         """The learned λ_l = exp(ℓ_l), unscaled."""

@@ -184,7 +184,7 @@ class SearchEditor:
             group, owner = (own, torch.arange(len(read))) if whole else (torch.arange(len(own)), own)
             ridge = math.exp(s.log_ridge) * bench.text_gram.trace(name) / bench.text_gram.width(name)
             weights = (1 / torch.bincount(group).float())[group]
-            solved = solve(keys, torch.zeros(len(keys), 1), weights, held[name], ridge)
+            solved = solve(keys, keys.new_zeros(len(keys), 1), weights.to(keys.device), held[name], ridge)
             found.add(bench, name, keys, solved.influence(), group, owner)
         return found
 
