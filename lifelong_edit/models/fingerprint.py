@@ -30,7 +30,7 @@ def fingerprint_of(model: Any, replaced: Mapping[str, Tensor] | None = None) -> 
         given = (replaced or {}).get(name)
         parameter = whole(model, name) if given is None else given
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
-        raw = parameter.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        raw: Any = parameter.detach().cpu().contiguous().view(-1).view(torch.uint8)
         digest.update(raw.numpy())
     return digest.hexdigest()
 

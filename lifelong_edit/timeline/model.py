@@ -78,9 +78,7 @@ def begin(
     require_shared(loaded)
     if loaded.left_out:
         say(f"left out, since only the language model is edited: {', '.join(loaded.left_out)}")
-    settings = noise_settled(ready(settings, loaded), loaded)
-    if is_map(settings.device):  # so that the store finds it from anywhere
-        settings = settings.replace(device=absolute(settings.device))
+    settings = _from_anywhere(noise_settled(ready(settings, loaded), loaded))
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     given = given_to(hypernetwork, text, preserve)
     rule.require_kind(loaded.family.kind)
@@ -124,6 +122,11 @@ def noise_settled(settings: StoreSettings, loaded: LoadedModel) -> StoreSettings
     """Settings with the gate's bound by noise, where they leave it open; see `StoreSettings.gate_noise`."""
     width = getattr(loaded.model.config.get_text_config(), "hidden_size", None)
     return settings.replace(gate_noise=NOISE) if settings.gate_noise is None and is_large(width) else settings
+
+
+def _from_anywhere(settings: StoreSettings) -> StoreSettings:
+    """Settings that name a device map by its whole path."""
+    return settings.replace(device=absolute(settings.device)) if is_map(settings.device) else settings
 
 
 def _identity(loaded: LoadedModel, revision: str | None, trust_remote_code: bool, dtype: str) -> ModelIdentity:
