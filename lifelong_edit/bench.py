@@ -111,7 +111,7 @@ class Bench:
         self.names = [m.name for m in loaded.modules]
         self.at_subject = frozenset(m.name for m in loaded.modules if m.positions == "subject")
         self.text_gram = TextGrams(fixed.text.grams, {n: loaded.desk(n) for n in self.names})
-        self.scale = scales(loaded, fixed.text.scale)
+        self.scale = scales(loaded, {n: fixed.text.scale[n] for n in self.names})
         self.conflict_mean = torch.from_numpy(fixed.conflict_mean).to(loaded.device)
         self.scorer = fixed.scorer
         self.guard_windows = torch.from_numpy(fixed.text.guard.astype(np.int64))

@@ -71,8 +71,8 @@ def _number(device: torch.device) -> int | str:
 
 def _first(places: Iterable[int | str]) -> torch.device:
     """Where accelerate lets everything run that is kept on the CPU or the disk."""
-    found = next((place for place in set(places) if place not in (CPU, DISK)), CPU)
-    return torch.device(found) if isinstance(found, str) else torch.device("cuda", found)
+    found = list(set(places) - {CPU, DISK})  # in its own words, so that it is the same one
+    return torch.device(CPU if not found else found[0] if isinstance(found[0], str) else f"cuda:{found[0]}")
 
 
 def may_be_spread(device: str) -> bool:
@@ -278,11 +278,13 @@ def keep_with(model: Any, folder: tempfile.TemporaryDirectory[str] | None) -> No
 
 def fetch_inputs(model: Any) -> None:
     """Have layers of which only parts are in the map fetch their inputs as whole ones do: they are added to again."""
+    places = spread(model)
+    if not places:  # as of all models without accelerate
+        return
     from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 
-    places = spread(model)
     first = _first(places.values())
-    for name, block in blocks_of(model) if places else ():
+    for name, block in blocks_of(model):
         inside = [place for part, place in places.items() if part.startswith(f"{name}.")]
         if inside and name not in places:
             skip = getattr(model, "_skip_keys_device_placement", None)
