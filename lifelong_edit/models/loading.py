@@ -42,6 +42,7 @@ from lifelong_edit.models.forms import PLAIN, Forms, Question
 from lifelong_edit.models.gguf import read_header
 from lifelong_edit.models.loaded import LoadedModel, context_of
 from lifelong_edit.models.placement import (
+    DISK,
     Map,
     device_of,
     fetch_inputs,
@@ -106,6 +107,12 @@ def load_model(
         if may_be_spread(str(device)):
             bare = _bare(family, options)
             spread = map_for(str(device), bare, find_modules(bare, family, modules, places), kind)
+        if home.gguf is not None and DISK in (spread or {}).values():
+            raise UsageError(
+                f"{source!r} is a GGUF file, which is unpacked in memory: nothing of it can stay on the disk; map all "
+                "of it to devices, or save it as safetensors (`lifelong-edit export --format transformers`) and load "
+                "that"
+            )
         model, left_out = _weights(family, home, kind, source, options, spread)
         tokenizer = _tokenizer(home, source, options)
         require_rows(tokenizer, model.get_input_embeddings().num_embeddings, source)

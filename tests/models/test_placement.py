@@ -166,6 +166,15 @@ def test_a_map_that_leads_nowhere_is_refused(given: Any, said: str, tiny_gpt2: P
         load_model(str(tiny_gpt2), modules=EDITED, device=str(path))
 
 
+def test_nothing_of_a_gguf_file_stays_on_the_disk(whole: LoadedModel, half: str, tmp_path: Path) -> None:
+    from lifelong_edit.export.gguf import write_gguf
+
+    write_gguf(whole, {}, tmp_path)
+    (file,) = tmp_path.glob("*.gguf")
+    with pytest.raises(UsageError, match="is a GGUF file, which is unpacked in memory"):
+        load_model(str(file), modules=EDITED, device=half)
+
+
 def test_a_map_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
     for name in ("none.json", "broken.json"):
