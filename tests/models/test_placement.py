@@ -19,6 +19,7 @@ from lifelong_edit.models.placement import (
     Map,
     blocks_of,
     made_for,
+    may_be_spread,
     read_map,
     room_for,
     settled,
@@ -215,6 +216,14 @@ def test_an_edited_matrix_that_is_nowhere_is_refused_whoever_loaded_the_model(pa
     """As one that somebody else spread, and a state is to be attached to."""
     with pytest.raises(UsageError, match=r"transformer.h.1.mlp.c_proj, which is edited, is kept off the device"):
         parted.editing(["1"])
+
+
+def test_only_maps_need_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        assert not may_be_spread("auto") and not may_be_spread("cuda:1")
+        with pytest.raises(UsageError, match=r"which is not installed; pip install 'lifelong-edit\[devices\]'"):
+            may_be_spread("map.json")
 
 
 # -- a map for the machine at hand
