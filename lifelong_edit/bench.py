@@ -108,12 +108,11 @@ class Bench:
 
     def __init__(self, loaded: LoadedModel, settings: StoreSettings, fixed: Fixed) -> None:
         self.loaded, self.settings, self.fixed, self.task = loaded, settings, fixed, task_of(loaded)
-        device = loaded.device
         self.names = [m.name for m in loaded.modules]
         self.at_subject = frozenset(m.name for m in loaded.modules if m.positions == "subject")
-        self.text_gram = TextGrams(fixed.text.grams, self.names, device)
-        self.scale = {n: torch.from_numpy(fixed.text.scale[n]).to(solve_device(device)) for n in self.names}
-        self.conflict_mean = torch.from_numpy(fixed.conflict_mean).to(device)
+        self.text_gram = TextGrams(fixed.text.grams, {n: loaded.desk(n) for n in self.names})
+        self.scale = scales(loaded, {n: fixed.text.scale[n] for n in self.names})
+        self.conflict_mean = torch.from_numpy(fixed.conflict_mean).to(loaded.device)
         self.scorer = fixed.scorer
         self.guard_windows = torch.from_numpy(fixed.text.guard.astype(np.int64))
         self.preserved = PreservedPrompts.load(
@@ -180,6 +179,11 @@ def _preserved(
     return PreservedArrays.of(cache.arrays("prompts", key, arrays, loaded.world))
 
 
+def scales(loaded: LoadedModel, fixed: Arrays) -> dict[str, Tensor]:
+    """The grids of modules, (d_in,) float64, each where solves for its module are."""
+    return {name: torch.from_numpy(fixed[name]).to(solve_device(loaded.desk(name))) for name in fixed}
+
+
 def prepare(
     loaded: LoadedModel,
     settings: StoreSettings,
@@ -201,8 +205,7 @@ def prepare(
         say("measuring the text")
         tokens, rank = settings.text_tokens, settings.gram_rank
         texts = prepare_text(loaded, text, tokens, settings.micro_batch, rank, say, whole=statistics)
-        place = solve_device(loaded.device)
-        scale = {name: torch.from_numpy(array).to(place) for name, array in texts.scale.items()}
+        scale = scales(loaded, texts.scale)
         say(preserved_phase(preserve))
         preserved = _preserved(loaded, settings, preserve, scale, say, public=public)
         if preserved is not None:

@@ -45,6 +45,7 @@ AtLeastOne = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 FormSetting = Literal["plain", "chat", "both"]
 ShiftDtype = Literal["float32", "float16"]
+SolvePlace = Literal["matrix", "cpu"]
 Contradiction = Literal["supersede", "reject", "keep", "quarantine"]
 
 
@@ -70,6 +71,7 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The order in which the fields are shown, and their digest takes them; empty: that of the struct."""
     at_rest: ClassVar[Mapping[str, tuple[str | int | None, ...]]] = {
         "form": (None, "plain"), "system": (None,), "gate_noise": (None,), "shift_dtype": ("float32",),
+        "solve_device": ("matrix",),
     }  # fmt: skip
     """Fields that stores did not have from the first on, and the values with which all is as it was without them."""
     before: ClassVar[Mapping[str, object]] = {}
@@ -80,7 +82,9 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     others at the answer. Empty: the network's modules, if there is a network, else those of the upper half of the
     layers, six at most."""
     device: str = "cpu"
-    """Where the model lives: `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """Where the model lives: `cpu`, `cuda`, `cuda:1`, `mps`; `auto`, an accelerator, and beside it whatever else the
+    model needs; or a device map, a file whose name ends in `.json`. To which devices parts of a model go decides no
+    draw: with a map all draws are those of a store on the CPU."""
     dtype: str = "float32"
     """How the model is held: `float32` or `bfloat16`. Statistics and solves are in float32 or better in both cases."""
     micro_batch: AtLeastOne = 64
@@ -129,6 +133,9 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     has a chat template, else `plain`, as in all stores that are older than this setting."""
     system: str | None = None
     """The system prompt of the turns. None: what the chat template puts there by itself."""
+    solve_device: SolvePlace = "matrix"
+    """Where keys and gradients of a matrix go, and its statistics and solves are: `matrix`, on the device that holds
+    it, or on the CPU where that has no float64; or `cpu`, which leaves the device to the model."""
 
     def placed(self, device: torch.device) -> Self:
         """The settings with all settled that depends on where the model lives: what a new store fixes."""
@@ -142,10 +149,17 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def encoded(self) -> bytes:
         """The same as JSON: what their digest is taken over.
 
-        Without what came later and is at rest, so that stores which are older draw as they always did.
+        Without what came later and is at rest, so that stores which are older draw as they always did. A device map is
+        the CPU there: it is a file of one machine.
         """
         told = self.told()
+        told["device"] = "cpu" if is_map(self.device) else self.device
         return msgspec.json.encode({name: told[name] for name in told if told[name] not in self.at_rest.get(name, ())})
+
+
+def is_map(device: str) -> bool:
+    """Whether what is said of a device names the file of a device map."""
+    return device.endswith(".json")
 
 
 def settings_of(kind: type[T], given: Mapping[str, object]) -> T:

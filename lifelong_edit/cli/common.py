@@ -136,7 +136,10 @@ def reader_of(mapping: Sequence[str], relations: Path | None) -> Reader:
 
 
 device_option = click.option(
-    "--device", metavar="NAME", help="Where the model lives: cpu, cuda, cuda:1, mps. Default: as at `init`."
+    "--device",
+    metavar="NAME|auto|FILE",
+    help="Where the model lives: cpu, cuda, cuda:1, mps; auto, or a device map (.json), for one that is too large for "
+    "a single device. Default: as at `init`.",
 )
 
 

@@ -301,7 +301,12 @@ def read_text(path: Path) -> str:
 
 @click.command()
 @making_options
-@click.option("--device", metavar="NAME", help="Where the model lives: cpu (the default), cuda, cuda:1, mps.")
+@click.option(
+    "--device",
+    metavar="NAME|auto|FILE",
+    help="Where the model lives: cpu (the default), cuda, cuda:1, mps; auto, or a device map (.json), for one that is "
+    "too large for a single device.",
+)
 @author_option
 @store_option
 @json_option

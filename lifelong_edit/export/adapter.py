@@ -16,6 +16,7 @@ from lifelong_edit.errors import UsageError
 from lifelong_edit.export.asking import differing
 from lifelong_edit.models import LoadedModel, Question
 from lifelong_edit.models.families import Kind
+from lifelong_edit.models.placement import state_of
 from lifelong_edit.models.places import locate
 
 ERROR = 0.01
@@ -120,7 +121,7 @@ def _heads(loaded: LoadedModel) -> dict[str, Tensor]:
     names = [name for name, _ in loaded.model.named_modules() if name.endswith(_HEADS)] if loaded.labels else []
     if any(module.name.startswith(name) for module in loaded.modules for name in names):
         return {}
-    own = loaded.model.state_dict()
+    own = state_of(loaded.model)
     inside = [key for key in own if any(key.startswith(f"{name}.") for name in names)]
     return {f"base_model.model.{key}": own[key].detach().cpu().clone().contiguous() for key in inside}
 

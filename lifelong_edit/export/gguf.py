@@ -19,6 +19,7 @@ from lifelong_edit.export.asking import differing
 from lifelong_edit.export.gguf_header import FILE, architecture_of, finish, require_config, require_tokens, write_header
 from lifelong_edit.export.placing import weights_meant
 from lifelong_edit.models import LoadedModel, Question, load_model
+from lifelong_edit.models.placement import names_of, whole
 
 EIGHT = "q8_0"
 """Blocks of 32 numbers, with eight bits for each and a scale."""
@@ -85,14 +86,14 @@ def _stored(loaded: LoadedModel, meant: Mapping[str, Tensor]) -> Iterator[tuple[
     form = architecture_of(config)
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == form.name)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
-    for own, parameter in loaded.model.named_parameters():
+    for own in names_of(loaded.model):
         name = names.get_name(own, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise LifelongEditError(
                 f"the parameter {own} has no name in a GGUF file of architecture {form.name}; take --format "
                 "transformers"
             )
-        yield name, form.stored(name, meant.get(own, parameter.detach()), config)
+        yield name, form.stored(name, meant[own] if own in meant else whole(loaded.model, own), config)
 
 
 def _as(kind: Type, name: str, tensor: Tensor) -> tuple[npt.NDArray[Any], Type]:
@@ -112,8 +113,8 @@ def _furthest(loaded: LoadedModel, meant: Mapping[str, Tensor], read: LoadedMode
     """
     found = dict(read.model.named_parameters())
     furthest = 0.0
-    for name, own in loaded.model.named_parameters():
-        wanted = meant.get(name, own.detach()).cpu().float()
+    for name in names_of(loaded.model):
+        wanted = (meant[name] if name in meant else whole(loaded.model, name)).cpu().float()
         if name not in found or found[name].shape != wanted.shape:
             raise LifelongEditError(f"{name} is not read back from what was exported; nothing of it was kept")
         off = (found[name].float() - wanted).abs()

@@ -18,6 +18,7 @@ from lifelong_edit.errors import LifelongEditError
 from lifelong_edit.export.places import PROVENANCE, require_free
 from lifelong_edit.models import LoadedModel, fingerprint_of
 from lifelong_edit.models.loading import auto_of
+from lifelong_edit.models.placement import aliases_of, whole
 
 CARD = "README.md"
 """The model card of an export, as the hub shows it."""
@@ -74,13 +75,17 @@ def weights_meant(
     edited = loaded.edited_weights(shifts)
     if dtype is None or dtype == loaded.dtype:
         return edited
-    cast: dict[Tensor, Tensor] = {}
+    cast: dict[str, Tensor] = {}
     meant = {}
+    tied = aliases_of(loaded.model)
     for name, own in loaded.model.named_parameters(remove_duplicate=False):
-        tensor = edited.get(name, own.detach())
-        if tensor.dtype != loaded.dtype:  # what has to be exact is kept so, as transformers does
+        if own.dtype != loaded.dtype:  # what has to be exact is kept so, as transformers does
             continue
-        meant[name] = cast.setdefault(own, tensor.to(dtype))
+        source = tied.get(name, name)
+        if source not in cast:
+            tensor = edited.get(source)
+            cast[source] = (whole(loaded.model, source) if tensor is None else tensor).to(dtype)
+        meant[name] = cast[source]
         if not bool(torch.isfinite(meant[name]).all()):
             raise LifelongEditError(
                 f"{name} has numbers that {str(dtype).removeprefix('torch.')} cannot hold; export in another dtype"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers.utils import cached_file
 from lifelong_edit.errors import LifelongEditError
 from lifelong_edit.export.placing import meant_fingerprint, weights_meant
 from lifelong_edit.models import LoadedModel, fingerprint_of
+from lifelong_edit.models.placement import spread, state_of
 from lifelong_edit.models.places import locate
 from lifelong_edit.models.quiet import quiet_transformers
 
@@ -44,8 +46,10 @@ def write_transformers(
     meant. Raises OSError or SafetensorError, and LifelongEditError where it is not, or where numbers
     are too large for `dtype`.
     """
-    with quiet_transformers():
-        state = {**loaded.model.state_dict(), **weights_meant(loaded, shifts, dtype)}
+    with quiet_transformers(), warnings.catch_warnings():
+        # of memory that shards of weights from the disk will take: all of it is taken by now
+        warnings.filterwarnings("ignore", message="Attempting to save a model with offloaded modules")
+        state = {**state_of(loaded.model), **weights_meant(loaded, shifts, dtype)}
         loaded.model.save_pretrained(folder, state_dict=state, safe_serialization=True, max_shard_size=max_shard_size)
         loaded.tokenizer.save_pretrained(folder)
         if dtype is not None:
@@ -82,7 +86,8 @@ def _take_along(loaded: LoadedModel, folder: Path) -> None:
 
 def _require_same(loaded: LoadedModel, folder: Path, meant: str, dtype: torch.dtype) -> None:
     """Read what was written, as anybody would, and compare."""
-    found = fingerprint_of(type(loaded.model).from_pretrained(folder, dtype=dtype, use_safetensors=True))
+    places = {"device_map": spread(loaded.model)} if spread(loaded.model) else {}
+    found = fingerprint_of(type(loaded.model).from_pretrained(folder, dtype=dtype, use_safetensors=True, **places))
     if found != meant:
         raise LifelongEditError(
             f"what was exported reads back with fingerprint {found}, expected {meant}; nothing of it was kept, since "

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lifelong_edit.models.placement import names_of, whole
+
 
 def fingerprint_of(model: Any, replaced: Mapping[str, Tensor] | None = None) -> str:
     """Digest (32 hex digits, BLAKE2b) of model type, names, shapes, dtypes and bytes of all parameters.
@@ -24,10 +26,11 @@ def fingerprint_of(model: Any, replaced: Mapping[str, Tensor] | None = None) -> 
     if type(model).__name__.endswith("ForSequenceClassification"):
         labels = sorted((int(number), str(name)) for number, name in model.config.id2label.items())
         digest.update(f"{labels}\n".encode())
-    for name, own in sorted(model.named_parameters(), key=lambda entry: str(entry[0])):
-        parameter = (replaced or {}).get(name, own)
+    for name in sorted(names_of(model)):
+        given = (replaced or {}).get(name)
+        parameter = whole(model, name) if given is None else given
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
-        raw = parameter.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        raw: Any = parameter.detach().cpu().contiguous().view(-1).view(torch.uint8)
         digest.update(raw.numpy())
     return digest.hexdigest()
 

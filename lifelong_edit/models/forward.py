@@ -34,4 +34,4 @@ def last_position(model: Any) -> Any:
 
 def masked_positions(model: Any, mask: Tensor) -> Any:
     """Within the context logits are made where `mask` (b, t) is true, as one sequence: (1, n, vocabulary)."""
-    return head_input(model, lambda hidden: hidden[mask][None])
+    return head_input(model, lambda hidden: hidden[mask.to(hidden.device)][None])

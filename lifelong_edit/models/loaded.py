@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from lifelong_edit.errors import ModelMismatchError, UnknownModelError
+from lifelong_edit.errors import ModelMismatchError, UnknownModelError, UsageError
 from lifelong_edit.models.families import EditableModule, Family, find_modules, labels_of
 from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
 from lifelong_edit.models.forms import PLAIN, Forms, SameQuestion
@@ -61,7 +61,8 @@ class LoadedModel:
     fingerprint: digest of the base weights as loaded (`fingerprint_of`), whatever the shifts are. forms: those in which
     it is taught and asked, as a store's `init` fixes them. left_out: what of the checkpoint is beside the language
     model and was not loaded, by the first part of its names. world: the processes that have this model alike, and
-    share out what is asked of it by whole micro-batches.
+    share out what is asked of it by whole micro-batches. device: where inputs go and outputs come from; a model may be
+    spread over several (`placement`). solves_on_cpu: see `desk`.
     """
 
     model: Any
@@ -75,6 +76,7 @@ class LoadedModel:
     forms: Forms = PLAIN
     left_out: tuple[str, ...] = ()
     world: World = ALONE
+    solves_on_cpu: bool = False
     _base: dict[str, Tensor] = field(init=False, repr=False)
     _overlay: Overlay = field(init=False, repr=False, default=BASE)
     _attached: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
@@ -83,6 +85,12 @@ class LoadedModel:
         self.model.eval()
         self.model.requires_grad_(False)
         self.fingerprint = self.fingerprint or fingerprint_of(self.model)
+        for module in self.modules:
+            if self._weight(self.model, module).device.type == "meta":
+                raise UsageError(
+                    f"{module.name}, which is edited, is kept off the device that it runs on, where its weights cannot "
+                    "change; expected it on a device: load the model with another device map, or edit other modules"
+                )
         self._base = {m.name: self._weight(self.model, m).clone() for m in self.modules}
 
     @staticmethod
@@ -138,6 +146,22 @@ class LoadedModel:
         raise UnknownModelError(
             f"{name!r} is not among the modules being edited: {', '.join(m.name for m in self.modules)}"
         )
+
+    def device_of(self, name: str) -> torch.device:
+        """The device on which a module that is edited lives and runs."""
+        return self._base[self.module(name).name].device
+
+    def desk(self, name: str) -> torch.device:
+        """The device that holds keys, gradients and statistics of a module, and solves for it.
+
+        That on which the module lives, or the CPU where `solves_on_cpu` says so; float64 may be elsewhere yet
+        (`numerics.devices.solve_device`).
+        """
+        return torch.device("cpu") if self.solves_on_cpu else self.device_of(name)
+
+    def zeros(self) -> dict[str, Tensor]:
+        """No shift of any module, (d_in, d_out) float32, each at its desk."""
+        return {m.name: torch.zeros(m.d_in, m.d_out, device=self.desk(m.name)) for m in self.modules}
 
     def base_weight(self, name: str) -> Tensor:
         """W₀ of a module, (d_in, d_out) float32. A view of the kept copy where it can be: do not write to it."""

@@ -41,9 +41,20 @@ from lifelong_edit.models.families import (
 from lifelong_edit.models.forms import PLAIN, Forms, Question
 from lifelong_edit.models.gguf import read_header
 from lifelong_edit.models.loaded import LoadedModel, context_of
+from lifelong_edit.models.placement import (
+    DISK,
+    Map,
+    device_of,
+    fetch_inputs,
+    keep_with,
+    map_for,
+    may_be_spread,
+    scratch,
+    where_tokens_go,
+)
 from lifelong_edit.models.places import Place, locate
 from lifelong_edit.models.quiet import quiet_transformers, without_bars
-from lifelong_edit.numerics.devices import resolve_device, resolve_dtype, settle
+from lifelong_edit.numerics.devices import resolve_dtype, settle
 
 AUTO: dict[Kind, Any] = {
     "causal": AutoModelForCausalLM,
@@ -72,14 +83,16 @@ def load_model(
 
     source: "atlas" (bundled), a local folder, a GGUF file, or a hub id. modules: names of weight matrices, layer
     numbers or ranges ("3-5"), with "@subject" behind those to be edited at the tokens of the subject; by default
-    the MLP output projections of `default_layers`, or those of `default_entries` at other `places`.
+    the MLP output projections of `default_layers`, or those of `default_entries` at other `places`. device: one device;
+    "auto", an accelerator, and if the model is too large for it all else that there is, the disk last; or the path of a
+    device map, which ends in ".json".
     Raises UsageError, UnknownModelError, or LifelongEditError with the reason in one sentence.
     """
     if trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         raise UsageError(
             "trust_remote_code runs code of others: name the commit that you have read, --revision <40 hex digits>"
         )
-    place = resolve_device(device)
+    place = where_tokens_go(device)
     kind = resolve_dtype(dtype, place)
     settle(place)
     home = locate(source, revision)
@@ -89,13 +102,34 @@ def load_model(
         require_full_precision(config, source)
         require_no_adapter(home, source, revision)
         family = family_of(config, modules)
-        model, left_out = _weights(family, home, kind, source, {**options, "config": config})
+        options["config"] = config
+        spread = None
+        if may_be_spread(str(device)):
+            bare = _bare(family, options)
+            spread = map_for(str(device), bare, find_modules(bare, family, modules, places), kind)
+        if home.gguf is not None and DISK in (spread or {}).values():
+            raise UsageError(
+                f"{source!r} is a GGUF file, which is unpacked in memory: nothing of it can stay on the disk; map all "
+                "of it to devices, or save it as safetensors (`lifelong-edit export --format transformers`) and load "
+                "that"
+            )
+        model, left_out = _weights(family, home, kind, source, options, spread)
         tokenizer = _tokenizer(home, source, options)
         require_rows(tokenizer, model.get_input_embeddings().num_embeddings, source)
-    model = model.to(place)
+    if spread is None:
+        model = model.to(place)
+    else:
+        place = device_of(model)
     tokenizer.model_max_length = min(tokenizer.model_max_length, context_of(model.config, tokenizer))
     found = find_modules(model, family, modules, places)
     return LoadedModel(model, tokenizer, family, found, source, kind, place, left_out=left_out)
+
+
+def _bare(family: Family, options: Mapping[str, Any]) -> Any:
+    """A model without its weights."""
+    told = {"trust_remote_code": True} if options["trust_remote_code"] else {}
+    with torch.device("meta"):
+        return auto_of(family.kind, options["config"]).from_config(options["config"], **told)
 
 
 def config_of(home: Place, options: Mapping[str, Any]) -> Any:
@@ -116,9 +150,13 @@ def auto_of(kind: Kind, config: Any) -> Any:
 
 
 def _weights(
-    family: Family, home: Place, dtype: torch.dtype, source: str, options: dict[str, Any]
+    family: Family, home: Place, dtype: torch.dtype, source: str, options: dict[str, Any], places: Map | None
 ) -> tuple[Any, tuple[str, ...]]:
-    """The model with its weights, and what of the checkpoint is beside it."""
+    """The model with its weights, and what of the checkpoint is beside it. places: its device map, if it has one."""
+    folder = None
+    if places is not None:
+        options = {**options, "device_map": places}
+        folder = scratch(options)
     if home.gguf is not None:
         options = {**options, **_UNPACKED}
     with without_bars() if home.gguf is not None else nullcontext():
@@ -130,6 +168,8 @@ def _weights(
             ignore_mismatched_sizes=True,
             **options,
         )
+    keep_with(model, folder)
+    fetch_inputs(model)
     # transformers fills in what is missing or misshapen at random and only logs it.
     lacking = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
     if lacking:

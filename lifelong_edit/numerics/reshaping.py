@@ -47,16 +47,16 @@ def compressed(shift: Tensor, bound: float, base: float) -> Tensor:
 
 
 def joined(before: Tensor, wanted: Tensor, gram: Tensor, all_keys: Tensor, anchor: float) -> Tensor:
-    """ΔW after a batch: ΔW₋ + P⁻¹KᵀK(E − ΔW₋), P = λI + Σ KᵀK, (d_in, d_out) float64.
+    """ΔW after a batch: ΔW₋ + P⁻¹KᵀK(E − ΔW₋), P = λI + Σ KᵀK, (d_in, d_out) float64 where the grams are.
 
     before: ΔW₋. wanted: E, the batch's edit of the base. gram: KᵀK of the batch's tokens, (d_in, d_in); all_keys: the
     same of all batches, this one among them. anchor: λ. SimIE (ICML 2025): from ΔW = 0 on it is the minimum of
     Σ_t‖K_t(ΔW − E_t)‖² + λ‖ΔW‖² over the batches so far.
     """
-    before = to_solve(before)
+    before, wanted = (to_solve(shift.to(gram.device)) for shift in (before, wanted))
     system = all_keys.clone()
     system.diagonal().add_(anchor)
-    moved: Tensor = before + solve_sums(system, gram @ (to_solve(wanted) - before))
+    moved: Tensor = before + solve_sums(system, gram @ (wanted - before))
     return moved
 
 

@@ -9,7 +9,7 @@ says what it costs and what its error is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -124,14 +124,14 @@ class _Sketch:
 class TextGrams:
     """C₀ of every module as `init` fixed it; a factor is multiplied out only where it is added to a matrix.
 
-    Kept on the device that solves for a model on `device`.
+    devices: by module the device on which its keys are; C₀ is kept where solves for these are.
     """
 
-    def __init__(self, fixed: Mapping[str, np.ndarray], modules: Iterable[str], device: torch.device) -> None:
+    def __init__(self, fixed: Mapping[str, np.ndarray], devices: Mapping[str, torch.device]) -> None:
         self._whole: dict[str, Tensor] = {}
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
-        device = solve_device(device)
-        for name in modules:
+        for name, own in devices.items():
+            device = solve_device(own)
             if _DENSE + name in fixed:
                 self._whole[name] = torch.from_numpy(fixed[_DENSE + name]).to(device).double()
             else:

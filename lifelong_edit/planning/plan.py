@@ -191,6 +191,8 @@ def _advice(
     disk = sum(work[name].disk for name in ("init", "batches", "reconsolidation") if name in work)
     found: list[str] = []
     if memory > FITS * room:
+        if weights > FITS * room and settings.device != "auto":
+            found.append("--device auto: a device map over all accelerators, memory and the disk; the disk is slow")
         found += _less_memory(settings, size, weights)
     if disk > FITS * machine.disk:
         if settings.shift_dtype == "float32":

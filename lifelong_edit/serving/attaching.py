@@ -14,6 +14,7 @@ from lifelong_edit.models import BASE, LoadedModel, Overlay
 from lifelong_edit.models.families import family_of, find_modules
 from lifelong_edit.models.forms import SameQuestion
 from lifelong_edit.models.loading import load_tokenizer
+from lifelong_edit.models.placement import device_of
 from lifelong_edit.serving.turnstile import Turnstile
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.model import make_bench, make_editor
@@ -67,7 +68,7 @@ class Attached:
         modules = find_modules(model, family, identity.entries)
         undo.callback(_as_it_was(model))
         own = copy.deepcopy(tokenizer)  # a bench says in it how long a text may be
-        loaded = LoadedModel(model, own, family, modules, timeline.source, model.dtype, model.device)
+        loaded = LoadedModel(model, own, family, modules, timeline.source, model.dtype, device_of(model))
         self._bench: Bench = make_bench(timeline.config, timeline.fixed(), None, None, loaded)
         self._editor = make_editor(self._bench)
         guard = _guarded if hasattr(model, "generate") else _guarded_passes

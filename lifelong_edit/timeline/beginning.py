@@ -14,8 +14,9 @@ from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models.loading import Outline, outline_of
+from lifelong_edit.models.placement import where_tokens_go
 from lifelong_edit.models.places import locate
-from lifelong_edit.numerics.devices import resolve_device, resolve_dtype
+from lifelong_edit.numerics.devices import resolve_dtype
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.tasks import forms_of, questions_of, settled, task_of
 from lifelong_edit.timeline.model import given_to, require_given
@@ -36,7 +37,7 @@ def require_fitting(
     Arguments and errors as of `Timeline.create`. Code that comes with a model is run by the loading alone, so of such
     a model neither modules nor prompts are looked at here.
     """
-    resolve_dtype(settings.dtype, resolve_device(settings.device))
+    resolve_dtype(settings.dtype, where_tokens_go(settings.device))
     given = given_to(hypernetwork, text)
     require_given(settings, given)
     if not any(part.strip() for part in text):

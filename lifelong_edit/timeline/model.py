@@ -21,8 +21,9 @@ from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import ModelMismatchError, UnknownModelError, UsageError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import EditableModule, LoadedModel, load_model, tokenizer_fingerprint
+from lifelong_edit.models.placement import spread
 from lifelong_edit.policies.scoring import Scorer
-from lifelong_edit.settings import StoreSettings
+from lifelong_edit.settings import StoreSettings, is_map
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
 from lifelong_edit.tasks import forms_of, ready, task_of
 from lifelong_edit.timeline.config import Config, ModelIdentity, absolute, now
@@ -73,10 +74,11 @@ def begin(
         trust_remote_code=trust_remote_code,
         places=rule.places,
     )
-    loaded.world = world
+    loaded.world, loaded.solves_on_cpu = world, settings.solve_device == "cpu"
+    require_shared(loaded)
     if loaded.left_out:
         say(f"left out, since only the language model is edited: {', '.join(loaded.left_out)}")
-    settings = noise_settled(ready(settings, loaded), loaded)
+    settings = _from_anywhere(noise_settled(ready(settings, loaded), loaded))
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     given = given_to(hypernetwork, text, preserve)
     rule.require_kind(loaded.family.kind, loaded.modules)
@@ -120,6 +122,11 @@ def noise_settled(settings: StoreSettings, loaded: LoadedModel) -> StoreSettings
     """Settings with the gate's bound by noise, where they leave it open; see `StoreSettings.gate_noise`."""
     width = getattr(loaded.model.config.get_text_config(), "hidden_size", None)
     return settings.replace(gate_noise=NOISE) if settings.gate_noise is None and is_large(width) else settings
+
+
+def _from_anywhere(settings: StoreSettings) -> StoreSettings:
+    """Settings that name a device map by its whole path."""
+    return settings.replace(device=absolute(settings.device)) if is_map(settings.device) else settings
 
 
 def _identity(loaded: LoadedModel, revision: str | None, trust_remote_code: bool, dtype: str) -> ModelIdentity:
@@ -179,7 +186,19 @@ def make_bench(
     loaded.require_fingerprint(model.fingerprint)
     loaded.require_tokenizer(model.tokenizer)
     loaded.forms, loaded.world = forms_of(config.settings), world
+    loaded.solves_on_cpu = config.settings.solve_device == "cpu"
+    require_shared(loaded)
     return Bench(loaded, config.settings, Fixed.of(fixed))
+
+
+def require_shared(loaded: LoadedModel) -> None:
+    """Raise UsageError where several processes have a model that is spread over accelerators, which each would fill."""
+    places = {place for place in spread(loaded.model).values() if place not in ("cpu", "disk")}
+    if loaded.world.size > 1 and len(places) > 1:
+        raise UsageError(
+            f"found {loaded.world.size} processes and a model that is spread over {len(places)} accelerators, expected "
+            "one process; start it without --processes, since a device map shares a model out among them already"
+        )
 
 
 def _require_there(source: str) -> None:

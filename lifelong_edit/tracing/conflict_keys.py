@@ -44,7 +44,8 @@ def _last_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_batc
                 states = found.pop()
         # OPT's MLP sees (b·t, d).
         states = states.reshape(*batch.tokens(module.positions).shape, -1)
-        return states[torch.arange(len(chosen)), task.ends(batch, module.positions)].float()
+        ends = task.ends(batch, module.positions).to(states.device)
+        return states[torch.arange(len(chosen), device=states.device), ends].float().to(loaded.device)
 
     handle = loaded.model.get_submodule(module.name).register_forward_pre_hook(stop)
     try:

@@ -55,7 +55,7 @@ def text_statistics(
     Memory does not grow with the text: a gram (d_in, d_in) per module, or a sketch of it (see `rank_for`). say: told
     how far it is (`Progress`).
     """
-    grams = {m.name: gram_sum(m.d_in, rank_for(m.d_in, gram_rank), loaded.device) for m in loaded.modules}
+    grams = {m.name: gram_sum(m.d_in, rank_for(m.d_in, gram_rank), loaded.desk(m.name)) for m in loaded.modules}
     largest: dict[str, Tensor] = {}
     read: dict[str, int] = {}
     task = task_of(loaded)
@@ -65,7 +65,7 @@ def text_statistics(
         with torch.no_grad(), recording(loaded, gradients=False) as (inputs, _):
             task.read(loaded, ids)
         for name, keys in inputs.items():
-            flat = keys.flatten(0, -2).float()
+            flat = keys.flatten(0, -2).to(loaded.desk(name)).float()
             grams[name].add(flat)
             read[name] = read.get(name, 0) + len(flat)
             top = to_solve(flat.abs().amax(0))

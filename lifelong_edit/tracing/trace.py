@@ -19,7 +19,8 @@ class Trace:
     """What one pass over rows recorded, positions in the order of the rows.
 
     keys: module → (n, d_in) float32. gradients: module → (n, d_out) float32, of the summed loss. row: module → (n,)
-    index of each position's row; n is the same for all modules that are edited at the same kind of positions.
+    index of each position's row; n is the same for all modules that are edited at the same kind of positions. All of a
+    module is at its desk (`LoadedModel.desk`).
     losses: (rows,) the loss of each row. worst: (rows,) the greatest loss at any one of its answer tokens.
     """
 
@@ -122,13 +123,14 @@ def _traced(
     with recording(loaded, gradients) as (inputs, outputs), torch.set_grad_enabled(gradients):
         loss, row = task.loss(task.logits(loaded, batch), batch, rows)
     slopes = torch.autograd.grad(loss.sum(), [outputs[n] for n in names]) if gradients else ()
-    where = torch.tensor(numbers, device=row.device)
+    where = torch.tensor(numbers, device=loaded.device)
     losses, worst = losses_of_rows(task, rows, loss, row)
     at = {name: spots[kind_of[name]] for name in names}
+    desk = {name: loaded.desk(name) for name in names}
     return {
-        "keys": {name: _at(at[name][0], inputs[name]) for name in names},
-        "gradients": {name: _at(at[name][0], g) for name, g in zip(names, slopes, strict=False)},
-        "index": {name: where[at[name][0] // at[name][1]] for name in names},
+        "keys": {name: _at(at[name][0], inputs[name]).to(desk[name]) for name in names},
+        "gradients": {name: _at(at[name][0], g).to(desk[name]) for name, g in zip(names, slopes, strict=False)},
+        "index": {name: where[at[name][0] // at[name][1]].to(desk[name]) for name in names},
         "rows": {"losses": losses, "worst": worst, "numbers": torch.tensor(numbers)},
     }
 
@@ -155,7 +157,7 @@ def accumulate(variable: Tensor, gradient: Tensor | None) -> None:
 
 def _at(spots: Tensor, states: Tensor) -> Tensor:
     """States (b, t, d), or (b·t, d) as OPT's MLP sees them, at positions of b·t: (n, d) float32."""
-    return states.reshape(-1, states.shape[-1])[spots].float()
+    return states.reshape(-1, states.shape[-1])[spots.to(states.device)].float()
 
 
 def _in_row_order(seen: Sequence[_Seen], rows: Sequence[Row], loaded: LoadedModel, gradients: bool) -> Trace:

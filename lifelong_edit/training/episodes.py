@@ -269,9 +269,7 @@ class Trainer:
     def one_pass(self, state: State, rows: Sequence[Row], asker: Asker, held: Held, judges: Sequence[Row]) -> Trace:
         """Ask, solve, judge, carry the gradient back through the solve, step; what the rows' trace recorded."""
         bench, s = self.bench, self.editor.settings
-        for module in bench.loaded.modules:
-            if module.name not in state.shifts:
-                state.shifts[module.name] = torch.zeros(module.d_in, module.d_out, device=bench.loaded.device)
+        state.shifts = bench.loaded.zeros() | state.shifts
         system = RowSystem(held, self.editor.ridges())
         with bench.loaded.at(state.shifts):
             traced = one_pass(bench, asker, rows, system, 1.0 if s.ask == "published" else s.preserved_step)

@@ -53,9 +53,7 @@ class MendTrainer(Trainer):
     ) -> None:
         """Shift, judge, carry the gradient back, step; `state` moves on, and the normaliser by the rows."""
         loaded, facts = self.bench.loaded, [c.fact for c in batch]
-        for module in loaded.modules:
-            if module.name not in state.shifts:
-                state.shifts[module.name] = torch.zeros(module.d_in, module.d_out, device=loaded.device)
+        state.shifts = loaded.zeros() | state.shifts
         recalled = [earlier[i] for i in draw(len(earlier), len(batch) // 2, "recall", self.steps)]
         pairs, _ = self.mend.pairs(state.shifts, fact_rows(loaded, facts, self.mend.settings.phrasings))
         for name, pair in pairs.items():

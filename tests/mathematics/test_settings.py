@@ -27,7 +27,7 @@ DEFAULTS = (
     '"conflict_policy":"supersede","trusted_sources":[]}'
 )
 
-LATER = ("form", "system", "derived", "gate_noise", "shift_dtype")
+LATER = ("form", "system", "derived", "gate_noise", "shift_dtype", "solve_device")
 
 WRONG: list[tuple[str, object]] = [
     *((name, bad) for name in ("micro_batch", "passes", "snapshot_every", "text_tokens") for bad in (0, -1)),
@@ -139,6 +139,9 @@ def test_every_setting_is_encoded_where_it_always_stood() -> None:
 
 def test_what_came_later_is_encoded_only_where_it_changes_something() -> None:
     assert Settings(form="plain").encoded().decode() == DEFAULTS
+    assert Settings(device="somewhere/map.json").encoded().decode() == DEFAULTS  # a file of one machine
+    assert b'"device":"cuda:1"' in Settings(device="cuda:1").encoded()
+    assert b'"solve_device":"cpu"' in Settings(solve_device="cpu").encoded()
     found = json.loads(Settings(form="both", system="Be kind.").encoded())
     assert found == json.loads(DEFAULTS) | {"form": "both", "system": "Be kind."}
     last = len(LATER)

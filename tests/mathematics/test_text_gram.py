@@ -37,7 +37,7 @@ def streamed(keys: np.ndarray, rank: int, parts: int = 7) -> TextGrams:
     total = gram_sum(WIDTH, rank, CPU)
     for part in np.array_split(keys, parts):
         total.add(torch.from_numpy(part))
-    return TextGrams(total.arrays("m", len(keys)), ["m"], CPU)
+    return TextGrams(total.arrays("m", len(keys)), {"m": CPU})
 
 
 def mean_gram(keys: np.ndarray) -> np.ndarray:

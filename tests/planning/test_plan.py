@@ -84,6 +84,9 @@ def test_what_does_not_fit_is_told_what_to_set(machine: Machine) -> None:
     for setting in ("micro_batch", "gram_rank", "shift_dtype", "snapshot_every"):
         assert f"--set {setting}=" in told and setting in known
     assert "--dtype bfloat16" in told and "compact" in told
+    assert advice[0].startswith("--device auto: ")
+    _, others = planning._advice(work, machine, Settings(device="auto"), size, 4 * 10**9)
+    assert others == advice[1:]
     small = {"init": Cost(seconds=1, memory=1, disk=1), "batches": Cost(seconds=1, memory=1, disk=1)}
     assert planning._advice(small, machine, Settings(), size, 1) == (True, [])
     set_already = Settings(micro_batch=4, dtype="bfloat16", gram_rank=64, modules=("3",))

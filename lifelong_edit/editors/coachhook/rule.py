@@ -61,9 +61,9 @@ class CoachHookEditor(SequentialMemit):
         return self._hooked(work.shifts, {n: a for n, a in work.alphas.items() if n not in everywhere})
 
     def _hooked(self, shifts: Mapping[str, Tensor], alphas: Mapping[str, float]) -> Overlay:
-        place = self.bench.loaded.device
+        place = self.bench.loaded.device_of
         moved = {name: shift for name, shift in shifts.items() if bool(shift.any())}
-        return Hooked([Hook(n, shift.to(place), alphas.get(n)) for n, shift in moved.items()]) if moved else BASE
+        return Hooked([Hook(n, shift.to(place(n)), alphas.get(n)) for n, shift in moved.items()]) if moved else BASE
 
     def _alphas(self, scores: Mapping[str, Any]) -> dict[str, float]:
         """From which score on each copy speaks, by matrix, from the scores of the facts in force."""

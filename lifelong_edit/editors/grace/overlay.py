@@ -72,7 +72,7 @@ class Reading:
 
     def replace(self, module: Any, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """What the module gives, with values in the place of what is to be replaced."""
-        memory, mask = self._memory, self._passes.mask
+        memory, mask = self._memory, self._passes.mask.to(output.device)
         matched = memory.match(arguments[0]).reshape(mask.shape).masked_fill(~mask, -1)
         by = self._by(matched)
         values = memory.values[by.clamp_min(0)].to(output.dtype)
@@ -112,8 +112,8 @@ class Forced:
         """Hook the module."""
 
         def replaced(module: Any, arguments: Any, output: Tensor) -> Tensor:
-            kept = output.reshape(*self.where.shape, -1)
-            found = torch.where(self.where[..., None], self.values[:, None].to(output.dtype), kept)
+            kept, where = output.reshape(*self.where.shape, -1), self.where.to(output.device)
+            found = torch.where(where[..., None], self.values[:, None].to(output.dtype), kept)
             return found.reshape(output.shape)
 
         handle = model.get_submodule(self.module).register_forward_hook(replaced)

@@ -53,7 +53,7 @@ class GraceEditor(Keyless):
             return BASE
         keys, values, radii = (np.stack(part) for part in (book.keys, book.values, book.radii))
         radii = radii + SAME * np.linalg.norm(keys, axis=1)  # a radius that grew to a prompt has to reach it next time
-        place, kept = self.bench.loaded.device, (keys, values, radii.astype(np.float32))
+        place, kept = self.bench.loaded.device_of(self.module), (keys, values, radii.astype(np.float32))
         on_keys, gives, reach = (torch.from_numpy(part).to(place) for part in kept)
         return Memory(self.module, on_keys, gives, reach, self.settings.replacement)
 
@@ -154,7 +154,7 @@ class GraceEditor(Keyless):
         found, losses = begin.copy(), torch.zeros(len(rows))
         for chosen, batch in self._batches(rows):
             part = [rows[i] for i in chosen]
-            values = torch.from_numpy(begin[chosen]).to(bench.loaded.device).requires_grad_()
+            values = torch.from_numpy(begin[chosen]).to(bench.loaded.device_of(self.module)).requires_grad_()
             adam = torch.optim.Adam([values], lr=self.settings.rate)
             where = self._where(batch)
             for _ in range(self.settings.steps):

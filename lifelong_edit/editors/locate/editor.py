@@ -293,7 +293,7 @@ class LocateEditor(ABC):
                 rest, mean, first = rest[mask], mean[mask.to(mean.device)], first[mask.cpu()]
             plain = to_solve(seen.keys[module.name][first])
             left = self.influence(Met(module.name, mean, plain, earlier.get(module.name)))
-            work.add(module.name, left, to_solve(rest) / (len(modules) - i))
+            work.add(module.name, left, to_solve(rest.to(left.device)) / (len(modules) - i))
             work.done.add(module.name)
         return True
 

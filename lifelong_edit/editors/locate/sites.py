@@ -62,7 +62,10 @@ class _Reached(Exception):
 
 @dataclass(frozen=True)
 class Reading:
-    """What rows show at their anchors. keys: module → (rows, d_in) float32; states: (rows, d) float32 at the site."""
+    """What rows show at their anchors. keys: module → (rows, d_in) float32, each at its desk (`LoadedModel.desk`).
+
+    states: (rows, d) float32 at the site.
+    """
 
     keys: dict[str, Tensor]
     states: Tensor
@@ -83,28 +86,31 @@ def read(loaded: LoadedModel, rows: Sequence[Row], site: Site, micro_batch: int,
 
     def work(chosen: list[int]) -> tuple[dict[str, Tensor], Tensor]:
         batch = task.collate(loaded, [short[i].encoded for i in chosen])
-        at = (torch.arange(len(chosen), device=batch.ids.device), batch.subjects[:, 1] - 1)
+        at = batch.subjects[:, 1] - 1
         keys, states = dict[str, Tensor](), list[Tensor]()
 
         def seen_at(seen: Tensor) -> Tensor:
             # OPT's MLP sees (b·t, d).
-            return seen.detach().reshape(*batch.ids.shape, -1)[at].float()
+            states = seen.detach().reshape(*batch.ids.shape, -1)
+            return states[torch.arange(len(chosen), device=states.device), at.to(states.device)].float()
 
         def keep(name: str) -> Callable[[Tensor], None]:
-            return lambda seen: keys.update({name: seen_at(seen)})
+            return lambda seen: keys.update({name: seen_at(seen).to(loaded.desk(name))})
 
         with torch.no_grad(), ExitStack() as stack:
             for name in wanted:
                 module = loaded.model.get_submodule(name)
                 stack.callback(module.register_forward_pre_hook(_first(keep(name))).remove)
-            stack.enter_context(site.watched(loaded.model, _last(lambda seen: states.append(seen_at(seen)))))
+            stack.enter_context(
+                site.watched(loaded.model, _last(lambda seen: states.append(seen_at(seen).to(loaded.device))))
+            )
             with suppress(_Reached):
                 task.read(loaded, batch.ids, batch.mask)
         return keys, states[0]
 
     batches = list(by_length([len(row.encoded.ids) for row in short], micro_batch))
     found = loaded.world.each(batches, work)
-    order = torch.argsort(torch.tensor([i for chosen in batches for i in chosen])).to(loaded.device)
+    order = torch.argsort(torch.tensor([i for chosen in batches for i in chosen]))
     read_at = {name: torch.cat([keys[name] for keys, _ in found])[order] for name in wanted}
     return Reading(read_at, torch.cat([states for _, states in found])[order])
 

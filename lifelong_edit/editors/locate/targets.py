@@ -132,12 +132,12 @@ class TargetSearch:
     def _losses(self, rows: Sequence[Row], facts: Sequence[int], change: Tensor) -> Tensor:
         """The loss of each row, (rows,): cross-entropy, or the divergence from what was there at the first look."""
         task, (batch, begun) = self.bench.task, self._collated(rows)
-        at = (torch.arange(len(rows), device=batch.ids.device), batch.subjects[:, 1] - 1)
         added = change[torch.tensor(facts, device=change.device)]
 
         def move(states: Tensor) -> Tensor:
-            shaped = states.reshape(*batch.ids.shape, -1)
-            return shaped.index_put(at, added.to(shaped.dtype), accumulate=True).reshape(states.shape)
+            shaped, place = states.reshape(*batch.ids.shape, -1), states.device
+            at = (torch.arange(len(rows), device=place), batch.subjects[:, 1].to(place) - 1)
+            return shaped.index_put(at, added.to(shaped), accumulate=True).reshape(states.shape)
 
         loaded = self.bench.loaded
         with torch.enable_grad(), self.site.watched(loaded.model, move):

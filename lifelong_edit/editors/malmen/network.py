@@ -93,18 +93,21 @@ class HyperNetwork(nn.Module):
             return self.by(keys, gradients, layer, self.running.normaliser)
         values = self._ask(keys, gradients, layer, self.mean, self.deviation)
         values = values - self._ask(keys, torch.zeros_like(gradients), layer, self.mean, self.deviation)
-        return within(values, self.trust * self.log_step[layer].exp())
+        return within(values, (self.trust * self.log_step[layer].exp()).to(values.device))
 
     def by(self, keys: Tensor, gradients: Tensor, layer: int, one: Normaliser, centre: bool = True) -> Tensor:
         """rledit: value differences (n, d_out) by a normaliser from elsewhere.
 
         Without `centre` h(k, g) − h(k, 0): a row without gradient asks for exactly nothing.
         """
-        mean, deviation = one.mean.to(keys), one.deviation.to(keys)
+        mean, deviation = one.mean.to(self.log_step), one.deviation.to(self.log_step)
         values = self._ask(keys, gradients, layer, mean, deviation)
         return values if centre else values - self._ask(keys, torch.zeros_like(gradients), layer, mean, deviation)
 
     def _ask(self, keys: Tensor, gradients: Tensor, layer: int, mean: Tensor, deviation: Tensor) -> Tensor:
+        # Modules of one shape share a network, and may be on several devices.
+        home, place = keys.device, self.log_step.device
+        keys, gradients = keys.to(place), gradients.to(place)
         start = (torch.cat([keys, gradients], -1) - mean) / deviation
         y = start
         for block in self.blocks:
@@ -116,7 +119,7 @@ class HyperNetwork(nn.Module):
             factor = 1.0 + (keys * (key - start[:, : self.d_in])).sum(-1, keepdim=True) / usual
         else:
             factor = (keys * key).sum(-1, keepdim=True)
-        return -self.log_step[layer].exp() * factor * gradient
+        return (-self.log_step[layer].exp() * factor * gradient).to(home)
 
     def observe(self, keys: Tensor, gradients: Tensor) -> None:
         """Take mean and deviation from a sample of training rows; never called at edit or validation time."""

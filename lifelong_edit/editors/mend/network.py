@@ -26,8 +26,10 @@ class MendNetwork(nn.Module):
 
     def forward(self, keys: Tensor, gradients: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """k̃ (n, d_in) and η_l g̃ (n, d_out) for keys (n, d_in) and gradients (n, d_out); the normaliser stays."""
-        one = self.running.normaliser
+        # Modules of one shape share a network, and may be on several devices.
+        home, place = keys.device, self.factor.device
+        one, keys, gradients = self.running.normaliser, keys.to(place), gradients.to(place)
         y = (torch.cat([keys, gradients], -1) - one.mean.to(keys)) / one.deviation.to(keys)
         for block in self.blocks:
             y = block(y, layer)
-        return y[:, : self.d_in], self.unit[layer] * self.factor[layer] * y[:, self.d_in :]
+        return y[:, : self.d_in].to(home), (self.unit[layer] * self.factor[layer] * y[:, self.d_in :]).to(home)

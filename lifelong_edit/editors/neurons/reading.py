@@ -82,7 +82,8 @@ def read(
         with torch.no_grad(), read_by(loaded.model, readers) as states, _stopping_at(last):
             task.read(loaded, batch.ids, batch.mask)
         shaped = {name: state.reshape(*mask.shape, -1) for name, state in states.items()}
-        return {n: [state[at][mask[at]].float() for at in range(len(chosen))] for n, state in shaped.items()}
+        there = {n: mask.to(state.device) for n, state in shaped.items()}
+        return {n: [s[at][there[n][at]].float() for at in range(len(chosen))] for n, s in shaped.items()}
 
     # as many micro-batches at a time as there are processes: what is read of a long text is never held whole
     batches, size = list(by_length([len(e.ids) for e in encoded], micro_batch)), loaded.world.size
@@ -154,7 +155,8 @@ def stream_scale(loaded: LoadedModel, output: str, encoded: Sequence[Encoded], m
             with torch.no_grad():
                 task.read(loaded, batch.ids, batch.mask)
             mask = _tokens(task, batch, where)
-            states = held.pop().reshape(*mask.shape, -1)[mask].float()
+            states = held.pop().reshape(*mask.shape, -1)
+            states = states[mask.to(states.device)].float()
             squares, count = squares + float(states.square().sum()), count + states.numel()
     finally:
         handle.remove()

@@ -280,9 +280,9 @@ class NeuronsEditor(Keyless):
 
     def _part_of(self, grew: Grew, which: Sequence[int]) -> list[tuple[str, Grown]]:
         """Some of the neurons that were grown, by their numbers."""
-        device, some = self.bench.loaded.device, list(which)
+        place, some = self.bench.loaded.device_of, list(which)
         return [
-            (n, self._grown(n, grew.gates[n][some].to(device), found[some].to(device)))
+            (n, self._grown(n, grew.gates[n][some].to(place(n)), found[some].to(place(n))))
             for n, found in grew.values.items()
         ]
 
@@ -306,14 +306,14 @@ class NeuronsEditor(Keyless):
     ) -> Grew:
         """The values of facts, searched for with their gates and the neurons beside in place."""
         bench, s = self.bench, self.settings
-        device = bench.loaded.device
+        place = bench.loaded.device_of
         variables, first = Variables.none(), [rows[fact.digest][0].encoded for fact in facts]
         for name in bench.names:
             width = bench.loaded.module(name).d_out
-            variables.right[name] = torch.zeros(len(facts), width, device=device)
+            variables.right[name] = torch.zeros(len(facts), width, device=place(name))
             for i, fact in enumerate(facts):
                 if fact.digest in start:
-                    variables.right[name][i] = torch.from_numpy(start[fact.digest].rows[VALUE + name][0]).to(device)
+                    variables.right[name][i] = torch.from_numpy(start[fact.digest].rows[VALUE + name][0])
             variables.owner[name] = torch.arange(len(facts))
             with bench.loaded.at(BASE):
                 found = stream_scale(bench.loaded, name, first, s.micro_batch, self.site.positions)
@@ -321,7 +321,7 @@ class NeuronsEditor(Keyless):
         behind = [behind_contexts(bench, fact, self.contexts, rows[fact.digest][0].kind) for fact in facts]
         material = Thinned([rows[fact.digest] for fact in facts], behind, s.thinned, bench)
         drawn = (s.seed, tuple(fact.digest for fact in facts))
-        grown = {n: self._grown(n, found.to(device), variables.right[n]) for n, found in gates.items()}
+        grown = {n: self._grown(n, found.to(place(n)), variables.right[n]) for n, found in gates.items()}
         search = OfValues(
             bench, s, variables, material, drawn, grown=grown, beside=beside, essence=self._essence(facts)
         )
@@ -356,12 +356,12 @@ class NeuronsEditor(Keyless):
         """The overlay of entries; of none the base model's."""
         if not entries:
             return Neurons([])
-        device = self.bench.loaded.device
 
-        def stacked(name: str) -> Tensor:
-            return torch.from_numpy(np.concatenate([e.rows[name] for e in entries.values()])).to(device)
+        def stacked(kind: str, name: str) -> Tensor:
+            found = torch.from_numpy(np.concatenate([e.rows[kind + name] for e in entries.values()]))
+            return found.to(self.bench.loaded.device_of(name))
 
-        return Neurons([(n, self._grown(n, stacked(GATE + n), stacked(VALUE + n))) for n in self.bench.names])
+        return Neurons([(n, self._grown(n, stacked(GATE, n), stacked(VALUE, n))) for n in self.bench.names])
 
     def _grown(self, name: str, gate: Tensor, value: Tensor) -> Grown:
         gated = is_gated(self.bench.loaded.model, name)
@@ -372,10 +372,10 @@ class NeuronsEditor(Keyless):
         model = self.bench.loaded.model
         if not is_gated(model, name) and model.get_submodule(self.readers[name]).bias is not None:
             return None
+        place = self.bench.loaded.device_of(name)
         if (fixed := self.bench.fixed.rule.get(LEVEL + name)) is not None:
-            return torch.from_numpy(fixed).to(self.bench.loaded.device)
-        constant = Regression(self._shut[name], self.gating.gate_ridge).constant()  # older stores have it so
-        return constant.to(self.bench.loaded.device)
+            return torch.from_numpy(fixed).to(place)
+        return Regression(self._shut[name], self.gating.gate_ridge).constant().to(place)  # older stores have it so
 
     # -- all facts together
 

@@ -19,6 +19,7 @@ from lifelong_edit.editors.neurons.grown import Grown
 from lifelong_edit.editors.neurons.reading import FUSED, UP, reader_of
 from lifelong_edit.errors import UsageError
 from lifelong_edit.models import LoadedModel
+from lifelong_edit.models.placement import spread, state_of
 
 SHARPNESS = 64.0
 """β: the ramp's corners are round within a 64th of its width."""
@@ -37,8 +38,10 @@ def widened(loaded: LoadedModel, grown: Sequence[tuple[str, Grown]]) -> LoadedMo
     most = max(2 * len(neurons.gate) for _, neurons in grown)
     wide = -(-most // BLOCK) * BLOCK
     narrow = loaded.module(grown[0][0]).d_in
-    fresh = type(model)(_wider(model.config, narrow, wide)).to(dtype=loaded.dtype, device=loaded.device)
-    state = model.state_dict()
+    # One that is spread is made whole in memory: all that is wanted of it is to be written.
+    place = torch.device("cpu") if spread(model) else loaded.device
+    fresh = type(model)(_wider(model.config, narrow, wide)).to(dtype=loaded.dtype, device=place)
+    state = state_of(model)
     with torch.no_grad():
         for name, parameter in fresh.state_dict().items():
             _copy(parameter, state[name], fused=name.rpartition(".weight")[0].endswith(FUSED))
@@ -48,7 +51,7 @@ def widened(loaded: LoadedModel, grown: Sequence[tuple[str, Grown]]) -> LoadedMo
     if hasattr(model, "generation_config"):
         fresh.generation_config = copy.deepcopy(model.generation_config)
     fresh.train(model.training)
-    return replace(loaded, model=fresh, modules=(), fingerprint="")
+    return replace(loaded, model=fresh, modules=(), fingerprint="", device=place)
 
 
 def _wider(config: Any, narrow: int, more: int) -> Any:

@@ -83,10 +83,10 @@ class OwnStates:
             encoded = [Encoded.of(task.encode_question(loaded, text)) for text in texts]
             for chosen in by_length([len(e.ids) for e in encoded], self._micro_batch):
                 batch = task.collate(loaded, [encoded[i] for i in chosen])
-                states = self._read(batch.ids, batch.mask).reshape(*batch.mask.shape, -1).float()
+                states = self._read(batch.ids, batch.mask).to(batch.mask.device)
                 mask = batch.mask.clone()
                 mask[:, 0] = (batch.lengths == 1).to(mask)
-                yield chosen, states, mask
+                yield chosen, states.reshape(*mask.shape, -1).float(), mask
 
     def _read(self, ids: Tensor, mask: Tensor) -> Tensor:
         seen: list[Tensor] = []

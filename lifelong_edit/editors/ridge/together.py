@@ -80,7 +80,7 @@ class Together:
             bench.names, lambda n: self.preservation.gram(n, s, s.reconsolidation_keys, {}, subjects)
         )
         near = self.directions(facts)
-        shifts = {m.name: torch.zeros(m.d_in, m.d_out, device=bench.loaded.device) for m in bench.loaded.modules}
+        shifts = bench.loaded.zeros()
         shifts = shifts if start is None else {n: start[n].to(shifts[n]) for n in shifts}
         made = [] if bench.preserved.probes and not s.derived else self._derived(facts, drawn)
         # Token numbers are a hundred times smaller than what a pass makes of them, and a tenth of its time to find.

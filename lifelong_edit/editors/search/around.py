@@ -32,7 +32,7 @@ def around_grams(
     """Σ kᵀk over all tokens of the prompts, by module, as arrays to be fixed; none without prompts."""
     if not probes:
         return {}
-    sums = {m.name: gram_sum(m.d_in, rank_for(m.d_in, gram_rank), loaded.device) for m in loaded.modules}
+    sums = {m.name: gram_sum(m.d_in, rank_for(m.d_in, gram_rank), loaded.desk(m.name)) for m in loaded.modules}
     for name, keys in token_keys(loaded, probes, micro_batch):
         sums[name].add(keys)
     return {AROUND + n: array for name, found in sums.items() for n, array in found.arrays(name, 1).items()}
@@ -55,7 +55,8 @@ def token_keys(loaded: LoadedModel, probes: Sequence[Probe], micro_batch: int) -
         with loaded.at(BASE), torch.no_grad(), recording(loaded, gradients=False) as (inputs, _):
             task.read(loaded, batch.ids, batch.mask)
         for name, keys in inputs.items():
-            yield name, keys.reshape(*batch.mask.shape, -1)[batch.mask.bool()].float()
+            found = keys.reshape(*batch.mask.shape, -1)[batch.mask.bool().to(keys.device)]
+            yield name, found.to(loaded.desk(name)).float()
 
 
 class Around:
@@ -64,7 +65,7 @@ class Around:
     def __init__(self, bench: Bench) -> None:
         fixed = {n.removeprefix(AROUND): a for n, a in bench.fixed.rule.items() if n.startswith(AROUND)}
         self._bench = bench
-        self._grams = TextGrams(fixed, bench.names, bench.loaded.device) if fixed else None
+        self._grams = TextGrams(fixed, {n: bench.loaded.desk(n) for n in bench.names}) if fixed else None
 
     def add_to(self, grams: dict[str, Gram], weight: float, subjects: frozenset[str]) -> None:
         """Add weight · Σ kᵀk to the gram of every module, (d_in, d_in) float64: in place, or by its rows.

@@ -179,12 +179,12 @@ class SearchEditor:
         for module in bench.loaded.modules:
             name, of = module.name, traced.row[module.name].cpu()
             chosen = torch.ones(len(of), dtype=torch.bool) if module.positions == "subject" else prompt[of]
-            keys, own = traced.keys[name][chosen.to(bench.loaded.device)], fact[of][chosen]
+            keys, own = traced.keys[name][chosen.to(bench.loaded.desk(name))], fact[of][chosen]
             whole = module.positions == "subject"
             group, owner = (own, torch.arange(len(read))) if whole else (torch.arange(len(own)), own)
             ridge = math.exp(s.log_ridge) * bench.text_gram.trace(name) / bench.text_gram.width(name)
             weights = (1 / torch.bincount(group).float())[group]
-            solved = solve(keys, torch.zeros(len(keys), 1), weights, held[name], ridge)
+            solved = solve(keys, keys.new_zeros(len(keys), 1), weights.to(keys.device), held[name], ridge)
             found.add(bench, name, keys, solved.influence(), group, owner)
         return found
 

@@ -58,7 +58,7 @@ class Variables:
         U_g = A⁻¹ Σ kᵀ over the keys of group g, divided by the mean of what these keys meet in it: so a row of D is
         what the outputs at its group's keys change by in the mean.
         """
-        device, count = bench.loaded.device, len(owner)
+        device, count = bench.loaded.device_of(name), len(owner)
         group = group.to(influence.device)
         left = torch.zeros(len(influence), count, dtype=influence.dtype, device=influence.device)
         left.index_add_(1, group, influence)
@@ -173,10 +173,7 @@ class Search(ABC):
         The gradient is that of the sum over the awake of their mean losses, and of the weighted losses of what is kept.
         """
         s, bench, held = self.settings, self.bench, self.variables.keys_of(facts)
-        right = {
-            n: torch.zeros(len(keys), self.variables.right[n].shape[1], device=bench.loaded.device, requires_grad=True)
-            for n, keys in held.items()
-        }
+        right = {n: torch.zeros_like(self.variables.right[n][keys]).requires_grad_() for n, keys in held.items()}
         drawn = (*self._drawn, number)
         own = {i: self.material.of(i, *drawn) for i in awake}
         kept, weight = self.kept(facts, *drawn)

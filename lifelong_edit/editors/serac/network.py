@@ -96,9 +96,9 @@ class Adapter(nn.Module):
         self.b = nn.Parameter(torch.zeros(rank, d_out))
 
     def forward(self, keys: Tensor) -> Tensor:
-        """(..., d_out) float32 for keys (..., d_in)."""
-        added: Tensor = keys.float() @ self.a @ self.b
-        return added
+        """(..., d_out) float32 for keys (..., d_in), where these are: its matrix may be on another device."""
+        added: Tensor = keys.to(self.a.device).float() @ self.a @ self.b
+        return added.to(keys.device)
 
 
 class SeracNetwork(nn.Module):

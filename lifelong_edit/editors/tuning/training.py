@@ -46,9 +46,9 @@ class Tuning:
     ) -> None:
         self.bench, self.settings, self._preserved_weight = bench, settings, preserved_weight
         self.shifts = {
-            m.name: shifts[m.name].detach().to(bench.loaded.device, torch.float32, copy=True)
+            m.name: shifts[m.name].detach().to(bench.loaded.device_of(m.name), torch.float32, copy=True)
             if m.name in shifts
-            else torch.zeros(m.d_in, m.d_out, device=bench.loaded.device)
+            else torch.zeros(m.d_in, m.d_out, device=bench.loaded.device_of(m.name))
             for m in bench.loaded.modules
         }
         self._before = {name: shift.clone() for name, shift in self.shifts.items()} if settings.norm else {}

@@ -107,7 +107,7 @@ class WiseEditor(Keyless):
         if not shards.changes or not entries:
             return BASE
         least = min(float(entry.rows["activation"].min()) for entry in entries.values() if isinstance(entry, Entry))
-        side = shards.side(self.settings.density).to(self.bench.loaded.device)
+        side = shards.side(self.settings.density).to(self.bench.loaded.device_of(self.module.name))
         return Routed(self.module.name, side, self.constants.threshold * least, self.act)
 
     def learn(self, state: State, lesson: Lesson) -> Change:
@@ -184,12 +184,12 @@ class WiseEditor(Keyless):
 
         Raises StepRefusedError where a loss or a gradient is not finite.
         """
-        c, place = self.constants, self.bench.loaded.device
+        c, place = self.constants, self.bench.loaded.device_of(self.module.name)
         rows = fact_rows(self.bench.loaded, [fact], self.settings.phrasings, replaced=replaced)
         inside, outside = self._read([Encoded.of(rows[0].encoded.prompt), self._unrelated(fact)])
         rows = [*rows, *behind_contexts(self.bench, fact, self.contexts, "new")]
         mask = self.mask(shards.begun).to(place)
-        side, base = shards.changes[-1].to(place), self.bench.loaded.base_weight(self.module.name).to(place)
+        side, base = shards.changes[-1].to(place), self.bench.loaded.base_weight(self.module.name)
         before, loss, taken = float("inf"), 0.0, 0
         for _ in range(c.steps):
             with self.bench.loaded.at({self.module.name: side}):
@@ -253,7 +253,7 @@ class WiseEditor(Keyless):
         """Of each fact by how much the side memory changes the activation, in the mean over each of its prompts."""
         rows = fact_rows(self.bench.loaded, facts, self.settings.phrasings)
         seen = self._read([Encoded.of(row.encoded.prompt) for row in rows])
-        side = side.to(self.bench.loaded.device)
+        side = side.to(self.bench.loaded.device_of(self.module.name))
         of: dict[str, list[float]] = {}
         for row, read in zip(rows, seen, strict=True):
             far = distances(self.act, read.given, read.keys @ side)
@@ -283,7 +283,8 @@ def fix(loaded: LoadedModel, settings: StoreSettings, given: Given) -> Arrays:
             batch = task.collate(loaded, part)
             with recording(loaded, gradients=False) as (_, outputs):
                 task.read(loaded, batch.ids, batch.mask)
-            seen = outputs[name].reshape(*batch.mask.shape, -1).float()[batch.mask.bool()]
+            seen = outputs[name].reshape(*batch.mask.shape, -1).float()
+            seen = seen[batch.mask.bool().to(seen.device)]
             sizes.append(act(seen).norm(dim=-1).cpu())
     return {**contexts, SIZE: np.array([float(torch.cat(sizes).mean())], np.float32)}
 
