@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ from lifelong_edit.stores import Content, FactKeys
 from lifelong_edit.tasks import leading, task_of
 from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
 from lifelong_edit.tracing.preservation import PreservedArrays, PreservedPrompts, prepare_preserved, preserved_phase
+from lifelong_edit.tracing.rows import Subjects
 from lifelong_edit.tracing.text import TextArrays, measured_on, prepare_text
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -101,6 +102,11 @@ class State:
     keys: dict[str, FactKeys] = field(default_factory=dict)
     parts: dict[str, Content] = field(default_factory=dict)
     digest: str = ""
+    _subjects: Subjects = field(default_factory=Subjects, init=False, repr=False, compare=False)
+
+    def subjects(self) -> Container[str]:
+        """What the live facts are about, case-folded; for asking, and only until the state changes."""
+        return self._subjects.follow(self.live)
 
 
 class Bench:
