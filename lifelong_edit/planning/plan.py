@@ -110,7 +110,7 @@ def make_plan(
     told = _notes(settings, small)
     if minutes is not None and learn is not None:
         told += _with_training(work, measured.training, learn, minutes, layers, extra)
-    fits, advice = _advice(work, machine, settings, size, weights)
+    fits, advice = _advice(work, machine, settings, size, weights, facts)
     return Plan(
         model=model,
         editor=settings.editor,
@@ -219,7 +219,7 @@ def _with_training(
 
 
 def _advice(
-    work: dict[str, Cost], machine: Machine, settings: StoreSettings, size: Size | None, weights: int
+    work: dict[str, Cost], machine: Machine, settings: StoreSettings, size: Size | None, weights: int, facts: int
 ) -> tuple[bool, list[str]]:
     """Whether it fits, and what to set where it does not."""
     room = machine.memory if machine.device_memory is None else machine.device_memory
@@ -227,16 +227,25 @@ def _advice(
     disk = sum(work[name].disk for name in ("init", "batches", "reconsolidation", "training") if name in work)
     found: list[str] = []
     if memory > FITS * room:
-        found += _less_memory(settings, size, weights)
+        found += _less_memory(settings, size, weights, facts)
     if disk > FITS * machine.disk:
         if settings.shift_dtype == "float32":
             found.append("--set shift_dtype=float16: half the disk of what steps change; `show` has the error")
+        if memory <= FITS * room:  # else it was told above
+            found += _smaller_keys(settings, size, facts)
         found.append(f"--set snapshot_every={4 * settings.snapshot_every}: fewer states stored whole, slower rollbacks")
         found.append("`lifelong-edit compact` from time to time: it drops states that nothing names")
     return not found, found
 
 
-def _less_memory(settings: StoreSettings, size: Size | None, weights: int) -> list[str]:
+def _smaller_keys(settings: StoreSettings, size: Size | None, facts: int) -> list[str]:
+    if settings.key_dtype != "float32" or size is None or not size.matrices:
+        return []
+    spared = 2 * size.matrices[0][0] * facts
+    return [f"--set key_dtype=float16: {said_bytes(spared)} less for the keys by which contradictions are found"]
+
+
+def _less_memory(settings: StoreSettings, size: Size | None, weights: int, facts: int) -> list[str]:
     found: list[str] = []
     if settings.micro_batch > 4:
         found.append(
@@ -252,6 +261,7 @@ def _less_memory(settings: StoreSettings, size: Size | None, weights: int) -> li
         found.append(
             f"--set gram_rank={RANK}: C₀ as a factor that is never multiplied out, about {said_bytes(spared)} less"
         )
+    found += _smaller_keys(settings, size, facts)
     if len(shapes) > 2:
         found.append("--modules with fewer matrices: each has its statistics, its keys and its ΔW")
     return found or ["a machine with more memory, or a smaller model: every setting that spares some is set"]

@@ -97,17 +97,18 @@ def test_noise_makes_nothing_negative() -> None:
 def test_what_does_not_fit_is_told_what_to_set(machine: Machine) -> None:
     size = planning.Size(10**9, 32, ((14_336, 4096), (8000, 4096), (8000, 4096)))
     work = {"init": Cost(seconds=1, memory=2 * 10**9, disk=1), "batches": Cost(seconds=1, memory=1, disk=2 * 10**9)}
-    fits, advice = planning._advice(work, machine, Settings(), size, 4 * 10**9)
+    fits, advice = planning._advice(work, machine, Settings(), size, 4 * 10**9, 1000)
     assert not fits
     told = " ".join(advice)
     known = Settings.__struct_fields__
-    for setting in ("micro_batch", "gram_rank", "shift_dtype", "snapshot_every"):
+    for setting in ("micro_batch", "gram_rank", "shift_dtype", "key_dtype", "snapshot_every"):
         assert f"--set {setting}=" in told and setting in known
+    assert told.count("key_dtype") == 1 and "27.3 MiB less for the keys" in told
     assert "--dtype bfloat16" in told and "compact" in told
     small = {"init": Cost(seconds=1, memory=1, disk=1), "batches": Cost(seconds=1, memory=1, disk=1)}
-    assert planning._advice(small, machine, Settings(), size, 1) == (True, [])
-    set_already = Settings(micro_batch=4, dtype="bfloat16", gram_rank=64, modules=("3",))
-    assert "every setting" in planning._less_memory(set_already, planning.Size(1, 2, ((64, 8),)), 1)[0]
+    assert planning._advice(small, machine, Settings(), size, 1, 1000) == (True, [])
+    set_already = Settings(micro_batch=4, dtype="bfloat16", gram_rank=64, modules=("3",), key_dtype="float16")
+    assert "every setting" in planning._less_memory(set_already, planning.Size(1, 2, ((64, 8),)), 1, 9)[0]
 
 
 def test_nothing_of_a_calibration_depends_on_how_a_batch_turns_out() -> None:
