@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from lifelong_edit.cli.common import (
 )
 from lifelong_edit.cli.setup import BUNDLED, chosen_settings, making_options, preserved_prompts, read_text
 from lifelong_edit.errors import UsageError
+
+if TYPE_CHECKING:
+    from lifelong_edit.planning.plan import Plan
 
 
 @click.command()
@@ -58,9 +61,8 @@ def plan(
       lifelong-edit plan --model path/to/model --facts 1000 --batch-size 100 --device cuda --json
       lifelong-edit plan --facts 1000 --minutes 60 --train rank=64
     """
-    from lifelong_edit.planning.plan import make_plan, said_bytes
+    from lifelong_edit.planning.plan import make_plan
     from lifelong_edit.timeline.defaults import default_preserved, default_text, start_of
-    from lifelong_edit.tracing.progress import span
     from lifelong_edit.training.episodes import TrainSettings
 
     if options["trust_remote_code"]:
@@ -86,6 +88,13 @@ def plan(
         train=parse_settings(TrainSettings, "--train", training, seed=settings.seed),
         say=say,
     )
+    _tell(found, as_json=as_json)
+
+
+def _tell(found: Plan, *, as_json: bool) -> None:
+    from lifelong_edit.planning.plan import said_bytes
+    from lifelong_edit.tracing.progress import span
+
     if as_json:
         import msgspec
 
