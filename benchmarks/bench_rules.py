@@ -7,7 +7,7 @@ facts, to choose settings on; its figures stay out of `results/`.
 With `--trials N` the rule's settings are chosen first, on the training facts, by `lifelong-edit train --choose` with so
 many trials, and its network is trained there where it has one, for `--minutes`; `--chosen` keeps both for a next time.
 
-    python -m benchmarks.bench_rules --rule neurons [--trials 8] [--set rounds=25] [--modules 2@subject] [--batches 20]
+    python -m benchmarks.bench_rules --rule neurons [--trials 8 --tried 50] [--set rounds=25] [--modules 2@subject]
 """
 
 from __future__ import annotations
@@ -34,9 +34,6 @@ from lifelong_edit.models import BASE
 from lifelong_edit.settings import settings_of
 from lifelong_edit.timeline.defaults import settings_from
 
-TRIED = 100
-"""Facts that a trial teaches."""
-
 
 def lived(split: str, count: int, seed: int) -> tuple[Stream, list[Probe]]:
     """The facts of a life, and prompts to preserve: of training facts, never of those that are judged."""
@@ -55,7 +52,8 @@ def prepared(options: argparse.Namespace, folder: Path) -> None:
     command += ["--data", str(data / "facts_train.jsonl"), "--out", str(folder), "--minutes", str(options.minutes)]
     command += ["--text", str(common.shared(*TEXT.split("/"), "valid.txt"))]
     if rule_of(options.rule).tries:
-        command += ["--choose", "1000", "--choosing", f"trials={options.trials}", "--choosing", f"facts={TRIED}"]
+        command += ["--choose", "1000", "--choosing", f"trials={options.trials}"]
+        command += ["--choosing", f"facts={options.tried}"]
     for pair in options.set:
         command += ["--set", pair]
     subprocess.run(command, check=True, stdout=sys.stderr)
@@ -72,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--modules")
     parser.add_argument("--trials", type=int, default=0, help="to choose settings by; 0: the rule's own settings")
+    parser.add_argument("--tried", type=int, default=100, help="facts that a trial teaches")
     parser.add_argument("--minutes", type=float, default=10, help="that a network is trained")
     parser.add_argument("--chosen", type=Path, help="where what was chosen and trained is kept")
     parser.add_argument("--reconsolidate", action="store_true", help="once, at the end")
@@ -90,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kept = chosen if (chosen / CHOSEN).is_file() else None
         network = chosen if (chosen / "network.safetensors").is_file() else None
         settings = settings_of(rule.settings, {"editor": options.rule, **settings_from(kept, rule.settings), **given})
-        found: dict[str, Any] = {"settings": settings.told(), "trials": options.trials}
+        found: dict[str, Any] = {"settings": settings.told(), "trials": options.trials, "tried": options.tried}
         model, store = str(common.shared(*MODEL.split("/"))), Path(folder) / "store"
         timeline = Timeline.create(store, model=model, settings=settings, preserve=preserve, hypernetwork=network)
         begun_at = size_of(store)

@@ -8,14 +8,17 @@ would say there.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from benchmarks.common import REPOSITORY, median, write
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 NEWS = REPOSITORY / "facts"
+SMALL = ("--set", "text_tokens=4000", "--set", "preserved=20")
 
 
 def main() -> None:
@@ -32,22 +36,22 @@ def main() -> None:
     parser.add_argument("--processes", default="1,2,4", help="how many, by comma")
     parser.add_argument("--facts", type=int, default=128, help="that are traced")
     parser.add_argument("--repeats", type=int, default=3, help="of the trace")
-    parser.add_argument("--kills", type=int, default=0, help="how many runs of a stream are killed at random")
+    parser.add_argument("--kills", type=int, default=0, help="that alone: so many at random, over a stream")
     parser.add_argument("--traced", metavar="N", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.traced:
         print(json.dumps(in_processes(given.traced, given.facts, given.repeats)))
         return
     counts = [int(part) for part in given.processes.split(",")]
+    if given.kills:
+        write("world-kills", killed(given.kills, max(counts)))
+        return
     tracing = {count: asked(count, given.facts, given.repeats) for count in counts}
     for found in tracing.values():
         found |= {"speed_up": tracing[counts[0]]["busiest"] / found["busiest"]}
         found |= {"speed_up_by_the_clock": tracing[counts[0]]["clock"] / found["clock"]}
     equal = len({found["digest"] for found in tracing.values()}) == 1
-    results: dict[str, Any] = {"tracing": tracing, "digests_equal": equal}
-    if given.kills:
-        results["killed"] = killed(given.kills, max(counts))
-    write("world", results)
+    write("world", {"tracing": tracing, "digests_equal": equal})
 
 
 def asked(count: int, facts: int, repeats: int) -> dict[str, Any]:
@@ -102,38 +106,65 @@ def trace_in(world: Any, given: tuple[int, int]) -> dict[str, Any]:
 
 
 def killed(kills: int, processes: int, seed: int = 0) -> dict[str, Any]:
-    """A stream in several processes, one of which is killed at random, and begun again until it is through."""
+    """A stream in several processes, one of which is killed at random, and begun again; from anew when it is through.
+
+    The command that goes on is always the same one. Each stream that came through is compared with one that nobody
+    killed and that ran in one process.
+    """
     draw, files = random.Random(seed), [str(path) for path in sorted(NEWS.glob("*.jsonl"))[:1]]
+    ends, codes, same, after = list[float](), list[int](), list[bool](), Counter[int]()
     with tempfile.TemporaryDirectory() as folder:
-        alone, shared = Path(folder) / "alone", Path(folder) / "shared"
-        began = time.perf_counter()
+        begun, alone, shared = (Path(folder) / name for name in ("begun", "alone", "shared"))
+        made = [sys.executable, "-m", "lifelong_edit", "init", "--store", str(begun), *SMALL]
+        subprocess.run(made, env=ENVIRONMENT, stdout=subprocess.DEVNULL, check=True)
+        shutil.copytree(begun, alone)
         run(1, alone, files).wait()
-        seconds, ends = time.perf_counter() - began, list[float]()
-        for _ in range(kills):
+        shutil.copytree(begun, shared)
+        began = time.perf_counter()
+        codes.append(run(processes, shared, files).wait())
+        seconds = time.perf_counter() - began
+        same.append(digests(alone) == digests(shared))
+        shutil.rmtree(shared)
+        while len(ends) < kills:
+            if not shared.exists():
+                shutil.copytree(begun, shared)
             process = run(processes, shared, files)
-            time.sleep(draw.uniform(0, seconds))
-            team = [process.pid, *children(process.pid)]
-            with_life = draw.choice(team)
-            killing = time.perf_counter()
-            try:
-                os.kill(with_life, signal.SIGKILL)
-            except ProcessLookupError:
+            if (ended := killed_once(process, draw, draw.uniform(0, seconds))) is not None:
+                ends.append(ended)
+                after[len(digests(shared)) - 1] += 1
                 continue
-            process.wait()
-            while any(Path(f"/proc/{pid}").exists() for pid in team[1:]):
-                time.sleep(0.1)
-            ends.append(time.perf_counter() - killing)
-        code = run(processes, shared, files).wait()
-        same = digests(alone) == digests(shared)
-    return {"kills": len(ends), "slowest_end": max(ends, default=0.0), "exit_code": code, "digests_equal": same}
+            codes.append(process.returncode)
+            same.append(digests(alone) == digests(shared))
+            shutil.rmtree(shared)
+            print(f"{len(ends)} kills, {len(codes)} streams, equal: {all(same)}", flush=True)
+    told = {"processes": processes, "kills": len(ends), "slowest_end": max(ends, default=0.0)}
+    told |= {"seconds_of_a_stream": seconds, "steps_committed_at_kills": dict(sorted(after.items()))}
+    return told | {"streams_through": len(codes), "exit_codes": sorted(set(codes)), "digests_equal": all(same)}
+
+
+def killed_once(process: subprocess.Popen[bytes], draw: random.Random, wait: float) -> float | None:
+    """Seconds until a team has ended one of which was killed after `wait` seconds; None if it was through by itself."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(wait)
+        return None
+    team = [process.pid, *children(process.pid)]
+    killing = time.perf_counter()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(draw.choice(team), signal.SIGKILL)
+    if process.wait() == 0:
+        return None  # what was killed had nothing left to do
+    while any(Path(f"/proc/{pid}").exists() for pid in team[1:]):
+        time.sleep(0.05)
+    return time.perf_counter() - killing
 
 
 def run(processes: int, store: Path, files: Sequence[str]) -> subprocess.Popen[bytes]:
     """A stream that has begun."""
     command = [sys.executable, "-m", "lifelong_edit", "--processes", str(processes), "stream", "--store", str(store)]
-    options = ["--batch-size", "6", "--set", "text_tokens=4000", "--set", "preserved=20", "--measure", "0"]
     silence = subprocess.DEVNULL
-    return subprocess.Popen([*command, *options, *files], env=ENVIRONMENT, stdout=silence, stderr=silence)
+    return subprocess.Popen(
+        [*command, "--batch-size", "6", "--measure", "0", *files], env=ENVIRONMENT, stdout=silence, stderr=silence
+    )
 
 
 def children(pid: int) -> list[int]:
