@@ -187,9 +187,10 @@ def inside(store: Path) -> dict[str, Any]:
 def rehearsal(timeline: Any) -> None:
     """The draw of earlier facts that a batch has as rows."""
     from lifelong_edit.editors.ridge.rows import rehearsed
+    from lifelong_edit.tracked import in_order
 
     state = timeline._solve().state()
-    rehearsed(state, sorted(state.live), 20, 0, ("x",))
+    rehearsed(state, in_order(state.live), 20, 0, ("x",))
 
 
 def batch(first: int) -> list[Any]:

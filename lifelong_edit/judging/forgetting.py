@@ -21,7 +21,7 @@ from lifelong_edit.tasks import leading
 from lifelong_edit.tracing.conflict_keys import centred
 from lifelong_edit.tracing.rows import draw
 
-LOOKED_AT = 8192
+LOOKED_AT = 4096
 """How many live facts a forecast by keys looks at."""
 
 
@@ -95,7 +95,7 @@ def forecast_by_keys(
     """The forecast for live facts, given by digest, from the conflict keys of a coming batch, (n, d_in): `outlook`.
 
     Of more than LOOKED_AT live facts so many stand for all of them, drawn by `drawn`: a look at each would take longer
-    than a small batch. The share is then uncertain by a standard error of .6 % at the most.
+    than a small batch. The share is then uncertain by a standard error of .8 % at the most.
     """
     if not live or not len(batch):
         return outlook("keys", live, np.zeros(len(live)))
