@@ -126,13 +126,13 @@ def calibrate(
     watch = Watch(resolve_device(settings.device), clock)
     phases, made = _Phases(clock, say), list[Timeline]()
     training: Trained | None = None
-    trained = folder / "network"
+    as_given, trained = settings.replace(text_tokens=small.text_tokens), folder / "network"
     if train is not None and hypernetwork is None and rule_of(settings.editor).network:
         loaded = load_model(
             model, modules=settings.modules or None, device=settings.device, dtype=settings.dtype, revision=revision,
             places=rule_of(settings.editor).places,
         )  # fmt: skip
-        training = measure_training(loaded, small, train, trained, text=text, watch=watch, say=say)
+        training = measure_training(loaded, as_given, train, trained, text=text, watch=watch, say=say)
         hypernetwork = None if training is None else trained
         del loaded  # the store has its own
     probes = list(preserve)[: _probes(settings)]
@@ -170,7 +170,7 @@ def calibrate(
                 found.again.append(_again(timeline, watch, first))
         if train is not None and training is None:
             loaded = timeline.bench().loaded
-            training = measure_training(loaded, small, train, trained, text=text, watch=watch, say=say)
+            training = measure_training(loaded, as_given, train, trained, text=text, watch=watch, say=say)
     found.training = training
     return found
 

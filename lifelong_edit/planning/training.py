@@ -82,9 +82,10 @@ def _steps(run: Run, train: TrainSettings, watch: Watch) -> Steps:
     run.trainer.train = train
     took = watch.over(lambda: run.trainer.run_episode(run.facts))
     step = Took(took.seconds / (run.trainer.steps - before), took.peak)
-    held = Held(run.held.taught[:size], run.held.asked[:size], run.held.neighbours[:size])
+    # two batches: all but the first rehearse earlier facts
+    held = Held(*(part[: 2 * size] for part in (run.held.taught, run.held.asked, run.held.neighbours)))
     validation = watch.over(lambda: validate(run.loaded, run._judged(), held, size))
-    return Steps(size, step, validation.seconds)
+    return Steps(size, step, validation.seconds / 2)
 
 
 def training_facts(count: int) -> list[Fact]:
