@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("prompt")
+@click.argument("prompts", nargs=-1, required=True, metavar="PROMPT…")
 @at_option
 @click.option("--base", is_flag=True, help="Ask the untouched base model; the same as --at 0.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=20, show_default=True, help="At most this many.")
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @loading_options
 @json_option
 def ask(
-    prompt: str,
+    prompts: Sequence[str],
     at: str | None,
     base: bool,
     max_tokens: int,
@@ -63,12 +63,12 @@ def ask(
     Examples:
       lifelong-edit ask "The capital of France is"
       lifelong-edit ask "The capital of France is" --at 3
-      lifelong-edit ask "The capital of France is" --base
+      lifelong-edit ask "The capital of France is" "The capital of Spain is" --base
       lifelong-edit ask --chat "What is the capital of France?"
     """
     if not chat and (system is not None or turns):
         raise UsageError("found --system or --turn without --chat, expected them with it; add --chat")
-    if not prompt.strip():
+    if not all(prompt.strip() for prompt in prompts):
         raise UsageError("found an empty prompt, expected the beginning of a sentence; write it in quotes")
     if base and at is not None:
         raise UsageError("found --base and --at together, expected one of them; --base is --at 0")
@@ -76,11 +76,13 @@ def ask(
     with opened(store, read_only=True, device=device) as timeline:
         step = 0 if base else timeline.head if at is None else timeline.show(at).step
         told: dict[str, Any] = {"chat": chat, "system": system, "turns": earlier}
-        answer = timeline.at(step).ask(prompt, max_new_tokens=max_tokens, **told)
+        view = timeline.at(step)
+        answers = [view.ask(prompt, max_new_tokens=max_tokens, **told) for prompt in prompts]
+    found = [{"prompt": p, "step": step, "answer": a.strip()} for p, a in zip(prompts, answers, strict=True)]
     if as_json:
-        print_json({"prompt": prompt, "step": step, "answer": answer.strip()})
+        print_json(found if len(found) > 1 else found[0])
     else:
-        click.echo(one_line(answer))
+        click.echo("\n".join(map(one_line, answers)))
 
 
 def _turn(text: str) -> tuple[str, str]:
@@ -141,7 +143,7 @@ def evaluate(
     generality  all their rephrases
     unseen      those rephrases that were no rows of a solve
     wrapped     CounterFact's own rephrases, which wrap the prompt into a sentence
-    portability what follows from a fact, where its record asks for it
+    portability what follows from a fact, where its record asks for it; multihop what follows from several
     locality    neighbours that the stream did not edit: the same answer as the untouched base model
     KL          of the next token at these neighbours, from the base model to the edited one, in nats
 

@@ -107,3 +107,5 @@ def _print(found: Sequence[_Checked]) -> None:
             click.echo(one_line(describe_unused(one.report.unused)))
         for place in one.report.skipped_bad[:_SHOWN_BAD]:
             click.echo(f"bad: {one_line(place)}")
+        if one.report.bad > _SHOWN_BAD:
+            click.echo(f"bad: {one.report.bad - _SHOWN_BAD} more of {one.name}")

@@ -116,7 +116,7 @@ map_option = click.option(
     multiple=True,
     metavar="FIELD=NAME,…",
     help="Which fields of the records hold what: prompt=question,target=answer. NAME may be a path (answer.value). "
-    "Fields that are named by neither are not used.",
+    "Fields that are named by neither are not used; records that have none of them are read by their own shape.",
 )
 relations_option = click.option(
     "--relations",

@@ -23,6 +23,7 @@ from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import UsageError
 from lifelong_edit.export.formats import FORMATS, PACKINGS
 from lifelong_edit.export.formats import export as write
+from lifelong_edit.export.places import require_free
 
 if TYPE_CHECKING:
     from lifelong_edit.timeline import Timeline
@@ -119,6 +120,7 @@ def export(
     if push is None and (public or dry_run):
         raise UsageError("found --public or --dry-run without --push, expected them with it; add --push REPO")
     FORMATS[kind].require(wanted)
+    require_free(out, force)
     if push is not None:
         from lifelong_edit.export.pushing import require_repository
 

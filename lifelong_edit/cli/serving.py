@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from lifelong_edit.cli.common import loading_options, opened, say, store_option
-from lifelong_edit.errors import LifelongEditError
+from lifelong_edit.errors import LifelongEditError, UsageError
+from lifelong_edit.serving import BASE
 
 _NEEDED = ("fastapi", "uvicorn", "openai", "transformers.cli.serving.completion")
 
@@ -40,21 +43,45 @@ def serve(names: Sequence[str], port: int, store: Path, device: str | None) -> N
       lifelong-edit serve --at head --at release-1 --port 9000
     """
     _require_packages()
-    import uvicorn
+    with opened(store, read_only=True, device=device) as timeline, _listening(port) as listening:
+        for name in names:  # before seconds go into a model
+            timeline.history().state_of(0 if name == BASE else name)
+        import uvicorn
 
-    from lifelong_edit.serving.app import build
-    from lifelong_edit.serving.states import BASE, States
+        from lifelong_edit.serving.app import build
+        from lifelong_edit.serving.states import States
 
-    with opened(store, read_only=True, device=device) as timeline:
+        class Server(uvicorn.Server):
+            """Says what it waits for."""
+
+            def handle_exit(self, sig: int, frame: Any) -> None:
+                """Called at Ctrl-C, and when the process is told to end."""
+                say("ending as soon as the answers under way are through")
+                super().handle_exit(sig, frame)
+
         say(f"loading {timeline.source}")
         states = States(timeline, names or ("head", BASE))
-        server = uvicorn.Server(uvicorn.Config(build(states), host="127.0.0.1", port=port, log_level="warning"))
-        with server.config.bind_socket() as listening:
-            listening.listen()  # whoever reads the address finds somebody there
-            place = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            click.echo(place)
-            say(f"{' and '.join(states.names)} at {place}/v1; a page to ask two of them at {place}/; Ctrl-C ends it")
-            server.run(sockets=[listening])
+        server = Server(uvicorn.Config(build(states), log_level="warning"))
+        listening.listen()  # whoever reads the address finds somebody there
+        place = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        click.echo(place)
+        say(f"{' and '.join(states.names)} at {place}/v1; a page to ask two of them at {place}/; Ctrl-C ends it")
+        server.run(sockets=[listening])
+
+
+def _listening(port: int) -> socket.socket:
+    """A socket at a port of this machine. Raises UsageError where the port is taken, or not to be had."""
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind(("127.0.0.1", port))
+    except OSError as error:
+        found.close()
+        raise UsageError(
+            f"found port {port} taken or forbidden ({error.strerror}), expected a free one; name another with --port, "
+            "or 0 for any"
+        ) from None
+    return found
 
 
 def _require_packages() -> None:

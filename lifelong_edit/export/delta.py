@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.export.formats import export
-from lifelong_edit.export.placing import PROVENANCE, loader_of
+from lifelong_edit.export.places import PROVENANCE
+from lifelong_edit.export.placing import loader_of
 from lifelong_edit.models import EditableModule, LoadedModel, Shifts, load_model
 
 DELTA, SCRIPT = "delta.safetensors", "apply.py"

@@ -14,12 +14,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lifelong_edit.atomic import replace_dir_atomic
-from lifelong_edit.errors import LifelongEditError, UsageError
+from lifelong_edit.errors import LifelongEditError
+from lifelong_edit.export.places import PROVENANCE, require_free
 from lifelong_edit.models import LoadedModel, fingerprint_of
 from lifelong_edit.models.loading import auto_of
 
-PROVENANCE = "lifelong_edit.json"
-"""The file of an export that says where it comes from, and by which it is known as one."""
 CARD = "README.md"
 """The model card of an export, as the hub shows it."""
 FORMAT = 1
@@ -62,20 +61,6 @@ def placed(
 def loader_of(loaded: LoadedModel) -> str:
     """The class of transformers whose `from_pretrained` loads such a model, by name."""
     return str(auto_of(loaded.family.kind, loaded.model.config).__name__)
-
-
-def require_free(out: Path, force: bool) -> None:
-    """Raise UsageError where an export may not be placed: only by force on an earlier one, never on anything else."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UsageError(f"cannot export to {out}: it is a file, expected a folder that does not exist yet")
-    if not any(out.iterdir()):
-        return
-    if not (out / PROVENANCE).is_file():
-        raise UsageError(f"{out} is no earlier export (no {PROVENANCE} in it) and is never replaced; name another")
-    if not force:
-        raise UsageError(f"{out} exists already; replace the earlier export with --force, or name another folder")
 
 
 def weights_meant(

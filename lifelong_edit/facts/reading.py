@@ -98,9 +98,10 @@ def read_facts(
     report = report if report is not None else ReadReport()
     for name in expand(sources):
         with open_source(name, known) as source:
-            number = 0
+            number, last, nth = 0, 0, 0
             for element in source.elements:
-                found = recognise_at(source.name, element, skip_bad=skip_bad, report=report, reader=reader)
+                last, nth = element[0], nth + 1 if element[0] == last else 1
+                found = recognise_at(source.name, element, nth, skip_bad=skip_bad, report=report, reader=reader)
                 for fact in found:
                     place = source.name, element[0], source.digest, number
                     yield Record(fact, *place, source.earlier(number), entry_of(element[1]))
@@ -109,14 +110,16 @@ def read_facts(
 
 
 def recognise_at(
-    name: str, element: Element, *, skip_bad: bool, report: ReadReport, reader: Reader = READER
+    name: str, element: Element, nth: int = 1, *, skip_bad: bool, report: ReadReport, reader: Reader = READER
 ) -> tuple[Fact, ...]:
     """The facts of an element of the source `name`; none where it is left out, which the report then counts.
+
+    nth: which of its line it is, of records that stand in one.
 
     Raises `BadInputError`, with file and line, for a bad record unless `skip_bad`.
     """
     try:
-        found = _recognise_at(name, element, reader)
+        found = _recognise_at(name, element, nth, reader)
     except BadInputError as error:
         if not skip_bad:
             raise
@@ -157,14 +160,16 @@ def general_names() -> list[str]:
     return Path(__file__).with_name("names.txt").read_text(encoding="utf-8").splitlines()
 
 
-def _recognise_at(name: str, element: Element, reader: Reader) -> Found:
+def _recognise_at(name: str, element: Element, nth: int, reader: Reader) -> Found:
     line, value = element
     try:
         if isinstance(value, BadInputError):
             raise value
         return reader(value)
     except BadInputError as error:
-        raise BadInputError(f"{name}:{line}: {error}") from None
+        # What could not be read at all has no number among the records.
+        which = f" (record {nth} of that line)" if nth > 1 and not isinstance(value, BadInputError) else ""
+        raise BadInputError(f"{name}:{line}{which}: {error}") from None
 
 
 def preserved_prompts_of(fact: Fact) -> list[Probe]:

@@ -85,7 +85,10 @@ SHAPES: tuple[Shape, ...] = (
 
 @dataclass(frozen=True)
 class Reader:
-    """How records are read. mapping: of native fields, which of a record's fields holds each; see `mapping_of`."""
+    """How records are read. mapping: of native fields, which of a record's fields holds each; see `mapping_of`.
+
+    A record that has none of the fields that a map names is read by its own shape.
+    """
 
     mapping: Mapping[str, str] = field(default_factory=dict)
     relations: Relations | None = None
@@ -96,7 +99,8 @@ class Reader:
         Raises `BadInputError` (without file and line) for an unknown shape, a missing or blank field or a wrong type.
         """
         value = without_null(record)
-        if self.mapping:
+        if any(_path_in(value, source) for source in self.mapping.values()):
+            _require_mapped(value, self.mapping)
             found = _found(MAPPED, Fields(renamed(value, self.mapping)), _read_mapped)
             # The record may have a field of its own under a name that the map gives to another.
             shadowed = [name for name, source in self.mapping.items() if name in value and name != source]
@@ -111,7 +115,7 @@ class Reader:
             return _found("languages", fields, published.read_languages)
         if is_triple(fields):
             return _found(TRIPLE, fields, lambda fields: read_triple(fields, self.relations))
-        raise BadInputError(_describe_unknown(record))
+        raise BadInputError(_describe_unknown(record, self.mapping))
 
 
 def mapping_of(text: str | Iterable[str]) -> dict[str, str]:
@@ -237,14 +241,31 @@ def renamed(record: Value, mapping: Mapping[str, str]) -> Value:
     rest = dict(record)
     found: Value = {}
     for name, source in mapping.items():
-        path = (source,) if source in record else tuple(source.split("."))
-        value: Any = record
-        for part in path:
-            value = value.get(part) if isinstance(value, dict) else None
-        if value is not None:
+        if path := _path_in(record, source):
+            value: Any = record
+            for part in path:
+                value = value[part]
             found[name] = value
             rest = _without(rest, path)
     return {name: value for name, value in rest.items() if name not in mapping} | found
+
+
+def _path_in(record: Value, source: str) -> tuple[str, ...]:
+    """The path by which a record has a field that a map names; () where it has none."""
+    path = (source,) if source in record else tuple(source.split("."))
+    value: Any = record
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return () if value is None else path
+
+
+def _require_mapped(record: Value, mapping: Mapping[str, str]) -> None:
+    for name in ("prompt", "target"):
+        if not _path_in(record, mapping[name]):
+            raise BadInputError(
+                f"found a record without {mapping[name]!r}, which --map calls its {name}, expected it beside "
+                f"{_keys_of(record)}; fill it in, or name another field"
+            )
 
 
 def _without(value: Value, path: tuple[str, ...]) -> Value:
@@ -270,10 +291,17 @@ def _read_mapped(fields: Fields) -> Read:
     ]
 
 
-def _describe_unknown(record: Value) -> str:
-    keys = [repr(key[:40]) for key in list(record)[:8]]
-    told = f"the key{'s' * (len(keys) > 1)} {', '.join(keys)}" if keys else "no keys"
+def _keys_of(record: Value) -> str:
+    return ", ".join(repr(key[:40]) for key in list(record)[:8])
+
+
+def _describe_unknown(record: Value, mapping: Mapping[str, str]) -> str:
+    told = f"the key{'s' * (len(record) > 1)} {_keys_of(record)}" if record else "no keys"
+    if mapping:
+        named = ", ".join(repr(source) for source in mapping.values())
+        return f"found a record with {told}, expected those that --map names ({named}); correct the map"
     return (
         f"found a record with {told}, expected `prompt` and `target` (or the fields of another known shape, see "
-        "docs/facts-format.md); rename the fields, or say which is which by --map prompt=NAME,target=NAME"
+        "docs/facts-format.md); rename the fields, or say which is which by --map prompt=NAME,target=NAME, with "
+        "subject=NAME and rephrases=NAME where there are any"
     )

@@ -18,12 +18,15 @@ from uuid import uuid4
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.completion import CompletionHandler
-from transformers.cli.serving.utils import BaseGenerateManager, GenerateManager, GenerationState, Modality
+from transformers.cli.serving.utils import BaseGenerateManager, GenerationState, Modality
 
 from lifelong_edit.errors import LifelongEditError
+from lifelong_edit.serving.generating import Generating
+from lifelong_edit.serving.requests import require_sound
 from lifelong_edit.serving.states import Served, StateModel, States, require_room
 
 # What tools send by habit, and what it may say where nothing else is meant by it than what is done anyway.
@@ -101,7 +104,7 @@ class _OneByOne(GenerationState):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._one = GenerateManager()
+        self._one = Generating()
 
     def get_manager(self, model_id: str, use_cb: bool = False) -> BaseGenerateManager:
         """The one."""
@@ -168,8 +171,10 @@ def build(states: States) -> FastAPI:
     async def completions(body: dict[str, Any]) -> Response:
         served = states.named(body.get("model"))
         prompt = body.get("prompt")
-        if not isinstance(prompt, str) or not prompt:
-            raise HTTPException(400, "found no prompt, expected a text; one prompt a request")
+        if not isinstance(prompt, str):
+            raise HTTPException(400, f"found a prompt that is {_kind(prompt)}, expected a text; one prompt a request")
+        if not prompt:
+            raise HTTPException(400, "found an empty prompt, expected a text")
         read = await asyncio.to_thread(states.put, served, prompt)
         return await _answered(completion, {**body, "prompt": read}, served)
 
@@ -187,8 +192,15 @@ def build(states: States) -> FastAPI:
     return app
 
 
+def _kind(found: Any) -> str:
+    """What JSON calls a value."""
+    kinds: dict[type, str] = {type(None): "missing", list: "a list", dict: "an object", bool: "a truth value"}
+    return kinds.get(type(found), "a number")
+
+
 async def _answered(handler: Any, body: dict[str, Any], served: Served) -> Response:
     """What transformers' handler answers, of the state that a request came for."""
+    require_sound(body)
     given = {**_meant(body), "model": served.model}
     response: Response = await handler.handle_request(given, f"lifelong-{uuid4().hex}")
     if isinstance(response, StreamingResponse):
@@ -218,8 +230,8 @@ def _tell_errors(app: FastAPI) -> None:
         kind = "invalid_request_error" if status < 500 else "server_error"
         return JSONResponse({"error": {"message": message, "type": kind, "code": None, "param": None}}, status)
 
-    @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
+    @app.exception_handler(AnyHTTPException)
+    async def http(_: Request, error: AnyHTTPException) -> JSONResponse:
         return told(error.status_code, str(error.detail))
 
     @app.exception_handler(RequestValidationError)

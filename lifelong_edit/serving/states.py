@@ -13,11 +13,10 @@ from typing import Any
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.models import LoadedModel, Overlay, Turn, end_ids, end_of_turn, has_template
 from lifelong_edit.models.overlay import Putting
+from lifelong_edit.serving import BASE
 from lifelong_edit.tasks import require_causal
 from lifelong_edit.timeline import Timeline
 
-BASE = "base"
-"""What the untouched model is called."""
 _KEPT = 4
 """States that are held ready beside the one at which the model stands."""
 
@@ -132,7 +131,8 @@ class StateModel:
         config = options["generation_config"]
         config.max_new_tokens = min(config.max_new_tokens, room)
         with self._states.standing(self._step) as loaded:
-            return loaded.model.generate(**options)
+            # Stops are looked up in the tokens themselves: no matter of a prompt that has to leave room.
+            return loaded.model.generate(**{**options, "tokenizer": loaded.tokenizer})
 
 
 def require_room(states: States, ids: Any) -> None:

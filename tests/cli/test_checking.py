@@ -43,6 +43,21 @@ def test_check_shows_what_files_are_read_as(run: Run, table: Path, tmp_path: Pat
     assert not (tmp_path / "none").exists()
 
 
+def test_a_map_that_names_no_field_is_told_with_those_that_are_there(run: Run, table: Path, tmp_path: Path) -> None:
+    wrong = run("facts", "--check", table, "--map", "prompt=question,target=say")
+    assert wrong.exit_code == 3 and "without 'question', which --map calls its prompt" in wrong.stdout
+    assert "'ask'" in wrong.stdout
+    none = run("facts", "--check", table, "--map", "prompt=x,target=y")
+    assert "expected those that --map names ('x', 'y')" in none.stdout
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where is Lima?"}]
+    chat, record = tmp_path / "chat.json", {"messages": [*turns, {"role": "assistant", "content": "In Peru."}]}
+    chat.write_text(json.dumps([record, *[{"label": "x"}] * 7]))
+    mixed = run("facts", "--check", table, chat, "--map", "prompt=ask,target=say")
+    assert "mapped (2)" in mixed.stdout and "conversation (1)" in mixed.stdout
+    assert f"bad: {chat}:1 (record 2 of that line): found" in mixed.stdout
+    assert f"bad: 2 more of {chat}" in mixed.stdout and "(record 8 of" not in mixed.stdout
+
+
 def test_check_is_asked_for(run: Run, table: Path, tmp_path: Path) -> None:
     for given, told in (
         (["facts", "--check"], "without files"),

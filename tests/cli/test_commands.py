@@ -191,6 +191,8 @@ def test_ask(run: Run, store: Path, tiny_gpt2: Path) -> None:
     assert (now["step"], base["step"]) == (3, 0)
     assert now["answer"] != base["answer"]
     assert data(run("ask", prompt, "--store", store, "--json", "--at", 0))["answer"] == base["answer"]
+    both = data(run("ask", prompt, prompt, "--store", store, "--json"))
+    assert both == [now, now]
     printed = run("ask", prompt, "--store", store)
     assert len(printed.stdout.splitlines()) == 1
     assert run("ask", prompt, "--store", store, "--base", "--at", 1).exit_code == 2

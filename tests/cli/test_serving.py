@@ -7,6 +7,7 @@ import html
 import json
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import urllib.error
@@ -25,6 +26,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 
 from lifelong_edit.models import Question, Turn
 from lifelong_edit.serving.app import build
+from lifelong_edit.serving.generating import Until
 from lifelong_edit.serving.states import States
 from lifelong_edit.timeline import Timeline
 from tests.cli.conftest import Run, fact_line, refused
@@ -175,6 +177,39 @@ def test_a_temperature_draws(client: OpenAI) -> None:
     assert len(said) > 1
 
 
+def test_an_answer_ends_before_a_stop(client: OpenAI, place: str) -> None:
+    whole_answer = client.completions.create(model="head", prompt=PROMPT, max_tokens=8, temperature=0).choices[0].text
+    stop = whole_answer[3:5]
+    expected = whole_answer[: whole_answer.index(stop)]
+    asked: dict[str, Any] = {"model": "head", "prompt": PROMPT, "max_tokens": 8, "temperature": 0}
+    for stops in (stop, [stop, "nowhere"]):
+        assert client.completions.create(**asked, stop=stops).choices[0].text == expected
+        parts = client.completions.create(**asked, stop=stops, stream=True)
+        assert "".join(part.choices[0].text for part in parts) == expected
+    turn: Any = [{"role": "user", "content": TURN}]
+    calm: dict[str, Any] = {"max_tokens": 8, "temperature": 0}
+    said = client.chat.completions.create(model="head", messages=turn, **calm).choices[0].message.content or ""
+    cut = client.chat.completions.create(model="head", messages=turn, stop=said[2:4], **calm).choices[0].message.content
+    assert (cut or "") == said[: said.index(said[2:4])]
+
+
+def test_what_may_begin_a_stop_waits_for_what_follows() -> None:
+    pieces = Until(["END", "x"])
+    for item in ("one E", "N", "d two", " EN", "D three", " four", None):
+        pieces.put_nowait(item)
+    assert [pieces.get_nowait() for _ in range(pieces.qsize())] == ["one", " ", "ENd t", "wo ", None]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_tokens", -1), ("max_tokens", 0), ("max_tokens", "a"), ("temperature", "hot"), ("temperature", -1),
+     ("top_p", 5), ("stream", "yes"), ("stop", ""), ("stop", [1]), ("seed", "x")],
+)  # fmt: skip
+def test_a_number_out_of_its_bounds_is_refused(place: str, name: str, value: Any) -> None:
+    status, told = sent(place, {"prompt": PROMPT, **CALM, name: value})
+    assert status == 400 and f"found {name} {value!r}, expected otherwise" in told["error"]["message"]
+
+
 def test_what_it_cannot_do_is_refused_in_a_sentence(client: OpenAI, place: str) -> None:
     with pytest.raises(NotFoundError, match="expected head or base"):
         client.completions.create(model="nobody", prompt=PROMPT)
@@ -186,7 +221,12 @@ def test_what_it_cannot_do_is_refused_in_a_sentence(client: OpenAI, place: str) 
         client.chat.completions.create(model="head", messages=[])
     assert client.completions.create(model="head", prompt=PROMPT, user="me", n=1, **CALM).choices
     assert sent(place, b"{torn")[0] == 400 and "JSON" in sent(place, b"{torn")[1]["error"]["message"]
-    assert sent(place, {"prompt": ["a", "b"]})[0] == 400
+    for prompt, message in ((["a", "b"], "a prompt that is a list"), ("", "an empty prompt"), (None, "is missing")):
+        status, told = sent(place, {"prompt": prompt})
+        assert status == 400 and message in told["error"]["message"]
+    with pytest.raises(urllib.error.HTTPError) as missing:
+        urllib.request.urlopen(f"{place}/nowhere")
+    assert missing.value.code == 404 and "message" in json.load(missing.value)["error"]
     for headers in ({"Content-Type": "text/plain"}, {"Host": "evil.example"}):
         assert sent(place, {"prompt": PROMPT, **CALM}, **headers)[0] == 400, headers
 
@@ -194,7 +234,10 @@ def test_what_it_cannot_do_is_refused_in_a_sentence(client: OpenAI, place: str) 
 def test_a_command_that_cannot_serve_says_so_before_it_loads(run: Run, store: Path, no_model: None) -> None:
     refused(run("serve", "--store", store.parent / "nowhere"), 4, "there is no store")
     result = run("serve", "--store", store, "--at", "nowhere")
-    assert result.exit_code == 2 and "names no step" in result.stderr
+    assert result.exit_code == 2 and "names no step" in result.stderr and "loading" not in result.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused(run("serve", "--store", store, "--port", port), 2, f"port {port} taken", "--port")
 
 
 def test_a_missing_package_is_named(run: Run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,7 +182,7 @@ def test_fields_under_other_names_are_mapped() -> None:
     for wrong in ("prompt", "prompt=a", "prompt=a,target=", "prompt=a,target=b,colour=c", "prompt=a,target=b,prompt=c"):
         with pytest.raises(UsageError, match="--map"):
             mapping_of(wrong)
-    with pytest.raises(BadInputError, match="without `prompt`"):
+    with pytest.raises(BadInputError, match="without 'ask', which --map calls its prompt"):
         reader({"said": {"value": "Here"}})
 
 

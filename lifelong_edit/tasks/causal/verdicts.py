@@ -12,6 +12,8 @@ from lifelong_edit.tasks.asking import SENTENCE_ENDS
 MARGIN = 3
 # In a conversation the answer may stand at the end of a sentence.
 CHAT_MARGIN = 16
+HYPHENS = "-\u2010\u2011"
+"""A letter behind one of these goes on with the word before it."""
 # Scripts that are written without spaces: Thai to Khmer, kana, Han.
 _UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF))
 
@@ -31,10 +33,10 @@ def continuation_text(loaded: LoadedModel, prompt: str, generation: Generation) 
 def judge(prompt: str, target: str, text: str, stopped: bool) -> tuple[bool, bool]:
     """Whether `text`, generated after `prompt`, answers with `target`, and whether it then comes to an end.
 
-    It must start with the target, after white space or not, and both ends of the target must be word
-    boundaries: "Paris," answers "Paris", "Parisian" and "3.5" do not answer "Paris" and "3". A target that
-    is to follow the prompt at once (`facts.GLUE`) may go on in its last word. The end is natural where the
-    end of the text or sentence-ending punctuation follows at once.
+    It must start with the target, after white space or not, and both ends of the target must be word boundaries:
+    "Paris," answers "Paris", while "Parisian", "Paris-Nord" and "3.5" do not answer "Paris" and "3". A target that is
+    to follow the prompt at once (`facts.GLUE`) may go on in its last word. The end is natural where the end of the
+    text or sentence-ending punctuation follows at once.
     """
     said, wanted = _normal(text).lstrip(), _normal(target).removeprefix(GLUE).strip()
     glued = target.startswith(GLUE)
@@ -68,6 +70,8 @@ def _inside_word(left: str, right: str) -> bool:
         return False
     if left[-1].isdigit() and right[0] in ".," and right[1:2].isdigit():
         return True
+    if in_word(left[-1]) and right[0] in HYPHENS and right[1:2].isalpha() and in_word(right[1]):
+        return True  # "Porto-Novo" is another city than "Porto"
     return in_word(left[-1]) and in_word(right[0])
 
 
