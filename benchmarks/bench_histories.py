@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,16 +44,21 @@ def main() -> None:
     """Measures, prints and writes `results/histories.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--facts", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument(
+        "--place", type=Path, help="where the stores are made, kept, and taken from when they are there"
+    )
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside:
         print(json.dumps(inside(given.inside)))
         return
     results: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as place:
-        make_model(Path(place) / "model")
+    with tempfile.TemporaryDirectory() as work:
+        place = given.place or Path(work)
+        if not (place / "model").exists():
+            make_model(place / "model")
         for count in given.facts:
-            results.append({"facts": count, **one(Path(place), count)})
+            results.append({"facts": count, **one(place, Path(work), count)})
             first = results[0]
             results[-1]["to_the_first"] = {
                 name: value / first[name] for name, value in results[-1].items() if isinstance(value, float)
@@ -72,16 +78,18 @@ def template(number: int) -> Any:
     )
 
 
-def one(place: Path, count: int) -> dict[str, Any]:
-    """A history of `count` facts, and all that is measured on it."""
-    store = place / f"store-{count}"
+def one(place: Path, work: Path, count: int) -> dict[str, Any]:
+    """A history of `count` facts, made or found in `place`, and all that is measured on a copy of it in `work`."""
+    kept, store = place / f"store-{count}", work / f"measured-{count}"
     began = time.process_time()
-    make_history(place / "model", store, count)
+    if not kept.exists():
+        make_history(place / "model", kept, count)
     found: dict[str, Any] = {"making": time.process_time() - began}
+    shutil.copytree(kept, store)
     command = [sys.executable, "-m", "benchmarks.bench_histories", "--inside", str(store)]
     found |= json.loads(subprocess.check_output(command, text=True))
-    base = min(processor_time(["--version"], place) for _ in range(2))  # the first one reads files anew
-    found |= {name: max(0.001, processor_time(words, place, store) - base) for name, words in COMMANDS.items()}
+    base = min(processor_time(["--version"], work) for _ in range(2))  # the first one reads files anew
+    found |= {name: max(0.001, processor_time(words, work, store) - base) for name, words in COMMANDS.items()}
     found["mib_on_disk"] = sum(f.stat().st_blocks * 512 for f in store.rglob("*") if f.is_file()) / 2**20
     return found
 
@@ -179,9 +187,10 @@ def inside(store: Path) -> dict[str, Any]:
 def rehearsal(timeline: Any) -> None:
     """The draw of earlier facts that a batch has as rows."""
     from lifelong_edit.editors.ridge.rows import rehearsed
+    from lifelong_edit.tracked import in_order
 
     state = timeline._solve().state()
-    rehearsed(state, sorted(state.live), 20, 0, ("x",))
+    rehearsed(state, in_order(state.live), 20, 0, ("x",))
 
 
 def batch(first: int) -> list[Any]:

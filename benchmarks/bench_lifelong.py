@@ -46,7 +46,6 @@ from lifelong_edit.editors.malmen.network import NetworkSet, read_checkpoint
 from lifelong_edit.editors.malmen.rule import pack
 from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.editors.ridge.held import Preservation
-from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.eval.metrics.verdicts import ask_pairs, summarise
 from lifelong_edit.facts import Fact, Probe, preserved_prompts_of, read_facts
@@ -54,7 +53,6 @@ from lifelong_edit.judging.forgetting import forecast_by_keys
 from lifelong_edit.judging.guard import Figures, measure, objections, retention
 from lifelong_edit.models import BASE, LoadedModel, load_model
 from lifelong_edit.policies import Never, ReconsolidationPolicy, Standing, reconsolidation_policy
-from lifelong_edit.stores import FactKeys
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.timeline.defaults import default_forecasters, solve_of
 from lifelong_edit.timeline.model import as_tensors, make_editor
@@ -85,15 +83,7 @@ class Plan:
 class Unpreserved(Preservation):
     """What solves hold that hold nothing still: P = 0, whatever the settings and the live facts are."""
 
-    def gram(
-        self,
-        module: str,
-        s: RidgeSettings,
-        keys: float,
-        live: Mapping[str, FactKeys],
-        subjects: frozenset[str],
-        coming: int = 0,
-    ) -> Tensor:
+    def gram(self, module: str, *_: Any, **__: Any) -> Tensor:
         """Zeros, (d_in, d_in) float64."""
         return torch.zeros_like(self.bench.text_gram[module])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit import cache
-from lifelong_edit.errors import StoreDamagedError
+from lifelong_edit.errors import StepRefusedError, StoreDamagedError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import BASE, LoadedModel
 from lifelong_edit.numerics.devices import solve_device
@@ -25,6 +25,7 @@ from lifelong_edit.stores import Content, FactKeys
 from lifelong_edit.tasks import leading, task_of
 from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
 from lifelong_edit.tracing.preservation import PreservedArrays, PreservedPrompts, prepare_preserved, preserved_phase
+from lifelong_edit.tracing.rows import Subjects
 from lifelong_edit.tracing.text import TextArrays, measured_on, prepare_text
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -101,6 +102,11 @@ class State:
     keys: dict[str, FactKeys] = field(default_factory=dict)
     parts: dict[str, Content] = field(default_factory=dict)
     digest: str = ""
+    _subjects: Subjects = field(default_factory=Subjects, init=False, repr=False, compare=False)
+
+    def subjects(self) -> Container[str]:
+        """What the live facts are about, case-folded; for asking, and only until the state changes."""
+        return self._subjects.follow(self.live)
 
 
 class Bench:
@@ -130,9 +136,12 @@ class Bench:
     def conflict_of(self, facts: Sequence[Fact]) -> dict[str, np.ndarray]:
         """The conflict key of each fact's prompt as it is stored, digest → (d_in,): neither centred nor scaled.
 
-        In the leading form: that of the turn where facts are taught in conversations alone.
+        In the leading form: that of the turn where facts are taught in conversations alone. Rounded as the store keeps
+        it, before anything is decided by it. Raises StepRefusedError where 16 bits do not hold it.
         """
         keys = self._raw_conflict_keys(facts).cpu().numpy()
+        if self.settings.key_dtype == "float16":
+            keys = in_16_bits(keys)
         return {fact.digest: key.copy() for fact, key in zip(facts, keys, strict=True)}
 
     def centred_keys(self, conflict: Mapping[str, np.ndarray], facts: Sequence[Fact]) -> Tensor:
@@ -151,6 +160,18 @@ class Bench:
         with self.loaded.at(BASE):  # whatever is remembered at a state, a key is that of the prompt alone
             ids = [self.task.encode_question(self.loaded, leading(self.loaded, p)) for p in prompts]
         return lowest_keys(self.loaded, ids, self.settings.micro_batch)
+
+
+def in_16_bits(keys: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    """Keys as float16. Raises StepRefusedError where an entry is too large for it."""
+    with np.errstate(over="ignore"):
+        found = keys.astype(np.float16)
+    if not np.isfinite(found).all():
+        raise StepRefusedError(
+            "a key has an entry above 65,504, the most that 16 bits keep; expected a smaller one; make the store with "
+            "--set key_dtype=float32"
+        )
+    return found
 
 
 def _preserved(

@@ -71,7 +71,7 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The order in which the fields are shown, and their digest takes them; empty: that of the struct."""
     at_rest: ClassVar[Mapping[str, tuple[str | int | None, ...]]] = {
         "form": (None, "plain"), "system": (None,), "gate_noise": (None,), "shift_dtype": ("float32",),
-        "solve_device": ("matrix",),
+        "solve_device": ("matrix",), "key_dtype": ("float32",),
     }  # fmt: skip
     """Fields that stores did not have from the first on, and the values with which all is as it was without them."""
     before: ClassVar[Mapping[str, object]] = {}
@@ -108,6 +108,10 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """In which numbers the store keeps what a step changes: `float32`, or `float16` for half the disk. A step is what
     is stored of it, so it is rounded before it is judged: an entry is off by at most 2⁻¹¹ of itself. `show` has the
     error of each step."""
+    key_dtype: ShiftDtype = "float32"
+    """In which numbers the store keeps, and holds in memory, the key of each fact by which contradictions are found:
+    `float32`, or `float16` for half of it, off by at most 2⁻¹¹ of each entry. The keys of solves are whole numbers of
+    16 bits in both cases."""
     gate_perplexity: float = 1.5
     """The gate refuses a batch after which perplexity exceeds this multiple of the base model's."""
     gate_noise: NotNegative | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lifelong_edit.stores.digests import digest_bytes
 
@@ -24,7 +24,7 @@ def choose_sample(cohorts: Mapping[int, Sequence[str]], size: int, seed: int, st
     chosen is fixed by the seed, so that the same ones are asked again and again, and a change is one of the model.
     Where there are more batches than questions, which of them are asked is drawn anew for each `step`.
     """
-    left = {cohort: _ordered(facts, seed) for cohort, facts in cohorts.items() if facts}
+    left = {cohort: ordered(facts, seed) for cohort, facts in cohorts.items() if facts}
     if not left or size <= 0:
         return {}
     newest = max(left)
@@ -47,5 +47,6 @@ def _spread(cohorts: Mapping[int, Sequence[str]], size: int, draw: str) -> dict[
     return chosen
 
 
-def _ordered(facts: Sequence[str], seed: int) -> list[str]:
+def ordered(facts: Iterable[str], seed: int) -> list[str]:
+    """Facts, by digest, in the order in which they are chosen: drawn by a seed, whatever the order they come in."""
     return sorted(facts, key=lambda fact: digest_bytes(f"sample/{seed}/{fact}".encode()))

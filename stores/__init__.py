@@ -16,7 +16,19 @@ from lifelong_edit.stores.keys import write_key_file
 from lifelong_edit.stores.lock import LOCK_FILE, holder
 from lifelong_edit.stores.log import EditLog, require_place
 from lifelong_edit.stores.measurements import Measure, Measurement, Outcome
-from lifelong_edit.stores.parts import KEYS, MOMENTS, WEIGHTS, Content, Fold, Part, Read, advance, replay, upsert_digest
+from lifelong_edit.stores.parts import (
+    KEYS,
+    MOMENTS,
+    WEIGHTS,
+    Content,
+    Fold,
+    Part,
+    Read,
+    advance,
+    replay,
+    upsert,
+    upsert_digest,
+)
 from lifelong_edit.stores.records import (
     Batch,
     Branch,
@@ -141,6 +153,7 @@ __all__ = [
     "smaller",
     "tensors_digest",
     "unseal",
+    "upsert",
     "upsert_digest",
     "write_key_file",
     "zeros",

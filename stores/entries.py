@@ -3,7 +3,7 @@
 | tensor        | what                                                                                  |
 | ------------- | ------------------------------------------------------------------------------------- |
 | `facts`       | (n, 16) uint8: the digests of the facts, in order                                     |
-| `conflict`    | (n, d_in) float32: of each the key of the lowest edited module at its last prompt token |
+| `conflict`    | (n, d_in) float32 or float16: of each the key of the lowest edited module at its last prompt token |
 | `rows/NAME`   | (rows, …): rows of all of them, one fact behind the other                             |
 | `counts/NAME` | (n,) int32: how many of these rows each fact has                                      |
 
@@ -37,10 +37,10 @@ class FactKeys(Entry):
     """The live keys of one fact, stored verbatim.
 
     rows: module → (n, d_in) int16 on the grid; none for a rule that needs no keys of its own. conflict: (d_in,)
-    float32, the key of the lowest edited module at the last prompt token, which never goes stale.
+    float32 or float16, the key of the lowest edited module at the last prompt token, which never goes stale.
     """
 
-    conflict: npt.NDArray[np.float32]
+    conflict: npt.NDArray[np.floating]
 
 
 def encode_entries(entries: Mapping[str, Entry]) -> bytes:

@@ -97,10 +97,14 @@ class KeyIndex:
         """Of a reduced index: how many keys it held when its directions were fitted."""
         return self._fitted
 
-    def differing(self, facts: Collection[str]) -> tuple[list[str], list[str]]:
-        """What is in the index and not among `facts`, and what is among them and not in the index; each sorted."""
-        held, wanted = self._ids.keys(), set(facts)
-        return sorted(held - wanted), sorted(wanted - held)
+    def differing(self, facts: Collection[str], among: Collection[str] | None = None) -> tuple[list[str], list[str]]:
+        """What is in the index and not among `facts`, and what is among them and not in the index; each sorted.
+
+        among: all that can be either, where that is known.
+        """
+        names = {*self._ids, *facts} if among is None else among
+        gone = sorted(name for name in names if name in self._ids and name not in facts)
+        return gone, sorted(name for name in names if name in facts and name not in self._ids)
 
     def add(self, facts: Sequence[str], vectors: FloatArray) -> None:
         """Add the keys of facts, (n, width); they are normalised here.
@@ -333,4 +337,6 @@ def _faiss() -> Any:
     """FAISS, imported when first needed: `status` and `log` never do."""
     import faiss
 
+    # For a batch of queries products of matrices are three times as quick; some releases begin with them late.
+    faiss.cvar.distance_compute_blas_threshold = min(1000, faiss.cvar.distance_compute_blas_threshold)
     return faiss

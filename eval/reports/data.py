@@ -37,12 +37,15 @@ from lifelong_edit.eval.reports.survival import (
     split_by,
 )
 from lifelong_edit.facts import Fact
+from lifelong_edit.policies.sampling import ordered
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Measure, Measurement, StepRecord
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline.names import StepName
 
 MEASURES: tuple[Measure, ...] = ("efficacy", "generality", "locality", "chat", "portability", "multihop")
+PARTED = 2048
+"""Of how many facts the keys are compared with those of all later ones: of all it would grow with their square."""
 ALARM = 1.1
 """From which multiple of the base model's perplexity on a page says that the model is wearing down."""
 KEPT, WORN, ENOUGH = 0.95, 0.8, 10
@@ -83,7 +86,7 @@ class StoreReport:
     alarm: int | None
     survival: dict[str, Survival]
     nearness: float
-    """The median that parts the strata of `survival`."""
+    """The median that parts the strata of `survival`: PARTED facts of those asked, drawn, where there are more."""
     lost: list[tuple[Fact, Lost]]
     conflicts: list[Met]
     transfer: float
@@ -146,7 +149,8 @@ def gather(timeline: Timeline, name: str, at: StepName = "head") -> StoreReport:
     edits = {record.step for record in records if record.kind == "edit"}
     curve = by_age(matrices["efficacy"], [m.step for m in found if m.step in edits])
     lives = spells(found)
-    nearness, far, near = split_by(lives, _nearness(timeline, {spell.fact for spell in lives}))
+    drawn = ordered({spell.fact for spell in lives}, timeline.settings.seed)[:PARTED]
+    nearness, far, near = split_by(lives, _nearness(timeline, set(drawn)))
     strata = {"all facts": lives} | ({"keys far from later edits": far, "keys near later edits": near} if far else {})
     lost = lost_facts(found, history.live(head))
     facts = timeline.facts_by_digest([one.then.fact for one in lost])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_right
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -62,13 +64,14 @@ def spells(measurements: Sequence[Measurement]) -> list[Spell]:
     after every batch.
     """
     batches = sorted({step for measurement in measurements for step in measurement.live})
-    found = []
+    found = list[Spell]()
     for (fact, taught), asked in histories(measurements).items():
         if not asked[0][1].generated:
             continue
         failed = next((step for step, outcome in asked if not outcome.generated), None)
         until = asked[-1][0] if failed is None else failed
-        found.append(Spell(fact, taught, sum(taught < step <= until for step in batches), failed is not None))
+        length = max(0, bisect_right(batches, until) - bisect_right(batches, taught))
+        found.append(Spell(fact, taught, length, failed is not None))
     return found
 
 
@@ -78,8 +81,11 @@ def kaplan_meier(spells: Iterable[Spell]) -> Survival:
     lengths = np.array([spell.length for spell in known], np.int64)
     ended = np.array([spell.ended for spell in known], np.bool_)
     ages, share, at_risk, lost, left = [], [], [], [], 1.0
-    for age in range(int(lengths.max(initial=-1)) + 1):
-        risk, gone = int((lengths >= age).sum()), int(((lengths == age) & ended).sum())
+    count = int(lengths.max(initial=-1)) + 1
+    risks = np.bincount(lengths, minlength=count)[::-1].cumsum()[::-1]
+    losses = np.bincount(lengths[ended], minlength=count)
+    for age in range(count):
+        risk, gone = int(risks[age]), int(losses[age])
         left *= 1 - gone / risk
         ages.append(age)
         share.append(left)
@@ -102,11 +108,12 @@ def nearest_later(
     matrix = np.stack([keys[digest] for digest in order]).astype(np.float64)
     steps = np.array([taught[digest] for digest in order])
     found: dict[str, float] = {}
-    for step in np.unique(steps)[:-1]:
-        own = np.array([i for i in np.flatnonzero(steps == step) if only is None or order[i] in only], np.int64)
+    first, *others = np.unique(steps, return_index=True)[1].tolist()
+    for begin, end in itertools.pairwise([first, *others]):
+        own = np.array([i for i in range(begin, end) if only is None or order[i] in only], np.int64)
         if not len(own):
             continue
-        nearest = (matrix[own] @ matrix[steps > step].T).max(1)
+        nearest = (matrix[own] @ matrix[end:].T).max(1)
         found.update((order[i], float(value)) for i, value in zip(own, nearest, strict=True))
     return found
 

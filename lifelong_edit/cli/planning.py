@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lifelong_edit.cli.common import json_option, print_json, print_pairs, print_table, say, store_option
+from lifelong_edit.cli.common import (
+    json_option,
+    parse_settings,
+    print_json,
+    print_pairs,
+    print_table,
+    say,
+    store_option,
+)
 from lifelong_edit.cli.setup import BUNDLED, chosen_settings, making_options, preserved_prompts, read_text
 from lifelong_edit.errors import UsageError
+
+if TYPE_CHECKING:
+    from lifelong_edit.planning.plan import Plan
 
 
 @click.command()
@@ -17,11 +28,27 @@ from lifelong_edit.errors import UsageError
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=50, show_default=True, metavar="N", help="Of a batch."
 )
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="Say also what `train` takes for so long, of a rule that has a network. Default: nothing of it.",
+)
+@click.option("--train", "training", multiple=True, metavar="NAME=VALUE", help="A setting of that training.")
 @making_options
 @click.option("--device", metavar="NAME", help="Where the model lives: cpu (the default), cuda, cuda:1, mps.")
 @store_option
 @json_option
-def plan(facts: int, batch_size: int, store: Path, device: str | None, as_json: bool, **options: Any) -> None:
+def plan(
+    facts: int,
+    batch_size: int,
+    minutes: float | None,
+    training: tuple[str, ...],
+    store: Path,
+    device: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Say what a store for a model will take on this machine: memory, disk and time, and what to set if it is too much.
 
     It takes the options of `init` and makes a small store of that kind in a temporary folder: a little text, a few
@@ -32,15 +59,18 @@ def plan(facts: int, batch_size: int, store: Path, device: str | None, as_json: 
     Examples:
       lifelong-edit plan --facts 10000
       lifelong-edit plan --model path/to/model --facts 1000 --batch-size 100 --device cuda --json
+      lifelong-edit plan --facts 1000 --minutes 60 --train rank=64
     """
-    from lifelong_edit.planning.plan import make_plan, said_bytes
+    from lifelong_edit.planning.plan import make_plan
     from lifelong_edit.timeline.defaults import default_preserved, default_text, start_of
-    from lifelong_edit.tracing.progress import span
+    from lifelong_edit.training.episodes import TrainSettings
 
     if options["trust_remote_code"]:
         raise UsageError("`plan` runs no code of others; found --trust-remote-code, expected none; leave it out")
     if options["probe"]:
         raise UsageError("`plan` looks for no layer; found --probe, expected none; name the layer by --modules")
+    if training and minutes is None:
+        raise UsageError("found --train without --minutes, expected both: nothing is told of training otherwise")
     model = options["model"] or BUNDLED
     settings, network = start_of(model, chosen_settings(device, options), options["hypernetwork"])
     given = preserved_prompts(options["preserve"])
@@ -54,8 +84,17 @@ def plan(facts: int, batch_size: int, store: Path, device: str | None, as_json: 
         hypernetwork=network,
         revision=options["revision"],
         folder=store,
+        minutes=minutes,
+        train=parse_settings(TrainSettings, "--train", training, seed=settings.seed),
         say=say,
     )
+    _tell(found, as_json=as_json)
+
+
+def _tell(found: Plan, *, as_json: bool) -> None:
+    from lifelong_edit.planning.plan import said_bytes
+    from lifelong_edit.tracing.progress import span
+
     if as_json:
         import msgspec
 

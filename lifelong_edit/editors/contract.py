@@ -351,6 +351,11 @@ class Rule:
             raise ValueError(f"what may be tried for the rule {self.name} is not sound: {wrong}")
 
     @property
+    def of_each(self) -> bool:
+        """Whether it depends on which facts are live how a state shows: it remembers them, or keeps entries of each."""
+        return self.by_facts or any(fold == "upsert" for name, fold in self.parts.items() if name != KEYS)
+
+    @property
     def trains(self) -> frozenset[Trained]:
         """What `train` makes for it: a network, settings that were chosen."""
         made: dict[Trained, bool] = {"network": self.network, "settings": bool(self.tries)}

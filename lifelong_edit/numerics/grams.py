@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lifelong_edit.numerics.devices import to_solve
 from lifelong_edit.stores.entries import FactKeys
+from lifelong_edit.tracked import Follower
 
-__all__ = ["GRID", "HEADROOM", "ExactGram", "FactKeys", "grid_scale", "scaled_rows", "to_grid"]
+__all__ = ["GRID", "HEADROOM", "ExactGram", "FactKeys", "grid_scale", "rows_among", "scaled_rows", "to_grid"]
 
 GRID = 32767
 HEADROOM = 8.0
@@ -45,6 +46,16 @@ def scaled_rows(module: str, facts: Iterable[FactKeys], scale: Tensor) -> Tensor
     return torch.from_numpy(np.concatenate(parts)).to(scale).mul_(scale)
 
 
+def rows_among(module: str, facts: Iterable[FactKeys], most: int) -> int:
+    """How many rows facts have in one module; counted no further than beyond `most`."""
+    found = 0
+    for keys in facts:
+        if found > most:
+            break
+        found += len(keys.rows[module])
+    return found
+
+
 class ExactGram:
     """Σ kᵀk over the keys of a changing set of facts, for one module, exact whatever the order of changes."""
 
@@ -52,6 +63,7 @@ class ExactGram:
         self.module = module
         self.scale = scale
         self._held: dict[str, FactKeys] = {}
+        self._follower = Follower()
         self._made: Tensor | None = None
 
     @property
@@ -64,14 +76,22 @@ class ExactGram:
 
     def over(self, facts: Mapping[str, FactKeys]) -> Tensor:
         """The gram of exactly these facts, (d_in, d_in) float64."""
-        gone = [keys for digest, keys in self._held.items() if facts.get(digest) is not keys]
-        come = [keys for digest, keys in facts.items() if self._held.get(digest) is not keys]
+        changed = self._follower.changed(facts)
+        names = {*self._held, *facts} if changed is None else changed
+        pairs = [(digest, self._held.get(digest), facts.get(digest)) for digest in names]
+        pairs = [(digest, before, after) for digest, before, after in pairs if before is not after]
+        gone = [before for _, before, _ in pairs if before is not None]
+        come = [after for _, _, after in pairs if after is not None]
         if len(gone) + len(come) > len(facts):
             gone, come = [], list(facts.values())
             self._sum.zero_()
         self._add(come, 1.0)
         self._add(gone, -1.0)
-        self._held = dict(facts)
+        for digest, _, after in pairs:
+            if after is None:
+                del self._held[digest]
+            else:
+                self._held[digest] = after
         # In place: for a large d_in every further copy is gigabytes.
         return (self._sum * self.scale[:, None]).mul_(self.scale[None, :])
 

@@ -8,15 +8,19 @@ from pathlib import Path
 
 from lifelong_edit.bench import Say
 from lifelong_edit.editors.registry import rule_of
-from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.facts import Probe
+from lifelong_edit.models import load_model
 from lifelong_edit.numerics.devices import resolve_device
 from lifelong_edit.planning.machine import Clock, Took, Watch
+from lifelong_edit.planning.samples import sample_facts
+from lifelong_edit.planning.training import Trained, measure_training
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import WEIGHTS, StepRecord
 from lifelong_edit.stores.tensors import decode_tensors
 from lifelong_edit.tasks import WIDTH
 from lifelong_edit.timeline import Timeline
 from lifelong_edit.tracing.text import prepare_text
+from lifelong_edit.training.episodes import TrainSettings
 
 TOKENS = 6000
 """Of text that is read for the calibration, at the most."""
@@ -26,8 +30,6 @@ WARM, FEW, MANY = 2, 4, 16
 """Facts of its three batches: the first one makes everything ready, the others are compared."""
 PASSES = 2
 """Rounds of a reconsolidation that are made, where the rule counts them."""
-_NAMES = ("Arden", "Belmar", "Corvin", "Dalby", "Elstow", "Farrow", "Glaven", "Hexton")
-_TOWNS = ("Paris", "Vienna", "Warsaw", "London", "Sydney", "Oslo", "Madrid", "Lisbon")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Measured:
     missing: int
     batches: list[Batch] = field(default_factory=list)
     again: list[Again] = field(default_factory=list)
+    training: Trained | None = None
+    """Where it was asked for, and there is something to train step by step."""
 
 
 class _Phases:
@@ -86,23 +90,6 @@ class _Phases:
     def at(self, *beginnings: str) -> float:
         """When the first phase began that begins so."""
         return next(when for phase, when in self.began if phase.startswith(beginnings))
-
-
-def sample_facts(count: int, first: int) -> list[Fact]:
-    """Facts of one relation with two rephrases each, about subjects of their own."""
-    found = []
-    for number in range(first, first + count):
-        name = f"{_NAMES[number % 8]} {_NAMES[number // 8 % 8]} {number}"
-        found.append(
-            Fact(
-                subject=name,
-                prompt=f"The twin town of {name} is",
-                target=_TOWNS[(number * 3 + number // 8) % 8],
-                relation="twin town",
-                rephrases=(f"{name} is twinned with", f"As its twin town {name} has chosen"),
-            )
-        )
-    return found
 
 
 def for_calibration(settings: StoreSettings) -> StoreSettings:
@@ -126,17 +113,28 @@ def calibrate(
     text: Sequence[str],
     hypernetwork: Path | None = None,
     revision: str | None = None,
-    relearns: bool = True,
+    train: TrainSettings | None = None,
     clock: Clock,
     say: Say,
 ) -> Measured:
     """Make a store for the model in `folder`, which must not be there yet, and measure what is done with it.
 
-    Raises what making a store and editing raise.
+    train: train the rule's network a little too, so; where the rule has none, that of `malmen`. The store has that
+    network where none is given and the rule cannot do without. Raises what making a store, editing and training raise.
     """
     small = for_calibration(settings)
     watch = Watch(resolve_device(settings.device), clock)
     phases, made = _Phases(clock, say), list[Timeline]()
+    training: Trained | None = None
+    as_given, trained = settings.replace(text_tokens=small.text_tokens), folder / "network"
+    if train is not None and hypernetwork is None and rule_of(settings.editor).network:
+        loaded = load_model(
+            model, modules=settings.modules or None, device=settings.device, dtype=settings.dtype, revision=revision,
+            places=rule_of(settings.editor).places,
+        )  # fmt: skip
+        training = measure_training(loaded, as_given, train, trained, text=text, watch=watch, say=say)
+        hypernetwork = None if training is None else trained
+        del loaded  # the store has its own
     probes = list(preserve)[: _probes(settings)]
     say("making a small store")
     took = watch.over(
@@ -167,9 +165,13 @@ def calibrate(
             say(f"teaching {count} facts")
             found.batches.append(_batch(timeline, watch, count, first))
             first += count
-            if number and relearns:
+            if number and rule_of(settings.editor).relearns:
                 say(f"solving again for {first} facts")
                 found.again.append(_again(timeline, watch, first))
+        if train is not None and training is None:
+            loaded = timeline.bench().loaded
+            training = measure_training(loaded, as_given, train, trained, text=text, watch=watch, say=say)
+    found.training = training
     return found
 
 

@@ -12,14 +12,18 @@ import msgspec
 
 from lifelong_edit.bench import Say, silent
 from lifelong_edit.cache import bypassed
-from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.editors.registry import TRAINED, rule_of
+from lifelong_edit.editors.ridge.settings import RidgeSettings
+from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Probe
 from lifelong_edit.numerics.devices import DTYPES, resolve_device
 from lifelong_edit.numerics.textgram import RANK, rank_for
 from lifelong_edit.planning.machine import Clock, Machine, free_memory, machine_at
 from lifelong_edit.planning.measure import Measured, calibrate
 from lifelong_edit.planning.small import LAYERS, Size, build_small, size_of
+from lifelong_edit.planning.training import Trained
 from lifelong_edit.settings import StoreSettings
+from lifelong_edit.training.episodes import TrainSettings
 
 FITS = 0.85
 """The share of free memory, or disk, that is made use of."""
@@ -38,9 +42,10 @@ class Cost(msgspec.Struct, kw_only=True):
 class Plan(msgspec.Struct, kw_only=True):
     """What a store for a model takes on a machine.
 
-    work: `init`, `batch` (one), `batches` (all), `reconsolidation` where the rule has one. fits: whether the machine
-    has it. advice: what to set, the first thing first. notes: how the figures came about. measured_on: `model`, or
-    `layers` of it where it is too large to be loaded here.
+    work: `init`, `batch` (one), `batches` (all), `reconsolidation` where the rule has one; where training was asked for
+    `training`, and `training step`, one of the optimiser's. fits: whether the machine has it. advice: what to set, the
+    first thing first. notes: how the figures came about. measured_on: `model`, or `layers` of it where it is too large
+    to be loaded here.
     """
 
     model: str
@@ -67,16 +72,25 @@ def make_plan(
     hypernetwork: Path | None = None,
     revision: str | None = None,
     folder: Path | None = None,
+    minutes: float | None = None,
+    train: TrainSettings | None = None,
     clock: Clock = time.perf_counter,
     say: Say = silent,
 ) -> Plan:
     """Measure a model in small and say what `facts` facts in batches of `batch_size` will take.
 
-    folder: where the store would be; the calibration's lies in a temporary folder and goes. Raises what making a store
-    and editing raise.
+    folder: where the store would be; the calibration's lies in a temporary folder and goes. minutes: for which the
+    rule's network is to be trained, so as `train` says; where it has none, that of `malmen`. Raises what making a
+    store, editing and training raise, UsageError for minutes of a rule that has no network.
     """
     rule, device = rule_of(settings.editor), resolve_device(settings.device)
+    if minutes is not None and not (rule.network or isinstance(settings, RidgeSettings)):
+        raise UsageError(
+            f"found minutes of training for the editing rule {rule.name}, expected a rule with a network, or one of "
+            f"whose solve {TRAINED} can have one; leave them out"
+        )
     machine = machine_at(folder or Path.cwd(), device)
+    learn = None if minutes is None else train or TrainSettings()
     size = size_of(model, settings.modules, revision, rule.places)
     room = machine.memory if machine.device_memory is None else machine.device_memory
     weights = 0 if size is None else size.parameters * DTYPES[settings.dtype].itemsize
@@ -88,13 +102,15 @@ def make_plan(
             source = str(build_small(model, Path(place) / "model", revision, DTYPES[settings.dtype]))
         measured = calibrate(
             source, settings.replace(modules=()) if small else settings, Path(place), preserve=preserve, text=text,
-            hypernetwork=hypernetwork, revision=None if small else revision, relearns=bool(rule.relearns),
-            clock=clock, say=say,
+            hypernetwork=hypernetwork, revision=None if small else revision, train=learn, clock=clock, say=say,
         )  # fmt: skip
     layers = size.layers / LAYERS if small and size is not None else 1.0
     extra = _beside(size, layers, settings) if small and size is not None else 0
     work = costs(measured, settings, facts, batch_size, len(preserve), layers=layers, extra=extra)
-    fits, advice = _advice(work, machine, settings, size, weights)
+    told = _notes(settings, small)
+    if minutes is not None and learn is not None:
+        told += _with_training(work, measured.training, learn, minutes, layers, extra)
+    fits, advice = _advice(work, machine, settings, size, weights, facts)
     return Plan(
         model=model,
         editor=settings.editor,
@@ -106,7 +122,7 @@ def make_plan(
         work=work,
         fits=fits,
         advice=advice,
-        notes=_notes(settings, small),
+        notes=told,
     )
 
 
@@ -182,27 +198,56 @@ def _again(m: Measured, settings: StoreSettings, facts: int, held: int, layers: 
     return Cost(seconds=seconds * layers, memory=two.took.peak + held, disk=whole + keys * facts)
 
 
+def _with_training(
+    work: dict[str, Cost], m: Trained | None, train: TrainSettings, minutes: float, layers: float, extra: int
+) -> list[str]:
+    """Add what training takes to the work, and say how far it comes in these minutes."""
+    if m is None:
+        return ["the rule makes one step of training in all, of all its data: nothing is told of it"]
+    few, many = m.sizes
+    facts = train.batch_size
+    step = layers * line(few.facts, few.step.seconds, many.facts, many.step.seconds, facts)
+    batch = layers * line(few.facts, few.validation, many.facts, many.validation, facts)
+    validation = batch * train.validation_facts / facts
+    memory = int(line(few.facts, few.step.peak, many.facts, many.step.peak, facts)) + extra
+    # one is made before the first step and one after the last, beside the minutes that are given
+    steps = (60 * minutes - validation) / (step + validation / train.validate_every)
+    work["training step"] = Cost(seconds=step, memory=memory, disk=0)
+    work["training"] = Cost(seconds=60 * minutes + validation, memory=memory, disk=m.checkpoint + m.network)
+    told = f"{minutes:g} minutes of training make about {max(0, round(steps)):,} steps"
+    return [f"{told}; a validation, every {train.validate_every} of them, takes {validation:.0f} s"]
+
+
 def _advice(
-    work: dict[str, Cost], machine: Machine, settings: StoreSettings, size: Size | None, weights: int
+    work: dict[str, Cost], machine: Machine, settings: StoreSettings, size: Size | None, weights: int, facts: int
 ) -> tuple[bool, list[str]]:
     """Whether it fits, and what to set where it does not."""
     room = machine.memory if machine.device_memory is None else machine.device_memory
     memory = max(cost.memory for cost in work.values())
-    disk = sum(work[name].disk for name in ("init", "batches", "reconsolidation") if name in work)
+    disk = sum(work[name].disk for name in ("init", "batches", "reconsolidation", "training") if name in work)
     found: list[str] = []
     if memory > FITS * room:
         if weights > FITS * room and settings.device != "auto":
             found.append("--device auto: a device map over all accelerators, memory and the disk; the disk is slow")
-        found += _less_memory(settings, size, weights)
+        found += _less_memory(settings, size, weights, facts)
     if disk > FITS * machine.disk:
         if settings.shift_dtype == "float32":
             found.append("--set shift_dtype=float16: half the disk of what steps change; `show` has the error")
+        if memory <= FITS * room:  # else it was told above
+            found += _smaller_keys(settings, size, facts)
         found.append(f"--set snapshot_every={4 * settings.snapshot_every}: fewer states stored whole, slower rollbacks")
         found.append("`lifelong-edit compact` from time to time: it drops states that nothing names")
     return not found, found
 
 
-def _less_memory(settings: StoreSettings, size: Size | None, weights: int) -> list[str]:
+def _smaller_keys(settings: StoreSettings, size: Size | None, facts: int) -> list[str]:
+    if settings.key_dtype != "float32" or size is None or not size.matrices:
+        return []
+    spared = 2 * size.matrices[0][0] * facts
+    return [f"--set key_dtype=float16: {said_bytes(spared)} less for the keys by which contradictions are found"]
+
+
+def _less_memory(settings: StoreSettings, size: Size | None, weights: int, facts: int) -> list[str]:
     found: list[str] = []
     if settings.micro_batch > 4:
         found.append(
@@ -218,6 +263,7 @@ def _less_memory(settings: StoreSettings, size: Size | None, weights: int) -> li
         found.append(
             f"--set gram_rank={RANK}: C₀ as a factor that is never multiplied out, about {said_bytes(spared)} less"
         )
+    found += _smaller_keys(settings, size, facts)
     if len(shapes) > 2:
         found.append("--modules with fewer matrices: each has its statistics, its keys and its ΔW")
     return found or ["a machine with more memory, or a smaller model: every setting that spares some is set"]

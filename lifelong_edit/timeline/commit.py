@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,8 +30,9 @@ from lifelong_edit.stores import (
     upsert_digest,
 )
 from lifelong_edit.timeline.config import Config, now
-from lifelong_edit.timeline.history import SOLVED, History, live_digest
+from lifelong_edit.timeline.history import SOLVED, History, digest_in_order
 from lifelong_edit.timeline.states import environment, sketch
+from lifelong_edit.tracked import Without, in_order
 
 UNMADE: dict[str, Any] = {"step": -1, "previous": "", "time": "", "weights_digest": "", "live_digest": ""}
 """What a record says of itself before it is committed: nothing yet."""
@@ -178,7 +180,7 @@ def _worth_whole(history: History, draft: Draft, size: Callable[[str], int]) -> 
         return True
     taken = sum(shift.nbytes for shift in brought.shift.values()) if isinstance(brought, Added) else 0
     at = draft.record.parent if draft.target is None else draft.target.step
-    for record in reversed(history.line(at)):
+    for record in history.back(at):
         if history.whole(record) is not None or taken >= total:
             break
         taken += size(record.shift) if record.shift is not None else 0
@@ -200,9 +202,11 @@ def _weights_digest(draft: Draft) -> str:
 
 
 def _live_digest(history: History, draft: Draft) -> str:
-    gone = set(draft.record.superseded)
-    live = [digest for digest in history.live(draft.record.parent) if digest not in gone]
-    return live_digest([*live, *(fact.digest for fact in draft.facts)])
+    left = Without(history.fold(draft.record.parent).live, set(draft.record.superseded))
+    live = list(in_order(left))
+    for fact in draft.facts:
+        insort(live, fact.digest)
+    return digest_in_order(live)
 
 
 def _provenance(config: Config, draft: Draft) -> dict[str, Any]:

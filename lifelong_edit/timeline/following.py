@@ -14,6 +14,7 @@ from lifelong_edit.timeline.config import Config
 from lifelong_edit.timeline.history import History
 from lifelong_edit.timeline.model import as_tensors
 from lifelong_edit.timeline.states import StoredState
+from lifelong_edit.tracked import Tracked
 
 
 class Source(Protocol):
@@ -71,7 +72,7 @@ class HeadState:
         return {digest: decode_fact(data, digest) for digest, data in self._source.facts(digests).items()}
 
     def _begun(self, stored: StoredState) -> State:
-        state = State(live=self.facts(list(stored.live)))
+        state = State(live=Tracked(self.facts(list(stored.live))))
         self._show(stored, state)
         return state
 
@@ -90,7 +91,7 @@ class HeadState:
         for digest, fact in coming.items():
             if self.identities is not None:
                 self.identities.add(digest, fact)
-        state.live |= coming
+        state.live.update(coming)
         self._show(stored, state)
 
     def _show(self, stored: StoredState, state: State) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any, SupportsIndex
 
 import msgspec
@@ -15,6 +15,7 @@ from lifelong_edit.errors import UsageError
 from lifelong_edit.facts.checks import shown
 from lifelong_edit.stores import KEYS, STILL, WEIGHTS, Part, Place, StepRecord, digest_bytes
 from lifelong_edit.timeline.names import HEAD_NAME, Names, StepName, listed
+from lifelong_edit.tracked import Tracked
 
 SOLVED = ("reconsolidate", "retract")
 """Kinds of steps that solve again for all live facts together."""
@@ -26,15 +27,22 @@ FilePlace = tuple[str, int]
 
 def live_digest(live: Iterable[str]) -> str:
     """The digest of a set of facts, whatever the order in which they came."""
-    return digest_bytes("\n".join(sorted(live)).encode())
+    return digest_in_order(sorted(live))
+
+
+def digest_in_order(live: Iterable[str]) -> str:
+    """The same of facts that are sorted by their digests already."""
+    return digest_bytes("\n".join(live).encode())
 
 
 @dataclass
 class Fold:
     """What a line of steps adds up to."""
 
-    live: dict[str, None] = field(default_factory=dict)
+    live: Tracked[None] = field(default_factory=Tracked)
     """Live facts in the order in which they came."""
+    came: dict[str, int] = field(default_factory=dict)
+    """By fact the step that taught it last, which has its conflicts; a retraction that brings it back has none."""
     ever: set[str] = field(default_factory=set)
     """Every fact that was live at some state of the line."""
     places: set[FilePlace] = field(default_factory=set)
@@ -51,7 +59,7 @@ class Fold:
 
     def copy(self) -> Fold:
         """One that can go on without changing this one."""
-        return Fold(**{name: value.copy() for name, value in vars(self).items()})
+        return Fold(**{name: value.copy() for name, value in vars(self).items()} | {"live": Tracked(self.live)})
 
     def take(self, record: StepRecord) -> None:
         """Go on by one step."""
@@ -60,6 +68,8 @@ class Fold:
         self.live.update(dict.fromkeys(record.added))
         if record.kind == "retract":
             self.retracted.update(dict.fromkeys(record.superseded, record.step))
+        else:
+            self.came.update(dict.fromkeys(record.added, record.step))
         self.ever.update(record.added)
         self.places.update((place.file_digest, place.number) for place in record.places)
         # One that comes back from review as it was, and is skipped there, met a fact that makes it needless.
@@ -116,6 +126,10 @@ class History:
         self._consumed: dict[str, set[int]] = {}
         self._idle: dict[int, list[Place]] = {}
         self._cached: tuple[int, Fold] | None = None
+        self._edits: list[int] = []
+        """By step how many edit steps are on its line."""
+        self._refused: dict[int, StepRecord] = {}
+        """By state the last try to solve again for all facts that was refused there."""
         for record in records:
             self.take(record)
         for step, places in (idle or {}).items():
@@ -141,6 +155,17 @@ class History:
         self.names.take(record)
         self._made_on.append(self.names.current)
         self._note(record.places)
+        before = self._edits[self.state_of(record.parent)] if record.parent >= 0 else 0
+        self._edits.append(before + (record.kind == "edit"))
+        if record.kind == "refused":
+            self._refused[self.state_of(record.step)] = record
+        if self._cached is None or record.kind in STILL or record.parent < 0:
+            return
+        state, fold = self._cached
+        if self.state_of(record.parent) == state:
+            # whoever goes on batch by batch has the state before: to copy it would take longer than a small batch
+            fold.take(record)
+            self._cached = (record.step, fold)
 
     def consume(self, state: int, places: Sequence[Place]) -> None:
         """Add places that were consumed at the state of a step with nothing to do there."""
@@ -263,14 +288,15 @@ class History:
 
     def line(self, step: StepName) -> list[StepRecord]:
         """The steps that made the state at `step`, from `init` on; rollbacks and what they took back are not in it."""
-        line: list[StepRecord] = []
+        return list(self.back(step))[::-1]
+
+    def back(self, step: StepName) -> Iterator[StepRecord]:
+        """The line of a step from its end on: for whoever need not go all the way."""
         at = self.state_of(step)
-        while True:
+        while at >= 0:
             record = self.records[at]
-            line.append(record)
-            if record.parent < 0:
-                return line[::-1]
-            at = self.state_of(record.parent)
+            yield record
+            at = self.state_of(record.parent) if record.parent >= 0 else -1
 
     def after(self, state: int, step: StepName) -> list[StepRecord] | None:
         """The steps on the line of `step` after the one that made a state; None where that is not on the line."""
@@ -282,7 +308,10 @@ class History:
         return found[::-1] if at == state else None
 
     def fold(self, step: StepName) -> Fold:
-        """Live facts and consumed places at the state of `step`. Kept for the next call: do not change it."""
+        """Live facts and consumed places at the state of `step`.
+
+        Kept for the next call: do not change it. It goes on with the next step of its state that is taken.
+        """
         state = self.state_of(step)
         new: list[StepRecord] = []
         at, known = state, self._cached
@@ -293,6 +322,8 @@ class History:
                 known = None
                 break
             at = self.state_of(record.parent)
+        if known is not None and not new:
+            return known[1]
         fold = Fold() if known is None else known[1].copy()
         for record in reversed(new):
             fold.take(record)
@@ -317,13 +348,15 @@ class History:
 
     def superseded_by(self, step: int, digests: Iterable[str]) -> list[str]:
         """Digests of the facts that the given ones took the place of when they last came, and that are not live."""
-        live, came = self.fold(step).live, dict[str, StepRecord]()
-        for record in self.line(step):
-            if record.kind != "retract":  # what a retraction brings back comes without its conflicts
-                came.update(dict.fromkeys(record.added, record))
-        conflicts = [(came[digest], digest, met) for digest in digests for met in came[digest].conflicts]
-        replaced = [met.old for record, new, met in conflicts if met.new == new and met.old in record.superseded]
-        return [digest for digest in dict.fromkeys(replaced) if digest not in live]
+        fold = self.fold(step)
+        came = [(digest, self.records[fold.came[digest]]) for digest in digests if digest in fold.came]
+        replaced = [
+            met.old
+            for digest, record in came
+            for met in record.conflicts
+            if met.new == digest and met.old in record.superseded
+        ]
+        return [digest for digest in dict.fromkeys(replaced) if digest not in fold.live]
 
     def predecessors(self, step: int, digests: Iterable[str]) -> list[str]:
         """The given facts, those that they took the place of, and so on back, these as far as they are not live.
@@ -359,7 +392,7 @@ class History:
     def since_snapshot(self, step: int) -> int:
         """How many steps of the line follow the last state that is stored whole (or `init`)."""
         count = 0
-        for record in reversed(self.line(step)):
+        for record in self.back(step):
             if self.whole(record) is not None or record.parent < 0:
                 break
             count += 1
@@ -371,32 +404,24 @@ class History:
         A refusal stands beside the line, at the state that it left: it counts as a try there.
         """
         since = self.edited_since(step)
-        return len(since), sum(record.kind == "edit" for record in self.line(step)) - len(since)
+        return len(since), self._edits[self.state_of(step)] - len(since)
 
     def edited_since(self, step: StepName) -> list[StepRecord]:
         """The edit steps on the line of a step since the last try to reconsolidate, see `edits`."""
-        line = self.line(step)
-        tries, since = self._tries(line), list[StepRecord]()
-        for record in line:
-            if record.kind == "edit":
-                since.append(record)
-            if record.step in tries:
-                since = []
-        return since
+        untried = takewhile(lambda record: self._try_at(record) is None, self.back(step))
+        return [record for record in untried if record.kind == "edit"][::-1]
 
-    def _tries(self, line: Sequence[StepRecord]) -> dict[int, StepRecord]:
-        """By state of a line: the step that solved again for all facts there, or was refused there."""
-        solved = {record.step: record for record in line if record.kind in SOLVED}
-        return solved | {self.state_of(r.step): r for r in self.records if r.kind == "refused"}
+    def _try_at(self, record: StepRecord) -> StepRecord | None:
+        """The last step that solved again for all facts at the state that a step made, or was refused there."""
+        return self._refused.get(record.step) or (record if record.kind in SOLVED else None)
 
     def retention_left(self, step: int) -> float:
         """The retention that the last try to reconsolidate left behind at a state, by its guard; 1 without a try.
 
         A refused one left that of the state before it.
         """
-        line = self.line(step)
-        tries = self._tries(line)
-        last = next((tries[r.step] for r in reversed(line) if r.step in tries), None)
+        tries = (self._try_at(record) for record in self.back(step))
+        last = next((found for found in tries if found is not None), None)
         if last is None or last.guard is None:  # a retraction that left no fact
             return 1.0
         left = last.guard.before if last.kind == "refused" else last.guard.after
@@ -412,8 +437,8 @@ class History:
 
         expected to make forgotten (`forecast`; None without an edit), and that of all edits since the last try.
         """
-        edits = [record for record in self.line(step) if record.kind == "edit"]
-        last = edits[-1].forecast if edits else None
+        edit = next((record for record in self.back(step) if record.kind == "edit"), None)
+        last = None if edit is None else edit.forecast
         live = 0 if last is None else last.live or 0
         share = None if last is None else last.share
         return {"forecast": share, "forecast_since": self.forgotten(step) / live if live else 0.0}

@@ -56,6 +56,7 @@ from lifelong_edit.timeline.model import as_tensors
 from lifelong_edit.timeline.sieve import Sieved
 from lifelong_edit.timeline.states import environment, key_ages_at
 from lifelong_edit.timeline.unfinished import Unfinished
+from lifelong_edit.tracked import Follower, Without, in_order
 
 NEIGHBOURS = 8
 """How many live facts are looked at per new one, whatever they are about."""
@@ -89,6 +90,7 @@ class Solving:
         self._bench, self._editor, self._rule = bench, editor, rule_of(config.settings.editor)
         self._head = HeadState(log, source or log, history, config)
         self._index: KeyIndex | None = None
+        self._indexed = Follower()
         self._unfinished: Unfinished | None = None
 
     # -- the state
@@ -143,9 +145,11 @@ class Solving:
             of_each = {fact.digest: FactKeys({}, keys[fact.digest]) for fact in sieved.facts}
             change = _with_keys(change, Entries(lambda: iter([of_each])))
         weights = change.weights(self._weights)
-        retired = set(decision.retire)
-        live = {digest: fact for digest, fact in state.live.items() if digest not in retired}
-        live |= {fact.digest: fact for fact in sieved.facts}
+        live: dict[str, Fact] = {}
+        if self._rule.of_each:  # else nobody looks, and a copy takes its time
+            retired = set(decision.retire)
+            live = {digest: fact for digest, fact in state.live.items() if digest not in retired}
+            live |= {fact.digest: fact for fact in sieved.facts}
         with self._bench.loaded.at(self._after(state, change, weights, live)):
             figures = _default_gate(gate)(self._bench, state, change, sieved.facts)
         record = Edit(
@@ -218,7 +222,8 @@ class Solving:
         live = _left(state, decision.retire)
         batch = [fact for fact in facts if fact.digest not in decision.drop]
         centred = self._bench.centred_keys(keys, batch).cpu().numpy() if batch else np.zeros(0)
-        return forecast_by_keys(self._bench, state, live, centred, default_forecasters()["keys"])
+        drawn = (state.digest, *(fact.digest for fact in batch))
+        return forecast_by_keys(self._bench, state, live, centred, default_forecasters()["keys"], *drawn)
 
     # -- all facts together
 
@@ -380,7 +385,7 @@ class Solving:
                 self._folder, width, chain, self._centred, list(state.keys), self._log.envelopes
             )
         index = self._index
-        gone, come = index.differing(state.keys)
+        gone, come = index.differing(state.keys, self._indexed.changed(state.keys))
         index.remove(gone)
         if come:
             index.add(come, self._centred(come))
@@ -409,10 +414,9 @@ def _with_keys(change: Change, keys: Entries) -> Change:
     return replace(change, parts={**change.parts, KEYS: keys})
 
 
-def _left(state: State, retired: Sequence[str]) -> list[str]:
+def _left(state: State, retired: Sequence[str]) -> Sequence[str]:
     """Digests of the live facts that a batch leaves in force, sorted: no figure depends on how they came."""
-    gone = set(retired)
-    return sorted(digest for digest in state.live if digest not in gone)
+    return in_order(Without(state.live, frozenset(retired)))
 
 
 def _default_gate(gate: Gate | None) -> Gate:

@@ -33,10 +33,12 @@ from lifelong_edit.stores import (
     entry_names,
     replay,
     tensors_digest,
+    upsert,
     zeros,
 )
 from lifelong_edit.timeline.history import History
 from lifelong_edit.timeline.names import StepName
+from lifelong_edit.tracked import Tracked
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -156,10 +158,15 @@ def keys_at(log: EditLog, history: History, step: int) -> dict[str, FactKeys]:
 
 def _of_all(live: Iterable[str], keys: Mapping[str, FactKeys]) -> dict[str, FactKeys]:
     """Keys in the order of the live facts. Raises StoreDamagedError where a fact has none."""
+    live = list(live)
+    _require_keys(live, keys)
+    return {fact: keys[fact] for fact in live}
+
+
+def _require_keys(live: Iterable[str], keys: Mapping[str, FactKeys]) -> None:
     missing = next((fact for fact in live if not isinstance(keys.get(fact), FactKeys)), None)
     if missing is not None:
         raise StoreDamagedError(f"the store has no keys of the live fact {missing}; restore it from a backup")
-    return {fact: keys[fact] for fact in live}
 
 
 def key_ages_at(log: EditLog, history: History, step: int) -> dict[str, int]:
@@ -185,7 +192,7 @@ def parts_at(log: EditLog, history: History, step: StepName) -> dict[str, Conten
 
 @dataclass
 class StoredState:
-    """All parts of the state that a step made: made by `replay`, and moved by `advance` alone.
+    """All parts of the state that a step made: made by `replay`, and moved by `advance` and `upsert` alone.
 
     Whoever appended a step calls `follow`, as anybody does who reads the log: there is one way to what comes after it.
     """
@@ -195,6 +202,7 @@ class StoredState:
     live: dict[str, None]
     """The live facts, in the order in which they came."""
     parts: dict[str, Content]
+    """Those with entries of each fact are followed where they are: they go on with the state."""
     brought: dict[str, Part]
     """By part what the last step of the line brought that brought something."""
     shapes: Shapes
@@ -207,7 +215,7 @@ class StoredState:
         brought = {name: part for record in history.line(at) for name, part in record.parts.items()}
         parts = parts_at(log, history, at) | {
             WEIGHTS: dict(weights_at(log, history, at, shapes)),
-            KEYS: dict(keys_at(log, history, at)),
+            KEYS: Tracked(keys_at(log, history, at)),
         }
         return cls(history.record(at), live, parts, brought, shapes)
 
@@ -220,12 +228,18 @@ class StoredState:
             self.live.pop(digest, None)
         self.live.update(dict.fromkeys(record.added))
         for name, part in record.parts.items():
-            self.parts[name] = advance(self.parts.get(name, {}), part, read, only=self.live)
+            if part.fold == "upsert":
+                upsert(self.parts.setdefault(name, {}), part, read, only=self.live)
+            else:
+                self.parts[name] = advance(self.parts.get(name, {}), part, read)
         self.brought |= record.parts
-        for name in {name for name, part in self.brought.items() if part.fold == "upsert"} - record.parts.keys():
-            self.parts[name] = {fact: entry for fact, entry in self.parts[name].items() if fact in self.live}
+        gone = [digest for digest in record.superseded if digest not in self.live]
+        for entries in [self.parts.get(name, {}) for name, part in self.brought.items() if part.fold == "upsert"]:
+            for digest in gone:
+                entries.pop(digest, None)
         _check(self.weights, record, self.shapes)
-        self.parts[KEYS] = dict(_of_all(self.live, self.keys))
+        anew = KEYS in record.parts and record.parts[KEYS].whole is not None
+        _require_keys(self.live if anew else record.added, self.keys)
         self.record = record
 
     @property

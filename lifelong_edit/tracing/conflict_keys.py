@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lifelong_edit.models import BASE, Encoded, LoadedModel, by_length
 from lifelong_edit.tasks import task_of
+from lifelong_edit.tracing.trace import in_order_of_items
 
 
 class _Reached(Exception):
@@ -52,7 +53,7 @@ def _last_keys(loaded: LoadedModel, prompts: Sequence[Sequence[int]], micro_batc
         keys = loaded.world.each(batches, work)
     finally:
         handle.remove()
-    return torch.cat(keys)[torch.argsort(torch.tensor([i for chosen in batches for i in chosen]))]
+    return in_order_of_items(keys, batches)
 
 
 def centred(keys: Tensor, mean: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import msgspec
@@ -149,11 +149,11 @@ class PreservedPrompts:
         probe = self.probes[index]
         return Turn(question_of(probe), self.system) if index in self.chat else probe.prompt
 
-    def free(self, subjects: frozenset[str]) -> list[int]:
+    def free(self, subjects: Container[str]) -> list[int]:
         """Numbers of the prompts that a solve may use: no guards, and none about an edited subject (case-folded)."""
         return [i for i, p in enumerate(self.probes) if i not in self.guard and not _speaks_of(p, subjects)]
 
-    def guards(self, subjects: frozenset[str]) -> list[int]:
+    def guards(self, subjects: Container[str]) -> list[int]:
         """Numbers of the guards that are asked, the first of each subject in each form.
 
         Not those about one of the edited `subjects` (case-folded): their answers may have to change.
@@ -164,11 +164,11 @@ class PreservedPrompts:
                 first.setdefault((_about(self.probes[i]), i in self.chat), i)
         return list(first.values())
 
-    def keys_outside(self, subjects: frozenset[str]) -> dict[str, FactKeys]:
+    def keys_outside(self, subjects: Container[str]) -> dict[str, FactKeys]:
         """The keys of all prompts but guards and those about one of the edited `subjects` (case-folded), by number."""
         return {str(i): self.keys[i] for i in self.free(subjects)}
 
-    def rows(self, count: int, near: Tensor, weight: float, subjects: frozenset[str], *parts: object) -> list[Row]:
+    def rows(self, count: int, near: Tensor, weight: float, subjects: Container[str], *parts: object) -> list[Row]:
         """`count` rows: half the nearest to the directions `near` (m, d_in), half drawn at random by `parts`.
 
         Prompts about one of the edited `subjects` (case-folded) are left out: their answers may have to change.
@@ -255,7 +255,7 @@ def preserved_phase(probes: Sequence[Probe]) -> str:
     return f"asking the preserved prompts ({len(probes)}){few}"
 
 
-def _speaks_of(probe: Probe, subjects: frozenset[str]) -> bool:
+def _speaks_of(probe: Probe, subjects: Container[str]) -> bool:
     return _about(probe) in subjects
 
 

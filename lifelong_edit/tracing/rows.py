@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import EditableModule, Encoded, Form, Outlined
 from lifelong_edit.tasks import BaseAnswer, form_of, questions_of, task_of
+from lifelong_edit.tracked import Follower
 
 RowKind = Literal["new", "rehearsal", "preserved"]
 
@@ -45,18 +48,61 @@ class Row:
 
 def draw(population: int, count: int, *parts: object) -> list[int]:
     """`count` distinct indices below `population`, ascending, a function of `parts` alone."""
-    return sorted(shuffled(population, *parts)[:count])
+    return sorted(_permutation(population, parts)[:count].tolist())
 
 
 def shuffled(population: int, *parts: object) -> list[int]:
     """The indices below `population` in an order that is a function of `parts` alone."""
+    return [int(i) for i in _permutation(population, parts)]
+
+
+def _permutation(population: int, parts: tuple[object, ...]) -> npt.NDArray[np.int64]:
     seed = int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
-    return [int(i) for i in np.random.default_rng(seed).permutation(population)]
+    return np.random.default_rng(seed).permutation(population)
 
 
 def subjects_of(facts: Iterable[Fact]) -> frozenset[str]:
     """What the facts are about, case-folded, as preserved prompts are compared with."""
     return frozenset(fact.about.casefold() for fact in facts)
+
+
+class Subjects(Container[str]):
+    """What facts that come and go are about, case-folded."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, str] = {}
+        self._facts: Counter[str] = Counter()
+        self._follower = Follower()
+
+    def __contains__(self, subject: object) -> bool:
+        return subject in self._facts
+
+    def follow(self, facts: Mapping[str, Fact]) -> Subjects:
+        """Be those of these facts, given by digest; itself."""
+        changed = self._follower.changed(facts)
+        if changed is None:
+            self._of = {digest: fact.about.casefold() for digest, fact in facts.items()}
+            self._facts = Counter(self._of.values())
+            return self
+        for digest in changed:
+            if (before := self._of.pop(digest, None)) is not None:
+                self._facts[before] -= 1
+                if not self._facts[before]:
+                    del self._facts[before]
+            if digest in facts:
+                self._of[digest] = facts[digest].about.casefold()
+                self._facts[self._of[digest]] += 1
+        return self
+
+
+class AnyOf(Container[str]):
+    """What is in any of several collections, which are not put together for it."""
+
+    def __init__(self, *collections: Container[str]) -> None:
+        self._collections = collections
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in collection for collection in self._collections)
 
 
 def phrasings_of(fact: Fact, count: int) -> list[str]:

@@ -149,6 +149,13 @@ def losses_of_rows(task: Task, rows: Sequence[Row], loss: Tensor, row: Tensor) -
     return torch.zeros(len(rows)).index_add_(0, row, loss), worst
 
 
+def in_order_of_items(parts: Sequence[Tensor], batches: Sequence[Sequence[int]]) -> Tensor:
+    """What micro-batches gave, (n, d), in the order of the items' numbers; batches: the numbers of each one's items."""
+    order = torch.argsort(torch.tensor([i for chosen in batches for i in chosen]))
+    found = torch.cat(list(parts))
+    return found[order.to(found.device)]
+
+
 def accumulate(variable: Tensor, gradient: Tensor | None) -> None:
     """Add the gradient of a micro-batch, wherever it was found, to what a variable has, as a backward pass does."""
     if gradient is not None:

@@ -251,7 +251,7 @@ class Trainer:
             asker, held = self.ready_as_published(state, rows), dict.fromkeys(bench.names, (None, None))
         else:
             rows = select_rows(bench, s, state, work.lesson, sorted(state.live))
-            asker, held = ready(work, rows), held_still(work, self.editor.preservation, rows, sorted(state.live), 1)
+            asker, held = ready(work, rows), held_still(work, self.editor.preservation, rows, 1)
         if asker.moments:
             state.parts[MOMENTS] = asker.moments
         for _ in range(1 if s.ask == "published" else s.passes):

@@ -37,7 +37,7 @@ from lifelong_edit.training.episodes import TrainSettings, divided, new_networks
 from lifelong_edit.training.scorers import leave_scorer
 from lifelong_edit.training.ways import WAYS, form_of, settings_to_train_in, steps_in_all
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, NETWORK = "checkpoint.safetensors", "network.safetensors"
 
 Track = Callable[[int, Mapping[str, float]], None]
 """Takes figures of an optimiser step, by name."""
@@ -289,10 +289,10 @@ class Run:
             },
         )
         half = {n: t.astype(np.float16) if n.endswith((".a", ".b")) else t for n, t in self.best[1].items()}
-        write_bytes_atomic(self.out / "network.safetensors", save_safetensors(half))
+        write_bytes_atomic(self.out / NETWORK, save_safetensors(half))
         leave_scorer(self.out, self.loaded, self.fixed.conflict_mean, self.facts, self.settings, self.say)
         write_bytes_atomic(self.out / "config.json", msgspec.json.format(msgspec.json.encode(config), indent=1))
-        self.say(f"wrote {self.out / 'network.safetensors'}  (held-out mean {self.best[0]:.3f})")
+        self.say(f"wrote {self.out / NETWORK}  (held-out mean {self.best[0]:.3f})")
         return self.networks.eval().requires_grad_(False)
 
 

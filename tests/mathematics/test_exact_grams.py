@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifelong_edit.numerics.grams import GRID, HEADROOM, ExactGram, FactKeys, grid_scale, to_grid
+from lifelong_edit.tracked import Tracked, Without
 
 WIDTH = 6
 POOL = [
@@ -46,6 +47,22 @@ def test_any_history_ends_in_the_bytes_of_a_fresh_sum(history: list[set[int]]) -
     assert found.numpy().tobytes() == fresh.numpy().tobytes()
     # Products of 16-bit integers by powers of two: exact in float64, so equal and not close.
     assert np.array_equal(found.numpy(), judge(history[-1]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11))), min_size=1, max_size=8))
+def test_a_gram_that_follows_what_changed_is_that_of_a_fresh_sum(history: list[tuple[set[int], set[int]]]) -> None:
+    """Facts that come, go, get other keys, or are left out for one sum, in a dictionary that notes it."""
+    gram, live = ExactGram("m", SCALE), Tracked[FactKeys]()
+    for number, (toggled, apart) in enumerate(history):
+        for i in toggled:
+            if str(i) in live and i % 2:
+                del live[str(i)]
+            else:
+                live[str(i)] = POOL[(i + number) % 12]
+        found = gram.over(Without(live, {str(i) for i in apart}))
+        wanted = {name: keys for name, keys in live.items() if int(name) not in apart}
+        assert found.numpy().tobytes() == ExactGram("m", SCALE).over(wanted).numpy().tobytes()
 
 
 def test_sums_of_floats_do_depend_on_their_history() -> None:

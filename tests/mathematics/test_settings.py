@@ -27,7 +27,7 @@ DEFAULTS = (
     '"conflict_policy":"supersede","trusted_sources":[]}'
 )
 
-LATER = ("form", "system", "derived", "gate_noise", "shift_dtype", "solve_device")
+LATER = ("form", "system", "derived", "gate_noise", "shift_dtype", "solve_device", "key_dtype")
 
 WRONG: list[tuple[str, object]] = [
     *((name, bad) for name in ("micro_batch", "passes", "snapshot_every", "text_tokens") for bad in (0, -1)),

@@ -18,6 +18,7 @@ FOLDERS |= {"policies": "lifelong_edit.policies", "eval": "lifelong_edit.eval"}
 ROOMS = (
     "errors",
     "atomic",
+    "tracked",
     "settings",
     "world",
     "cache",

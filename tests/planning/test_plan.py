@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -14,14 +15,19 @@ from click.testing import CliRunner
 
 from lifelong_edit import cache
 from lifelong_edit.cli import cli
+from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.editors.ridge.settings import Settings
+from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import load_model
 from lifelong_edit.planning import plan as planning
 from lifelong_edit.planning.machine import Machine, Took, Watch, free_memory
-from lifelong_edit.planning.measure import Again, Batch, Measured, for_calibration, sample_facts
+from lifelong_edit.planning.measure import Again, Batch, Measured, for_calibration
 from lifelong_edit.planning.plan import Cost, costs, line, make_plan
+from lifelong_edit.planning.samples import sample_facts
 from lifelong_edit.planning.small import LAYERS, build_small, size_of
+from lifelong_edit.planning.training import Steps, Trained
+from lifelong_edit.training.episodes import TrainSettings
 
 TINY = Settings(
     modules=("2-3",), passes=1, preserved=4, rehearse=2, phrasings=1, c0=50.0, text_tokens=3000, micro_batch=8,
@@ -66,6 +72,20 @@ def test_what_is_a_straight_line_is_told_exactly() -> None:
     assert twice["init"].memory == found["init"].memory + 7000
 
 
+def test_training_is_told_of_the_batches_that_it_will_have() -> None:
+    """Seconds 1 + .1 a fact for a step, .2 a fact for a validation; twice as many layers."""
+    sizes = tuple(Steps(n, Took(1 + 0.1 * n, 1000 + 10 * n), 0.2 * n) for n in (4, 12))
+    work: dict[str, Cost] = {}
+    learn = TrainSettings(batch_size=50, validation_facts=100, validate_every=10)
+    found = Trained((sizes[0], sizes[1]), 500, 100)
+    (note,) = planning._with_training(work, found, learn, 10, 2, 7)
+    step, whole = work["training step"], work["training"]
+    assert step.seconds == pytest.approx(2 * 6) and step.memory == whole.memory == 1500 + 7
+    assert whole.seconds == pytest.approx(600 + 40) and whole.disk == 600
+    assert f"about {round((600 - 40) / (12 + 4))} steps" in note and "takes 40 s" in note
+    assert "one step" in planning._with_training(work, None, learn, 10, 2, 7)[0]
+
+
 def test_noise_makes_nothing_negative() -> None:
     assert line(1, 5.0, 2, 4.0, 100) == 4.0
     assert line(1, 1.0, 2, 10.0, 3) == pytest.approx(19.0)
@@ -77,20 +97,21 @@ def test_noise_makes_nothing_negative() -> None:
 def test_what_does_not_fit_is_told_what_to_set(machine: Machine) -> None:
     size = planning.Size(10**9, 32, ((14_336, 4096), (8000, 4096), (8000, 4096)))
     work = {"init": Cost(seconds=1, memory=2 * 10**9, disk=1), "batches": Cost(seconds=1, memory=1, disk=2 * 10**9)}
-    fits, advice = planning._advice(work, machine, Settings(), size, 4 * 10**9)
+    fits, advice = planning._advice(work, machine, Settings(), size, 4 * 10**9, 1000)
     assert not fits
     told = " ".join(advice)
     known = Settings.__struct_fields__
-    for setting in ("micro_batch", "gram_rank", "shift_dtype", "snapshot_every"):
+    for setting in ("micro_batch", "gram_rank", "shift_dtype", "key_dtype", "snapshot_every"):
         assert f"--set {setting}=" in told and setting in known
+    assert told.count("key_dtype") == 1 and "27.3 MiB less for the keys" in told
     assert "--dtype bfloat16" in told and "compact" in told
     assert advice[0].startswith("--device auto: ")
     _, others = planning._advice(work, machine, Settings(device="auto"), size, 4 * 10**9)
     assert others == advice[1:]
     small = {"init": Cost(seconds=1, memory=1, disk=1), "batches": Cost(seconds=1, memory=1, disk=1)}
-    assert planning._advice(small, machine, Settings(), size, 1) == (True, [])
-    set_already = Settings(micro_batch=4, dtype="bfloat16", gram_rank=64, modules=("3",))
-    assert "every setting" in planning._less_memory(set_already, planning.Size(1, 2, ((64, 8),)), 1)[0]
+    assert planning._advice(small, machine, Settings(), size, 1, 1000) == (True, [])
+    set_already = Settings(micro_batch=4, dtype="bfloat16", gram_rank=64, modules=("3",), key_dtype="float16")
+    assert "every setting" in planning._less_memory(set_already, planning.Size(1, 2, ((64, 8),)), 1, 9)[0]
 
 
 def test_nothing_of_a_calibration_depends_on_how_a_batch_turns_out() -> None:
@@ -137,6 +158,28 @@ def test_a_plan_of_a_tiny_model(tiny_gpt2: Path, sentences: list[str], tmp_path:
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("editor", ["gradient", "mend"])
+def test_a_plan_with_training(tiny_gpt2: Path, sentences: list[str], tmp_path: Path, editor: str) -> None:
+    """Of a rule that cannot do without a network the calibration makes one first."""
+    kind = rule_of(editor).settings
+    known = msgspec.structs.asdict(TINY) | {"editor": editor}
+    settings = kind(**{name: known[name] for name in kind.__struct_fields__ if name in known})
+    train = TrainSettings(rank=4, batch_size=8, probes=8, validation_facts=8)
+    found = make_plan(
+        str(tiny_gpt2), settings, 50, 20, preserve=[], text=[" ".join(sentences * 20)], minutes=5, train=train
+    )
+    assert {"init", "batch", "batches", "training", "training step"} <= set(found.work)
+    whole, step = found.work["training"], found.work["training step"]
+    assert 300 < whole.seconds < 400 and 0 < step.seconds < 60 and whole.disk > 1000 and step.memory > 10**7
+    assert any("5 minutes of training" in note for note in found.notes)
+
+
+def test_training_is_told_of_rules_that_have_it(tiny_gpt2: Path) -> None:
+    settings = rule_of("ft").settings(editor="ft")
+    with pytest.raises(UsageError, match="found minutes of training for the editing rule ft"):
+        make_plan(str(tiny_gpt2), settings, 50, 20, preserve=[], text=["text"], minutes=5)
+
+
 def test_a_model_that_is_too_large_is_built_of_two_layers(
     tiny_gpt2: Path, sentences: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,3 +214,5 @@ def test_the_command(tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(run(cli, [*words, "--json"]).stdout)
     assert found["work"]["init"]["disk"] == 5 << 20
     assert run(cli, ["plan"]).exit_code == 2
+    told = run(cli, [*words, "--train", "rank=4"])
+    assert told.exit_code == 2 and "--minutes" in told.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from lifelong_edit.bench import in_16_bits
 from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Fact
 from lifelong_edit.stores import (
@@ -141,6 +143,39 @@ def test_a_store_in_16_bits(tmp_path: Path, start_store: Start, batch: Any, leni
     assert fsck(tmp_path / "half").sound
 
 
+def test_keys_of_conflicts_in_16_bits(tmp_path: Path, start_store: Start, batch: Any, fact: Any, lenient: Any) -> None:
+    """What is decided by a key is decided by the one that is kept: reopened, or with the index made anew, as before."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for dtype in ("float32", "float16"):
+        with start_store(tmp_path / dtype, key_dtype=dtype) as timeline:
+            timeline.apply(batch(0), gate=lenient)
+            near = timeline._solve().index().search(timeline.bench().conflict_keys(batch(2)), 3)
+            keys = {digest: held.conflict for digest, held in timeline._solve().state().keys.items()}
+            assert {key.dtype.name for key in keys.values()} == {dtype}
+            head, ahead = timeline.head, timeline.forecast(batch(1))
+        shutil.rmtree(tmp_path / dtype / "index")
+        with Timeline.open(tmp_path / dtype) as timeline:
+            assert timeline._solve().index().search(timeline.bench().conflict_keys(batch(2)), 3) == near
+            assert timeline.forecast(batch(1)) == ahead
+            step = timeline.apply([fact(0, "Sydney"), *batch(1)], gate=lenient)
+            one = timeline.reconsolidate(guard=False)
+            timeline.rollback(head)
+            again = timeline.apply([fact(0, "Sydney"), *batch(1)], gate=lenient, again=True)
+            assert (again.weights_digest, again.conflicts) == (step.weights_digest, step.conflicts) and step.conflicts
+            assert timeline.reconsolidate(guard=False).weights_digest == one.weights_digest
+        with EditLog.open(tmp_path / dtype, read_only=True) as log:
+            size = log.blob_size(log.steps()[1].key_blobs[0])
+        found[dtype] = (keys, size, near)
+    (exact, large, far), (half, small, near) = found["float32"], found["float16"]
+    assert 0 <= large - small - sum(key.nbytes for key in half.values()) < 64  # lengths of a header
+    for digest, key in exact.items():
+        assert np.all(np.abs(half[digest] - key) <= 2.0**-11 * np.abs(key) + 3e-8)
+    assert [[name for name, _ in row] for row in near] == [[name for name, _ in row] for row in far]
+    assert fsck(tmp_path / "float16").sound
+    with pytest.raises(StepRefusedError, match="key_dtype"):
+        in_16_bits(np.full((1, 2), 7e4, np.float32))
+
+
 def test_a_step_is_added_one_matrix_at_a_time() -> None:
     """ΔW before and after, and one matrix: not a third ΔW. By what NumPy asks for."""
     shapes = {f"m{i}": (1024, 512) for i in range(8)}
@@ -159,9 +194,11 @@ def test_a_step_is_added_one_matrix_at_a_time() -> None:
     assert np.array_equal(after["m3"], materialise(shift["m3"]))
 
 
-def test_a_setting_that_is_at_rest_changes_no_digest() -> None:
+@pytest.mark.parametrize("name", ["shift_dtype", "key_dtype"])
+def test_a_setting_that_is_at_rest_changes_no_digest(name: str) -> None:
     from lifelong_edit import Settings
 
-    assert Settings().encoded() == Settings(shift_dtype="float32").encoded()
-    assert b"shift_dtype" not in Settings().encoded() and b"shift_dtype" in Settings(shift_dtype="float16").encoded()
-    assert msgspec.json.decode(Settings(shift_dtype="float16").encoded())["shift_dtype"] == "float16"
+    half = Settings(**{name: "float16"}).encoded()  # type: ignore[arg-type]
+    assert Settings().encoded() == Settings(**{name: "float32"}).encoded()  # type: ignore[arg-type]
+    assert name.encode() not in Settings().encoded() and name.encode() in half
+    assert msgspec.json.decode(half)[name] == "float16"

@@ -50,6 +50,7 @@ from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys, smaller
 from lifelong_edit.tasks import Cutter
 from lifelong_edit.tracing.rows import Row
+from lifelong_edit.tracked import Without
 
 Aim = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Of searched states z (n, d): what is asked for in their place, and a mask (n,) of the facts that ask at all."""
@@ -206,8 +207,7 @@ class LocateEditor(ABC):
         clock, gone = Clock(), set(lesson.retire)
         asked = asked_of(self.bench, lesson.facts, self.contexts, self.phrasings, lesson.replaced)
         clock.lap("rows")
-        live = {digest: state.keys[digest] for digest in state.live if digest not in gone}
-        earlier = self._earlier.over(live) if self.recalls else {}
+        earlier = self._earlier.over(Without(state.keys, gone)) if self.recalls else {}
         conflict = dict(lesson.conflict) or self.bench.conflict_of(lesson.facts)
         work = self.edit_in(self.begun(state, gone), lesson.facts, asked, earlier, clock)
         shift = {}

@@ -15,6 +15,7 @@ from lifelong_edit.errors import UsageError
 from lifelong_edit.models import EditableModule, LoadedModel, by_length
 from lifelong_edit.tasks import task_of
 from lifelong_edit.tracing.rows import Row
+from lifelong_edit.tracing.trace import in_order_of_items
 
 _LAYER = re.compile(r"^(.*?\.\d+)(?=\.|$)")
 
@@ -110,9 +111,8 @@ def read(loaded: LoadedModel, rows: Sequence[Row], site: Site, micro_batch: int,
 
     batches = list(by_length([len(row.encoded.ids) for row in short], micro_batch))
     found = loaded.world.each(batches, work)
-    order = torch.argsort(torch.tensor([i for chosen in batches for i in chosen]))
-    read_at = {name: torch.cat([keys[name] for keys, _ in found])[order] for name in wanted}
-    return Reading(read_at, torch.cat([states for _, states in found])[order])
+    read_at = {name: in_order_of_items([keys[name] for keys, _ in found], batches) for name in wanted}
+    return Reading(read_at, in_order_of_items([states for _, states in found], batches))
 
 
 def _first(see: Callable[[Tensor], None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

@@ -23,6 +23,7 @@ from lifelong_edit.numerics.solver import Held, Solution, Thin
 from lifelong_edit.stores import KEYS, MOMENTS, WEIGHTS, FactKeys, Shift, materialise
 from lifelong_edit.tracing.rows import Row, fact_rows, without_mention
 from lifelong_edit.tracing.trace import trace
+from lifelong_edit.tracked import Without, in_order
 
 _FACTS = ("new", "rehearsal")
 
@@ -95,8 +96,7 @@ def learn_jointly(work: Work, preservation: Preservation) -> Change:
     A replaced fact leaves P and the rehearsal rows before its successor is solved.
     """
     bench, s, state, lesson = work.bench, work.settings, work.state, work.lesson
-    gone = set(lesson.retire)
-    live = [d for d in sorted(state.live) if d not in gone]
+    live = in_order(Without(state.live, frozenset(lesson.retire)))
     rows = select_rows(
         bench, s, state, Lesson(lesson.facts, lesson.retire, work.conflict, lesson.replaced, lesson.hidden), live
     )
@@ -104,7 +104,7 @@ def learn_jointly(work: Work, preservation: Preservation) -> Change:
     work.clock.lap("rows")
     asker = ready(work, rows)
     work.clock.lap("metric")
-    held = held_still(work, preservation, rows, live, s.passes)
+    held = held_still(work, preservation, rows, s.passes)
     work.clock.lap("preservation")
     while True:
         with bench.loaded.at(work.shifts):
@@ -157,12 +157,13 @@ def ready(work: Work, rows: Sequence[Row]) -> Asker:
     return work.targets.ready(Seen(traced.keys, traced.gradients, float(traced.losses.sum())), work.moments)
 
 
-def held_still(work: Work, preservation: Preservation, rows: Sequence[Row], live: Sequence[str], passes: int) -> Held:
-    """P of every module: text, preserved prompts, and the live facts of `live` that are not among the rows."""
-    among = {r.fact for r in rows}
-    others = {d: work.state.keys[d] for d in live if d not in among}
-    subjects = work.lesson.hidden | changed_subjects(work.state, work.lesson.facts)
-    return preservation.held(work.settings, work.ridges, others, rows, passes, subjects)
+def held_still(work: Work, preservation: Preservation, rows: Sequence[Row], passes: int) -> Held:
+    """P of every module: text, preserved prompts, and the live facts that stay and are not among the rows."""
+    among = {*work.lesson.retire, *(r.fact for r in rows if r.fact is not None)}
+    others = Without(work.state.keys, among)
+    return preservation.held(
+        work.settings, work.ridges, others, rows, passes, changed_subjects(work.state, work.lesson)
+    )
 
 
 def keys_after(work: Work, shift: Mapping[str, Shift], rows: Sequence[Row]) -> tuple[dict[str, FactKeys], float]:
@@ -184,5 +185,5 @@ def keys_after(work: Work, shift: Mapping[str, Shift], rows: Sequence[Row]) -> t
         traced = trace(work.bench.loaded, own, work.settings.micro_batch, gradients=False)
     first = {(row.fact, row.form): i for i, row in reversed(list(enumerate(own))) if row.kind == "new"}
     taken = sum(float(traced.worst[i]) < math.log(2) for i in first.values()) / len(first)
-    known = {digest: keys.conflict for digest, keys in work.state.keys.items()}
+    known = {row.fact: work.state.keys[row.fact].conflict for row in own if row.fact in work.state.keys}
     return fact_keys(work.bench, traced, own, {**known, **work.conflict}), taken

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from lifelong_edit.bench import Bench
 from lifelong_edit.editors.ridge.settings import RidgeSettings
-from lifelong_edit.numerics.grams import ExactGram, scaled_rows
+from lifelong_edit.numerics.grams import ExactGram, rows_among, scaled_rows
 from lifelong_edit.numerics.lowrank import Gram, LowRank, few_enough
 from lifelong_edit.numerics.solver import Held, Kept, factorise, woodbury_is_cheaper
 from lifelong_edit.stores import FactKeys
 from lifelong_edit.tracing.rows import Row
+from lifelong_edit.tracked import in_order
 
 
 class Preservation:
@@ -27,7 +28,7 @@ class Preservation:
         s: RidgeSettings,
         keys: float,
         live: Mapping[str, FactKeys],
-        subjects: frozenset[str],
+        subjects: Container[str],
         coming: int = 0,
     ) -> Gram:
         """P of a module, (d_in, d_in) float64: by its rows where text is kept as a factor, and all rows are few.
@@ -41,7 +42,7 @@ class Preservation:
         c0 = s.subject_c0 if module in bench.at_subject else s.c0
         text = bench.text_gram.low_rank(module, c0)
         if text is not None:
-            among = sum(len(part.rows[module]) for facts in (live, held) for part in facts.values())
+            among = sum(rows_among(module, facts.values(), len(text.rest)) for facts in (live, held))
             if few_enough(len(text.rows) + among + coming, len(text.rest)):
                 return self._by_rows(module, text, keys, live, held)
         gram = bench.text_gram.add_to(self._live[module].over(live), module, c0)
@@ -55,7 +56,7 @@ class Preservation:
         Nothing is kept from one solve to the next: what is few is read again.
         """
         scale = self.bench.scale[module]
-        found = text.plus(scaled_rows(module, (live[digest] for digest in sorted(live)), scale))
+        found = text.plus(scaled_rows(module, (live[digest] for digest in in_order(live)), scale))
         return found.plus(scaled_rows(module, held.values(), scale).mul_(keys**0.5)) if held else found
 
     def held(
@@ -65,7 +66,7 @@ class Preservation:
         live: Mapping[str, FactKeys],
         rows: Sequence[Row],
         passes: int,
-        subjects: frozenset[str],
+        subjects: Container[str],
     ) -> Held:
         """P per module for all passes of a batch, with a factor of P + λI where Woodbury will use it more than once.
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from lifelong_edit.bench import Bench, State
 from lifelong_edit.editors.contract import Lesson
 from lifelong_edit.editors.ridge.settings import RidgeSettings
 from lifelong_edit.facts import Fact
 from lifelong_edit.tracing.derived import derived_rows
-from lifelong_edit.tracing.rows import Row, draw, fact_rows, subjects_of
+from lifelong_edit.tracing.rows import AnyOf, Row, draw, fact_rows, subjects_of
 
 
 def select_rows(bench: Bench, s: RidgeSettings, state: State, lesson: Lesson, live: Sequence[str]) -> list[Row]:
@@ -21,14 +21,17 @@ def select_rows(bench: Bench, s: RidgeSettings, state: State, lesson: Lesson, li
     batch = tuple(f.digest for f in facts)
     rows = fact_rows(bench.loaded, facts, s.phrasings, replaced=lesson.replaced)
     rows += fact_rows(bench.loaded, rehearsed(state, live, s.rehearse, s.seed, batch), s.phrasings, "rehearsal")
-    known = [*facts, *(state.live[digest] for digest in live)]
+
+    def known() -> list[Fact]:
+        return [*facts, *(state.live[digest] for digest in live)]
+
     if s.preserved and bench.preserved.probes:
         near = bench.centred_keys(lesson.conflict or bench.conflict_of(facts), facts)
-        subjects = lesson.hidden | changed_subjects(state, facts)
+        subjects = changed_subjects(state, lesson)
         rows += bench.preserved.rows(s.preserved, near, s.preserved_weight, subjects, s.seed, state.digest, batch)
-        rows += derived(bench, s, known, s.derived, s.seed, state.digest, batch) if s.derived else []
+        rows += derived(bench, s, known(), s.derived, s.seed, state.digest, batch) if s.derived else []
     elif s.preserved:
-        rows += derived(bench, s, known, s.preserved, s.seed, state.digest, batch)
+        rows += derived(bench, s, known(), s.preserved, s.seed, state.digest, batch)
     return rows
 
 
@@ -43,9 +46,12 @@ def derived(bench: Bench, s: RidgeSettings, facts: Sequence[Fact], count: int, *
     return derived_rows(bench.loaded, facts, count, *parts, weight=s.preserved_weight, **options)
 
 
-def changed_subjects(state: State, facts: Sequence[Fact]) -> frozenset[str]:
-    """Case-folded subjects of the facts and of all live ones: what preserved prompts say of them may change."""
-    return subjects_of((*facts, *state.live.values()))
+def changed_subjects(state: State, lesson: Lesson) -> Container[str]:
+    """Case-folded subjects of a batch's facts, of all live ones, and hidden ones: prompts about them may change.
+
+    For asking, and only until the state changes.
+    """
+    return AnyOf(lesson.hidden, subjects_of(lesson.facts), state.subjects())
 
 
 def rows_to_be_ready_with(rows: Sequence[Row], recalls: bool) -> list[Row]:

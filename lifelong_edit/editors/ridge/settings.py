@@ -77,7 +77,7 @@ class RidgeSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fie
         *("reconsolidation_decay", "reconsolidation_preserved", "reconsolidation_keys", "text_tokens", "gram_rank"),
         *("snapshot_every", "gate_perplexity", "gate_min_taken", "conflict_probability", "conflict_cosine"),
         *("conflict_policy", "trusted_sources", "form", "system", "derived", "gate_noise", "shift_dtype"),
-        "solve_device",
+        *("solve_device", "key_dtype"),
     )
 
     at_rest: ClassVar[Mapping[str, tuple[str | int | None, ...]]] = {**StoreSettings.at_rest, "derived": (0,)}

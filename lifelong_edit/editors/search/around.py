@@ -7,7 +7,7 @@ in one batch, locality was .57 with nothing held, .68 with the subjects' keys an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -67,7 +67,7 @@ class Around:
         self._bench = bench
         self._grams = TextGrams(fixed, {n: bench.loaded.desk(n) for n in bench.names}) if fixed else None
 
-    def add_to(self, grams: dict[str, Gram], weight: float, subjects: frozenset[str]) -> None:
+    def add_to(self, grams: dict[str, Gram], weight: float, subjects: Container[str]) -> None:
         """Add weight · Σ kᵀk to the gram of every module, (d_in, d_in) float64: in place, or by its rows.
 
         Prompts about one of the edited `subjects` (case-folded) are taken out of the sum: what they say may change.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lifelong_edit.bench import Bench
@@ -91,7 +91,7 @@ def behind_contexts(bench: Bench, fact: Fact, contexts: Sequence[str], kind: Row
 
 
 def swapped_prompts(
-    facts: Sequence[Fact], subjects: Sequence[str], count: int, taken: frozenset[str], *drawn: object
+    facts: Sequence[Fact], subjects: Sequence[str], count: int, taken: Container[str], *drawn: object
 ) -> list[Probe]:
     """Of each fact its prompt with up to `count` other subjects in the place of its own: what an edit spoils first.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -38,14 +38,15 @@ from lifelong_edit.editors.search.searching import ThroughSolve, Variables
 from lifelong_edit.editors.search.settings import SearchSettings
 from lifelong_edit.facts import Fact, general_names
 from lifelong_edit.models import BASE, LoadedModel, Shifts
-from lifelong_edit.numerics.grams import ExactGram, scaled_rows
+from lifelong_edit.numerics.grams import ExactGram, rows_among, scaled_rows
 from lifelong_edit.numerics.lowrank import Gram, few_enough
 from lifelong_edit.numerics.solver import solve
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import KEYS, WEIGHTS, FactKeys, smaller
 from lifelong_edit.tracing.derived import answered_rows
-from lifelong_edit.tracing.rows import Row, RowKind, draw, subjects_of
+from lifelong_edit.tracing.rows import AnyOf, Row, RowKind, draw, subjects_of
 from lifelong_edit.tracing.trace import trace
+from lifelong_edit.tracked import Without, in_order
 
 NAMED = 50
 """Subjects that the preserved prompts should speak of: with fewer, names that everybody knows of stand beside them."""
@@ -89,21 +90,21 @@ class SearchEditor:
         require_batch(lesson.facts)
         clock, s, bench = Clock(), self.settings, self.bench
         gone = set(lesson.retire)
-        live = [d for d in sorted(state.live) if d not in gone]
+        live = in_order(Without(state.live, gone))
         drawn = (s.seed, state.digest, tuple(f.digest for f in lesson.facts))
         again = rehearsed(state, live, s.rehearse, s.seed, drawn[2])
         facts = [*lesson.facts, *again]
         rows = self.rows(lesson.facts, "new", lesson.replaced) | self.rows(again, "rehearsal")
-        subjects = lesson.hidden | changed_subjects(state, lesson.facts)
+        subjects = changed_subjects(state, lesson)
         conflict = dict(lesson.conflict) or bench.conflict_of(lesson.facts)
         material = self.material(facts, rows, subjects, bench.centred_keys(conflict, lesson.facts), drawn)
         clock.lap("rows")
         shifts = self.shifts_of(state)
-        others = {d: state.keys[d] for d in live if d not in rows}
+        others = Without(state.keys, gone | rows.keys())
         variables = self.variables(material, shifts, self.held(others, subjects))
         clock.lap("preservation")
         search = ThroughSolve(bench, s, variables, material, drawn, shifts=shifts)
-        known = {digest: keys.conflict for digest, keys in state.keys.items()} | conflict
+        known = {fact.digest: state.keys[fact.digest].conflict for fact in again} | conflict
         for rounds in (s.rounds, s.more_rounds):
             search.run(rounds)
             clock.lap("search")
@@ -134,7 +135,7 @@ class SearchEditor:
         self,
         facts: Sequence[Fact],
         rows: Mapping[str, list[Row]],
-        subjects: frozenset[str],
+        subjects: Container[str],
         near: Tensor,
         drawn: tuple[object, ...],
     ) -> Material:
@@ -143,14 +144,14 @@ class SearchEditor:
         behind = [behind_contexts(bench, fact, self.contexts, rows[fact.digest][0].kind) for fact in facts]
         named = [p.subject for p in bench.preserved.probes if p.subject is not None]
         named = named if len(set(named)) >= NAMED else [*named, *general_names()]
-        taken = subjects | subjects_of(facts)
+        taken = AnyOf(subjects, subjects_of(facts))
         swapped = swapped_prompts(facts, named, s.swapped, taken, *drawn)
         kept = bench.preserved.rows(s.preserved, near, 1.0, subjects, *drawn)
         options = {"tokens": s.preserved_tokens, "micro_batch": s.micro_batch}
         kept = kept + answered_rows(bench.loaded, swapped, weight=1.0, **options)
         return Material([rows[f.digest] for f in facts], behind, kept)
 
-    def held(self, others: Mapping[str, FactKeys], subjects: frozenset[str]) -> dict[str, Gram]:
+    def held(self, others: Mapping[str, FactKeys], subjects: Container[str]) -> dict[str, Gram]:
         """P by module, (d_in, d_in) float64: text, all tokens of preserved prompts, the other live facts."""
         grams, s = {name: self._text_and(name, others) for name in self.bench.names}, self.settings
         self.around.add_to(grams, s.around, subjects)
@@ -161,9 +162,9 @@ class SearchEditor:
         bench, text = self.bench, self.bench.text_gram.low_rank(module, self.settings.c0)
         if text is not None:
             # half for what all tokens of the preserved prompts add, which is kept as a factor of the same rank
-            among = sum(len(keys.rows[module]) for keys in others.values())
+            among = rows_among(module, others.values(), len(text.rest))
             if few_enough(2 * len(text.rows) + among, len(text.rest)):
-                return text.plus(scaled_rows(module, (others[d] for d in sorted(others)), bench.scale[module]))
+                return text.plus(scaled_rows(module, (others[d] for d in in_order(others)), bench.scale[module]))
         return bench.text_gram.add_to(self._live[module].over(others), module, self.settings.c0)
 
     def variables(self, material: Material, shifts: Mapping[str, Tensor], held: Mapping[str, Gram]) -> Variables:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from lifelong_edit.stores import WEIGHTS, Dense
 from lifelong_edit.tasks import task_of
 from lifelong_edit.tracing.derived import derived_rows
 from lifelong_edit.tracing.rows import Row, RowKind, draw, fact_rows, subjects_of
+from lifelong_edit.tracked import in_order
 
 
 class TunedEditor(Keyless):
@@ -51,7 +52,7 @@ class TunedEditor(Keyless):
         items = self.items(lesson.facts, "new", lesson.replaced)
         gone = set(lesson.retire)
         left = {digest: fact for digest, fact in state.live.items() if digest not in gone}
-        subjects = lesson.hidden | changed_subjects(state, lesson.facts)
+        subjects = changed_subjects(state, lesson)
         beside = self.beside(State(live=left, digest=state.digest), lesson.facts, subjects, drawn)
         tuning = Tuning(self.bench, s, state.shifts, self.preserved_weight)
         before = {name: shift.clone() for name, shift in tuning.shifts.items()}
@@ -92,13 +93,13 @@ class TunedEditor(Keyless):
         return list(found.values())
 
     def beside(
-        self, state: State, facts: Sequence[Fact], subjects: frozenset[str], drawn: tuple[object, ...]
+        self, state: State, facts: Sequence[Fact], subjects: Container[str], drawn: tuple[object, ...]
     ) -> Replay:
         """What stands beside the facts in a step, drawn afresh for each: live facts of the state, preserved prompts.
 
         Where the store has no preserved prompts they are derived from the facts. subjects: those of which none may be.
         """
-        live = sorted(state.live)
+        live = in_order(state.live)
         if not (self.replay and live) and not self.preserved:
             return nothing
         kept = self._preserved([*facts, *state.live.values()], subjects, drawn)
@@ -111,7 +112,7 @@ class TunedEditor(Keyless):
         chosen = draw(len(kept), self.preserved, "preserved", *drawn, step)
         return Beside(self.items(again, "rehearsal"), [kept[i] for i in chosen])
 
-    def _preserved(self, facts: Sequence[Fact], subjects: frozenset[str], drawn: tuple[object, ...]) -> list[Row]:
+    def _preserved(self, facts: Sequence[Fact], subjects: Container[str], drawn: tuple[object, ...]) -> list[Row]:
         """The preserved rows that steps may draw from."""
         prompts = self.bench.preserved
         if prompts.probes:
