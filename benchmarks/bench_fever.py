@@ -30,20 +30,19 @@ from benchmarks.fever import ASKED_WORDINGS, Claim, Part, checker_folder, claims
 from lifelong_edit.bench import Bench, State, prepare, silent
 from lifelong_edit.editors.contract import Editor, Lesson, moved_by
 from lifelong_edit.editors.malmen.network import read_checkpoint
-from lifelong_edit.editors.malmen.rule import pack
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.settings import StoreSettings, settings_of
 from lifelong_edit.tasks import task_of
 from lifelong_edit.timeline.defaults import default_text
-from lifelong_edit.timeline.model import make_editor
+from lifelong_edit.timeline.model import given_to, make_editor
 from lifelong_edit.training.episodes import TrainSettings
 from lifelong_edit.training.run import Run
 
 SIZES = {1: 4, 8: 2, 64: 1, 256: 1, 1024: 1}
 """Claims of a batch, and how many such batches are judged, each from the base model."""
-NEIGHBOURS, PRESERVED, TRAINED = 300, 200, 600
+NEIGHBOURS, PRESERVED, TRAINED, MOST_PRESERVED = 300, 200, 600, 2000
 """Claims about other things that are asked, that are preserved, and that networks are trained on."""
 TRAINING = TrainSettings(rank=64, batch_size=64, batches=4, probes=64, validation_facts=64, validate_every=40)
 ONE_BATCH = msgspec.structs.replace(TRAINING, batches=1, batch_size=128, locality_weight=1.0, rate=3e-4)
@@ -57,6 +56,7 @@ class Arm:
     editor: str
     given: dict[str, Any]
     train: TrainSettings | None = None
+    preserved: int = PRESERVED
 
     def settings(self, more: dict[str, Any]) -> StoreSettings:
         """The settings of a store."""
@@ -73,6 +73,7 @@ ARMS = {
     "ultraedit": Arm("ultraedit", {}),
     "ft": Arm("ft", {}),
     "grace": Arm("grace", {}),
+    "neurons": Arm("neurons", {"rounds": 8, "more_rounds": 8, "reconsolidation_rounds": 8}, preserved=MOST_PRESERVED),
 }
 """SERAC edits decoders alone, since its counterfactual model is the base that reads a fact before a question."""
 
@@ -178,7 +179,8 @@ def bench_of(arm: Arm, settings: StoreSettings, network: Path | None, preserve: 
     loaded = load_model(str(checker_folder()), modules=settings.modules or None, places=rule.places)
     probes = [Probe(claim.text) for claim in preserve]
     fixed = prepare(loaded, settings, text=default_text(), preserve=probes, statistics=rule.statistics)
-    return Bench(loaded, settings, replace(fixed, rule=pack(network and read_checkpoint(network))))
+    given = given_to(network, default_text(), probes)
+    return Bench(loaded, settings, replace(fixed, rule={**given.network, **rule.fix(loaded, settings, given)}))
 
 
 def run(name: str, arm: Arm, options: argparse.Namespace) -> dict[str, Any]:
@@ -187,11 +189,14 @@ def run(name: str, arm: Arm, options: argparse.Namespace) -> dict[str, Any]:
     given |= {"modules": tuple(options.modules.split(","))} if options.modules else {}
     settings = arm.settings(given)
     network = network_of(name, arm, settings, options)
-    bench = bench_of(arm, settings, network, claims_of("trained")[:PRESERVED])
-    editor = make_editor(bench)
     batches, size = (int(n) for n in (options.stream or "0x0").split("x"))
-    judge = Judge(bench.loaded, options.part, max([*options.size, batches * size, 64]))
-    found: dict[str, Any] = {"settings": settings.told(), "base": judge.base}
+    most = max([*options.size, batches * size, 64])
+    preserve = claims_of("trained")[most + NEIGHBOURS if options.part == "trained" else 0 :]
+    preserve = preserve[: options.preserved or arm.preserved]
+    bench = bench_of(arm, settings, network, preserve)
+    editor = make_editor(bench)
+    judge = Judge(bench.loaded, options.part, most)
+    found: dict[str, Any] = {"settings": settings.told(), "preserved": len(preserve), "base": judge.base}
     if network is not None:
         found["network"] = read_checkpoint(network).config.provenance
     for count in options.size:
@@ -213,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=10, help="that each network is trained")
     parser.add_argument("--steps", type=int, help="that it is trained at most")
     parser.add_argument("--networks", default=str(checker_folder().parent / "fever-networks"))
+    parser.add_argument("--preserved", type=int, help="claims that are preserved; by default the arm's")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--modules")
     options = parser.parse_args(arguments)
@@ -224,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = json.loads(told.read_text(encoding="utf-8"))["results"] if told.is_file() else {}
     for name in options.arm or ARMS:
         found = run(name, ARMS[name], options)
-        if options.part == "judged" and not options.set and not options.modules:
+        if options.part == "judged" and not (options.set or options.modules or options.preserved):
             results[name] = {**results.get(name, {}), **found}
             card = json.loads((checker_folder() / "card.json").read_text(encoding="utf-8"))
             common.write("fever", {**results, "checker": {n: card[n] for n in ("recipe", "claims", "right")}})

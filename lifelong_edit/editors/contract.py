@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lifelong_edit.editors.tries import Number, Tries
-from lifelong_edit.errors import UsageError
+from lifelong_edit.errors import UnknownModelError, UsageError
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.settings import StoreSettings
+from lifelong_edit.settings import SUBJECT, StoreSettings
 from lifelong_edit.stores import (
     KEYS,
     WEIGHTS,
@@ -36,7 +36,7 @@ from lifelong_edit.stores import (
 if TYPE_CHECKING:
     from lifelong_edit.bench import Bench, Say, State
     from lifelong_edit.models import EditableModule, LoadedModel, Overlay
-    from lifelong_edit.models.families import Home, Kind
+    from lifelong_edit.models.families import Home, Kind, Positions
     from lifelong_edit.tracing.rows import Row
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -321,6 +321,8 @@ class Rule:
     by_facts: bool = False
     """Whether a state shows in the model by its live facts: what is remembered is the facts themselves."""
     tasks: frozenset[Kind] = frozenset({"causal"})
+    at: Mapping[Kind, Positions] = field(default_factory=dict)
+    """The one kind of positions at which it edits models of a kind, where it is not left to whoever names modules."""
     exports: frozenset[Format] = frozenset()
     needs: frozenset[Need] = frozenset()
     network: bool = False
@@ -395,13 +397,24 @@ class Rule:
         found: Editor = self._module().make(bench)
         return found
 
-    def require_kind(self, kind: Kind) -> None:
-        """Raise UsageError where the rule does not edit models of a kind."""
+    def require_kind(self, kind: Kind, modules: Sequence[EditableModule] = ()) -> None:
+        """Raise UsageError where the rule does not edit models of a kind, UnknownModelError where not at such modules.
+
+        modules: those that are to be edited, where they are known already.
+        """
         if kind not in self.tasks:
             raise UsageError(
                 f"found a {kind} model, but the editing rule {self.name} edits {', '.join(sorted(self.tasks))} ones; "
                 "take such a model, or another rule"
             )
+        wanted = self.at.get(kind)
+        for module in modules:
+            if wanted is not None and module.positions != wanted:
+                mark = f"with {SUBJECT} behind it" if wanted == "subject" else f"without {SUBJECT}"
+                raise UnknownModelError(
+                    f"the editing rule {self.name} edits a {kind} model at the {wanted}, found {module.name} edited at "
+                    f"the {module.positions}; name it {mark}"
+                )
 
     def require_relearning(self) -> None:
         """Raise UsageError where the rule cannot solve again for all facts."""

@@ -45,7 +45,7 @@ def require_fitting(
     outline = None if trust_remote_code else outline_of(home, settings.modules, revision, places)
     if outline is None:
         return
-    rule_of(settings.editor).require_kind(outline.family.kind)
+    rule_of(settings.editor).require_kind(outline.family.kind, outline.modules)
     outline = replace(outline, forms=forms_of(settled(settings, outline.tokenizer)))
     require_given(settings, given, outline.modules)
     for probe in preserve:

@@ -79,7 +79,7 @@ def begin(
     settings = noise_settled(ready(settings, loaded), loaded)
     preserve = list(dict.fromkeys(preserve))  # one that is given twice would weigh twice
     given = given_to(hypernetwork, text, preserve)
-    rule.require_kind(loaded.family.kind)
+    rule.require_kind(loaded.family.kind, loaded.modules)
     require_given(settings, given, loaded.modules)
     kept = {**given.network, **rule.fix(loaded, settings, given)}  # a network whatever the rule is
     measured = prepare(

@@ -33,7 +33,7 @@ class Benches:
     ) -> None:
         self.loaded, self.rule, self.settings = loaded, rule, settings
         self.given = Given({}, text, preserve)
-        rule.require_kind(loaded.family.kind)
+        rule.require_kind(loaded.family.kind, loaded.modules)
         rule.require(settings, self.given, loaded.modules)
         self._kept: dict[tuple[Number | None, ...], tuple[LoadedModel, Fixed]] = {}
 
@@ -64,7 +64,7 @@ class Benches:
         """Settings with changes made; where the layer changes they name the modules."""
         own: dict[str, object] = {name: value for name, value in changes.items() if name != LAYER}
         if LAYER in changes:
-            entries = entries_up_to(int(changes[LAYER]), self.rule.places)
+            entries = entries_up_to(int(changes[LAYER]), self.rule.places, self.loaded.family.kind)
             found = find_modules(self.loaded.model, self.loaded.family, entries)
             own["modules"] = tuple(module.entry for module in found)
         return settings.replace(**own)

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from lifelong_edit.bench import Bench, Fixed, State, prepare
 from lifelong_edit.editors.contract import Given, Lesson, moved_by
-from lifelong_edit.editors.neurons import rule
+from lifelong_edit.editors.neurons import sites
 from lifelong_edit.editors.neurons.gates import Regression, Shut, gates_of
 from lifelong_edit.editors.neurons.grown import Grown
 from lifelong_edit.editors.neurons.overlay import Neurons
 from lifelong_edit.editors.neurons.reading import reader_of, states_of
-from lifelong_edit.editors.neurons.rule import GATE, PART, VALUE, NeuronsEditor, closed, last_word_of, parted
+from lifelong_edit.editors.neurons.rule import GATE, PART, VALUE, NeuronsEditor, parted
 from lifelong_edit.editors.neurons.searching import OfValues, Thinned, thinned
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
+from lifelong_edit.editors.neurons.sites import SITES, last_word_of
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.editors.search.searching import Variables
 from lifelong_edit.errors import UnknownModelError, UsageError
@@ -69,16 +70,18 @@ def test_gates_are_shut_at_tokens_that_are_unlike_all_others(
     gpt2: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What `init` fixes: the mean over all tokens, and once more over those where the constant reading is none."""
-    monkeypatch.setattr(rule, "ODD", 0.01)  # so small a model has no such tokens by the usual measure
+    monkeypatch.setattr(sites, "ODD", 0.01)  # so small a model has no such tokens by the usual measure
     texts = [[Encoded.of(gpt2.tokenizer(t)["input_ids"]) for t in many] for many in (TEXT[:1], ["Paris and the river"])]
-    found = closed(gpt2, SMALL, [(texts[0], 1.0), (texts[1], 0.5)])
+    closed = SITES["subject"].closed(gpt2, SMALL.replace(around=0.5), *texts)
+    found = {name: one.shut for name, one in closed.items()}
     assert found.keys() == {m.name for m in gpt2.modules}
     for name, shut in found.items():
         readers = {name: reader_of(gpt2.model, name)}
-        ordinary, near = (torch.cat(states_of(gpt2, readers, t, 2, everywhere=True)[name]).double() for t in texts)
+        ordinary, near = (torch.cat(states_of(gpt2, readers, t, 2, "everywhere")[name]).double() for t in texts)
         gram, total = (ordinary.T @ ordinary) / len(ordinary), ordinary.mean(0)
         gram, total = gram + 0.5 * near.T @ near / len(near), total + 0.5 * near.mean(0)
-        level = torch.linalg.solve(gram + SMALL.gate_ridge * gram.trace() / len(gram) * torch.eye(len(gram)), total)
+        ridge = SMALL.gating("subject").gate_ridge * gram.trace() / len(gram)
+        level = torch.linalg.solve(gram + ridge * torch.eye(len(gram)), total)
         odd = ordinary[(ordinary @ level - 1).abs() > 0.01]
         assert 0 < len(odd) < len(ordinary)
         assert torch.allclose(shut.gram, gram + odd.T @ odd / len(odd), rtol=1e-4, atol=1e-5)
@@ -103,7 +106,7 @@ def test_the_overlay_adds_what_is_open_and_nothing_else(gpt2: LoadedModel) -> No
     prompts = ["Paris", "The river was long and the people of", "Nobody knew the road to Paris and"]
     ids = [gpt2.tokenizer(p)["input_ids"] for p in prompts]
     encoded = [Encoded.of(found) for found in ids]
-    states = states_of(gpt2, {name: reader_of(gpt2.model, name)}, encoded, 2, everywhere=True)[name]
+    states = states_of(gpt2, {name: reader_of(gpt2.model, name)}, encoded, 2, "everywhere")[name]
     random = torch.Generator().manual_seed(0)
     gate = torch.randn(4, states[0].shape[1], generator=random) / 4
     grown = Grown(gate, torch.randn(4, gpt2.modules[1].d_out, generator=random), 0.1, 0.3)
@@ -153,8 +156,9 @@ def test_the_last_word_of_a_subject() -> None:
 def test_facts_of_one_subject_stay_together(news: list[Fact]) -> None:
     subject = news[0].subject
     twins = [news[0], replaced(news[1], subject), replaced(news[2], subject.upper())]
-    assert [len(part) for part in parted([*twins, news[3], news[4]], 1)] == [3, 1, 1]
-    assert [len(part) for part in parted([*twins, news[3], news[4]], 4)] == [4, 1]
+    theme = SITES["subject"].theme
+    assert [len(part) for part in parted([*twins, news[3], news[4]], 1, theme)] == [3, 1, 1]
+    assert [len(part) for part in parted([*twins, news[3], news[4]], 4, theme)] == [4, 1]
 
 
 def replaced(fact: Fact, subject: str) -> Fact:
@@ -197,7 +201,7 @@ def test_a_gate_that_opens_at_a_newcomer_is_shut_there(knowing: Bench) -> None:
     assert change.report["gates moved"] == 1
     first = editor._read([OTHER], editor._rows([OTHER], "new"))[OTHER.digest].own(name)[:1]
     gates = torch.from_numpy(np.concatenate([after[f.digest].rows[GATE + name] for f in (CITY, OTHER)]))
-    assert (first @ gates.T > SMALL.opens)[0].tolist() == [False, True]
+    assert (first @ gates.T > SMALL.gating("subject").opens)[0].tolist() == [False, True]
     assert np.array_equal(after[CITY.digest].rows[VALUE + name], turned.rows[VALUE + name])
 
 
@@ -216,7 +220,7 @@ def test_what_it_cannot_do_without(gpt2: LoadedModel) -> None:
     with pytest.raises(UsageError, match="needs ordinary text"):
         known.require(SMALL, Given({}, ["  "]), ())
     with pytest.raises(UnknownModelError, match="edited at the answer"):
-        known.require(SMALL, Given({}, TEXT), gpt2.modules)
+        known.require_kind("causal", gpt2.modules)
     with pytest.raises(UnknownModelError, match="found no matrix beside"):
         reader_of(gpt2.model, "transformer.wte")
 
@@ -273,7 +277,7 @@ def test_rows_are_cut_where_the_first_searched_gate_opens(knowing: Bench, news: 
     name, rows = knowing.names[0], fact_rows(knowing.loaded, news[:3], 0)
     readers = {name: reader_of(knowing.loaded.model, name)}
     with knowing.loaded.at(BASE):
-        states = states_of(knowing.loaded, readers, [row.encoded for row in rows], 4, everywhere=True)[name]
+        states = states_of(knowing.loaded, readers, [row.encoded for row in rows], 4, "everywhere")[name]
     at = [row.encoded.subject[0] for row in rows]
     assert min(at) > 0
     width = knowing.loaded.modules[0].d_out

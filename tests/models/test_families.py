@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from lifelong_edit.models.families import (
     MOST_SUBJECT_LAYERS,
     default_entries,
     default_layers,
+    entries_of,
+    entries_up_to,
     subject_layers,
 )
 from tests.zoo import DECODERS
@@ -289,6 +292,16 @@ def test_a_rule_of_one_layer_says_at_which_share_of_the_depth_it_lies() -> None:
     """Golden: 21 of 32 is published for fine-tuning, 27 of 32 for the codebook; there is always a layer."""
     assert [default_entries(layers, 2 / 3) for layers in (1, 2, 30, 32)] == [["0"], ["1"], ["20"], ["21"]]
     assert [default_entries(layers, 27 / 32) for layers in (1, 4, 32)] == [["0"], ["3"], ["27"]]
+
+
+def test_what_is_remembered_of_a_text_as_a_whole_lies_higher_and_at_no_subject() -> None:
+    """Of a classifier: the layer of neurons, chosen or tried. Others read the subject."""
+    bert = FAMILIES["bert"]
+    whole, masked = replace(bert, kind="classify"), replace(bert, kind="masked")
+    assert [entries_of(whole, (layers, 0), "memory") for layers in (1, 4, 6, 12)] == [["0"], ["2"], ["3"], ["7"]]
+    assert entries_of(masked, (6, 0), "memory") == ["3@subject"]
+    assert (entries_up_to(5, "memory", "classify"), entries_up_to(5, "memory")) == (["5"], ["5-5@subject"])
+    assert entries_of(whole, (6, 0), "answer") == ["3-5"]
 
 
 def test_subject_layers_lie_beneath_the_others_about_a_third_of_the_way_up() -> None:

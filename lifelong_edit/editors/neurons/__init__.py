@@ -1,4 +1,4 @@
-"""New neurons for each fact, gated by its subject: for real language models, and many facts."""
+"""New neurons for each fact, gated by its subject: for real language models, and many facts; or by its claim."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lifelong_edit.editors.tries import Tries
 
 RULE = Rule(
     name="neurons",
-    title="new neurons for each fact, gated by its subject",
+    title="new neurons for each fact, gated by its subject, or by its claim",
     reference="docs/neurons.md; after Huang et al., arXiv 2301.09785",
     settings=NeuronsSettings,
     home="lifelong_edit.editors.neurons.rule",
@@ -16,6 +16,8 @@ RULE = Rule(
     shifts=False,
     places="memory",
     general=True,
+    tasks=frozenset({"causal", "classify"}),
+    at={"causal": "subject", "classify": "answer"},
     exports=frozenset({"transformers", "gguf"}),
     needs=frozenset({"subject", "text"}),
     statistics=False,

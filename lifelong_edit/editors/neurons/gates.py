@@ -26,10 +26,10 @@ class Shut:
         """Of no states yet."""
         return cls(torch.zeros(width, width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64))
 
-    def beside(self, states: Tensor, weight: float) -> Shut:
-        """With further states (n, d), each with `weight`."""
+    def beside(self, states: Tensor, weight: float, depth: float = 1.0) -> Shut:
+        """With further states (n, d), each with `weight`, at which −`depth` is wanted."""
         exact = states.to(self.gram)
-        return Shut(self.gram + weight * exact.T @ exact, self.total + weight * exact.sum(0))
+        return Shut(self.gram + weight * exact.T @ exact, self.total + weight * depth * exact.sum(0))
 
 
 class Regression:

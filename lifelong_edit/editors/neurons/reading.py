@@ -5,30 +5,39 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lifelong_edit.errors import UnknownModelError
-from lifelong_edit.models import Encoded, LoadedModel, by_length
-from lifelong_edit.models.families import is_linear, shape_of
-from lifelong_edit.tasks import task_of
+from lifelong_edit.models import Encoded, LoadedModel, TokenBatch, by_length
+from lifelong_edit.models.families import Positions, is_linear, shape_of
+from lifelong_edit.tasks import Task, task_of
 
-GATE, UP, FUSED = "gate_proj", "up_proj", "gate_up_proj"
-"""Names in an MLP whose first half is two matrices, or two in one."""
+GATE, UP = "gate_proj", "up_proj"
+"""Names in an MLP whose first half is two matrices."""
+FUSED = ("gate_up_proj", "Wi")
+"""Names of a matrix that is both of them, one above the other."""
+Where = Positions | Literal["everywhere", "elsewhere"]
+"""Tokens of a text: those at which modules are edited, all, or all but those where an answer is given."""
 
 
 def reader_of(model: Any, output: str) -> str:
     """The matrix beside an MLP's output projection that reads what the MLP is given: its gate, or its first matrix.
 
+    Beside it, or in a part of the layer of its own, as in BERT and its kin: the first with the transposed shape.
     Raises UnknownModelError where the output projection has no such neighbour.
     """
     home, _, own = output.rpartition(".")
-    width = shape_of(model.get_submodule(output))[1]
+    inner, width = shape_of(model.get_submodule(output))
     for name, module in model.get_submodule(home).named_children():
         if name != own and is_linear(module) and shape_of(module)[0] == width:
             return f"{home}.{name}" if home else name
+    layer = home.rpartition(".")[0]
+    for name, module in model.get_submodule(layer).named_modules():
+        if layer and is_linear(module) and shape_of(module) == (width, inner):
+            return f"{layer}.{name}"
     raise UnknownModelError(
         f"found no matrix beside {output} that reads the MLP's {width} inputs, expected one as in an MLP of a known "
         "family; name the output projection of an MLP"
@@ -38,7 +47,7 @@ def reader_of(model: Any, output: str) -> str:
 def is_gated(model: Any, output: str) -> bool:
     """Whether an MLP multiplies what its activation gives by a second reading, as SwiGLU does."""
     home = model.get_submodule(output.rpartition(".")[0])
-    return hasattr(home, GATE) or hasattr(home, FUSED)
+    return any(hasattr(home, name) for name in (GATE, *FUSED))
 
 
 @contextmanager
@@ -62,17 +71,14 @@ def read_by(model: Any, readers: Mapping[str, str]) -> Iterator[dict[str, Tensor
 
 
 def read(
-    loaded: LoadedModel, readers: Mapping[str, str], encoded: Sequence[Encoded], micro_batch: int, *, everywhere: bool
+    loaded: LoadedModel, readers: Mapping[str, str], encoded: Sequence[Encoded], micro_batch: int, where: Where
 ) -> Iterator[tuple[int, str, Tensor]]:
-    """What is read of each text as the model stands: its number, the output projection, (n, d) float32 states.
-
-    everywhere: at all tokens; else at those of the subject.
-    """
+    """What is read of each text as the model stands: its number, the output projection, (n, d) float32 states."""
     task, last = task_of(loaded), _last(loaded.model, readers)
 
     def work(chosen: list[int]) -> dict[str, list[Tensor]]:
         batch = task.collate(loaded, [encoded[i] for i in chosen])
-        mask = batch.mask.bool() if everywhere else task.slots(batch, "subject")
+        mask = _tokens(task, batch, where)
         with torch.no_grad(), read_by(loaded.model, readers) as states, _stopping_at(last):
             task.read(loaded, batch.ids, batch.mask)
         shaped = {name: state.reshape(*mask.shape, -1) for name, state in states.items()}
@@ -86,6 +92,15 @@ def read(
             for name, states in found.items():
                 for i, state in zip(chosen, states, strict=True):
                     yield i, name, state
+
+
+def _tokens(task: Task, batch: TokenBatch, where: Where) -> Tensor:
+    """(b, t) bool, true at the tokens that are asked for."""
+    if where == "everywhere":
+        return batch.mask.bool()
+    if where == "elsewhere":
+        return batch.mask.bool() & ~task.slots(batch, "answer")
+    return task.slots(batch, where)
 
 
 class _Seen(Exception):
@@ -114,17 +129,17 @@ def _stopping_at(module: nn.Module) -> Iterator[None]:
 
 
 def states_of(
-    loaded: LoadedModel, readers: Mapping[str, str], encoded: Sequence[Encoded], micro_batch: int, *, everywhere: bool
+    loaded: LoadedModel, readers: Mapping[str, str], encoded: Sequence[Encoded], micro_batch: int, where: Where
 ) -> dict[str, list[Tensor]]:
     """What `read` gives, held together: by output projection, of each text."""
     found: dict[str, list[Tensor]] = {name: [torch.empty(0)] * len(encoded) for name in readers}
-    for i, name, states in read(loaded, readers, encoded, micro_batch, everywhere=everywhere):
+    for i, name, states in read(loaded, readers, encoded, micro_batch, where):
         found[name][i] = states
     return found
 
 
-def stream_scale(loaded: LoadedModel, output: str, encoded: Sequence[Encoded], micro_batch: int) -> float:
-    """Root mean square of what the layer of an output projection passes on at the subjects of texts."""
+def stream_scale(loaded: LoadedModel, output: str, encoded: Sequence[Encoded], micro_batch: int, where: Where) -> float:
+    """Root mean square of what the layer of an output projection passes on at tokens of texts."""
     layer = re.match(r".*?\.\d+(?=\.)", output)
     task, squares, count = task_of(loaded), 0.0, 0
     held: list[Tensor] = []
@@ -138,7 +153,7 @@ def stream_scale(loaded: LoadedModel, output: str, encoded: Sequence[Encoded], m
             batch = task.collate(loaded, [encoded[i] for i in chosen])
             with torch.no_grad():
                 task.read(loaded, batch.ids, batch.mask)
-            mask = task.slots(batch, "subject")
+            mask = _tokens(task, batch, where)
             states = held.pop().reshape(*mask.shape, -1)[mask].float()
             squares, count = squares + float(states.square().sum()), count + states.numel()
     finally:

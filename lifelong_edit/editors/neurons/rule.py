@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,19 +19,19 @@ from lifelong_edit.editors.locate.targets import answered
 from lifelong_edit.editors.neurons.gates import Regression, Shut, gates_of
 from lifelong_edit.editors.neurons.grown import Grown
 from lifelong_edit.editors.neurons.overlay import Neurons
-from lifelong_edit.editors.neurons.reading import is_gated, read, reader_of, states_of, stream_scale
+from lifelong_edit.editors.neurons.reading import is_gated, states_of, stream_scale
 from lifelong_edit.editors.neurons.searching import OfValues, Thinned, ended
 from lifelong_edit.editors.neurons.settings import NeuronsSettings
+from lifelong_edit.editors.neurons.sites import SITES, readers_of
 from lifelong_edit.editors.ridge.clock import Clock
 from lifelong_edit.editors.ridge.together import slices
 from lifelong_edit.editors.search.around import encoded_questions
 from lifelong_edit.editors.search.contexts import contexts_of, drawn_contexts
-from lifelong_edit.editors.search.material import anchored_rows, behind_contexts, prompts_in, swapped_prompts
+from lifelong_edit.editors.search.material import behind_contexts, prompts_in, swapped_prompts
 from lifelong_edit.editors.search.searching import Variables, narrowed
-from lifelong_edit.errors import UnknownModelError, UsageError
-from lifelong_edit.facts import Fact, Probe, general_names, mentions, put_in
+from lifelong_edit.errors import UsageError
+from lifelong_edit.facts import Fact, Probe, general_names
 from lifelong_edit.models import BASE, EditableModule, Encoded, LoadedModel, Overlay
-from lifelong_edit.models.families import shape_of
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import Entry
 from lifelong_edit.tasks import WIDTH, Cutter, task_of
@@ -41,13 +40,10 @@ from lifelong_edit.tracing.rows import Row, RowKind, subjects_of
 from lifelong_edit.tracing.text import guarding
 
 PART = "neurons"
-GRAM, TOTAL = "neurons/gram/", "neurons/total/"
+GRAM, TOTAL, KEPT, LEVEL = "neurons/gram/", "neurons/total/", "neurons/kept/", "neurons/level/"
 GATE, VALUE, OWN, APART = "gate/", "value/", "own/", "apart/"
 FEW = 100
 """Facts for which all of the weight `others` is meant: fewer weigh less."""
-
-ODD = 0.25
-"""How far from 1 the constant reading is at a token that is unlike all others."""
 CUT = 3
 """Contexts behind which the last word of a subject is read without the rest of it."""
 
@@ -76,6 +72,24 @@ def firsts(known: Iterable[Seen], name: str) -> Tensor:
 
 
 @dataclass
+class Met:
+    """What gates are told apart from: facts, and preserved prompts. themes: of each; states: by module (n, d)."""
+
+    themes: list[str]
+    states: dict[str, Tensor]
+
+    def at(self, name: str, gates: Tensor, themes: Sequence[str], least: float) -> list[Tensor]:
+        """Of each gate of a module the states at which it reads more than that, of other themes than its own, (m, d).
+
+        gates: (n, d), each of the theme beside it.
+        """
+        numbers = {theme: i for i, theme in enumerate(dict.fromkeys([*self.themes, *themes]))}
+        mine, theirs = (torch.tensor([numbers[theme] for theme in of]) for of in (themes, self.themes))
+        opened = (self.states[name] @ gates.T > least) & (theirs[:, None] != mine)
+        return [self.states[name][opened[:, i]] for i in range(len(gates))]
+
+
+@dataclass
 class Grew:
     """Neurons of facts, in their order. gates, values: by module (n, d). losses: of rounds. report: of the search."""
 
@@ -90,11 +104,14 @@ class NeuronsEditor(Keyless):
 
     def __init__(self, bench: Bench) -> None:
         assert isinstance(bench.settings, NeuronsSettings)  # the registry pairs rules with their settings
-        self.bench, self.settings = bench, bench.settings
+        self.site = SITES[bench.loaded.modules[0].positions]
+        self.bench, self.settings = bench, self.site.asking(bench.settings)
+        self.gating = self.settings.gating(self.site.positions)
         self.contexts = contexts_of(bench.fixed.rule)
-        self.readers = {name: reader_of(bench.loaded.model, name) for name in bench.names}
+        self.readers = readers_of(bench.loaded)
         fixed = {n: torch.from_numpy(a).double() for n, a in bench.fixed.rule.items() if n.startswith((GRAM, TOTAL))}
         self._shut = {name: Shut(fixed[GRAM + name], fixed[TOTAL + name]) for name in bench.names}
+        self._kept = {n: torch.from_numpy(bench.fixed.rule[KEPT + n]).float() for n in bench.names if self._keeps(n)}
         self._level = {n: self._level_of(n) for n in bench.names}
 
     @property
@@ -104,7 +121,10 @@ class NeuronsEditor(Keyless):
 
     @property
     def _weights(self) -> tuple[float, float]:
-        return self.settings.own, self.settings.apart
+        return self.gating.own, self.gating.apart
+
+    def _keeps(self, name: str) -> bool:
+        return KEPT + name in self.bench.fixed.rule
 
     @cached_property
     def _cutter(self) -> Cutter | None:
@@ -122,9 +142,9 @@ class NeuronsEditor(Keyless):
         """What teaching a batch would change, see `Editor.learn`."""
         require_batch(lesson.facts)
         clock, new = Clock(), {fact.digest for fact in lesson.facts}
-        gone, subjects = set(lesson.retire) | new, subjects_of(lesson.facts)
+        gone, themes = set(lesson.retire) | new, {self.site.theme(fact) for fact in lesson.facts}
         live = {d: state.parts.get(PART, {})[d] for d in sorted(state.live) if d not in gone}
-        kin = [state.live[d] for d in live if state.live[d].about.casefold() in subjects]
+        kin = [state.live[d] for d in live if self.site.theme(state.live[d]) in themes]
         facts = [*lesson.facts, *kin]
         rows = self._rows(lesson.facts, "new", lesson.replaced) | self._rows(kin, "rehearsal")
         known = {d: Seen(entry.rows) for d, entry in live.items()} | self._read(facts, rows)
@@ -132,8 +152,9 @@ class NeuronsEditor(Keyless):
         everyone = {**{d: state.live[d] for d in live}, **{fact.digest: fact for fact in facts}}
         others = [everyone[d] for d in live if everyone[d] not in kin]
         shut = self._shut_for(facts, subjects_of(everyone.values()) | lesson.hidden, known)
-        gates = {name: self._gates(name, shut[name], facts, everyone, known) for name in shut}
-        moved = self._confused(shut, others, facts, live, known)
+        met = self._met(list(everyone.values()), known, lesson.hidden)
+        gates = {name: self._gates(name, shut[name], facts, met, known) for name in shut}
+        moved = self._confused(shut, others, self._met(facts, known), met, live, known)
         clock.lap("gates")
         beside = {fact.digest: live[fact.digest] for fact in others} | moved
         start = {d: live[d] for d in live if d in {fact.digest for fact in kin}}
@@ -146,18 +167,18 @@ class NeuronsEditor(Keyless):
     def _rows(
         self, facts: Sequence[Fact], kind: RowKind, replaced: Mapping[str, Sequence[Fact]] | None = None
     ) -> dict[str, list[Row]]:
-        return anchored_rows(self.bench, self.settings, facts, kind, replaced)
+        return self.site.rows(self.bench, self.settings, facts, kind, replaced)
 
     def _read(self, facts: Sequence[Fact], rows: Mapping[str, Sequence[Row]]) -> dict[str, Seen]:
         """By digest what is read of each fact: in its own words, then behind contexts; and with its subject cut."""
         asked: list[list[Row]] = []
         for fact in facts:
             asked.append([*rows[fact.digest], *behind_contexts(self.bench, fact, self.contexts, "new")])
-            cut = last_word_of(fact)
+            cut = self.site.cut(fact)
             asked.append([] if cut is None else behind_contexts(self.bench, cut, ["", *self.contexts[:CUT]], "new"))
         flat = [row.encoded for found in asked for row in found]
         with self.bench.loaded.at(BASE):
-            states = states_of(self.bench.loaded, self.readers, flat, self.settings.micro_batch, everywhere=False)
+            states = states_of(self.bench.loaded, self.readers, flat, self.settings.micro_batch, self.site.positions)
         ends = np.cumsum([0, *map(len, asked)])
 
         def of(kind: str, part: int) -> dict[str, npt.NDArray[Any]]:
@@ -176,7 +197,7 @@ class NeuronsEditor(Keyless):
         swapped = swapped_prompts(facts, [*named, *general_names()], s.swapped, taken, s.seed)
         asked = encoded_questions(bench.loaded, swapped)
         with bench.loaded.at(BASE):
-            states = states_of(bench.loaded, self.readers, asked, s.micro_batch, everywhere=True)
+            states = states_of(bench.loaded, self.readers, asked, s.micro_batch, self.site.around)
         found = {}
         for name, shut in self._shut.items():
             if asked:
@@ -186,51 +207,50 @@ class NeuronsEditor(Keyless):
             found[name] = shut.beside(subjects, s.others / max(FEW, len(subjects)))
         return found
 
-    def _gates(
-        self, name: str, shut: Shut, facts: Sequence[Fact], everyone: Mapping[str, Fact], known: Mapping[str, Seen]
-    ) -> Tensor:
-        """The gates of facts at one module, (n, d): solved, and again where one opens at another fact's subject."""
-        regression = Regression(shut, self.settings.gate_ridge)
+    def _met(self, facts: Sequence[Fact], known: Mapping[str, Seen], hidden: frozenset[str] | None = None) -> Met:
+        """Facts, and preserved prompts about nothing that is `hidden`; None: facts alone."""
+        seen = [known[fact.digest] for fact in facts]
+        states = {name: firsts(seen, name) for name in self.bench.names}
+        themes = [self.site.theme(fact) for fact in facts]
+        if self._kept and hidden is not None:
+            probes = self.bench.preserved.probes
+            free = [i for i, p in enumerate(probes) if (p.subject or p.prompt).casefold() not in hidden]
+            rest = range(len(probes), len(next(iter(self._kept.values()))))  # sentences, of no theme
+            themes += [*(self.site.theme(probes[i]) for i in free), *("" for _ in rest)]
+            states = {name: both(found, self._kept[name][[*free, *rest]]) for name, found in states.items()}
+        return Met(themes, states)
+
+    def _gates(self, name: str, shut: Shut, facts: Sequence[Fact], met: Met, known: Mapping[str, Seen]) -> Tensor:
+        """The gates of facts at one module, (n, d): solved, and again where one opens, or nearly, at something else."""
+        regression = Regression(shut, self.gating.gate_ridge)
         own = [known[fact.digest].own(name) for fact in facts]
         apart = [known[fact.digest].apart(name) for fact in facts]
         gates = gates_of(regression, own, apart, self._weights)
-        strangers = self._strangers(name, gates, facts, list(everyone.values()), known)
+        strangers = met.at(name, gates, list(map(self.site.theme, facts)), self.site.near(self.gating.opens))
         if any(len(found) for found in strangers):
             gates = gates_of(regression, own, list(map(both, apart, strangers)), self._weights)
         return gates
-
-    def _strangers(
-        self, name: str, gates: Tensor, facts: Sequence[Fact], met: Sequence[Fact], known: Mapping[str, Seen]
-    ) -> list[Tensor]:
-        """Of each gate the states of other subjects, among those of `met`, at which it opens, (m, d)."""
-        subjects = firsts((known[fact.digest] for fact in met), name)
-        opened = subjects @ gates.T > self.settings.opens
-        other = [[m.about.casefold() != fact.about.casefold() for m in met] for fact in facts]
-        return [subjects[opened[:, i] & torch.tensor(apart)] for i, apart in enumerate(other)]
 
     def _confused(
         self,
         shut: Mapping[str, Shut],
         others: Sequence[Fact],
-        facts: Sequence[Fact],
+        new: Met,
+        met: Met,
         live: Mapping[str, Entry],
         known: Mapping[str, Seen],
     ) -> dict[str, Entry]:
-        """Entries of live facts whose gates open at a new subject, with gates that do so no longer."""
+        """Entries of live facts whose gates open at something new, with gates that do so no longer."""
         moved: dict[str, Entry] = {}
         for name in shut if others else ():
             gates = torch.stack([torch.from_numpy(live[fact.digest].rows[GATE + name][0]) for fact in others])
-            strangers = self._strangers(name, gates, others, facts, known)
-            which = [i for i, found in enumerate(strangers) if len(found)]
-            if not which:
+            opened = new.at(name, gates, list(map(self.site.theme, others)), self.gating.opens)
+            some = [fact for fact, found in zip(others, opened, strict=True) if len(found)]
+            if not some:
                 continue
-            regression = Regression(shut[name], self.settings.gate_ridge)
-            seen = [known[others[i].digest] for i in which]
-            apart = [both(found.apart(name), strangers[i]) for i, found in zip(which, seen, strict=True)]
-            solved = gates_of(regression, [found.own(name) for found in seen], apart, self._weights)
-            for i, gate in zip(which, solved, strict=True):
-                entry = moved.get(others[i].digest, live[others[i].digest])
-                moved[others[i].digest] = Entry({**entry.rows, GATE + name: gate[None].numpy()})
+            for fact, gate in zip(some, self._gates(name, shut[name], some, met, known), strict=True):
+                entry = moved.get(fact.digest, live[fact.digest])
+                moved[fact.digest] = Entry({**entry.rows, GATE + name: gate[None].numpy()})
         return moved
 
     def _grow(
@@ -296,7 +316,8 @@ class NeuronsEditor(Keyless):
                     variables.right[name][i] = torch.from_numpy(start[fact.digest].rows[VALUE + name][0]).to(device)
             variables.owner[name] = torch.arange(len(facts))
             with bench.loaded.at(BASE):
-                variables.scale[name] = stream_scale(bench.loaded, name, first, s.micro_batch)
+                found = stream_scale(bench.loaded, name, first, s.micro_batch, self.site.positions)
+                variables.scale[name] = self.site.unit * found
         behind = [behind_contexts(bench, fact, self.contexts, rows[fact.digest][0].kind) for fact in facts]
         material = Thinned([rows[fact.digest] for fact in facts], behind, s.thinned, bench)
         drawn = (s.seed, tuple(fact.digest for fact in facts))
@@ -343,16 +364,17 @@ class NeuronsEditor(Keyless):
         return Neurons([(n, self._grown(n, stacked(GATE + n), stacked(VALUE + n))) for n in self.bench.names])
 
     def _grown(self, name: str, gate: Tensor, value: Tensor) -> Grown:
-        s = self.settings
         gated = is_gated(self.bench.loaded.model, name)
-        return Grown(gate, value, s.opens, s.width, self._level[name], gated)
+        return Grown(gate, value, self.gating.opens, self.settings.width, self._level[name], gated)
 
     def _level_of(self, name: str) -> Tensor | None:
         """In whose units thresholds are: None where the MLP has biases for them."""
         model = self.bench.loaded.model
         if not is_gated(model, name) and model.get_submodule(self.readers[name]).bias is not None:
             return None
-        constant = Regression(self._shut[name], self.settings.gate_ridge).constant()
+        if (fixed := self.bench.fixed.rule.get(LEVEL + name)) is not None:
+            return torch.from_numpy(fixed).to(self.bench.loaded.device)
+        constant = Regression(self._shut[name], self.gating.gate_ridge).constant()  # older stores have it so
         return constant.to(self.bench.loaded.device)
 
     # -- all facts together
@@ -367,16 +389,16 @@ class NeuronsEditor(Keyless):
     ) -> Change:
         """What growing all neurons anew would change, see `Editor.relearn`; there is no warm start."""
         require_live(facts)
-        facts = sorted(facts, key=lambda fact: (fact.about.casefold(), fact.digest))
-        everyone, known = {fact.digest: fact for fact in facts}, dict[str, Seen]()
+        facts = sorted(facts, key=lambda fact: (self.site.theme(fact), fact.digest))
+        known = dict[str, Seen]()
         for part in slices(facts, self.settings.reconsolidation_facts):
             known |= self._read(part, self._rows(part, "new"))
         entries: dict[str, Entry] = {}
-        losses = []
-        for part in parted(facts, self.settings.reconsolidation_facts):
+        losses, met = [], self._met(facts, known, frozenset())
+        for part in parted(facts, self.settings.reconsolidation_facts, self.site.theme):
             say(f"neurons for {len(entries) + len(part)} of {len(facts)} facts")
             shut = self._shut_for(part, subjects_of(facts), known)
-            gates = {name: self._gates(name, shut[name], part, everyone, known) for name in shut}
+            gates = {name: self._gates(name, shut[name], part, met, known) for name in shut}
             rows = self._rows(part, "new")
             grew = self._grow(part, rows, gates, [], {}, self.settings.reconsolidation_rounds)
             losses.append(grew.losses)
@@ -389,24 +411,11 @@ def both(first: Tensor, second: Tensor) -> Tensor:
     return torch.cat([first, second])
 
 
-def last_word_of(fact: Fact) -> Fact | None:
-    """The fact as if its subject were the last of its words alone; None where it has no other.
-
-    "Theatre" in the place of "Bush Theatre": a gate that does not tell these apart opens at half of all texts.
-    """
-    words = (fact.subject or "").split()
-    if len(words) < 2 or not mentions(fact.prompt, fact.subject):
-        return None
-    return msgspec.structs.replace(
-        fact, subject=words[-1], prompt=put_in(fact.prompt, fact.subject, words[-1]), rephrases=()
-    )
-
-
-def parted(facts: Sequence[Fact], count: int) -> Iterator[list[Fact]]:
-    """Facts in parts of `count` or a few more: those of one subject, which stand together, are in one part."""
+def parted(facts: Sequence[Fact], count: int, theme: Callable[[Fact], str]) -> Iterator[list[Fact]]:
+    """Facts in parts of `count` or a few more: those of one theme, which stand together, are in one part."""
     part: list[Fact] = []
     for fact in facts:
-        if len(part) >= count and fact.about.casefold() != part[-1].about.casefold():
+        if len(part) >= count and theme(fact) != theme(part[-1]):
             yield part
             part = []
         part.append(fact)
@@ -419,54 +428,34 @@ def make(bench: Bench) -> NeuronsEditor:
     return NeuronsEditor(bench)
 
 
+def usual(bench: Bench) -> Mapping[str, float]:
+    """What the settings of gates come to where they are none."""
+    assert isinstance(bench.settings, NeuronsSettings)
+    return bench.settings.gating(bench.loaded.modules[0].positions)._asdict()
+
+
 def require(settings: StoreSettings, given: Given, modules: Sequence[EditableModule] = ()) -> None:
-    """Raise UsageError without text, UnknownModelError for modules that are not edited at the subject."""
+    """Raise UsageError without text."""
     if not any(line.strip() for line in given.text):
         raise UsageError("the editing rule neurons needs ordinary text to tell subjects from; found none; give --text")
-    wrong = [m.name for m in modules if m.positions != "subject"]
-    if wrong:
-        raise UnknownModelError(
-            f"the editing rule neurons grows neurons at subjects, found {wrong[0]} edited at the answer; name it with "
-            "@subject behind it"
-        )
 
 
 def fix(loaded: LoadedModel, settings: StoreSettings, given: Given) -> Arrays:
-    """Contexts, and the normal equations of what gates are shut at: ordinary text, all tokens of preserved prompts."""
+    """Contexts, the normal equations of what gates are shut at, and what is read of the preserved prompts."""
     assert isinstance(settings, NeuronsSettings)
-    windows = task_of(loaded).windows(loaded, "\n".join(given.text), max(1, settings.text_tokens // WIDTH))
+    site = SITES[loaded.modules[0].positions]
+    s = site.asking(settings)
+    windows = task_of(loaded).windows(loaded, "\n".join(given.text), max(1, s.text_tokens // WIDTH))
     free = windows[guarding(len(windows)) :] if len(windows) > 1 else windows  # the others judge what gates do to text
     text = [Encoded.of(window) for window in free.tolist()]
-    near = encoded_questions(loaded, given.preserve)
-    with loaded.at(BASE), narrowed(loaded, settings):
-        shut = closed(loaded, settings, [(text, 1.0), (near, settings.around)])
-    found: dict[str, npt.NDArray[np.float32]] = {}
-    for name, equations in shut.items():
-        found[GRAM + name], found[TOTAL + name] = equations.gram.float().numpy(), equations.total.float().numpy()
+    with loaded.at(BASE), narrowed(loaded, s):
+        near = [*encoded_questions(loaded, given.preserve), *site.alone(loaded, s, given.text)]
+        closed = site.closed(loaded, s, text, near)
+    found: dict[str, npt.NDArray[Any]] = {}
+    for name, one in closed.items():
+        found[GRAM + name] = one.shut.gram.to(site.held).numpy()
+        found[TOTAL + name] = one.shut.total.to(site.held).numpy()
+        found[LEVEL + name] = one.level.numpy()
+        found |= {KEPT + name: one.kept.half().numpy()} if len(one.kept) else {}
     with loaded.at(BASE):
-        return found | drawn_contexts(loaded, given.text, settings.contexts, settings.context_tokens, settings.seed)
-
-
-def closed(
-    loaded: LoadedModel, settings: NeuronsSettings, texts: Sequence[tuple[Sequence[Encoded], float]]
-) -> dict[str, Shut]:
-    """Where gates are shut, by output projection: the mean over all tokens of texts, times the weight of each.
-
-    And once more over the tokens of the first alone that are unlike all others, at which no direction is what it is
-    everywhere else: a few in ten thousand have states many times as large as the rest, and there every gate would open
-    at once, each by as much as there is nothing to keep it shut.
-    """
-    readers = {m.name: reader_of(loaded.model, m.name) for m in loaded.modules}
-    shut = {name: Shut.none(shape_of(loaded.model.get_submodule(reader))[0]) for name, reader in readers.items()}
-    seen: dict[str, list[Tensor]] = {name: [] for name in readers}
-    for number, (encoded, weight) in enumerate(texts):
-        share = weight / max(1, sum(len(e.ids) for e in encoded))
-        for _, name, states in read(loaded, readers, encoded, settings.micro_batch, everywhere=True):
-            shut[name] = shut[name].beside(states.cpu(), share)
-            if number == 0:
-                seen[name].append(states.cpu())
-    for name, equations in shut.items():
-        level, states = Regression(equations, settings.gate_ridge).constant(), torch.cat(seen.pop(name))
-        odd = states[(states @ level - 1).abs() > ODD]
-        shut[name] = equations.beside(odd, 1 / max(1, len(odd)))
-    return shut
+        return found | drawn_contexts(loaded, given.text, s.contexts, s.context_tokens, s.seed)

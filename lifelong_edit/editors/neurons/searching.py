@@ -98,7 +98,7 @@ class OfValues(Search):
         with bench.loaded.at(Neurons(self._beside)), narrowed(bench.loaded, s):
             free = {ids: len(ids) for ids in texts}
             for i, name, states in read(
-                bench.loaded, self.readers, [Encoded.of(ids) for ids in texts], s.micro_batch, everywhere=True
+                bench.loaded, self.readers, [Encoded.of(ids) for ids in texts], s.micro_batch, "everywhere"
             ):
                 opened = self._grown[name].amplitude(states).ne(0).any(-1).nonzero()
                 free[texts[i]] = min(free[texts[i]], int(opened[0]) if len(opened) else len(texts[i]))

@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 from lifelong_edit.editors.search.settings import SearchingSettings
 from lifelong_edit.settings import AtLeastOne, BelowOne, Count, NotNegative, Positive
+
+if TYPE_CHECKING:
+    from lifelong_edit.models.families import Positions
+
+
+class Gating(NamedTuple):
+    """The settings of gates, all of them settled."""
+
+    own: float
+    apart: float
+    gate_ridge: float
+    opens: float
+
+
+_USUAL: dict[str, Gating] = {"subject": Gating(0.05, 0.001, 1e-3, 0.2), "answer": Gating(0.1, 0.01, 1e-6, 0.35)}
+"""What those that are none come to, by where neurons are grown: chosen on SmolLM2-135M-Instruct, and on a MiniLM fact
+checker."""
 
 
 class NeuronsSettings(SearchingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,15 +45,18 @@ class NeuronsSettings(SearchingSettings, frozen=True, kw_only=True, forbid_unkno
     """Weight of all tokens of the preserved prompts beside those of ordinary text (1), where a gate has to be shut."""
     others: NotNegative = 0.5
     """Weight of the prompts' other subjects, and of the other facts' subjects, there."""
-    own: Positive = 0.05
-    """Weight of each of a fact's own prompts, where its gate has to be open: so many times all of ordinary text."""
-    apart: Positive = 0.001
+    own: Positive | None = None
+    """Weight of each of a fact's own prompts, where its gate has to be open: so many times all of ordinary text. None:
+    0.05, of a classifier 0.1."""
+    apart: Positive | None = None
     """Weight of each prompt with the last word of the subject alone, and of each other subject at which a gate opened:
-    there it has to be shut."""
-    gate_ridge: Positive = 1e-3
-    """λ of the gates' ridge regression, as a share of the mean square of the layer's inputs."""
-    opens: BelowOne = 0.2
-    """A gate begins to open where its regression says so much: 1 is its subject, −1 is anything else."""
+    there it has to be shut. None: 0.001, of a classifier 0.01."""
+    gate_ridge: Positive | None = None
+    """λ of the gates' ridge regression, as a share of the mean square of the layer's inputs. None: 10⁻³, of a
+    classifier 10⁻⁶."""
+    opens: BelowOne | None = None
+    """A gate begins to open where its regression says so much: 1 is its subject, or its claim, −1 is anything else.
+    None: 0.2, of a classifier 0.35."""
     width: Positive = 0.2
     """So much further on it is open."""
     thinned: BelowOne = 0.7
@@ -43,3 +65,8 @@ class NeuronsSettings(SearchingSettings, frozen=True, kw_only=True, forbid_unkno
     essence: NotNegative = 0.0
     """Weight of what the base model says of the subject by itself, beside a fact's own loss: how much a fact may change
     what else is said of its subject (after the essence of Meng et al., arXiv 2202.05262)."""
+
+    def gating(self, where: Positions) -> Gating:
+        """The settings of gates where neurons are grown there."""
+        given = {name: getattr(self, name) for name in Gating._fields}
+        return _USUAL[where]._replace(**{name: value for name, value in given.items() if value is not None})

@@ -24,7 +24,7 @@ SHARPNESS = 64.0
 """β: the ramp's corners are round within a 64th of its width."""
 BLOCK = 256
 """Widths grow by whole blocks, as quantised formats want them."""
-_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
+_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "hidden_dim")
 
 
 def widened(loaded: LoadedModel, grown: Sequence[tuple[str, Grown]]) -> LoadedModel:
@@ -45,7 +45,9 @@ def widened(loaded: LoadedModel, grown: Sequence[tuple[str, Grown]]) -> LoadedMo
         for name, neurons in grown:
             _write(fresh, name, neurons, narrow)
     fresh.tie_weights()
-    fresh.generation_config = copy.deepcopy(model.generation_config)
+    if hasattr(model, "generation_config"):
+        fresh.generation_config = copy.deepcopy(model.generation_config)
+    fresh.train(model.training)
     return replace(loaded, model=fresh, modules=(), fingerprint="")
 
 
@@ -76,8 +78,9 @@ def _copy(to: Tensor, old: Tensor, *, fused: bool) -> None:
 
 def _write(model: Any, output: str, neurons: Grown, start: int) -> None:
     """Neurons in the rows from `start` on of what reads, and columns of what is given out."""
-    home, reader = model.get_submodule(output.rpartition(".")[0]), model.get_submodule(reader_of(model, output))
-    _require_ramp(home)
+    reads = reader_of(model, output)
+    _require_ramp(model.get_submodule(reads.rpartition(".")[0]))
+    home, reader = model.get_submodule(output.rpartition(".")[0]), model.get_submodule(reads)
     count, slope = len(neurons.gate), SHARPNESS / neurons.width
     where = slice(start, start + 2 * count)
     # Where a ramp begins, and where it ends.
@@ -105,7 +108,7 @@ def _matrix(module: Any) -> Tensor:
 
 
 def _require_ramp(home: nn.Module) -> None:
-    for name in ("act_fn", "act", "activation_fn", "activation", "gelu_impl"):
+    for name in ("act_fn", "act", "activation_fn", "activation", "gelu_impl", "intermediate_act_fn"):
         act = getattr(home, name, None)
         if callable(act):
             found = act(torch.tensor([SHARPNESS, -SHARPNESS]))

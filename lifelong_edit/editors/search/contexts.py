@@ -28,7 +28,7 @@ def drawn_contexts(
     Half are beginnings of sentences of the text, half such beginnings of three words with what the model goes on to
     say. Each ends with a full stop, as a sentence that is over: what follows is new.
     """
-    sentences = sorted({s for line in text for s in _SENTENCE.split(line.strip()) if _usable(s)})
+    sentences = [sentence for sentence in sentences_in(text) if _usable(sentence)]
     chosen = [sentences[i] for i in draw(len(sentences), count, "contexts", seed)]
     own, opened = chosen[::2], [" ".join(s.split()[:OPENING]) for s in chosen[1::2]]
     said = task_of(loaded).answer(loaded, opened, max(1, tokens - OPENING))
@@ -40,6 +40,11 @@ def drawn_contexts(
 def contexts_of(fixed: Mapping[str, npt.NDArray[np.uint8]]) -> list[str]:
     """The contexts that `init` fixed; none where it had no text to draw them from."""
     return msgspec.json.decode(fixed[CONTEXTS].tobytes(), type=list[str]) if CONTEXTS in fixed else []
+
+
+def sentences_in(text: Sequence[str]) -> list[str]:
+    """The sentences of lines of text, each once, in the order of their letters."""
+    return sorted({s for line in text for s in _SENTENCE.split(line.strip()) if s})
 
 
 def _usable(sentence: str) -> bool:
