@@ -83,7 +83,8 @@ def _steps(run: Run, train: TrainSettings, watch: Watch) -> Steps:
     took = watch.over(lambda: run.trainer.run_episode(run.facts))
     step = Took(took.seconds / (run.trainer.steps - before), took.peak)
     # two batches: all but the first rehearse earlier facts
-    held = Held(*(part[: 2 * size] for part in (run.held.taught, run.held.asked, run.held.neighbours)))
+    count, own = 2 * size, run.held
+    held = Held(own.taught[:count], own.asked[:count], own.neighbours[:count])
     validation = watch.over(lambda: validate(run.loaded, run._judged(), held, size))
     return Steps(size, step, validation.seconds / 2)
 
