@@ -214,7 +214,6 @@ def _store_for(
             told: dict[str, Any] = {"device": device, "author": author, "wait": wait, "model": options["model"]}
             timeline = stack.enter_context(opened(store, read_only=dry_run, **told))
             require_same_store(timeline, options)
-            say(f"loading {timeline.source}")
             yield timeline
         else:
             yield stack.enter_context(made)

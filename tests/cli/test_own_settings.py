@@ -54,7 +54,7 @@ def test_what_the_rule_does_not_take_is_refused_before_a_model_is_loaded(
     making = ["--store", tmp_path / "s", *command, *named]
     wanted = (
         "expected NAME=VALUE with one of modules, device,",
-        "conflict_policy, trusted_sources, form, system, radius, marks",
+        "conflict_policy, trusted_sources, form, system, solve_device, radius, marks",
     )
     for pair in ("ask=joint", "reconsolidation_eta=1", "diameter=4"):
         refused(run("init", *making, "--set", pair), 2, f"found --set {pair!r}", *wanted)
