@@ -12,7 +12,7 @@ import click
 
 from lifelong_edit.cli.common import loading_options, opened, say, store_option
 from lifelong_edit.errors import LifelongEditError, UsageError
-from lifelong_edit.serving import BASE
+from lifelong_edit.serving import BASE, step_named
 
 _NEEDED = ("fastapi", "uvicorn", "openai", "transformers.cli.serving.completion")
 
@@ -45,7 +45,7 @@ def serve(names: Sequence[str], port: int, store: Path, device: str | None) -> N
     _require_packages()
     with opened(store, read_only=True, device=device) as timeline, _listening(port) as listening:
         for name in names:  # before seconds go into a model
-            timeline.history().state_of(0 if name == BASE else name)
+            step_named(timeline, name)
         import uvicorn
 
         from lifelong_edit.serving.app import build

@@ -114,9 +114,8 @@ def recognise_at(
 ) -> tuple[Fact, ...]:
     """The facts of an element of the source `name`; none where it is left out, which the report then counts.
 
-    nth: which of its line it is, of records that stand in one.
-
-    Raises `BadInputError`, with file and line, for a bad record unless `skip_bad`.
+    nth: which of its line it is, of records that stand in one. Raises `BadInputError`, with file and line, for a bad
+    record unless `skip_bad`.
     """
     try:
         found = _recognise_at(name, element, nth, reader)

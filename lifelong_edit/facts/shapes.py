@@ -7,7 +7,7 @@ what stands between them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -99,9 +99,9 @@ class Reader:
         Raises `BadInputError` (without file and line) for an unknown shape, a missing or blank field or a wrong type.
         """
         value = without_null(record)
-        if any(_path_in(value, source) for source in self.mapping.values()):
-            _require_mapped(value, self.mapping)
-            found = _found(MAPPED, Fields(renamed(value, self.mapping)), _read_mapped)
+        if paths := _paths_in(value, self.mapping):
+            _require_mapped(value, self.mapping, paths)
+            found = _found(MAPPED, Fields(_renamed(value, self.mapping, paths)), _read_mapped)
             # The record may have a field of its own under a name that the map gives to another.
             shadowed = [name for name, source in self.mapping.items() if name in value and name != source]
             return found._replace(unused=(*found.unused, *shadowed))
@@ -236,36 +236,39 @@ def _convert(record: Mapping[str, object]) -> Fact:
 # -- records with other names
 
 
-def renamed(record: Value, mapping: Mapping[str, str]) -> Value:
-    """A record with what a map names under the names of the native record, and all else as it was."""
-    rest = dict(record)
-    found: Value = {}
+def _paths_in(record: Value, mapping: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """By native field the path at which a record has the field that a map names for it; without those it has not."""
+    found = {}
     for name, source in mapping.items():
-        if path := _path_in(record, source):
-            value: Any = record
-            for part in path:
-                value = value[part]
-            found[name] = value
-            rest = _without(rest, path)
-    return {name: value for name, value in rest.items() if name not in mapping} | found
+        path = (source,) if source in record else tuple(source.split("."))
+        if _at(record, path) is not None:
+            found[name] = path
+    return found
 
 
-def _path_in(record: Value, source: str) -> tuple[str, ...]:
-    """The path by which a record has a field that a map names; () where it has none."""
-    path = (source,) if source in record else tuple(source.split("."))
+def _at(record: Value, path: Sequence[str]) -> Any:
     value: Any = record
     for part in path:
         value = value.get(part) if isinstance(value, dict) else None
-    return () if value is None else path
+    return value
 
 
-def _require_mapped(record: Value, mapping: Mapping[str, str]) -> None:
+def _require_mapped(record: Value, mapping: Mapping[str, str], paths: Mapping[str, Sequence[str]]) -> None:
     for name in ("prompt", "target"):
-        if not _path_in(record, mapping[name]):
+        if name not in paths:
             raise BadInputError(
                 f"found a record without {mapping[name]!r}, which --map calls its {name}, expected it beside "
                 f"{_keys_of(record)}; fill it in, or name another field"
             )
+
+
+def _renamed(record: Value, mapping: Mapping[str, str], paths: Mapping[str, tuple[str, ...]]) -> Value:
+    """A record with what a map names under the names of the native record, and all else as it was."""
+    rest = dict(record)
+    for path in paths.values():
+        rest = _without(rest, path)
+    found = {name: _at(record, path) for name, path in paths.items()}
+    return {name: value for name, value in rest.items() if name not in mapping} | found
 
 
 def _without(value: Value, path: tuple[str, ...]) -> Value:

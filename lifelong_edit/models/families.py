@@ -285,6 +285,11 @@ MOST_OF_A_SIDE = MOST_LAYERS // 2
 """Layers of an encoder-decoder's encoder that are edited by default, and of its decoder."""
 
 
+def _is_read_whole(kind: Kind, places: Home) -> bool:
+    """Whether what a rule remembers is a text as a whole, where a model of the kind has read it, and no subject."""
+    return kind == "classify" and places == "memory"
+
+
 def entries_of(family: Family, depth: tuple[int, int], places: Home) -> list[str]:
     """The layers of a model that a rule edits which is at home at `places`, as entries of `--modules`.
 
@@ -293,7 +298,7 @@ def entries_of(family: Family, depth: tuple[int, int], places: Home) -> list[str
     whole, which it has read a little higher up than a subject.
     """
     layers, behind = depth
-    if family.kind == "classify" and places == "memory":
+    if _is_read_whole(family.kind, places):
         return entries_up_to(min(layers - 1, round(READ_WHOLE * layers)), places, family.kind)
     if family.kind != "seq2seq" or places != "answer":
         return default_entries(layers, places, family.model_type)
@@ -348,7 +353,7 @@ def entries_up_to(layer: int, places: Home, kind: Kind = "causal") -> list[str]:
 
     For rules that edit one layer, or some in a row at the subject.
     """
-    if isinstance(places, float) or (kind == "classify" and places == "memory"):
+    if isinstance(places, float) or _is_read_whole(kind, places):
         return [str(layer)]
     first = max(0, layer - MOST_READING + 1) if places in ("subject", "located") else layer
     return [f"{first}-{layer}{SUBJECT}"]

@@ -52,13 +52,12 @@ class Generating(GenerateManager):  # type: ignore[misc]
         """A queue of the pieces of an answer, and what fills it."""
         loop = asyncio.get_running_loop()
         queue = Until(stops_of(gen_config.stop_strings))
-        rust = getattr(processor, "tokenizer", processor)._tokenizer
-        streamer = DirectStreamer(rust, loop, queue, response_parser=response_parser)
+        streamer = DirectStreamer(processor._tokenizer, loop, queue, response_parser=response_parser)
 
         def run() -> None:
             end: Any = None
             try:
-                model.generate(**inputs, streamer=streamer, generation_config=gen_config, tokenizer=processor)
+                model.generate(**inputs, streamer=streamer, generation_config=gen_config)
                 return  # the streamer has told the end
             except _GenerationCancelled:
                 pass

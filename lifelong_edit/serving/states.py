@@ -13,7 +13,7 @@ from typing import Any
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.models import LoadedModel, Overlay, Turn, end_ids, end_of_turn, has_template
 from lifelong_edit.models.overlay import Putting
-from lifelong_edit.serving import BASE
+from lifelong_edit.serving import step_named
 from lifelong_edit.tasks import require_causal
 from lifelong_edit.timeline import Timeline
 
@@ -55,8 +55,7 @@ class States:
         name = self.names[0] if name is None else name
         if name not in self.names:
             raise UsageError(f"there is no model {name!r} here, expected {' or '.join(self.names)}")
-        history = self._timeline.history()
-        return Served(name, history.state_of(0 if name == BASE else name))
+        return Served(name, step_named(self._timeline, name))
 
     def overlay(self, step: int) -> Overlay:
         """How a state shows in the model."""

@@ -150,6 +150,14 @@ def fact_rows(
     return rows if closed else [replace(row, encoded=task_of(model).bare(model, row.encoded)) for row in rows]
 
 
+def by_fact(facts: Sequence[Fact], rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """By digest the rows of each fact, in their order; the facts in theirs."""
+    found: dict[str, list[Row]] = {fact.digest: [] for fact in facts}
+    for row in rows:
+        found[str(row.fact)].append(row)
+    return found
+
+
 def _rows_of(model: Outlined, asked: Fact | str, fact: Fact, subject: str | None, kind: RowKind) -> list[Row]:
     """One phrasing with a fact's answer, a row for each form."""
     task, questions = task_of(model), questions_of(model, asked)

@@ -10,7 +10,7 @@ from lifelong_edit.editors.search.material import anchored, behind_contexts
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import Encoded
-from lifelong_edit.tracing.rows import Row, fact_rows, without_mention
+from lifelong_edit.tracing.rows import Row, by_fact, fact_rows, without_mention
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,7 @@ def own_rows(
     """
     rows = fact_rows(bench.loaded, facts, phrasings, replaced=replaced)
     without_mention(bench.loaded.modules, facts, rows)
-    found: dict[str, list[Row]] = {fact.digest: [] for fact in facts}
-    for row in rows:
-        if row.encoded.subject != (0, 0):
-            found[str(row.fact)].append(anchored(row))
-    return found
+    return by_fact(facts, (anchored(row) for row in rows if row.encoded.subject != (0, 0)))
 
 
 def asked_of(

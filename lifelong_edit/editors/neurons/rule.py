@@ -111,7 +111,8 @@ class NeuronsEditor(Keyless):
         self.readers = readers_of(bench.loaded)
         fixed = {n: torch.from_numpy(a).double() for n, a in bench.fixed.rule.items() if n.startswith((GRAM, TOTAL))}
         self._shut = {name: Shut(fixed[GRAM + name], fixed[TOTAL + name]) for name in bench.names}
-        self._kept = {n: torch.from_numpy(bench.fixed.rule[KEPT + n]).float() for n in bench.names if self._keeps(n)}
+        kept = {name: bench.fixed.rule.get(KEPT + name) for name in bench.names}
+        self._kept = {name: torch.from_numpy(states).float() for name, states in kept.items() if states is not None}
         self._level = {n: self._level_of(n) for n in bench.names}
 
     @property
@@ -122,9 +123,6 @@ class NeuronsEditor(Keyless):
     @property
     def _weights(self) -> tuple[float, float]:
         return self.gating.own, self.gating.apart
-
-    def _keeps(self, name: str) -> bool:
-        return KEPT + name in self.bench.fixed.rule
 
     @cached_property
     def _cutter(self) -> Cutter | None:

@@ -26,7 +26,7 @@ from lifelong_edit.facts import Fact, Probe, mentions, put_in
 from lifelong_edit.models import Encoded, LoadedModel
 from lifelong_edit.models.families import Positions, shape_of
 from lifelong_edit.tasks import task_of
-from lifelong_edit.tracing.rows import Row, RowKind, fact_rows, shuffled
+from lifelong_edit.tracing.rows import Row, RowKind, by_fact, fact_rows, shuffled
 
 ODD = 0.25
 """How far from 1 the constant reading is at a token that is unlike all others."""
@@ -185,10 +185,7 @@ class AtAnswer:
         replaced: Mapping[str, Sequence[Fact]] | None = None,
     ) -> dict[str, list[Row]]:
         """As they are."""
-        found: dict[str, list[Row]] = {fact.digest: [] for fact in facts}
-        for row in fact_rows(bench.loaded, facts, s.phrasings, kind, replaced=replaced):
-            found[str(row.fact)].append(row)
-        return found
+        return by_fact(facts, fact_rows(bench.loaded, facts, s.phrasings, kind, replaced=replaced))
 
     def theme(self, asked: Fact | Probe) -> str:
         """The claim."""

@@ -11,7 +11,7 @@ from lifelong_edit.editors.search.settings import SearchingSettings
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, Probe, mentions, put_in
 from lifelong_edit.tracing.derived import asked_of
-from lifelong_edit.tracing.rows import Row, RowKind, draw, fact_rows
+from lifelong_edit.tracing.rows import Row, RowKind, by_fact, draw, fact_rows
 
 
 def anchored(row: Row) -> Row:
@@ -34,10 +34,7 @@ def anchored_rows(
     replaced: Mapping[str, Sequence[Fact]] | None = None,
 ) -> dict[str, list[Row]]:
     """By digest the rows of each fact, its prompt first, anchored."""
-    found: dict[str, list[Row]] = {fact.digest: [] for fact in facts}
-    for row in fact_rows(bench.loaded, facts, s.phrasings, kind, replaced=replaced):
-        found[str(row.fact)].append(anchored(row))
-    return found
+    return by_fact(facts, map(anchored, fact_rows(bench.loaded, facts, s.phrasings, kind, replaced=replaced)))
 
 
 def prompts_in(rows: Sequence[Row]) -> list[Row]:

@@ -19,7 +19,7 @@ from lifelong_edit.models import LoadedModel, Shifts
 from lifelong_edit.stores import WEIGHTS, Dense
 from lifelong_edit.tasks import task_of
 from lifelong_edit.tracing.derived import derived_rows
-from lifelong_edit.tracing.rows import Row, RowKind, draw, fact_rows, subjects_of
+from lifelong_edit.tracing.rows import Row, RowKind, by_fact, draw, fact_rows, subjects_of
 from lifelong_edit.tracked import in_order
 
 
@@ -87,10 +87,9 @@ class TunedEditor(Keyless):
         self, facts: Sequence[Fact], kind: RowKind, replaced: Mapping[str, Sequence[Fact]] | None = None
     ) -> list[list[Row]]:
         """The rows of each fact, its prompt first, with the end of the text where that is taught."""
-        found: dict[str, list[Row]] = {fact.digest: [] for fact in facts}
-        for row in fact_rows(self.bench.loaded, facts, self.settings.phrasings, kind, replaced):
-            found[str(row.fact)].append(closed(self.bench.loaded, row) if self.settings.closing else row)
-        return list(found.values())
+        rows = fact_rows(self.bench.loaded, facts, self.settings.phrasings, kind, replaced)
+        rows = [closed(self.bench.loaded, row) for row in rows] if self.settings.closing else rows
+        return list(by_fact(facts, rows).values())
 
     def beside(
         self, state: State, facts: Sequence[Fact], subjects: Container[str], drawn: tuple[object, ...]
