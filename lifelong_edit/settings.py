@@ -93,8 +93,8 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Seed of every random draw."""
     editor: str = "gradient"
     """The editing rule, one of those that `lifelong-edit editors` lists. Unless told otherwise a store that is made
-    with a hypernetwork, as one for `atlas` is, has `malmen`, one for a model whose states have 512 numbers or more
-    `neurons`, and any other `gradient`."""
+    with a hypernetwork, as one for `atlas` is, has `malmen`, one for a classifier or for a decoder whose states
+    have 512 numbers or more `neurons`, and any other `gradient`."""
     preserved_tokens: AtLeastOne = 3
     """How many tokens of the base model's own answer to a preserved prompt are held."""
     text_tokens: AtLeastOne = 60_000

@@ -45,11 +45,13 @@ def print_evaluation(found: Evaluation) -> None:
 
 
 def _print_batches(batches: Iterable[BatchScores]) -> None:
-    rows = []
-    for batch in batches:
-        cells = [_interval(s.score.generated, s.low.generated, s.high.generated) for s in batch.shares.values()]
+    """One row a batch, and the last for all; what nobody asked has no column."""
+    found, rows = list(batches), []
+    names = [name for name, share in found[-1].shares.items() if share.score.count]
+    for batch in found:
+        ends = [(s.score, s.low, s.high) for s in map(batch.shares.__getitem__, names)]
+        cells = [_interval(*(end.generated for end in three)) for three in ends]
         rows.append((_step(batch), batch.taught, batch.live, *cells, _finite(batch.divergence.value)))
-        names = tuple(batch.shares)
     print_table(("step", "taught", "in force", *names, "KL"), rows)
 
 
@@ -57,8 +59,12 @@ def _print_ways(overall: BatchScores) -> None:
     ways = ("generated", "teacher_forced", "natural")
     rows = []
     for name, found in overall.shares.items():
+        if not found.score.count:
+            continue
         ends = (found.score, found.low, found.high)
         cells = [_interval(*(getattr(end, way) for end in ends)) for way in ways]
+        if name == "locality":  # nobody looks there at how an answer ends
+            cells[-1] = "-"
         rows.append((name, found.score.count, found.facts, *cells))
     print_table(("measure", "questions", "facts", "generated", "teacher-forced", "natural end"), rows)
     click.echo()

@@ -54,8 +54,8 @@ _MAKING = (
         type=RuleName(RULES),
         help="The editing rule: MALMEN with a trained hypernetwork, or a rule that needs no training. With a wrapper "
         "around it (`editors` lists them) as `rect+memit`. "
-        "Default: that of --settings; that of the hypernetwork where there is one, neurons for a model with states of "
-        "512 numbers or more, else gradient.",
+        "Default: that of --settings; that of the hypernetwork where there is one, neurons for a classifier and for a "
+        "decoder with states of 512 numbers or more, else gradient.",
     ),
     click.option(
         "--hypernetwork",

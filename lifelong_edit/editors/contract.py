@@ -402,18 +402,21 @@ class Rule:
 
         modules: those that are to be edited, where they are known already.
         """
+        from lifelong_edit.models.families import CALLED  # imports torch
+
         if kind not in self.tasks:
+            edited = [several for known, (_, several) in CALLED.items() if known in self.tasks]
             raise UsageError(
-                f"found a {kind} model, but the editing rule {self.name} edits {', '.join(sorted(self.tasks))} ones; "
-                "take such a model, or another rule"
+                f"found {CALLED[kind][0]}, but the editing rule {self.name} edits {' and '.join(edited)} alone; take "
+                "such a model, or another rule"
             )
         wanted = self.at.get(kind)
         for module in modules:
             if wanted is not None and module.positions != wanted:
                 mark = f"with {SUBJECT} behind it" if wanted == "subject" else f"without {SUBJECT}"
                 raise UnknownModelError(
-                    f"the editing rule {self.name} edits a {kind} model at the {wanted}, found {module.name} edited at "
-                    f"the {module.positions}; name it {mark}"
+                    f"the editing rule {self.name} edits {CALLED[kind][0]} at the {wanted}, found {module.name} edited "
+                    f"at the {module.positions}; name it {mark}"
                 )
 
     def require_relearning(self) -> None:

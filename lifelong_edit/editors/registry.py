@@ -17,8 +17,9 @@ RULES: tuple[str, ...] = (
     *("ft", "ft-replay", "locft", "li", "grace"),
     *("coachhook", "wise", "retrieval", "serac"),
 )
-PLAIN, TRAINED, LARGE = "gradient", "malmen", "neurons"
-"""The rule of a new store unless it is told otherwise: without a trained network, with one, and of a large model."""
+PLAIN, TRAINED, NEURONS = "gradient", "malmen", "neurons"
+"""The rule of a new store unless it is told otherwise: without a trained network, with one, and of a large decoder or a
+classifier."""
 
 AROUND = "+"
 """Stands between a wrapper and the rule inside."""

@@ -17,6 +17,13 @@ from lifelong_edit.settings import SUBJECT
 Orientation = Literal["conv1d", "linear"]
 Kind = Literal["causal", "classify", "masked", "seq2seq"]
 """What a model is asked to do: to write on, to give a text a label, to fill masks, to write an answer of its own."""
+CALLED: dict[Kind, tuple[str, str]] = {
+    "causal": ("a decoder", "decoders"),
+    "classify": ("a classifier", "classifiers"),
+    "masked": ("a masked language model", "masked language models"),
+    "seq2seq": ("an encoder-decoder", "encoder-decoders"),
+}
+"""What models of each kind are called in sentences: one, and several."""
 Positions = Literal["answer", "subject", "question"]
 """Where a module is edited: where answer tokens are made, at the subject's tokens, or at all tokens of the question, as
 those of an encoder that a decoder reads."""

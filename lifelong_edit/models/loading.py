@@ -237,17 +237,16 @@ class Outline:
         return question
 
 
-def state_width(source: str, revision: str | None = None) -> int | None:
-    """The width of a decoder's states, by its configuration alone; None where that does not say, or cannot be read."""
+def kind_and_width(source: str, revision: str | None = None) -> tuple[Kind | None, int | None]:
+    """What a model is and the width of its states, by its configuration alone; None for what that does not say."""
     try:
         home = locate(source, revision)
         with quiet_transformers():
             config = config_of(home, {"revision": revision})
-        known = FAMILIES.get(config.model_type)
-        decodes = known is None or known.kind == "causal"
-        return int(config.get_text_config().hidden_size) if decodes else None
+        kind = family_of(config, ()).kind if config.model_type in FAMILIES else "causal"
+        return kind, int(config.get_text_config().hidden_size)
     except Exception:  # loading meets it again and puts it into one sentence
-        return None
+        return None, None
 
 
 def outline_of(home: Place, modules: Sequence[str], revision: str | None, places: Home = "answer") -> Outline | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lifelong_edit.errors import UsageError
 from lifelong_edit.models import Outlined
-from lifelong_edit.models.families import Kind
+from lifelong_edit.models.families import CALLED, Kind
 from lifelong_edit.tasks.asking import (
     Asked,
     form_of,
@@ -60,6 +60,6 @@ def require_causal(model: Outlined, what: str, option: str | None = None) -> Non
     """
     if model.family.kind != "causal":
         raise UsageError(
-            f"found a {model.family.kind} model, but {what} is for causal ones, which write on by themselves; "
+            f"found {CALLED[model.family.kind][0]}, but {what} is for decoders, which write on by themselves; "
             f"{'take such a model' if option is None else f'leave out {option}'}"
         )

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from lifelong_edit import atlas
-from lifelong_edit.editors.registry import LARGE, PLAIN, TRAINED, core_of, rule_of
+from lifelong_edit.editors.registry import NEURONS, PLAIN, TRAINED, core_of, rule_of
 from lifelong_edit.editors.ridge.settings import CHOSEN, SOLVE
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts import Probe, general_prompts, read_prompts
@@ -142,19 +142,20 @@ On a model of 8 M parameters (256) `gradient` was ahead of `neurons`, on one of 
 
 
 def default_editor(hypernetwork: str | Path | None, model: str, modules: Sequence[str] = ()) -> str:
-    """The rule of a new store of which none is named: that of a network, `neurons` of a large language model.
+    """The rule of a new store of which none is named: that of a network, else of large language models, and of
+    classifiers, `neurons`.
 
-    `gradient` of small models, of those about which nothing can be said yet, and where modules are named: `neurons`
+    `gradient` of all others, of those about which nothing can be said yet, and where modules are named: `neurons`
     would want them at the subject.
     """
     if hypernetwork is not None:
         return rule_of_network(Path(hypernetwork))
     if modules:
         return PLAIN
-    from lifelong_edit.models.loading import state_width  # imports torch
+    from lifelong_edit.models.loading import kind_and_width  # imports torch
 
-    width = state_width(model)
-    return LARGE if is_large(width) else PLAIN
+    kind, width = kind_and_width(model)
+    return NEURONS if kind == "classify" or (kind == "causal" and is_large(width)) else PLAIN
 
 
 def is_large(width: int | None) -> bool:

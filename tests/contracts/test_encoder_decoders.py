@@ -113,7 +113,7 @@ def test_rules_say_which_of_them_edit_encoder_decoders(tiny_t5: Path, tmp_path: 
     able = {name for name in RULES if "seq2seq" in rule_of(name).tasks}
     assert able == {*TAKES} - {"simie+gradient"}
     for name in ("wise", "memit"):
-        with pytest.raises(UsageError, match=f"found a seq2seq model, but the editing rule {name} edits causal ones"):
+        with pytest.raises(UsageError, match=f"found an encoder-decoder, but the editing rule {name} edits decoders "):
             Timeline.create(
                 tmp_path / name, model=str(tiny_t5), text=sentences * 20, settings=rule_of(name).settings(editor=name)
             )

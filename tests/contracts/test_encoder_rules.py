@@ -92,9 +92,9 @@ def test_the_other_rules_say_that_they_do_not(tiny_bert: Path, sentences: list[s
     others = [name for name in RULES if name not in TAKEN]
     assert "memit" in others and "search" in others
     for name in others:
-        with pytest.raises(UsageError, match=rf"found a classify model, but the editing rule {name} edits causal"):
+        with pytest.raises(UsageError, match=rf"found a classifier, but the editing rule {name} edits decoders"):
             rule_of(name).require_kind("classify")
-    with pytest.raises(UsageError, match="found a classify model, but the editing rule memit"):
+    with pytest.raises(UsageError, match="found a classifier, but the editing rule memit"):
         settings = Row("memit").settings()
         text = [" ".join(sentences * 20)]
         Timeline.create(tmp_path / "store", model=str(tiny_bert), settings=settings, preserve=[], text=text)

@@ -22,6 +22,7 @@ import lifelong_edit
 from lifelong_edit.cli import PROGRAM, cli
 from lifelong_edit.errors import UsageError
 from lifelong_edit.export.placing import loader_of
+from lifelong_edit.models.families import CALLED
 from lifelong_edit.models.loading import AUTO
 from lifelong_edit.timeline import Timeline
 
@@ -160,4 +161,4 @@ def test_other_kinds_than_decoders_are_not_served(kind: str, kind_store: Path) -
         pytest.skip("decoders are served")
     pytest.importorskip("fastapi")
     result = CliRunner().invoke(cli, ["serve", "--port", "0", "--store", str(kind_store)], prog_name=PROGRAM)
-    assert result.exit_code == 2 and f"found a {kind} model, but serving is for causal ones" in result.output
+    assert result.exit_code == 2 and f"found {CALLED[kind][0]}, but serving is for decoders" in result.output

@@ -528,5 +528,5 @@ class Other:
 
 def test_what_only_causal_models_do_is_asked_of_them_alone(tiny_gpt2: Path) -> None:
     require_causal(load_model(str(tiny_gpt2)), "fluency", "--fluency")
-    with pytest.raises(UsageError, match=r"found a masked model, but fluency is for causal ones.*--fluency"):
+    with pytest.raises(UsageError, match=r"found a masked language model, but fluency is for decoders.*--fluency"):
         require_causal(Other(Family("bert", None, kind="masked")), "fluency", "--fluency")

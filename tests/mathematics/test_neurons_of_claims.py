@@ -123,7 +123,7 @@ def test_claims_about_one_subject_have_gates_of_their_own(checker: Bench, flips:
 
 def test_a_classifier_is_edited_at_the_answer(checker: Bench) -> None:
     modules = checker.loaded.editing(["2@subject"]).modules
-    with pytest.raises(UnknownModelError, match="edits a classify model at the answer"):
+    with pytest.raises(UnknownModelError, match="edits a classifier at the answer"):
         rule_of("neurons").require_kind("classify", modules)
     rule_of("neurons").require_kind("classify", checker.loaded.modules)
     assert task_of(checker.loaded).kind == "classify"

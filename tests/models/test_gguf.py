@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.export.formats import export
 from lifelong_edit.models import Shifts, fingerprint_of, generate_greedy, load_model
-from lifelong_edit.models.loading import state_width
+from lifelong_edit.models.loading import kind_and_width
 from tests.models import packed
 
 PROMPTS = ["The capital of France is", "Ada Lovelace was born"]
@@ -60,7 +60,7 @@ def test_a_repository_with_nothing_else_is_loaded_from_the_hubs_cache(
     for source in ("maker/tiny-GGUF", "maker/tiny-GGUF/tiny-Q8_0.gguf"):
         loaded = load_model(source)
         assert (loaded.fingerprint, loaded.source) == (fingerprint, source)
-    assert state_width("maker/tiny-GGUF") == loaded.modules[0].d_out
+    assert kind_and_width("maker/tiny-GGUF") == ("causal", loaded.modules[0].d_out)
     shutil.copy(written, snapshot / "tiny-F16.gguf")
     with pytest.raises(UsageError, match=r"2 GGUF files .* such as maker/tiny-GGUF/tiny-F16\.gguf"):
         load_model("maker/tiny-GGUF")

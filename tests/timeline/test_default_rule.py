@@ -1,4 +1,5 @@
-"""The rule of a new store of which none is named: by the network, the modules that are named, and the model's width."""
+"""The rule of a new store of which none is named: by the network, the modules that are named, and the model's kind and
+width."""
 
 from __future__ import annotations
 
@@ -24,11 +25,14 @@ def wide(zoo: Zoo, tiny_tokenizer: Any) -> str:
     return str(zoo.model("llama", with_vocabulary(options, tiny_tokenizer), tiny_tokenizer, seed=0))
 
 
-def test_by_network_modules_and_width(wide: str, tiny_gpt2: Path, tmp_path: Path) -> None:
+def test_by_network_modules_kind_and_width(wide: str, tiny_gpt2: Path, tiny_bert: Path, tmp_path: Path) -> None:
     assert default_editor("network", wide) == "malmen"
     assert default_editor(None, wide) == "neurons"
     assert default_editor(None, wide, ["3"]) == "gradient"
     assert default_editor(None, str(tiny_gpt2)) == "gradient"
+    assert default_editor(None, str(tiny_bert)) == "neurons"
+    assert default_editor(None, "atlas-check") == "neurons"
+    assert default_editor(None, "atlas-t5") == "gradient"
     assert default_editor(None, str(tmp_path / "nothing here")) == "gradient"
 
 

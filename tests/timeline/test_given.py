@@ -127,7 +127,8 @@ def test_a_rule_refuses_a_kind_of_model_that_it_does_not_edit(
     """Before weights are read, and where they had to be, before anything is measured."""
     picky = dataclasses.replace(rule_of("gradient"), tasks=frozenset[Any]({"masked"}))
     monkeypatch.setattr("lifelong_edit.editors.gradient.RULE", picky)
-    said = "found a causal model, but the editing rule gradient edits masked ones; take such a model, or another rule"
+    said = "found a decoder, but the editing rule gradient edits masked language models alone; take such a model, or "
+    said += "another rule"
     trusts: list[dict[str, Any]] = [{}, {"trust_remote_code": True, "revision": "0" * 40}]
     for trust in trusts:
         with pytest.raises(UsageError) as found:
