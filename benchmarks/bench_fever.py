@@ -2,9 +2,10 @@
 
 A claim is flipped: what is taught is the label that the model does not give, so that every edit has something to do.
 ES is the flipped claim; GS the claim in a template that was never given; LS whether claims about other things keep the
-base model's label, and beside it ("true") how many of them have their true one. Claims are those of the part `judged`;
-networks are trained on the part `trained`, of which the preserved prompts are as well, and `--part trained` runs the
-same there, to choose settings, with no figures left in results.
+base model's label, and beside it ("true") how many of them have their true one; "same" whether other claims about the
+very things that claims were flipped about do, many of which say nearly what a flipped claim says. Claims are those of
+the part `judged`; networks are trained on the part `trained`, of which the preserved prompts are as well, and
+`--part trained` runs the same there, to choose settings, with no figures left in results.
 
     python -m benchmarks.fever_checker   # makes the model, once
     python -m benchmarks.bench_fever [--arm malmen] [--size 64] [--stream 20x50] [--minutes 10] [--set c0=100]
@@ -18,6 +19,7 @@ import argparse
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +46,8 @@ SIZES = {1: 4, 8: 2, 64: 1, 256: 1, 1024: 1}
 """Claims of a batch, and how many such batches are judged, each from the base model."""
 NEIGHBOURS, PRESERVED, TRAINED, MOST_PRESERVED = 300, 200, 600, 2000
 """Claims about other things that are asked, that are preserved, and that networks are trained on."""
+FEW, SAME = 20, 600
+"""The most claims about one thing that is set aside to be asked; further claims about what flipped ones are about."""
 TRAINING = TrainSettings(rank=64, batch_size=64, batches=4, probes=64, validation_facts=64, validate_every=40)
 ONE_BATCH = msgspec.structs.replace(TRAINING, batches=1, batch_size=128, locality_weight=1.0, rate=3e-4)
 COMMON = {"text_tokens": 6_400}  # a tenth of the default
@@ -83,15 +87,16 @@ class Judge:
 
     def __init__(self, loaded: LoadedModel, part: Part, count: int) -> None:
         self.loaded, self.task = loaded, task_of(loaded)
-        found = claims_of(part)
-        self.claims, self.others = found[:count], found[count : count + NEIGHBOURS]
+        self.claims, self.others, self.same = parted(claims_of(part), count)
         self.said = self._said([claim.text for claim in self.claims])
         self.beside = self._said([claim.text for claim in self.others])
+        self.beside_same = self._said([claim.text for claim in self.same])
         shuffled = random.Random(1).choices(self.others, k=len(self.claims))
         self.facts = flipped(self.claims, self.said, shuffled)
         drawn = random.Random(2)
         pairs = zip(self.facts, self.claims, strict=True)
         self.asked = {fact.digest: claim.worded(drawn.choice(ASKED_WORDINGS)) for fact, claim in pairs}
+        self.about = {fact.digest: claim.about for fact, claim in zip(self.facts, self.claims, strict=True)}
         self.base = {
             "right of the claims": _share(s == c.label for s, c in zip(self.said, self.claims, strict=True)),
             "right of the others": self._true(self.beside),
@@ -114,12 +119,31 @@ class Judge:
             own = self._said([fact.prompt for fact in facts])
             worded = self._said([self.asked[fact.digest] for fact in facts])
             others = self._said([claim.text for claim in self.others])
+            same = self._said([claim.text for claim in self.same])
+        taught = {self.about[fact.digest] for fact in facts}
+        kept = [s == b for s, b, c in zip(same, self.beside_same, self.same, strict=True) if c.about in taught]
         return {
             "ES": _share(s == f.target for s, f in zip(own, facts, strict=True)),
             "GS": _share(s == f.target for s, f in zip(worded, facts, strict=True)),
             "LS": _share(s == b for s, b in zip(others, self.beside, strict=True)),
             "true": self._true(others),
+            **({"same": _share(kept)} if kept else {}),
         }
+
+
+def parted(claims: Sequence[Claim], count: int) -> tuple[list[Claim], list[Claim], list[Claim]]:
+    """Of a part's claims those to be flipped, NEIGHBOURS about other things than these, and some about the same.
+
+    What is set aside for the second has few claims each, so that they are about many things.
+    """
+    sizes, aside, held = Counter(claim.about for claim in claims), set[str](), 0
+    for claim in claims:
+        if held < NEIGHBOURS and sizes[claim.about] <= FEW and claim.about not in aside:
+            aside.add(claim.about)
+            held += sizes[claim.about]
+    flipped = [claim for claim in claims if claim.about not in aside]
+    others = [claim for claim in claims if claim.about in aside]
+    return flipped[:count], others[:NEIGHBOURS], flipped[count : count + SAME]
 
 
 def _share(right: Iterable[bool]) -> float:
@@ -191,7 +215,8 @@ def run(name: str, arm: Arm, options: argparse.Namespace) -> dict[str, Any]:
     network = network_of(name, arm, settings, options)
     batches, size = (int(n) for n in (options.stream or "0x0").split("x"))
     most = max([*options.size, batches * size, 64])
-    preserve = claims_of("trained")[most + NEIGHBOURS if options.part == "trained" else 0 :]
+    used = {claim.text for some in parted(claims_of("trained"), most) for claim in some}
+    preserve = [c for c in claims_of("trained") if options.part == "judged" or c.text not in used]
     preserve = preserve[: options.preserved or arm.preserved]
     bench = bench_of(arm, settings, network, preserve)
     editor = make_editor(bench)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench_fever import ARMS
+from benchmarks.bench_fever import ARMS, NEIGHBOURS, SAME, parted
 from benchmarks.fever import (
     ASKED_WORDINGS,
     LABELS,
@@ -55,3 +55,13 @@ def test_an_arm_is_of_a_rule_that_takes_classifiers(name: str) -> None:
     arm = ARMS[name]
     assert "classify" in rule_of(arm.editor).tasks and bool(arm.train) == ("network" in rule_of(arm.editor).needs)
     assert arm.settings({}).editor == arm.editor
+
+
+@pytest.mark.parametrize("count", [1, 64, 1024])
+def test_what_is_asked_beside_is_about_other_things(shared: Path, count: int) -> None:
+    """Nothing about what any flipped claim is about; some further ones are, which are told apart."""
+    mine, others, same = parted(claims_of("judged"), count)
+    assert (len(mine), len(others), len(same)) == (count, NEIGHBOURS, SAME)
+    assert not {c.about for c in mine + same} & {c.about for c in others}
+    assert len({c.text for c in mine + others + same}) == count + NEIGHBOURS + SAME
+    assert others == parted(claims_of("judged"), 64)[1], "the same claims, however many are flipped"
