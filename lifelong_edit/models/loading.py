@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -129,7 +128,7 @@ def load_model(
             model = _bare(family, options)
             edited = find_modules(model, family, modules, places)
             # A GGUF file is unpacked in memory.
-            lying = {"": DISK} if home.gguf is None and importlib.util.find_spec("accelerate") is not None else None
+            lying: Map | None = {"": DISK} if home.gguf is None and may_be_spread("auto") else None
             read = partial(_weights, family, home, kind, source, options, lying)
             left_out = _take_shards(model, read, edited, world, place)
         else:

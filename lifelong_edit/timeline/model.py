@@ -75,8 +75,7 @@ def begin(
         places=rule.places,
         world=world,
     )
-    loaded.solves_on_cpu = settings.solve_device == "cpu"
-    share(loaded, world)
+    share(loaded, settings, world)
     if loaded.left_out:
         say(f"left out, since only the language model is edited: {', '.join(loaded.left_out)}")
     settings = _from_anywhere(noise_settled(ready(settings, loaded), loaded))
@@ -187,16 +186,18 @@ def make_bench(
             raise ModelMismatchError(f"{place!r} is another model than the store's: {error}") from error
     loaded.require_fingerprint(model.fingerprint)
     loaded.require_tokenizer(model.tokenizer)
-    loaded.forms, loaded.solves_on_cpu = forms_of(config.settings), config.settings.solve_device == "cpu"
-    share(loaded, world)
+    loaded.forms = forms_of(config.settings)
+    share(loaded, config.settings, world)
     return Bench(loaded, config.settings, Fixed.of(fixed))
 
 
-def share(loaded: LoadedModel, world: World) -> None:
-    """Let processes that each have a model share its work; those of which each holds a shard of it do already.
+def share(loaded: LoadedModel, settings: StoreSettings, world: World) -> None:
+    """Say who works with a model, and where: processes that each have it share its work.
 
+    Those of which each holds a shard of it do already.
     Raises UsageError where several processes have a model that is spread over accelerators, which each would fill.
     """
+    loaded.solves_on_cpu = settings.solve_device == "cpu"
     if not in_shards(loaded.model):
         loaded.world = world
     places = {place for place in spread(loaded.model).values() if place not in ("cpu", "disk")}

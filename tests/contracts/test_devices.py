@@ -176,9 +176,9 @@ def test_several_processes_do_not_share_cards_that_one_model_fills() -> None:
     several: Any = SimpleNamespace(model=model, world=ALONE)
     two: Any = SimpleNamespace(size=2)
     with pytest.raises(UsageError, match="2 processes and a model that is spread over 2 accelerators"):
-        timeline_model.share(several, two)
+        timeline_model.share(several, Row("ft").settings(), two)
     model.hf_device_map["lm_head"] = "disk"
-    timeline_model.share(several, two)
+    timeline_model.share(several, Row("ft").settings(), two)
 
 
 # -- the cards themselves
