@@ -83,8 +83,9 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     layers, six at most."""
     device: str = "cpu"
     """Where the model lives: `cpu`, `cuda`, `cuda:1`, `mps`; `auto`, an accelerator, and beside it whatever else the
-    model needs; or a device map, a file whose name ends in `.json`. To which devices parts of a model go decides no
-    draw: with a map all draws are those of a store on the CPU."""
+    model needs; a device map, a file whose name ends in `.json`; or `sharded`, a shard in each of several processes. To
+    which devices parts of a model go decides no draw: with a map or shards all draws are those of a store on the
+    CPU."""
     dtype: str = "float32"
     """How the model is held: `float32` or `bfloat16`. Statistics and solves are in float32 or better in both cases."""
     micro_batch: AtLeastOne = 64
@@ -154,11 +155,15 @@ class StoreSettings(Ranged, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """The same as JSON: what their digest is taken over.
 
         Without what came later and is at rest, so that stores which are older draw as they always did. A device map is
-        the CPU there: it is a file of one machine.
+        the CPU there: it is a file of one machine. So are shards: how many there are is said by each command.
         """
         told = self.told()
-        told["device"] = "cpu" if is_map(self.device) else self.device
+        told["device"] = "cpu" if is_map(self.device) or self.device == SHARDED else self.device
         return msgspec.json.encode({name: told[name] for name in told if told[name] not in self.at_rest.get(name, ())})
+
+
+SHARDED = "sharded"
+"""The device of a model of which each process of a world holds a shard."""
 
 
 def is_map(device: str) -> bool:

@@ -137,9 +137,9 @@ def reader_of(mapping: Sequence[str], relations: Path | None) -> Reader:
 
 device_option = click.option(
     "--device",
-    metavar="NAME|auto|FILE",
+    metavar="NAME|auto|sharded|FILE",
     help="Where the model lives: cpu, cuda, cuda:1, mps; auto, or a device map (.json), for one that is too large for "
-    "a single device. Default: as at `init`.",
+    "a single device; sharded, a shard in each of --processes. Default: as at `init`.",
 )
 
 
@@ -188,7 +188,8 @@ class Group(click.Group):
                 code = run(*args, standalone_mode=False, **extra)
                 sys.stdout.flush()
                 running.end()
-        except BaseException as error:
+        except BaseException as met:
+            error = running.world.meant(met)
             try:
                 if _wants_traceback() and not isinstance(
                     error, SystemExit | ClosedPipe | click.ClickException | click.Abort | Terminated

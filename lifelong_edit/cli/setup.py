@@ -303,9 +303,9 @@ def read_text(path: Path) -> str:
 @making_options
 @click.option(
     "--device",
-    metavar="NAME|auto|FILE",
+    metavar="NAME|auto|sharded|FILE",
     help="Where the model lives: cpu (the default), cuda, cuda:1, mps; auto, or a device map (.json), for one that is "
-    "too large for a single device.",
+    "too large for a single device; sharded, a shard in each of --processes.",
 )
 @author_option
 @store_option

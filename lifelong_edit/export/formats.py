@@ -134,14 +134,16 @@ def export(
     dtype: "float32", "bfloat16" or "float16", of the weights, or one of PACKINGS; by default the model's own. options:
     what else the format takes, by the names of WANTED; None is not given. provenance: what else `lifelong_edit.json`
     is to say, JSON values by name (step, digests). card: the text of the README.md beside the weights. force: replace
-    an earlier export; nothing else is ever replaced. Raises UsageError where `out` is taken, where the overlay is more
-    than shifted weights, or for an option that the format does not take, LifelongEditError where `out` cannot be
-    written, or is not read back as it was meant; what was there is then as it was.
+    an earlier export; nothing else is ever replaced. Raises UsageError where `out` is taken, for a model in shards,
+    where the overlay is more than shifted weights, or for an option that the format does not take, LifelongEditError
+    where `out` cannot be written, or is not read back as it was meant; what was there is then as it was.
     """
     from lifelong_edit.export.placing import placed
     from lifelong_edit.models import without_hooks
+    from lifelong_edit.models.placement import require_unsharded
     from lifelong_edit.numerics.devices import DTYPES
 
+    require_unsharded(loaded.model)
     form = FORMATS[kind]
     form.require({"dtype": dtype, **options})
     given = form.options({"dtype": dtype, **options})

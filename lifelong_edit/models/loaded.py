@@ -16,6 +16,7 @@ from lifelong_edit.models.families import EditableModule, Family, find_modules, 
 from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
 from lifelong_edit.models.forms import PLAIN, Forms, SameQuestion
 from lifelong_edit.models.overlay import BASE, Overlay, Putting, Shifts
+from lifelong_edit.models.placement import require_unsharded
 from lifelong_edit.world import ALONE, World
 
 
@@ -86,6 +87,11 @@ class LoadedModel:
         self.model.requires_grad_(False)
         self.fingerprint = self.fingerprint or fingerprint_of(self.model)
         for module in self.modules:
+            if hasattr(self._weight(self.model, module), "full_tensor"):
+                raise UsageError(
+                    f"{module.name} is in shards, and only what was to be edited when the model was loaded is whole; "
+                    "load the model with these modules, or on another device"
+                )
             if self._weight(self.model, module).device.type == "meta":
                 raise UsageError(
                     f"{module.name}, which is edited, is kept off the device that it runs on, where its weights cannot "
@@ -215,8 +221,9 @@ class LoadedModel:
     def edited_copy(self, shifts: Mapping[str, Tensor]) -> Any:
         """A fresh transformers model with W₀ + ΔW, which shares nothing with this one.
 
-        What this model's own shifts are does not matter and does not change.
+        What this model's own shifts are does not matter and does not change. Raises UsageError for one in shards.
         """
+        require_unsharded(self.model)
         fresh = copy.deepcopy(self.model)
         for name, weight in self.edited_weights(shifts).items():
             fresh.get_parameter(name).data.copy_(weight)

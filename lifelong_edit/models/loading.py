@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ from lifelong_edit.models.forms import PLAIN, Forms, Question
 from lifelong_edit.models.gguf import read_header
 from lifelong_edit.models.loaded import LoadedModel, context_of
 from lifelong_edit.models.placement import (
+    CPU,
     DISK,
     Map,
     device_of,
@@ -54,7 +56,10 @@ from lifelong_edit.models.placement import (
 )
 from lifelong_edit.models.places import Place, locate
 from lifelong_edit.models.quiet import quiet_transformers, without_bars
+from lifelong_edit.models.shards import require_shardable, shard
 from lifelong_edit.numerics.devices import resolve_dtype, settle
+from lifelong_edit.settings import SHARDED
+from lifelong_edit.world import ALONE, World
 
 AUTO: dict[Kind, Any] = {
     "causal": AutoModelForCausalLM,
@@ -63,6 +68,8 @@ AUTO: dict[Kind, Any] = {
     "seq2seq": AutoModelForSeq2SeqLM,
 }
 """What loads the models of a kind."""
+Weights = tuple[Any, tuple[str, ...]]
+"""A model with its weights, and what of the checkpoint is beside it."""
 # Where a kernel for packed weights is at hand, newer releases of transformers would leave them packed.
 _UNPACKED = (
     {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
@@ -78,20 +85,23 @@ def load_model(
     dtype: str | torch.dtype = "float32",
     trust_remote_code: bool = False,
     places: Home = "answer",
+    world: World = ALONE,
 ) -> LoadedModel:
     """Load a language model to be edited.
 
     source: "atlas" (bundled), a local folder, a GGUF file, or a hub id. modules: names of weight matrices, layer
     numbers or ranges ("3-5"), with "@subject" behind those to be edited at the tokens of the subject; by default
     the MLP output projections of `default_layers`, or those of `default_entries` at other `places`. device: one device;
-    "auto", an accelerator, and if the model is too large for it all else that there is, the disk last; or the path of a
-    device map, which ends in ".json".
+    "auto", an accelerator, and if the model is too large for it all else that there is, the disk last; the path of a
+    device map, which ends in ".json"; or "sharded", a shard in each process of a world, in one process the CPU. world:
+    the processes that load the model together, if it is to be sharded.
     Raises UsageError, UnknownModelError, or LifelongEditError with the reason in one sentence.
     """
     if trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         raise UsageError(
             "trust_remote_code runs code of others: name the commit that you have read, --revision <40 hex digits>"
         )
+    device = CPU if str(device) == SHARDED and world.size == 1 else str(device)
     place = where_tokens_go(device)
     kind = resolve_dtype(dtype, place)
     settle(place)
@@ -104,25 +114,55 @@ def load_model(
         family = family_of(config, modules)
         options["config"] = config
         spread = None
-        if may_be_spread(str(device)):
+        if may_be_spread(device):
             bare = _bare(family, options)
-            spread = map_for(str(device), bare, find_modules(bare, family, modules, places), kind)
+            spread = map_for(device, bare, find_modules(bare, family, modules, places), kind)
         if home.gguf is not None and DISK in (spread or {}).values():
             raise UsageError(
                 f"{source!r} is a GGUF file, which is unpacked in memory: nothing of it can stay on the disk; map all "
                 "of it to devices, or save it as safetensors (`lifelong-edit export --format transformers`) and load "
                 "that"
             )
-        model, left_out = _weights(family, home, kind, source, options, spread)
+        if device == SHARDED:
+            require_shardable(family.kind, source)
+            model = _bare(family, options)
+            edited = find_modules(model, family, modules, places)
+            # A GGUF file is unpacked in memory.
+            lying: Map | None = {"": DISK} if home.gguf is None and may_be_spread("auto") else None
+            read = partial(_weights, family, home, kind, source, options, lying)
+            left_out = _take_shards(model, read, edited, world, place)
+        else:
+            model, left_out = _weights(family, home, kind, source, options, spread)
         tokenizer = _tokenizer(home, source, options)
         require_rows(tokenizer, model.get_input_embeddings().num_embeddings, source)
-    if spread is None:
+    if spread is None and device != SHARDED:
         model = model.to(place)
-    else:
+    elif spread is not None:
         place = device_of(model)
     tokenizer.model_max_length = min(tokenizer.model_max_length, context_of(model.config, tokenizer))
     found = find_modules(model, family, modules, places)
-    return LoadedModel(model, tokenizer, family, found, source, kind, place, left_out=left_out)
+    loaded = LoadedModel(model, tokenizer, family, found, source, kind, place, left_out=left_out)
+    if device == SHARDED:
+        loaded.world = world.in_step()
+    return loaded
+
+
+def _take_shards(
+    bare: Any, read: Callable[[], Weights], edited: Sequence[EditableModule], world: World, place: torch.device
+) -> tuple[str, ...]:
+    """Give a model without weights those that process 0 reads, in shards (`shard`); what was left out."""
+    held: list[Any] = []
+
+    def first() -> tuple[tuple[str, ...], Any]:
+        model, left_out = read()
+        held.append(model)
+        return left_out, getattr(model, "generation_config", None)
+
+    left_out, own = world.lead(first)
+    if own is not None:
+        bare.generation_config = own
+    shard(bare, held[0] if held else None, [f"{module.name}.weight" for module in edited], world, place)
+    return left_out
 
 
 def _bare(family: Family, options: Mapping[str, Any]) -> Any:
@@ -151,8 +191,8 @@ def auto_of(kind: Kind, config: Any) -> Any:
 
 def _weights(
     family: Family, home: Place, dtype: torch.dtype, source: str, options: dict[str, Any], places: Map | None
-) -> tuple[Any, tuple[str, ...]]:
-    """The model with its weights, and what of the checkpoint is beside it. places: its device map, if it has one."""
+) -> Weights:
+    """The model with its weights. places: its device map, if it has one."""
     folder = None
     if places is not None:
         options = {**options, "device_map": places}

@@ -22,7 +22,7 @@ from lifelong_edit.errors import UsageError
 from lifelong_edit.models.families import EditableModule
 from lifelong_edit.numerics.devices import resolve_device
 from lifelong_edit.numerics.textgram import RANK, rank_for
-from lifelong_edit.settings import is_map
+from lifelong_edit.settings import SHARDED, is_map
 
 AUTO, CPU, DISK = "auto", "cpu", "disk"
 Map = dict[str, int | str]
@@ -34,9 +34,12 @@ FILLED = 0.9
 def where_tokens_go(device: str | torch.device) -> torch.device:
     """The device on which a model takes its inputs and gives its outputs: of a map its first accelerator, else the CPU.
 
+    Of shards it is the process's own accelerator, or without one the CPU.
     device: as `load_model` takes it. Raises UsageError for a device that is not there, and a file that is no map.
     """
-    return _first(read_map(str(device)).values()) if is_map(str(device)) else resolve_device(device)
+    if is_map(str(device)):
+        return _first(read_map(str(device)).values())
+    return resolve_device(AUTO if str(device) == SHARDED else device)
 
 
 def read_map(path: str) -> Map:
@@ -306,18 +309,47 @@ def aliases_of(model: Any) -> dict[str, str]:
     return dict(model.all_tied_weights_keys) if spread(model) else ties_of(model)
 
 
+def in_shards(model: Any) -> bool:
+    """Whether each of several processes holds a shard of the model."""
+    return any(_is_shard(parameter) for parameter in model.parameters())
+
+
+def _is_shard(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")  # a DTensor, whose module takes long to import
+
+
+def require_unsharded(model: Any) -> None:
+    """Raise UsageError for a model in shards, where all its weights are to be at hand in one process."""
+    if in_shards(model):
+        raise UsageError(
+            "found a model in shards, expected all of its weights in one process to write or to copy it; do so in one "
+            "process, where `--device sharded` is the CPU"
+        )
+
+
 def whole(model: Any, name: str) -> Tensor:
-    """A parameter by its name, read from where it lies if that is the disk, or memory beside an accelerator."""
-    parameter: Tensor = model.get_parameter(name)
+    """A parameter by its name, read from where it lies if that is the disk, or memory beside an accelerator.
+
+    Of a model in shards it is gathered, by all processes at once.
+    """
+    parameter: Any = model.get_parameter(name)
+    if _is_shard(parameter):
+        gathered: Tensor = parameter.detach().full_tensor()
+        return gathered
     if parameter.device.type != "meta":
-        return parameter.detach()
+        lying: Tensor = parameter.detach()
+        return lying
     home, _, leaf = name.rpartition(".")
     value: Tensor = model.get_submodule(home)._hf_hook.weights_map[leaf]
     return value.detach()
 
 
 def state_of(model: Any) -> dict[str, Tensor]:
-    """The state dict of a model with all its weights in memory, tied ones as one tensor."""
+    """The state dict of a model with all its weights in memory, tied ones as one tensor.
+
+    Raises UsageError for a model in shards.
+    """
+    require_unsharded(model)
     found: dict[str, Tensor] = dict(model.state_dict())
     tied = aliases_of(model) if spread(model) else {}
     for name, tensor in found.items():

@@ -21,7 +21,7 @@ from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import ModelMismatchError, UnknownModelError, UsageError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import EditableModule, LoadedModel, load_model, tokenizer_fingerprint
-from lifelong_edit.models.placement import spread
+from lifelong_edit.models.placement import in_shards, spread
 from lifelong_edit.policies.scoring import Scorer
 from lifelong_edit.settings import StoreSettings, is_map
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
@@ -73,9 +73,9 @@ def begin(
         dtype=settings.dtype,
         trust_remote_code=trust_remote_code,
         places=rule.places,
+        world=world,
     )
-    loaded.world, loaded.solves_on_cpu = world, settings.solve_device == "cpu"
-    require_shared(loaded)
+    share(loaded, settings, world)
     if loaded.left_out:
         say(f"left out, since only the language model is edited: {', '.join(loaded.left_out)}")
     settings = _from_anywhere(noise_settled(ready(settings, loaded), loaded))
@@ -180,19 +180,26 @@ def make_bench(
                 device=device or config.settings.device,
                 dtype=model.dtype,
                 trust_remote_code=model.trust_remote_code and source is None,
+                world=world,
             )
         except UnknownModelError as error:  # the store's own model has the modules that it edits
             raise ModelMismatchError(f"{place!r} is another model than the store's: {error}") from error
     loaded.require_fingerprint(model.fingerprint)
     loaded.require_tokenizer(model.tokenizer)
-    loaded.forms, loaded.world = forms_of(config.settings), world
-    loaded.solves_on_cpu = config.settings.solve_device == "cpu"
-    require_shared(loaded)
+    loaded.forms = forms_of(config.settings)
+    share(loaded, config.settings, world)
     return Bench(loaded, config.settings, Fixed.of(fixed))
 
 
-def require_shared(loaded: LoadedModel) -> None:
-    """Raise UsageError where several processes have a model that is spread over accelerators, which each would fill."""
+def share(loaded: LoadedModel, settings: StoreSettings, world: World) -> None:
+    """Say who works with a model, and where: processes that each have it share its work.
+
+    Those of which each holds a shard of it do already.
+    Raises UsageError where several processes have a model that is spread over accelerators, which each would fill.
+    """
+    loaded.solves_on_cpu = settings.solve_device == "cpu"
+    if not in_shards(loaded.model):
+        loaded.world = world
     places = {place for place in spread(loaded.model).values() if place not in ("cpu", "disk")}
     if loaded.world.size > 1 and len(places) > 1:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,22 @@ class SharedLog(EditLog):
     ) -> Head:
         """Commit one step, see `EditLog.append`; in all processes, once they agree on what it leads to.
 
-        keys: traced by process 0 alone, as it writes them.
+        keys: traced by process 0 alone, as it writes them; where a pass of one is one of all, by the others meanwhile.
         """
         self.world.agree("weights with the digest", record.weights_digest)
         self.world.agree(f"a step {record.step} with the digest", _digest_of(record))
-        given: dict[str, Any] = {"facts": facts, "blobs": blobs, "weights": weights, "keys": keys}
-        return self.world.lead(lambda: EditLog.append(self, record, **given))
+        given: dict[str, Any] = {"facts": facts, "blobs": blobs, "weights": weights}
+        if keys is None or not self.world.passes_in_step:
+            return self.world.lead(lambda: EditLog.append(self, record, **given, keys=keys))
+        traced = iter(keys())
+
+        def written() -> Head:
+            try:
+                return EditLog.append(self, record, **given, keys=lambda: traced)
+            finally:
+                deque(traced, 0)  # where it cannot be written, the others trace to the end as well
+
+        return self.world.lead(written, lambda: deque(traced, 0))
 
     def consume(self, state: int, places: Sequence[Place]) -> None:
         """See `EditLog.consume`."""

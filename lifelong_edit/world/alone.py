@@ -29,6 +29,16 @@ class World:
         """Whether this is the process that writes: to the store, to files, to the user."""
         return self.rank == 0
 
+    @property
+    def at_once(self) -> int:
+        """How many units of work are worked on at a time."""
+        return self.size
+
+    @property
+    def passes_in_step(self) -> bool:
+        """Whether a model is in shards among them, so that a pass of one is a pass of all."""
+        return False
+
     def each(self, units: Iterable[U], work: Callable[[U], T]) -> list[T]:
         """What `work` makes of each unit, in their order, in every process.
 
@@ -73,7 +83,7 @@ class World:
         def told(numbers: list[int]) -> Sequence[T]:
             nonlocal done
             found = work(numbers)
-            done = min(total, done + self.size * len(numbers))
+            done = min(total, done + self.at_once * len(numbers))
             if tell is not None:
                 tell(done)
             return found
@@ -81,8 +91,11 @@ class World:
         found = dict(zip(chain(*units), chain(*self.each(units, told)), strict=True))
         return [found[number] for number in range(total)]
 
-    def lead(self, work: Callable[[], T]) -> T:
-        """What `work` gives or raises in process 0, where alone it is called, in every process."""
+    def lead(self, work: Callable[[], T], beside: Callable[[], object] | None = None) -> T:
+        """What `work` gives or raises in process 0, where alone it is called, in every process.
+
+        beside: what the others do meanwhile.
+        """
         return work()
 
     def led(self, items: Iterable[T]) -> Iterator[T]:
@@ -91,8 +104,19 @@ class World:
         while item := self.lead(lambda: tuple(islice(iterator, 1))):
             yield item[0]
 
+    def in_step(self) -> World:
+        """The same processes where each works on every unit, since no pass through the model is possible without all.
+
+        Matrices are still solved for by their owners.
+        """
+        return self
+
     def agree(self, what: str, digest: str) -> None:
         """Raise WorldError in every process, unless all have the same digest of `what`."""
+
+    def meant(self, error: BaseException) -> BaseException:
+        """What is to be said of an error: that another process has ended, where it comes of that."""
+        return error
 
     def close(self) -> None:
         """All have come to the end."""

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 
-from lifelong_edit.errors import LifelongEditError, WorldError
+from lifelong_edit.errors import LifelongEditError, UsageError, WorldError
 from lifelong_edit.world.alone import World
 from lifelong_edit.world.carrying import as_bytes, put_in, taken_out
 from lifelong_edit.world.watching import Marks, Watch
@@ -49,6 +50,7 @@ class SharedWorld(World):
         """
         self.rank, self.size = rank, size
         self._meetings, self._busy = 0, False
+        self._meshes: dict[str, DeviceMesh] = {}
         self._watch = Watch(rank, size, Marks(store, rank), pids, stderr)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=FOREVER)
         found = self._meet("begin", os.getpid())
@@ -72,6 +74,11 @@ class SharedWorld(World):
                         "expected all of them alike and on one machine, since results depend on it"
                     )
 
+    @property
+    def passes_in_step(self) -> bool:
+        """See `World.passes_in_step`."""
+        return bool(self._meshes)
+
     def each(self, units: Iterable[U], work: Callable[[U], T]) -> list[T]:
         """What `work` makes of each unit, in their order, see `World.each`. Within other work nothing is shared out."""
         units = list(units)
@@ -86,10 +93,12 @@ class SharedWorld(World):
         there, place = number // self.size % 2 == 0, number % self.size
         return place if there else self.size - 1 - place
 
-    def lead(self, work: Callable[[], T]) -> T:
-        """What `work` gives or raises in process 0, where alone it is called, in every process."""
+    def lead(self, work: Callable[[], T], beside: Callable[[], object] | None = None) -> T:
+        """What `work` gives or raises in process 0, where alone it is called, in every process, see `World.lead`."""
         if self._busy:
             return work()
+        if beside is not None and not self.leads:
+            beside()
         return self._found("lead", range(1) if self.leads else range(0), lambda _: work())[0][0]
 
     def _found(self, purpose: str, mine: Sequence[int], work: Callable[[int], T]) -> list[list[T]]:
@@ -120,6 +129,30 @@ class SharedWorld(World):
                 f"process 0 of {self.size} came to {what} {found[0][:12]}, process {other} to {found[other][:12]}; "
                 "expected the same in all; nothing of it was committed; run it in one process, and report what differs"
             )
+
+    def in_step(self) -> World:
+        """See `World.in_step`."""
+        return InStep(self)
+
+    def mesh(self, kind: str) -> DeviceMesh:
+        """All processes, by whom shards of a model are held on devices of a kind; the same one each time.
+
+        What goes through it does not meet what is said by `each` and its kin. Raises UsageError for more processes than
+        cards.
+        """
+        if kind not in self._meshes:
+            if kind == "cuda" and torch.cuda.device_count() < self.size:
+                raise UsageError(
+                    f"found {self.size} processes and {torch.cuda.device_count()} CUDA devices, expected one for each "
+                    "process; start as many processes as there are devices"
+                )
+            group = dist.new_group(backend="nccl" if kind == "cuda" else "gloo", timeout=FOREVER)
+            self._meshes[kind] = DeviceMesh.from_group(group, kind)
+        return self._meshes[kind]
+
+    def meant(self, error: BaseException) -> BaseException:
+        """See `World.meant`: a collective of torch's that was left alone raises RuntimeError."""
+        return self._watch.lost() if isinstance(error, RuntimeError) and self._watch.has_lost() else error
 
     def close(self) -> None:
         """All have come to the end."""
@@ -172,3 +205,34 @@ class SharedWorld(World):
             dist.broadcast(buffer, src=rank)
         found: T = value if rank == self.rank else put_in(skeleton, buffer)
         return found
+
+
+class InStep(World):
+    """The processes of a world with a model of which each holds a shard: every pass is made by all of them.
+
+    So micro-batches are not shared out, and each process finds all by itself. Matrices are: no pass is needed there.
+    """
+
+    def __init__(self, world: SharedWorld) -> None:
+        self.world, self.rank, self.size = world, world.rank, world.size
+
+    @property
+    def at_once(self) -> int:
+        """One unit after the other."""
+        return 1
+
+    def named(self, names: Iterable[str], work: Callable[[str], T]) -> dict[str, T]:
+        """See `World.named`; `work` makes no pass."""
+        return self.world.named(names, work)
+
+    def kept(self, names: Iterable[str], work: Callable[[str], T]) -> dict[str, T]:
+        """See `World.kept`; `work` makes no pass."""
+        return self.world.kept(names, work)
+
+    def lead(self, work: Callable[[], T], beside: Callable[[], object] | None = None) -> T:
+        """See `World.lead`; `work` makes no pass, unless those `beside` it make the same ones."""
+        return self.world.lead(work, beside)
+
+    def agree(self, what: str, digest: str) -> None:
+        """See `World.agree`."""
+        self.world.agree(what, digest)

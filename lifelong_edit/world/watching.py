@@ -61,13 +61,7 @@ class Watch:
 
     def lost(self) -> WorldError:
         """What is to be said where another process has ended."""
-        left: dict[int, str] = {}
-        for _ in range(10):  # a connection breaks a moment before its process has ended
-            left = {rank: said for rank in self.pids if (said := self.marks.of(rank)) is not None}
-            left |= {rank: "" for rank in self._gone() if rank not in left}
-            if left:
-                break
-            time.sleep(EVERY / 2)
+        left = self._left()
         rank = min(left, default=None)
         who = f"one process of {self.size}" if rank is None else f"process {rank} of {self.size}"
         why = f" ({left[rank]})" if rank is not None and left[rank] else ""
@@ -75,6 +69,21 @@ class Watch:
             f"{who} ended before the others{why}; what was committed stays, and what was not is as if never begun; "
             "start the same command again, and it goes on where it stopped"
         )
+
+    def has_lost(self) -> bool:
+        """Whether another process has ended, or is about to."""
+        return bool(self._left())
+
+    def _left(self) -> dict[int, str]:
+        """Those that have ended, by rank, with what they said."""
+        left: dict[int, str] = {}
+        for _ in range(10):  # a connection breaks a moment before its process has ended
+            left = {rank: said for rank in self.pids if (said := self.marks.of(rank)) is not None}
+            left |= {rank: "" for rank in self._gone() if rank not in left}
+            if left:
+                break
+            time.sleep(EVERY / 2)
+        return left
 
     def tell(self) -> None:
         """Say that others have ended, if it is this process that does: those before it have, and without a word."""

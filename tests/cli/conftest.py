@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,9 +12,16 @@ from typing import Any, NoReturn
 import pytest
 from click.testing import CliRunner, Result
 
+from lifelong_edit.stores import EditLog, StepRecord
+from tests.warm import Running
 from tests.zoo import Zoo
 
 Run = Callable[..., Result]
+Ended = tuple[int, str, str]
+"""Exit code, stdout and stderr of a process."""
+Start = Callable[..., list[Running]]
+SECONDS = 200.0
+"""How long processes may take that were started together."""
 
 # A model with random weights is no judge of text, so its gate lets everything finite pass; and to its keys one prompt
 # is much like another.
@@ -131,3 +139,65 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("lifelong_edit.timeline.model.load_model", load_model)
     monkeypatch.setattr("lifelong_edit.models.load_model", load_model)
+
+
+# -- several processes
+
+
+KILLED = """
+import os, signal
+from {module} import {owner}
+true, count = {owner}.{name}, [0]
+def killed(*arguments, **named):
+    count[0] += 1
+    if count[0] == {call}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return true(*arguments, **named)
+{owner}.{name} = killed
+"""
+"""The process is killed as it calls something for the n-th time."""
+
+
+def ended(processes: list[Running]) -> list[Ended]:
+    """How processes ended, each within SECONDS."""
+    found = []
+    for process in processes:
+        out, err = process.communicate(SECONDS)
+        found.append((process.wait(), out.decode(), err.decode()))
+    return found
+
+
+@pytest.fixture
+def together(program: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Starts the program in two processes, as torchrun does. befores: by rank, code that runs first there."""
+
+    def start(*arguments: object, befores: dict[int, str] | None = None) -> list[Running]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        told = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        started = []
+        for rank in range(2):
+            with monkeypatch.context() as patch:
+                for name, value in (told | {"RANK": rank, "LOCAL_RANK": rank}).items():
+                    patch.setenv(name, str(value))
+                started.append(program(*arguments, before=(befores or {}).get(rank, "")))
+        return started
+
+    return start
+
+
+def digests(store: Path) -> list[tuple[str, str, dict[str, str]]]:
+    """Kind, weights and parts of each step."""
+    with EditLog.open(store, read_only=True) as log:
+        return [(step.kind, step.weights_digest, parts_of(step)) for step in log.steps()]
+
+
+def parts_of(step: StepRecord) -> dict[str, str]:
+    """The digests of a step's parts."""
+    return {name: part.digest for name, part in getattr(step, "parts", {}).items()}
+
+
+def last_line(text: str) -> str:
+    """The last line of what was said."""
+    return text.strip().splitlines()[-1]

@@ -23,6 +23,7 @@ from lifelong_edit.timeline import Timeline
 from lifelong_edit.timeline import model as timeline_model
 from lifelong_edit.tracing.rows import fact_rows
 from lifelong_edit.tracing.trace import trace
+from lifelong_edit.world import ALONE
 from tests.cards import Cards, WrongDevice, put, spread_over
 from tests.contracts.conftest import _WAYS, Kept, Options
 from tests.contracts.editing import Row, batch, lenient, placed
@@ -171,12 +172,13 @@ def test_the_cpu_solves_where_it_is_told_to(tmp_path: Path, options: Callable[[R
 
 
 def test_several_processes_do_not_share_cards_that_one_model_fills() -> None:
-    model = SimpleNamespace(_hf_hook=None, hf_device_map={"model": 0, "lm_head": 1})
-    several: Any = SimpleNamespace(model=model, world=SimpleNamespace(size=2))
+    model = SimpleNamespace(_hf_hook=None, hf_device_map={"model": 0, "lm_head": 1}, parameters=lambda: iter(()))
+    several: Any = SimpleNamespace(model=model, world=ALONE)
+    two: Any = SimpleNamespace(size=2)
     with pytest.raises(UsageError, match="2 processes and a model that is spread over 2 accelerators"):
-        timeline_model.require_shared(several)
+        timeline_model.share(several, Row("ft").settings(), two)
     model.hf_device_map["lm_head"] = "disk"
-    timeline_model.require_shared(several)
+    timeline_model.share(several, Row("ft").settings(), two)
 
 
 # -- the cards themselves

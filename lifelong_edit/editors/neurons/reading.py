@@ -86,7 +86,7 @@ def read(
         return {n: [s[at][there[n][at]].float() for at in range(len(chosen))] for n, s in shaped.items()}
 
     # as many micro-batches at a time as there are processes: what is read of a long text is never held whole
-    batches, size = list(by_length([len(e.ids) for e in encoded], micro_batch)), loaded.world.size
+    batches, size = list(by_length([len(e.ids) for e in encoded], micro_batch)), loaded.world.at_once
     for start in range(0, len(batches), size):
         part = batches[start : start + size]
         for chosen, found in zip(part, loaded.world.each(part, work), strict=True):

@@ -151,7 +151,7 @@ class Together:
         """
         loss, loaded = 0.0, self.bench.loaded
         with loaded.at(shifts):
-            for group in slices(parts, loaded.world.size):
+            for group in slices(parts, loaded.world.at_once):
                 found = traces(loaded, group, self.bench.settings.micro_batch)
                 for rows, traced in zip(group, found, strict=True):
                     one_pass(self.bench, asker, rows, system, self.settings.preserved_step, traced)
