@@ -31,6 +31,7 @@ from benchmarks.ability import ability
 from benchmarks.cases import CASES, Case, chosen, counterfact
 from lifelong_edit import Timeline
 from lifelong_edit.editors.registry import RULES, rule_of
+from lifelong_edit.errors import StepRefusedError
 from lifelong_edit.facts import Probe
 from lifelong_edit.judging.gate import verdicts
 from lifelong_edit.models import BASE, Form, LoadedModel, has_template
@@ -155,8 +156,11 @@ def edited(options: argparse.Namespace, cases: Sequence[Case], text: str) -> dic
         found["batches"] = []
         for start in range(0, len(facts), options.size):
             begun = time.perf_counter()
-            timeline.apply(facts[start : start + options.size])
-            told = {"seconds": time.perf_counter() - begun, **_told(timeline.show(timeline.head))}
+            try:
+                timeline.apply(facts[start : start + options.size])
+                told = {"seconds": time.perf_counter() - begun, **_told(timeline.show(timeline.head))}
+            except StepRefusedError as error:  # the state stays as it was, and its facts count as not answered
+                told = {"seconds": time.perf_counter() - begun, "refused": str(error)}
             found["batches"].append(told)
             print(json.dumps(common.rounded(told)), flush=True)
         with timeline.bench().loaded.at(timeline.overlay(timeline.head)):

@@ -29,7 +29,8 @@ from lifelong_edit import Timeline
 from lifelong_edit.bench import State
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.editors.ridge.settings import CHOSEN
-from lifelong_edit.facts import Probe, preserved_prompts_of, read_facts
+from lifelong_edit.errors import StepRefusedError
+from lifelong_edit.facts import Fact, Probe, preserved_prompts_of, read_facts
 from lifelong_edit.models import BASE
 from lifelong_edit.settings import settings_of
 from lifelong_edit.timeline.defaults import settings_from
@@ -92,18 +93,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found: dict[str, Any] = {"settings": settings.told(), "trials": options.trials, "tried": options.tried}
         model, store = str(common.shared(*MODEL.split("/"))), Path(folder) / "store"
         timeline = Timeline.create(store, model=model, settings=settings, preserve=preserve, hypernetwork=network)
-        begun_at = size_of(store)
+        begun_at, refused = size_of(store), list[Fact]()
         loaded = timeline.bench().loaded
         for start in range(0, len(stream.facts), options.size):
             batch = stream.facts[start : start + options.size]
             begun, used = time.perf_counter(), time.process_time()
-            timeline.apply(batch)
+            try:
+                timeline.apply(batch)
+            except StepRefusedError:  # the state stays as it was, and these are asked all the same
+                refused += batch
             stream.seconds += time.perf_counter() - begun
             stream.processor += time.process_time() - used
             stream.batches.append([fact.digest for fact in batch])
         if options.reconsolidate:
             timeline.reconsolidate()
-        stream.state = State(live={fact.digest: fact for fact in timeline.at(timeline.head).facts()})
+        stream.state = State(live={fact.digest: fact for fact in (*timeline.at(timeline.head).facts(), *refused)})
+        found["refused"] = len(refused)
         found["bytes_per_fact"] = (size_of(store) - begun_at) / len(stream.facts)
         found["seconds_per_fact"] = stream.seconds / len(stream.facts)
         found["figures"] = judge(loaded, stream, text, cohorts=True, overlay=timeline.overlay(timeline.head))
