@@ -46,6 +46,11 @@ def lived(split: str, count: int, seed: int) -> tuple[Stream, list[Probe]]:
     return make_stream(facts, count, seed), [probe for fact in train for probe in preserved_prompts_of(fact)]
 
 
+def ordinary() -> str:
+    """Text like that on which the model was made: of it is C₀, in trials and in the life that is judged."""
+    return common.shared(*TEXT.split("/"), "valid.txt").read_text(encoding="utf-8")
+
+
 def prepared(options: argparse.Namespace, folder: Path) -> None:
     """Choose the settings and train the network, by the command that users have; what it leaves lies in `folder`."""
     data = common.shared(*MODEL.split("/"))
@@ -92,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = settings_of(rule.settings, {"editor": options.rule, **settings_from(kept, rule.settings), **given})
         found: dict[str, Any] = {"settings": settings.told(), "trials": options.trials, "tried": options.tried}
         model, store = str(common.shared(*MODEL.split("/"))), Path(folder) / "store"
-        timeline = Timeline.create(store, model=model, settings=settings, preserve=preserve, hypernetwork=network)
+        more: dict[str, Any] = {"preserve": preserve, "hypernetwork": network, "text": ordinary().splitlines()}
+        timeline = Timeline.create(store, model=model, settings=settings, **more)
         begun_at, refused = size_of(store), list[Fact]()
         loaded = timeline.bench().loaded
         for start in range(0, len(stream.facts), options.size):
