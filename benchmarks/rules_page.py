@@ -6,6 +6,7 @@ python -m benchmarks.rules_page
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from lifelong_edit.editors.registry import RULES, rule_of
 PAGE = RESULTS.parents[1] / "docs" / "rules-compared.md"
 LIVES = "4x50-0"
 """The life that rules are compared on."""
-REAL = "4x25-0"
 MODEL = "smollm2"
+REAL = ("4x25-0", "4x25-1")
+"""The same on the larger model, and other facts for rules that have no life of these."""
 
 HEAD = """# Rules compared
 
@@ -45,7 +47,28 @@ tokens as the base model says them. Seconds are by the clock, of the median batc
 """
 
 
-SAID = {"small": "", "large": ""}
+SAID = {
+    "small": """\
+- In a model of six layers the rules that ask each layer at the answer for a difference of its values are ahead: \
+`malmen`, `gradient` and `ultraedit`. Between them is little more than chance.
+- `grace` has their efficacy without the generality: a question in other words seldom comes near enough to its key. It \
+keeps an entry, and leaves the weights as they are.
+- `neurons`, far ahead on the larger model below, answers six of ten here, and harms nothing. So small a model is not \
+what it was made for, and not what it is the default of.
+- The rules that locate teach next to nothing, with any of the settings that were tried (efficacy .10 to .13 of 40 \
+facts in one batch), and locality falls batch by batch. [Why](rules.md#constants).
+- `retrieval` needs a model that reads what stands before a question. This one does not.
+- The other rules were not measured here for want of processor time; the command is the same.
+""",
+    "large": """\
+- `retrieval`, the rival without weights, is bit for bit the base model where it does not open, and answers nearly all \
+prompts; the record's own rephrase seldom passes its gate.
+- Rules that move weights take the prompts and pay for it at the neighbours, in the sentence that was taught and no \
+other; what is searched for at the subject carries further.
+- `neurons` is ahead of all of them in the sum, and the only one that has generality and locality together. It is the \
+default of models of this size.
+""",
+}
 """What the tables say: read these sentences again whenever the figures change."""
 
 
@@ -57,14 +80,15 @@ def main() -> None:
 def page(results: Path = RESULTS) -> str:
     """The document: a table for each model, best rules first."""
     small = {rule: found for rule in RULES if (found := _read(results, f"rules-{rule}-{LIVES}"))}
-    large = {rule: found for rule in RULES if (found := _read(results, f"real-{MODEL}-{rule}-{REAL}"))}
+    large = {rule: found for rule in RULES if (found := _read(results, *(f"real-{MODEL}-{rule}-{r}" for r in REAL)))}
     parts = [HEAD, SMALL, "\n".join(_small(small)), SAID["small"], LARGE, "\n".join(_large(large)), SAID["large"]]
     return "\n".join(part if part.endswith("\n") else part + "\n" for part in parts)
 
 
-def _read(results: Path, name: str) -> dict[str, Any] | None:
-    file = results / f"{name}.json"
-    found: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+def _read(results: Path, *names: str) -> dict[str, Any] | None:
+    """The first of some results that is there."""
+    files = [results / f"{name}.json" for name in names]
+    found: dict[str, Any] | None = next((json.loads(f.read_text(encoding="utf-8")) for f in files if f.is_file()), None)
     return found
 
 
@@ -99,7 +123,13 @@ def _chosen(rule: str, told: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    """As it would be written; of matrices their layers."""
+    short = [re.sub(r"^transformer\.h\.(\d+)\.mlp\.c_proj", r"\1", str(one)) for one in _listed(value)]
+    return ",".join(short)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _large(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -129,7 +159,7 @@ def _beside(command: str) -> str:
     found = []
     for word in words:
         value = next(words, "")
-        if word in ("--set", "--text", "--preserved", "--modules") and value != "form=plain":
+        if word in ("--set", "--text", "--preserved", "--modules", "--seed") and value != "form=plain":
             found.append(f"`{word} {value}`" if word != "--set" else f"`{value}`")
     return " ".join(found) or "–"
 
