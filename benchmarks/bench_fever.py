@@ -141,9 +141,9 @@ def parted(claims: Sequence[Claim], count: int) -> tuple[list[Claim], list[Claim
         if held < NEIGHBOURS and sizes[claim.about] <= FEW and claim.about not in aside:
             aside.add(claim.about)
             held += sizes[claim.about]
-    flipped = [claim for claim in claims if claim.about not in aside]
+    rest = [claim for claim in claims if claim.about not in aside]
     others = [claim for claim in claims if claim.about in aside]
-    return flipped[:count], others[:NEIGHBOURS], flipped[count : count + SAME]
+    return rest[:count], others[:NEIGHBOURS], rest[count : count + SAME]
 
 
 def _share(right: Iterable[bool]) -> float:
@@ -215,8 +215,10 @@ def run(name: str, arm: Arm, options: argparse.Namespace) -> dict[str, Any]:
     network = network_of(name, arm, settings, options)
     batches, size = (int(n) for n in (options.stream or "0x0").split("x"))
     most = max([*options.size, batches * size, 64])
-    used = {claim.text for some in parted(claims_of("trained"), most) for claim in some}
-    preserve = [c for c in claims_of("trained") if options.part == "judged" or c.text not in used]
+    preserve = claims_of("trained")
+    if options.part == "trained":
+        used = {claim.text for some in parted(preserve, most) for claim in some}
+        preserve = [claim for claim in preserve if claim.text not in used]
     preserve = preserve[: options.preserved or arm.preserved]
     bench = bench_of(arm, settings, network, preserve)
     editor = make_editor(bench)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
+from benchmarks.bench_real import ordinary
 from benchmarks.bench_streams import MODEL, TEXT, Stream, judge, make_stream
 from benchmarks.validation import validation
 from lifelong_edit import Timeline
@@ -44,11 +45,6 @@ def lived(split: str, count: int, seed: int) -> tuple[Stream, list[Probe]]:
         return validation(train, count, seed)
     facts = [record.fact for record in read_facts([str(folder / "facts_stream.jsonl")])]
     return make_stream(facts, count, seed), [probe for fact in train for probe in preserved_prompts_of(fact)]
-
-
-def ordinary() -> str:
-    """Text like that on which the model was made: of it is C₀, in trials and in the life that is judged."""
-    return common.shared(*TEXT.split("/"), "valid.txt").read_text(encoding="utf-8")
 
 
 def prepared(options: argparse.Namespace, folder: Path) -> None:
@@ -97,8 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = settings_of(rule.settings, {"editor": options.rule, **settings_from(kept, rule.settings), **given})
         found: dict[str, Any] = {"settings": settings.told(), "trials": options.trials, "tried": options.tried}
         model, store = str(common.shared(*MODEL.split("/"))), Path(folder) / "store"
-        more: dict[str, Any] = {"preserve": preserve, "hypernetwork": network, "text": ordinary().splitlines()}
-        timeline = Timeline.create(store, model=model, settings=settings, **more)
+        timeline = Timeline.create(
+            store, model=model, settings=settings, preserve=preserve, hypernetwork=network,
+            text=ordinary(),  # as `prepared` has it
+        )  # fmt: skip
         begun_at, refused = size_of(store), list[Fact]()
         loaded = timeline.bench().loaded
         for start in range(0, len(stream.facts), options.size):

@@ -86,7 +86,7 @@ def page(results: Path = RESULTS) -> str:
     small = {rule: found for rule in RULES if (found := _read(results, f"rules-{rule}-{LIVES}"))}
     large = {rule: found for rule in RULES if (found := _read(results, *(f"real-{MODEL}-{rule}-{r}" for r in REAL)))}
     parts = [HEAD, SMALL, "\n".join(_small(small)), SAID["small"], LARGE, "\n".join(_large(large)), SAID["large"]]
-    return "\n".join(part if part.endswith("\n") else part + "\n" for part in parts)
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def _read(results: Path, *names: str) -> dict[str, Any] | None:

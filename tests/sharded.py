@@ -10,6 +10,7 @@ from typing import Any
 
 from lifelong_edit.facts import Probe
 from lifelong_edit.world import ALONE, World
+from tests.cli.conftest import parts_of
 from tests.contracts.editing import Row, batch, lenient, placed
 
 BEGUN = """
@@ -60,13 +61,9 @@ def walk(
         timeline.apply(placed(2), gate=lenient)
         view = timeline.at("head")
         answers = [view.ask(fact.prompt) for fact in batch(0)]
-        steps = [(step.kind, step.weights_digest, _parts(step)) for step in timeline.log()]
+        steps = [(step.kind, step.weights_digest, parts_of(step)) for step in timeline.log()]
         measured = evaluate(timeline).to_json()
         return {"steps": steps, "answers": answers, "eval": measured, **held(timeline.bench().loaded.model)}
-
-
-def _parts(step: Any) -> dict[str, str]:
-    return {name: part.digest for name, part in getattr(step, "parts", {}).items()}
 
 
 def look(source: str, modules: Sequence[str] | None, device: str, world: World = ALONE) -> dict[str, Any]:

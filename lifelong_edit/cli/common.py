@@ -135,12 +135,17 @@ def reader_of(mapping: Sequence[str], relations: Path | None) -> Reader:
     return Reader(mapping_of(mapping) if mapping else {}, None if relations is None else read_relations(relations))
 
 
-device_option = click.option(
-    "--device",
-    metavar="NAME|auto|sharded|FILE",
-    help="Where the model lives: cpu, cuda, cuda:1, mps; auto, or a device map (.json), for one that is too large for "
-    "a single device; sharded, a shard in each of --processes. Default: as at `init`.",
-)
+def device_option_of(cpu: str, otherwise: str = "") -> Callable[[Command], Command]:
+    """The option --device. cpu: how the CPU is told of; otherwise: what is said at the end."""
+    return click.option(
+        "--device",
+        metavar="NAME|auto|sharded|FILE",
+        help=f"Where the model lives: {cpu}, cuda, cuda:1, mps; auto, or a device map (.json), for one that is too "
+        f"large for a single device; sharded, a shard in each of --processes.{otherwise}",
+    )
+
+
+device_option = device_option_of("cpu", " Default: as at `init`.")
 
 
 def _use_model(context: click.Context, _: click.Parameter, value: str | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -44,13 +44,12 @@ def print_evaluation(found: Evaluation) -> None:
         )
 
 
-def _print_batches(batches: Iterable[BatchScores]) -> None:
+def _print_batches(batches: Sequence[BatchScores]) -> None:
     """One row a batch, and the last for all; what nobody asked has no column."""
-    found, rows = list(batches), []
-    names = [name for name, share in found[-1].shares.items() if share.score.count]
-    for batch in found:
-        ends = [(s.score, s.low, s.high) for s in map(batch.shares.__getitem__, names)]
-        cells = [_interval(*(end.generated for end in three)) for three in ends]
+    names, rows = [name for name, share in batches[-1].shares.items() if share.score.count], []
+    for batch in batches:
+        shares = [batch.shares[name] for name in names]
+        cells = [_interval(s.score.generated, s.low.generated, s.high.generated) for s in shares]
         rows.append((_step(batch), batch.taught, batch.live, *cells, _finite(batch.divergence.value)))
     print_table(("step", "taught", "in force", *names, "KL"), rows)
 

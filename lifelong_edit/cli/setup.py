@@ -10,6 +10,7 @@ import click
 
 from lifelong_edit.cli.common import (
     author_option,
+    device_option_of,
     editor_in,
     json_option,
     parse_settings,
@@ -301,12 +302,7 @@ def read_text(path: Path) -> str:
 
 @click.command()
 @making_options
-@click.option(
-    "--device",
-    metavar="NAME|auto|sharded|FILE",
-    help="Where the model lives: cpu (the default), cuda, cuda:1, mps; auto, or a device map (.json), for one that is "
-    "too large for a single device; sharded, a shard in each of --processes.",
-)
+@device_option_of("cpu (the default)")
 @author_option
 @store_option
 @json_option

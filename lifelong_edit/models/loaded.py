@@ -16,7 +16,7 @@ from lifelong_edit.models.families import EditableModule, Family, find_modules, 
 from lifelong_edit.models.fingerprint import fingerprint_of, tokenizer_fingerprint
 from lifelong_edit.models.forms import PLAIN, Forms, SameQuestion
 from lifelong_edit.models.overlay import BASE, Overlay, Putting, Shifts
-from lifelong_edit.models.placement import require_unsharded
+from lifelong_edit.models.placement import is_shard, require_unsharded
 from lifelong_edit.world import ALONE, World
 
 
@@ -87,7 +87,7 @@ class LoadedModel:
         self.model.requires_grad_(False)
         self.fingerprint = self.fingerprint or fingerprint_of(self.model)
         for module in self.modules:
-            if hasattr(self._weight(self.model, module), "full_tensor"):
+            if is_shard(self._weight(self.model, module)):
                 raise UsageError(
                     f"{module.name} is in shards, and only what was to be edited when the model was loaded is whole; "
                     "load the model with these modules, or on another device"

@@ -311,10 +311,11 @@ def aliases_of(model: Any) -> dict[str, str]:
 
 def in_shards(model: Any) -> bool:
     """Whether each of several processes holds a shard of the model."""
-    return any(_is_shard(parameter) for parameter in model.parameters())
+    return any(is_shard(parameter) for parameter in model.parameters())
 
 
-def _is_shard(tensor: Tensor) -> bool:
+def is_shard(tensor: Tensor) -> bool:
+    """Whether a process holds no more than a part of a tensor."""
     return hasattr(tensor, "full_tensor")  # a DTensor, whose module takes long to import
 
 
@@ -333,7 +334,7 @@ def whole(model: Any, name: str) -> Tensor:
     Of a model in shards it is gathered, by all processes at once.
     """
     parameter: Any = model.get_parameter(name)
-    if _is_shard(parameter):
+    if is_shard(parameter):
         gathered: Tensor = parameter.detach().full_tensor()
         return gathered
     if parameter.device.type != "meta":

@@ -142,11 +142,10 @@ On a model of 8 M parameters (256) `gradient` was ahead of `neurons`, on one of 
 
 
 def default_editor(hypernetwork: str | Path | None, model: str, modules: Sequence[str] = ()) -> str:
-    """The rule of a new store of which none is named: that of a network, else of large language models, and of
-    classifiers, `neurons`.
+    """The rule of a new store of which none is named: that of a network, `neurons` of a large decoder or a classifier.
 
-    `gradient` of all others, of those about which nothing can be said yet, and where modules are named: `neurons`
-    would want them at the subject.
+    `gradient` of all others, of those about which nothing can be said yet, and where modules are named: of a decoder
+    `neurons` would want them at the subject.
     """
     if hypernetwork is not None:
         return rule_of_network(Path(hypernetwork))

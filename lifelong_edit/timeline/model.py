@@ -21,7 +21,7 @@ from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import ModelMismatchError, UnknownModelError, UsageError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import EditableModule, LoadedModel, load_model, tokenizer_fingerprint
-from lifelong_edit.models.placement import in_shards, spread
+from lifelong_edit.models.placement import spread
 from lifelong_edit.policies.scoring import Scorer
 from lifelong_edit.settings import StoreSettings, is_map
 from lifelong_edit.stores import WEIGHTS, Init, Part, digest_bytes, encode_tensors, tensors_digest, zeros
@@ -198,7 +198,7 @@ def share(loaded: LoadedModel, settings: StoreSettings, world: World) -> None:
     Raises UsageError where several processes have a model that is spread over accelerators, which each would fill.
     """
     loaded.solves_on_cpu = settings.solve_device == "cpu"
-    if not in_shards(loaded.model):
+    if not loaded.world.passes_in_step:
         loaded.world = world
     places = {place for place in spread(loaded.model).values() if place not in ("cpu", "disk")}
     if loaded.world.size > 1 and len(places) > 1:

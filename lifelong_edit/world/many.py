@@ -221,6 +221,11 @@ class InStep(World):
         """One unit after the other."""
         return 1
 
+    @property
+    def passes_in_step(self) -> bool:
+        """They are."""
+        return True
+
     def named(self, names: Iterable[str], work: Callable[[str], T]) -> dict[str, T]:
         """See `World.named`; `work` makes no pass."""
         return self.world.named(names, work)

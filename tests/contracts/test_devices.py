@@ -172,9 +172,9 @@ def test_the_cpu_solves_where_it_is_told_to(tmp_path: Path, options: Callable[[R
 
 
 def test_several_processes_do_not_share_cards_that_one_model_fills() -> None:
-    model = SimpleNamespace(_hf_hook=None, hf_device_map={"model": 0, "lm_head": 1}, parameters=lambda: iter(()))
+    model = SimpleNamespace(_hf_hook=None, hf_device_map={"model": 0, "lm_head": 1})
     several: Any = SimpleNamespace(model=model, world=ALONE)
-    two: Any = SimpleNamespace(size=2)
+    two: Any = SimpleNamespace(size=2, passes_in_step=False)
     with pytest.raises(UsageError, match="2 processes and a model that is spread over 2 accelerators"):
         timeline_model.share(several, Row("ft").settings(), two)
     model.hf_device_map["lm_head"] = "disk"
