@@ -5,6 +5,9 @@ through: real facts by templates, keys drawn at random on the store's grid, shif
 are the real commands on it: opening, the state at the head, a first batch (which makes everything ready), later batches
 with their conflict check, sieve and rehearsal, `status`, `log`, `facts`, `report`. Processor seconds of one thread, so
 that a busy machine does not count; memory is the process's peak.
+
+On so small a model a batch is next to nothing but what a history costs. `--model FOLDER` takes a real one, edited in
+layers 4 and 5 with the settings that users have, and only later batches are measured.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,10 @@ COMMANDS = {
     "report": ["report", "-o", "report.html"],
     "fsck": ["fsck"],
 }
+SMALL = {"modules": ("0-1",), "passes": 1, "rehearse": 20, "preserved": 20, "phrasings": 0, "text_tokens": 2000}
+"""Settings of the store on the made model: little work, so that what a history costs stands out."""
+REAL = {"modules": ("4-5",)}
+"""Of that on a real one: a user's, but for rounds beyond the first three, of which there may be more or fewer."""
 ROADS = ("Road", "Street", "Lane", "Hill", "Bridge")
 
 
@@ -47,24 +54,32 @@ def main() -> None:
     parser.add_argument(
         "--place", type=Path, help="where the stores are made, kept, and taken from when they are there"
     )
+    parser.add_argument("--model", type=Path, help="a real model's folder; the default is made, with random weights")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside:
         print(json.dumps(inside(given.inside)))
         return
+    commands = {} if given.model else COMMANDS
+    name = f"histories-{given.model.name}" if given.model else "histories"
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:
         place = given.place or Path(work)
-        if not (place / "model").exists():
+        if not (given.model or (place / "model").exists()):
             make_model(place / "model")
         for count in given.facts:
-            results.append({"facts": count, **one(place, Path(work), count)})
+            kept = place / f"store-{count}"
+            began = time.process_time()
+            if not kept.exists():
+                make_history(given.model or place / "model", kept, count, SMALL if given.model is None else REAL)
+            making = time.process_time() - began
+            results.append({"facts": count, "making": making, **one(kept, Path(work), commands)})
             first = results[0]
             results[-1]["to_the_first"] = {
                 name: value / first[name] for name, value in results[-1].items() if isinstance(value, float)
             }
             print(json.dumps(results[-1], indent=1), flush=True)
-            write("histories", {"batch": BATCH, "histories": results})
+            write(name, {"batch": BATCH, "histories": results})
 
 
 def template(number: int) -> Any:
@@ -78,18 +93,14 @@ def template(number: int) -> Any:
     )
 
 
-def one(place: Path, work: Path, count: int) -> dict[str, Any]:
-    """A history of `count` facts, made or found in `place`, and all that is measured on a copy of it in `work`."""
-    kept, store = place / f"store-{count}", work / f"measured-{count}"
-    began = time.process_time()
-    if not kept.exists():
-        make_history(place / "model", kept, count)
-    found: dict[str, Any] = {"making": time.process_time() - began}
+def one(kept: Path, work: Path, commands: Mapping[str, list[str]]) -> dict[str, Any]:
+    """All that is measured on a copy of a history in `work`."""
+    store = work / f"measured-{kept.name}"
     shutil.copytree(kept, store)
     command = [sys.executable, "-m", "benchmarks.bench_histories", "--inside", str(store)]
-    found |= json.loads(subprocess.check_output(command, text=True))
+    found: dict[str, Any] = json.loads(subprocess.check_output(command, text=True))
     base = min(processor_time(["--version"], work) for _ in range(2))  # the first one reads files anew
-    found |= {name: max(0.001, processor_time(words, work, store) - base) for name, words in COMMANDS.items()}
+    found |= {name: max(0.001, processor_time(words, work, store) - base) for name, words in commands.items()}
     found["mib_on_disk"] = sum(f.stat().st_blocks * 512 for f in store.rglob("*") if f.is_file()) / 2**20
     return found
 
@@ -104,7 +115,7 @@ def processor_time(words: list[str], folder: Path, store: Path | None = None) ->
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def make_history(model: Path, store: Path, count: int) -> None:
+def make_history(model: Path, store: Path, count: int, settings: Mapping[str, Any]) -> None:
     """A store with `count` live facts, by steps of AT_ONCE facts that no solve made."""
     from lifelong_edit import Settings, Timeline
     from lifelong_edit.editors.contract import Added, Change, Entries
@@ -112,14 +123,12 @@ def make_history(model: Path, store: Path, count: int) -> None:
     from lifelong_edit.timeline.commit import UNMADE, Draft, write_step
     from lifelong_edit.timeline.defaults import default_preserved, default_text
 
-    settings = Settings(
-        modules=("0-1",), editor="gradient", passes=1, more_passes=0, rehearse=20, preserved=20, phrasings=0,
-        text_tokens=2000, gate_perplexity=1e30,
-    )  # fmt: skip
     random = np.random.default_rng(0)
-    with Timeline.create(
-        store, model=str(model), settings=settings, preserve=default_preserved("atlas")[:40], text=default_text()
-    ) as timeline:
+    made = Timeline.create(
+        store, model=str(model), settings=Settings(editor="gradient", more_passes=0, gate_perplexity=1e30, **settings),
+        preserve=default_preserved("atlas")[:40], text=default_text(),
+    )  # fmt: skip
+    with made as timeline:
         shapes = timeline.config.model.modules
         weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 

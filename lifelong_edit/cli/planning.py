@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 )
 @click.option("--train", "training", multiple=True, metavar="NAME=VALUE", help="A setting of that training.")
 @making_options
-@click.option("--device", metavar="NAME", help="Where the model lives: cpu (the default), cuda, cuda:1, mps.")
+@click.option(
+    "--device",
+    metavar="NAME",
+    help="Where the model lives: cpu (the default), cuda, cuda:1, mps; sharded, among as many as --processes says.",
+)
 @store_option
 @json_option
 def plan(
@@ -86,6 +90,7 @@ def plan(
         folder=store,
         minutes=minutes,
         train=parse_settings(TrainSettings, "--train", training, seed=settings.seed),
+        processes=click.get_current_context().find_root().params.get("processes") or 1,
         say=say,
     )
     _tell(found, as_json=as_json)

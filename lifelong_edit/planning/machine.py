@@ -17,20 +17,31 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Machine:
-    """Bytes that are free: of memory on the device and beside it, of disk where the store will be."""
+    """Bytes that are free: of memory on the device and beside it, of disk where the store will be.
+
+    cards: how many the machine has of the kind of the device; 0 for a CPU.
+    """
 
     device: str
     memory: int
     device_memory: int | None
     disk: int
     cores: int
+    cards: int = 0
 
 
 def machine_at(folder: Path, device: torch.device) -> Machine:
     """What is free now, of the disk under `folder`."""
     near = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    on_device = int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
-    return Machine(str(device), free_memory(), on_device, shutil.disk_usage(near).free, torch.get_num_threads())
+    on_card = device.type == "cuda"
+    return Machine(
+        device=str(device),
+        memory=free_memory(),
+        device_memory=int(torch.cuda.mem_get_info(device)[0]) if on_card else None,
+        disk=shutil.disk_usage(near).free,
+        cores=torch.get_num_threads(),
+        cards=torch.cuda.device_count() if on_card else 0,
+    )
 
 
 def free_memory() -> int:

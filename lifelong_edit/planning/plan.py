@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from lifelong_edit.bench import Say, silent
 from lifelong_edit.cache import bypassed
@@ -22,7 +23,7 @@ from lifelong_edit.planning.machine import Clock, Machine, free_memory, machine_
 from lifelong_edit.planning.measure import Measured, calibrate
 from lifelong_edit.planning.small import LAYERS, Size, build_small, size_of
 from lifelong_edit.planning.training import Trained
-from lifelong_edit.settings import StoreSettings
+from lifelong_edit.settings import SHARDED, StoreSettings
 from lifelong_edit.training.episodes import TrainSettings
 
 FITS = 0.85
@@ -74,16 +75,21 @@ def make_plan(
     folder: Path | None = None,
     minutes: float | None = None,
     train: TrainSettings | None = None,
+    processes: int = 1,
     clock: Clock = time.perf_counter,
     say: Say = silent,
 ) -> Plan:
     """Measure a model in small and say what `facts` facts in batches of `batch_size` will take.
 
     folder: where the store would be; the calibration's lies in a temporary folder and goes. minutes: for which the
-    rule's network is to be trained, so as `train` says; where it has none, that of `malmen`. Raises what making a
+    rule's network is to be trained, so as `train` says; where it has none, that of `malmen`. processes: among which a
+    model is sharded whose device is `sharded`; measured is one process, with the whole. Raises what making a
     store, editing and training raise, UsageError for minutes of a rule that has no network.
     """
-    rule, device = rule_of(settings.editor), resolve_device(settings.device)
+    rule, in_shards = rule_of(settings.editor), settings.device == SHARDED
+    if in_shards:
+        settings = settings.replace(device="cuda" if torch.cuda.is_available() else "cpu")  # where a shard would be
+    device = resolve_device(settings.device)
     if minutes is not None and not (rule.network or isinstance(settings, RidgeSettings)):
         raise UsageError(
             f"found minutes of training for the editing rule {rule.name}, expected a rule with a network, or one of "
@@ -108,9 +114,11 @@ def make_plan(
     extra = _beside(size, layers, settings) if small and size is not None else 0
     work = costs(measured, settings, facts, batch_size, len(preserve), layers=layers, extra=extra)
     told = _notes(settings, small)
+    if in_shards and size is not None:
+        told.append(_in_shards(size, weights, max(2, processes)))
     if minutes is not None and learn is not None:
         told += _with_training(work, measured.training, learn, minutes, layers, extra)
-    fits, advice = _advice(work, machine, settings, size, weights, facts)
+    fits, advice = _advice(work, machine, settings, size, weights, facts, in_shards=in_shards)
     return Plan(
         model=model,
         editor=settings.editor,
@@ -129,6 +137,16 @@ def make_plan(
 def _beside(size: Size, layers: float, settings: StoreSettings) -> int:
     """Bytes by which a model is larger than the small one that was measured: the layers that were left out."""
     return int(size.parameters * DTYPES[settings.dtype].itemsize * (1 - 1 / layers))
+
+
+def _in_shards(size: Size, weights: int, processes: int) -> str:
+    """What a process holds of a model in shards: edited matrices whole, an Nth of all else."""
+    edited = weights * sum(d_in * d_out for d_in, d_out in size.matrices) / max(1, size.parameters)
+    share = edited + (weights - edited) / processes
+    return (
+        f"measured in one process, with the whole model; in shards each of {processes} processes holds "
+        f"{said_bytes(share)} of its {said_bytes(weights)}, and beside it what a pass has gathered"
+    )
 
 
 def line(x1: float, y1: float, x2: float, y2: float, x: float) -> float:
@@ -219,7 +237,14 @@ def _with_training(
 
 
 def _advice(
-    work: dict[str, Cost], machine: Machine, settings: StoreSettings, size: Size | None, weights: int, facts: int
+    work: dict[str, Cost],
+    machine: Machine,
+    settings: StoreSettings,
+    size: Size | None,
+    weights: int,
+    facts: int,
+    *,
+    in_shards: bool = False,
 ) -> tuple[bool, list[str]]:
     """Whether it fits, and what to set where it does not."""
     room = machine.memory if machine.device_memory is None else machine.device_memory
@@ -227,6 +252,11 @@ def _advice(
     disk = sum(work[name].disk for name in ("init", "batches", "reconsolidation", "training") if name in work)
     found: list[str] = []
     if memory > FITS * room:
+        if machine.cards > 1 and not in_shards:
+            found.append(
+                f"--device sharded, with --processes {machine.cards} of every command: the weights in shards, one on "
+                "each card"
+            )
         if weights > FITS * room and settings.device != "auto":
             found.append("--device auto: a device map over all accelerators, memory and the disk; the disk is slow")
         found += _less_memory(settings, size, weights, facts)

@@ -146,6 +146,26 @@ def test_a_calibration_neither_reads_nor_leaves_what_is_kept(tmp_path: Path, mon
     assert len(made) == 3
 
 
+def test_a_machine_of_several_cards_is_told_of_shards() -> None:
+    size = planning.Size(10**9, 32, ((1000, 1000),) * 2)
+    work = {"init": Cost(seconds=1, memory=2 * 10**9, disk=1), "batches": Cost(seconds=1, memory=1, disk=1)}
+    cards = Machine("cuda", 10**12, 10**9, 10**9, 1, cards=4)
+    _, advice = planning._advice(work, cards, Settings(), size, 4 * 10**9, 1000)
+    assert advice[0].startswith("--device sharded, with --processes 4 ")
+    _, others = planning._advice(work, cards, Settings(), size, 4 * 10**9, 1000, in_shards=True)
+    assert not any("sharded" in line for line in others)
+    edited = 4 * 2 * 10**6  # bytes of the two matrices, which every process holds whole
+    assert planning.said_bytes(edited + (4 * 10**9 - edited) / 4) in planning._in_shards(size, 4 * 10**9, 4)
+
+
+def test_a_plan_for_shards_says_what_a_process_holds(tiny_gpt2: Path, sentences: list[str]) -> None:
+    found = make_plan(
+        str(tiny_gpt2), TINY.replace(device="sharded"), 50, 20, preserve=[], text=[" ".join(sentences * 20)],
+        processes=3,
+    )  # fmt: skip
+    assert any("each of 3 processes holds" in note for note in found.notes) and found.machine["device"] == "cpu"
+
+
 def test_a_plan_of_a_tiny_model(tiny_gpt2: Path, sentences: list[str], tmp_path: Path) -> None:
     probes = [Probe(prompt=s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
     found = make_plan(
