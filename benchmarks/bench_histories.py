@@ -6,8 +6,10 @@ are the real commands on it: opening, the state at the head, a first batch (whic
 with their conflict check, sieve and rehearsal, `status`, `log`, `facts`, `report`. Processor seconds of one thread, so
 that a busy machine does not count; memory is the process's peak.
 
-On so small a model a batch is next to nothing but what a history costs. `--model FOLDER` takes a real one, edited in
-layers 4 and 5 with the settings that users have, and only later batches are measured.
+On so small a model a batch is next to nothing but what a history costs. `--real` takes trex-gpt2-mini instead, edited
+in layers 4 and 5 with the settings that users have; batches are facts of its stream, and the keys by which
+contradictions are found lie about those of its training facts as real ones do: each is one of them and half the
+difference of two others of its relation. Measured is then what a process that edits takes.
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.bench_load import PLACES, make_model
-from benchmarks.common import write
+from benchmarks.bench_streams import MODEL
+from benchmarks.common import shared, write
 
 AT_ONCE = 500
 """Facts of each step of the history that is written."""
@@ -54,26 +57,26 @@ def main() -> None:
     parser.add_argument(
         "--place", type=Path, help="where the stores are made, kept, and taken from when they are there"
     )
-    parser.add_argument("--model", type=Path, help="a real model's folder; the default is made, with random weights")
+    parser.add_argument("--real", action="store_true", help="of a real model of 8 M parameters")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside:
-        print(json.dumps(inside(given.inside)))
+        print(json.dumps(inside(given.inside, real=given.real)))
         return
-    commands = {} if given.model else COMMANDS
-    name = f"histories-{given.model.name}" if given.model else "histories"
+    name = "histories-real" if given.real else "histories"
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:
         place = given.place or Path(work)
-        if not (given.model or (place / "model").exists()):
-            make_model(place / "model")
+        model = shared(*MODEL.split("/")) if given.real else place / "model"
+        if not model.exists():
+            make_model(model)
         for count in given.facts:
             kept = place / f"store-{count}"
             began = time.process_time()
             if not kept.exists():
-                make_history(given.model or place / "model", kept, count, SMALL if given.model is None else REAL)
+                make_history(model, kept, count, real=given.real)
             making = time.process_time() - began
-            results.append({"facts": count, "making": making, **one(kept, Path(work), commands)})
+            results.append({"facts": count, "making": making, **one(kept, Path(work), real=given.real)})
             first = results[0]
             results[-1]["to_the_first"] = {
                 name: value / first[name] for name, value in results[-1].items() if isinstance(value, float)
@@ -93,14 +96,16 @@ def template(number: int) -> Any:
     )
 
 
-def one(kept: Path, work: Path, commands: Mapping[str, list[str]]) -> dict[str, Any]:
+def one(kept: Path, work: Path, *, real: bool) -> dict[str, Any]:
     """All that is measured on a copy of a history in `work`."""
     store = work / f"measured-{kept.name}"
     shutil.copytree(kept, store)
     command = [sys.executable, "-m", "benchmarks.bench_histories", "--inside", str(store)]
+    command += ["--real"] if real else []
     found: dict[str, Any] = json.loads(subprocess.check_output(command, text=True))
-    base = min(processor_time(["--version"], work) for _ in range(2))  # the first one reads files anew
-    found |= {name: max(0.001, processor_time(words, work, store) - base) for name, words in commands.items()}
+    if not real:
+        base = min(processor_time(["--version"], work) for _ in range(2))  # the first one reads files anew
+        found |= {name: max(0.001, processor_time(words, work, store) - base) for name, words in COMMANDS.items()}
     found["mib_on_disk"] = sum(f.stat().st_blocks * 512 for f in store.rglob("*") if f.is_file()) / 2**20
     return found
 
@@ -115,7 +120,7 @@ def processor_time(words: list[str], folder: Path, store: Path | None = None) ->
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def make_history(model: Path, store: Path, count: int, settings: Mapping[str, Any]) -> None:
+def make_history(model: Path, store: Path, count: int, *, real: bool) -> None:
     """A store with `count` live facts, by steps of AT_ONCE facts that no solve made."""
     from lifelong_edit import Settings, Timeline
     from lifelong_edit.editors.contract import Added, Change, Entries
@@ -124,17 +129,20 @@ def make_history(model: Path, store: Path, count: int, settings: Mapping[str, An
     from lifelong_edit.timeline.defaults import default_preserved, default_text
 
     random = np.random.default_rng(0)
-    made = Timeline.create(
-        store, model=str(model), settings=Settings(editor="gradient", more_passes=0, gate_perplexity=1e30, **settings),
-        preserve=default_preserved("atlas")[:40], text=default_text(),
-    )  # fmt: skip
-    with made as timeline:
+    settings = Settings(editor="gradient", more_passes=0, gate_perplexity=1e30, **(REAL if real else SMALL))
+    preserve = default_preserved("atlas")[:40]
+    with Timeline.create(
+        store, model=str(model), settings=settings, preserve=preserve, text=default_text()
+    ) as timeline:
         shapes = timeline.config.model.modules
         weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
+        width = next(iter(shapes.values()))[0]
+        drawn = like_real(timeline.bench().loaded, random) if real else lambda: random.standard_normal(width)
+
         def keys() -> FactKeys:
             rows = {n: random.integers(-9000, 9000, (2, s[0])).astype(np.int16) for n, s in shapes.items()}
-            return FactKeys(rows, random.standard_normal(next(iter(shapes.values()))[0]).astype(np.float32))
+            return FactKeys(rows, drawn().astype(np.float32))
 
         for first in range(0, count, AT_ONCE):
             facts = [template(n) for n in range(first, min(first + AT_ONCE, count))]
@@ -151,7 +159,34 @@ def make_history(model: Path, store: Path, count: int, settings: Mapping[str, An
             write_step(timeline._log, timeline.history(), timeline.config, draft)
 
 
-def inside(store: Path) -> dict[str, Any]:
+def like_real(loaded: Any, random: np.random.Generator) -> Callable[[], Any]:
+    """Draws keys (width,) that lie about those of the model's training facts, relation by relation."""
+    from lifelong_edit.models import encode_prompt
+    from lifelong_edit.tracing.conflict_keys import lowest_keys
+
+    facts = real_facts("train")
+    keys = lowest_keys(loaded, [encode_prompt(loaded.tokenizer, fact.prompt) for fact in facts], 64).cpu().numpy()
+    named: dict[str | None, list[int]] = {}
+    for number, fact in enumerate(facts):
+        named.setdefault(fact.relation, []).append(number)
+    groups = [np.array(group) for group in named.values() if len(group) > 2]
+    shares = np.array([len(group) for group in groups]) / sum(map(len, groups))
+
+    def drawn() -> Any:
+        core, one, other = random.choice(groups[random.choice(len(groups), p=shares)], 3)
+        return keys[core] + 0.5 * (keys[one] - keys[other])
+
+    return drawn
+
+
+def real_facts(part: str) -> list[Any]:
+    """Facts that come with the real model."""
+    from lifelong_edit.facts import read_facts
+
+    return [record.fact for record in read_facts([str(shared(*MODEL.split("/"), f"facts_{part}.jsonl"))])]
+
+
+def inside(store: Path, *, real: bool) -> dict[str, Any]:
     """What a process that edits takes: each stretch in processor seconds."""
     from lifelong_edit import Timeline
     from lifelong_edit.facts import Record
@@ -170,7 +205,12 @@ def inside(store: Path) -> dict[str, Any]:
     timeline = took("open_to_write", lambda: Timeline.open(store))
     timeline.bench()
     took("state_at_the_head", lambda: timeline._solve().state())
-    took("first_batch", lambda: timeline.apply(batch(count)))
+    of_stream = real_facts("stream") if real else []
+
+    def taught(number: int) -> list[Any]:
+        return of_stream[number * BATCH : (number + 1) * BATCH] if real else batch(count + number * BATCH)
+
+    took("first_batch", lambda: timeline.apply(taught(0)))
     parts: dict[str, list[float]] = {"batch": [], "sieve": [], "conflicts": [], "rehearsal": []}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -180,7 +220,7 @@ def inside(store: Path) -> dict[str, Any]:
         return made
 
     for number in range(1, BATCHES + 1):
-        facts = batch(count + number * BATCH)
+        facts = taught(number)
         records = [Record(fact, "f.jsonl", i + 1, "f" * 32, i) for i, fact in enumerate(facts)]
         sieved = timed("sieve", lambda records=records: timeline.sieve(records))
         timed("conflicts", lambda sieved=sieved: timeline._solve()._conflicts(timeline._solve().state(), sieved))
