@@ -11,7 +11,7 @@ from lifelong_edit.eval.metrics.verdicts import ask_unchanged, base_answers
 from lifelong_edit.judging.gate import right_answers
 from lifelong_edit.models import LoadedModel, Question
 from lifelong_edit.tasks import leading
-from lifelong_edit.training.run import Held, Scores, ask_held
+from lifelong_edit.training.run import Held, Scores, ask_held, neighbours_right
 
 PROBES = 2
 """How many of the neighbours that a fact brings are asked, where none are held out."""
@@ -38,9 +38,14 @@ class Asking:
         taught = [(f, f.answer) for f in held.taught]
         pairs = zip(held.asked, held.taught, strict=True)
         asked = [(f if said == f.prompt else said, f.answer) for said, f in pairs]
-        near = [(f, f.joined(f.target_true or "")) for f in held.neighbours]
-        local = right_answers(loaded, near) if near else self._unchanged(loaded, held)
+        local = self.neighbours_right(loaded, held) if held.neighbours else self._unchanged(loaded, held)
         return Scores(_mean(right_answers(loaded, taught)), _mean(right_answers(loaded, asked)), _mean(local))
+
+    def neighbours_right(self, loaded: LoadedModel, held: Held) -> list[bool]:
+        """Of each neighbour that is held out whether the model as it stands answers its `target_true`."""
+        if not self.generated:
+            return neighbours_right(loaded, held)
+        return right_answers(loaded, [(f, f.joined(f.target_true or "")) for f in held.neighbours])
 
     def _unchanged(self, loaded: LoadedModel, held: Held) -> list[bool]:
         """Whether the neighbours that facts bring are answered as by the base model, in the leading form."""

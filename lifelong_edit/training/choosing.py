@@ -34,7 +34,7 @@ from lifelong_edit.tasks import ready
 from lifelong_edit.training.asking import Asking
 from lifelong_edit.training.benches import Benches
 from lifelong_edit.training.episodes import TrainSettings, divided
-from lifelong_edit.training.run import Held, Scores, hold_out, taught_state
+from lifelong_edit.training.run import Held, Scores, hold_out, known, taught_state
 from lifelong_edit.training.scorers import leave_scorer
 from lifelong_edit.training.trials import TRIALS, Arm, Trial, finite, read_trials, told, write_json
 
@@ -198,9 +198,8 @@ class Choice:
         self.benches = Benches(loaded, maker, begun, text, self._preserved())
         bench = self.benches.at({})
         held = self._teachable(maker.make(bench), held)
-        self.held = hold_out(held, self.choosing.facts, self.choosing.seed)
-        self.other = hold_out(held, self.choosing.facts, self.choosing.seed, exchanged=True)
         self.asking = Asking(generated=bool(self.choosing.generated))
+        self.held, self.other = (self._held_out(held, exchanged=exchanged) for exchanged in (False, True))
         self.windows = bench.guard_windows
         with loaded.at(BASE):
             self.base_perplexity = bench.task.health(loaded, self.windows)
@@ -215,11 +214,18 @@ class Choice:
             settings.encoded(),
             self.choosing.encoded(self.rule),
             *(msgspec.json.encode(p) for p in (train.validation_share, train.seed)),
+            *(f.digest.encode() for f in self.held.neighbours),
         )
         self.record = read_trials(out / TRIALS, identity)
         self._met: set[tuple[tuple[str, Number], ...]] = set()
         if self.record.trials:
             say(f"going on after {len(self.record.trials)} trials of {out / TRIALS}")
+
+    def _held_out(self, facts: Sequence[Fact], *, exchanged: bool) -> Held:
+        found = hold_out(facts, self.choosing.facts, self.choosing.seed, exchanged)
+        with self.loaded.at(BASE):
+            right = self.asking.neighbours_right(self.loaded, found)
+        return known(found, right, silent if exchanged else self.say)
 
     def _preserved(self) -> list[Probe]:
         """Prompts whose answers must stay: those that a store of the rule has, else those of the facts that are not

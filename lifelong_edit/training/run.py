@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ from lifelong_edit.editors.serac.settings import SeracSettings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.eval.metrics.verdicts import predict_answers
 from lifelong_edit.facts import Fact, Probe
-from lifelong_edit.models import LoadedModel
+from lifelong_edit.models import BASE, LoadedModel
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores.digests import digest_bytes
 from lifelong_edit.stores.tensors import tensors_digest
@@ -93,6 +93,21 @@ def hold_out(facts: Sequence[Fact], count: int, seed: int, exchanged: bool = Fal
     return Held(teach, asked, [f for f in others if f.target_true and (f.relation, f.target_true) in near])
 
 
+def known(held: Held, right: Sequence[bool], say: Say) -> Held:
+    """The same with those neighbours alone that the base model answers as `target_true` has it.
+
+    The others have no old answer that an edit could leave as it is. right: of each neighbour whether it is.
+    """
+    kept = [fact for fact, answered in zip(held.neighbours, right, strict=True) if answered]
+    if len(kept) < len(held.neighbours):
+        where = "locality is asked of these" if kept else "of the others there is no locality to ask"
+        say(
+            f"the model answers {len(kept)} of {len(held.neighbours)} held-out neighbours as their target_true says; "
+            f"{where}"
+        )
+    return replace(held, neighbours=kept)
+
+
 def validate(loaded: LoadedModel, editor: Editor, held: Held, batch_size: int) -> Scores:
     """Teach the held-out facts batch after batch with an editor of the model, and ask."""
     with loaded.at(editor.overlay(taught_state(editor, held, batch_size))):
@@ -112,16 +127,19 @@ def ask_held(loaded: LoadedModel, held: Held) -> Scores:
     """The scores of the model as it stands, teacher-forced; NaN where there is nothing to ask."""
     taught = [(f.prompt, f.answer) for f in held.taught]
     asked = [(p, f.answer) for p, f in zip(held.asked, held.taught, strict=True)]
-    near = [(f.prompt, f.target_true or "") for f in held.neighbours]
-    return Scores(*(_share(loaded, pairs) for pairs in (taught, asked, near)))
+    found = (_right(loaded, taught), _right(loaded, asked), neighbours_right(loaded, held))
+    return Scores(*(float(np.mean(right)) if right else float("nan") for right in found))
 
 
-def _share(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> float:
-    if not pairs:
-        return float("nan")
+def neighbours_right(loaded: LoadedModel, held: Held) -> list[bool]:
+    """Of each neighbour whether the model as it stands answers its `target_true`, teacher-forced."""
+    return _right(loaded, [(f.prompt, f.target_true or "") for f in held.neighbours])
+
+
+def _right(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[bool]:
     encoded = [task_of(loaded).encode(loaded, prompt, target) for prompt, target in pairs]
-    found = predict_answers(loaded, encoded)
-    return float(np.mean([guess == e.answer for guess, e in zip(found, encoded, strict=True)]))
+    found = predict_answers(loaded, encoded) if encoded else []
+    return [guess == e.answer for guess, e in zip(found, encoded, strict=True)]
 
 
 class Run:
@@ -148,7 +166,9 @@ class Run:
         self.settings = settings_to_train_in(settings)
         way, self.form = WAYS[self.settings.editor], form_of(self.settings)
         self.facts, held = divided(facts, train)
-        self.held = hold_out(held, train.validation_facts, train.seed)
+        held_out = hold_out(held, train.validation_facts, train.seed)
+        with loaded.at(BASE):
+            self.held = known(held_out, neighbours_right(loaded, held_out), say)
         self.data_digest = digest_bytes(*(f.digest.encode() for f in facts))
         trust = settings.trust if isinstance(settings, RidgeSettings) else 1.5
         shape = shape_for(loaded, self.settings) if isinstance(self.settings, SeracSettings) else None

@@ -20,14 +20,14 @@ from lifelong_edit.editors.tries import LAYER, Tries
 from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.judging.gate import answers_taken
-from lifelong_edit.models import BASE, LoadedModel, Shifts
+from lifelong_edit.models import BASE, LoadedModel, Shifts, generate_greedy
 from lifelong_edit.models.families import default_entries, layers_at
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.training import choosing
 from lifelong_edit.training.asking import Asking
 from lifelong_edit.training.choosing import Choice, Choosing
 from lifelong_edit.training.episodes import TrainSettings
-from lifelong_edit.training.run import Held, Scores, hold_out
+from lifelong_edit.training.run import Held, Scores, hold_out, known
 
 TRAIN = TrainSettings(batch_size=4, validation_share=0.4)
 PLACES = ("Paris", "London", "Vienna", "Warsaw", "Belgrade")
@@ -288,6 +288,27 @@ def test_facts_are_asked_by_generation(loaded: LoadedModel) -> None:
     share = sum(p in said for p in held.asked) / len(held.asked)
     assert (found.efficacy, found.generality) == (2 / len(held.taught), share)
     assert found.locality == 1 / len(held.neighbours)
+
+
+def test_locality_is_asked_of_what_the_model_knows(loaded: LoadedModel) -> None:
+    """Of neighbours whose true answer the model does not give, nothing can be kept: they would only dull the score."""
+    with loaded.at(BASE):
+        said = loaded.tokenizer.decode(generate_greedy(loaded, ["The capital of Vienna 0 is"], 1)[0]).strip()
+    facts = [a_fact(n, target_true=said if n % 2 else "Paris") for n in range(12)]
+    held, told = hold_out(facts, 5, 0), list[str]()
+    asking = Asking(generated=True)
+    with loaded.at(BASE):
+        right = asking.neighbours_right(loaded, held)
+    found = known(held, right, told.append)
+    assert 0 < len(found.neighbours) < len(held.neighbours) and found.taught == held.taught
+    assert all(fact.target_true == said for fact in found.neighbours)
+    assert told == [
+        f"the model answers {len(found.neighbours)} of {len(held.neighbours)} held-out neighbours as their target_true "
+        "says; locality is asked of these"
+    ]
+    with loaded.at(BASE):
+        assert asking.scores(loaded, found).locality == 1.0
+    assert known(found, [True] * len(found.neighbours), told.append) == found and len(told) == 1
 
 
 def test_every_rule_says_how_it_is_tried() -> None:
