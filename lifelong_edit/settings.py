@@ -237,6 +237,7 @@ def _wanted(hint: Any) -> str:
     bounds = [f"greater than {_number(meta.gt)}"] if meta.gt is not None else []
     bounds += [f"at least {_number(meta.ge)}"] if meta.ge is not None else []
     bounds += [f"less than {_number(meta.lt)}"] if meta.lt is not None else []
+    bounds += [f"at most {_number(meta.le)}"] if meta.le is not None else []
     return f"{_wanted(kind)} {' and '.join(bounds)}"
 
 

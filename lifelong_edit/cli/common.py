@@ -141,7 +141,8 @@ def device_option_of(cpu: str, otherwise: str = "") -> Callable[[Command], Comma
         "--device",
         metavar="NAME|auto|sharded|FILE",
         help=f"Where the model lives: {cpu}, cuda, cuda:1, mps; auto, or a device map (.json), for one that is too "
-        f"large for a single device; sharded, a shard in each of --processes.{otherwise}",
+        f"large for a single device; sharded, a shard in each of --processes, which stands before the command."
+        f"{otherwise}",
     )
 
 

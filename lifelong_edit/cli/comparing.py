@@ -113,7 +113,8 @@ def _print(found: Diff, facts: Mapping[str, Fact], told: Sequence[Answer] | None
         print_table(("", "fact", "prompt", "target", "replaced by"), rows)
         click.echo()
     print_table(
-        ("module", "change", "share"), [(name, change.norm, change.share) for name, change in found.weights.items()]
+        ("module", "change", "share"),
+        [(n, c.norm, None if c.share == float("inf") else c.share) for n, c in found.weights.items()],
     )
     if changed := [answer for answer in told or () if answer.changed]:
         click.echo()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--device",
     metavar="NAME",
-    help="Where the model lives: cpu (the default), cuda, cuda:1, mps; sharded, among as many as --processes says.",
+    help="Where the model lives: cpu (the default), cuda, cuda:1, mps, auto; sharded, in as many as --processes says.",
 )
 @store_option
 @json_option

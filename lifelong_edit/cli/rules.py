@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.option("--wrappers", is_flag=True, help="List the wrappers instead: what each does to a rule's shifts.")
 @json_option
 def editors(wrappers: bool, as_json: bool) -> None:
-    """The editing rules that a store can have: what each needs, edits, exports and keeps, and where it is from.
+    """The editing rules that a store can have: what each needs, its tasks, what it exports and keeps, and where from.
 
     `needs` is what a rule cannot do without: a trained network, facts that name their subject, ordinary text. `keeps`
     is what it remembers beside weights and keys. `wrappers` are those that can stand around it, as in `--editor

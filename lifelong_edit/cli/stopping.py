@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -33,9 +35,32 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def terminable() -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
     """SIGTERM ends what runs as Ctrl-C does: by an exception, so that everything is let go of in order."""
-    return _handling({signal.SIGTERM: _terminate})
+    with _handling({signal.SIGTERM: _terminate}), _not_ignored():
+        yield
+
+
+@contextlib.contextmanager
+def _not_ignored() -> Iterator[None]:
+    """Send a signal once more that came where Python drops exceptions: in a finaliser, or a weak reference's callback.
+
+    Later, by a thread: what were raised in the hook itself would be dropped as well.
+    """
+    before = sys.unraisablehook
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        if not issubclass(dropped.exc_type, Terminated):
+            before(dropped)
+            return
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager

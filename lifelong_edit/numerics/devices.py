@@ -23,9 +23,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"unknown device {name!r}: expected auto, cpu, cuda, cuda:N or mps") from None
+        raise UsageError(
+            f"unknown device {name!r}: expected cpu, cuda, cuda:N, mps, auto, sharded or a device map (.json)"
+        ) from None
     if found.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"device {name!r} is not supported: expected auto, cpu, cuda, cuda:N or mps")
+        raise UsageError(
+            f"device {name!r} is not supported: expected cpu, cuda, cuda:N, mps, auto, sharded or a device map (.json)"
+        )
     if found.type == "cuda":
         _require_cuda(found, name)
     if found.type == "mps" and not torch.backends.mps.is_available():

@@ -23,7 +23,7 @@ from lifelong_edit.planning.machine import Clock, Machine, free_memory, machine_
 from lifelong_edit.planning.measure import Measured, calibrate
 from lifelong_edit.planning.small import LAYERS, Size, build_small, size_of
 from lifelong_edit.planning.training import Trained
-from lifelong_edit.settings import SHARDED, StoreSettings
+from lifelong_edit.settings import SHARDED, StoreSettings, is_map
 from lifelong_edit.training.episodes import TrainSettings
 
 FITS = 0.85
@@ -87,8 +87,7 @@ def make_plan(
     store, editing and training raise, UsageError for minutes of a rule that has no network.
     """
     rule, in_shards = rule_of(settings.editor), settings.device == SHARDED
-    if in_shards:
-        settings = settings.replace(device="cuda" if torch.cuda.is_available() else "cpu")  # where a shard would be
+    settings = _on_one_device(settings)
     device = resolve_device(settings.device)
     if minutes is not None and not (rule.network or isinstance(settings, RidgeSettings)):
         raise UsageError(
@@ -137,6 +136,18 @@ def make_plan(
 def _beside(size: Size, layers: float, settings: StoreSettings) -> int:
     """Bytes by which a model is larger than the small one that was measured: the layers that were left out."""
     return int(size.parameters * DTYPES[settings.dtype].itemsize * (1 - 1 / layers))
+
+
+def _on_one_device(settings: StoreSettings) -> StoreSettings:
+    """The settings as they are measured: of shards on the device where one would be. Raises UsageError for a map."""
+    if is_map(settings.device):
+        raise UsageError(
+            f"`plan` measures one device; found the device map {settings.device}, expected cpu, cuda, cuda:N, mps, "
+            "auto or sharded; name one"
+        )
+    if settings.device != SHARDED:
+        return settings
+    return settings.replace(device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _in_shards(size: Size, weights: int, processes: int) -> str:
@@ -306,7 +317,10 @@ def _notes(settings: StoreSettings, small: bool) -> list[str]:
     if "more_passes" in settings.__struct_fields__:
         found.append("a batch of which too few facts take has up to `more_passes` further rounds")
     if "reconsolidation_passes" in settings.__struct_fields__:
-        found.append("a reconsolidation ends earlier once its loss has settled")
+        found.append(
+            "a reconsolidation ends earlier once its loss has settled; its time is reckoned from two of a few facts: "
+            "rough, where other work runs beside"
+        )
     if small:
         found.append("measured on few layers with random weights: a rough figure")
     return found

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from lifelong_edit import Settings
+from lifelong_edit.editors.locate.settings import LocateSettings
 from lifelong_edit.editors.registry import RULES, rule_of
 from lifelong_edit.errors import UsageError
 from lifelong_edit.settings import StoreSettings, settings_of
@@ -161,6 +162,8 @@ def test_values_from_a_command_line_are_refused_in_a_sentence(given: dict[str, s
     with pytest.raises(UsageError) as caught:
         settings_of(Settings, {name: None if value == "none" else value for name, value in given.items()})
     assert str(caught.value).startswith(said)
+    with pytest.raises(UsageError, match="free is 2; it must be a number greater than zero and at most one"):
+        settings_of(LocateSettings, {"free": "2"})
     assert settings_of(Settings, {"kappa": "3", "gram_rank": None, "modules": ["2"]}) == Settings(
         kappa=3.0, gram_rank=None, modules=("2",)
     )

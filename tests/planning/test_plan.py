@@ -166,6 +166,11 @@ def test_a_plan_for_shards_says_what_a_process_holds(tiny_gpt2: Path, sentences:
     assert any("each of 3 processes holds" in note for note in found.notes) and found.machine["device"] == "cpu"
 
 
+def test_a_device_map_is_refused(tiny_gpt2: Path) -> None:
+    with pytest.raises(UsageError, match="`plan` measures one device; found the device map"):
+        make_plan(str(tiny_gpt2), TINY.replace(device="m.json"), 50, 20, preserve=[], text=["a"])
+
+
 def test_a_plan_of_a_tiny_model(tiny_gpt2: Path, sentences: list[str], tmp_path: Path) -> None:
     probes = [Probe(prompt=s.rsplit(" ", 1)[0], subject=f"none {i}") for i, s in enumerate(sentences)]
     found = make_plan(
