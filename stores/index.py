@@ -48,7 +48,7 @@ _DIGITS = 7
 
 
 class _Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an index file holds and at which head of the log it was saved; the digest is over that and the file."""
+    """What an index file holds and at which head of the log it was saved; the digest is over all of it and the file."""
 
     chain: str
     digest: str
@@ -232,7 +232,8 @@ class KeyIndex:
                 directions, data = self._basis.shape[1], data + self._basis.tobytes()
             facts = tuple(self._ids)
         data = envelopes.seal_file(_NAME, data)
-        note = _Note(chain, _digest(data, chain, facts), self.width, facts, directions, self._fitted)
+        bare = _Note(chain, "", self.width, facts, directions, self._fitted)
+        note = msgspec.structs.replace(bare, digest=_digest(data, bare))
         folder.mkdir(exist_ok=True)
         write_bytes_atomic(folder / INDEX_FILE, data)
         write_bytes_atomic(folder / INDEX_NOTE, msgspec.json.encode(note))
@@ -265,7 +266,7 @@ class KeyIndex:
             data = (folder / INDEX_FILE).read_bytes()
         except (OSError, *UNDECODABLE):
             return None
-        if (note.chain, note.width, note.digest) != (chain, width, _digest(data, chain, note.facts)):
+        if (note.chain, note.width, note.digest) != (chain, width, _digest(data, note)):
             return None
         if not 0 <= note.directions <= width:
             return None
@@ -309,7 +310,7 @@ class KeyIndex:
             return f"{Path(error.filename).name} is missing beside it" if there else None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             return f"it cannot be read ({error})"
-        found = _digest(data, note.chain, note.facts)
+        found = _digest(data, note)
         return None if found == note.digest else f"its digest is {found}, but {note.digest} was noted with it"
 
     @property
@@ -322,8 +323,9 @@ def _scan(width: int) -> Any:
     return faiss.IndexIDMap(faiss.IndexFlatIP(width))
 
 
-def _digest(data: bytes, chain: str, facts: Sequence[str]) -> str:
-    return digest_bytes(data, chain.encode(), "\n".join(facts).encode())
+def _digest(data: bytes, note: _Note) -> str:
+    """Over the bytes of an index file and all that its note says but this digest."""
+    return digest_bytes(data, msgspec.json.encode(msgspec.structs.replace(note, digest="")))
 
 
 def _id_of(fact: str) -> int:

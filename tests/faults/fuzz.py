@@ -40,7 +40,7 @@ from lifelong_edit.stores import (
 )
 from lifelong_edit.stores.envelopes import Cipher, Envelopes
 from lifelong_edit.stores.identity import decode_marker, read_acknowledged
-from lifelong_edit.stores.index import INDEX_FILE, INDEX_NOTE, _digest
+from lifelong_edit.stores.index import INDEX_FILE, INDEX_NOTE, _digest, _Note
 from lifelong_edit.stores.keys import read_key_file, unwrap, wrap
 from lifelong_edit.stores.measurements import encode_measurement
 from lifelong_edit.stores.schema import Encryption
@@ -96,9 +96,9 @@ def _index(data: bytes, folder: Path) -> object:
     note, body = data[4 : 4 + length], data[4 + length :]
     try:
         fields = json.loads(note)
-        fields["digest"] = _digest(body, fields["chain"], fields["facts"])
+        fields["digest"] = _digest(body, msgspec.convert(fields, _Note))
         note = json.dumps(fields).encode()
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, msgspec.ValidationError):
         pass
     (folder / INDEX_NOTE).write_bytes(note)
     (folder / INDEX_FILE).write_bytes(body)

@@ -73,8 +73,9 @@ def opened():
         return small.is_whole(log)
 """
 INDEX = """
+import msgspec
 from lifelong_edit.stores import KeyIndex
-from lifelong_edit.stores.index import _digest
+from lifelong_edit.stores.index import _digest, _Note
 from tests.faults import fuzz
 def index(body, **changes):
     good = KeyIndex(fuzz.WIDTH, fuzz._source)
@@ -83,7 +84,7 @@ def index(body, **changes):
     note = json.loads((room / "keys.json").read_bytes()) | changes
     body = body((room / "keys.faiss").read_bytes())
     (room / "keys.faiss").write_bytes(body)
-    note["digest"] = _digest(body, note["chain"], note["facts"])  # whoever writes the one can write the other
+    note["digest"] = _digest(body, msgspec.convert(note, _Note))  # whoever writes the one can write the other
     (room / "keys.json").write_text(json.dumps(note))
     wanted = good.search(fuzz._source(range(2)), 3)
     def read():
