@@ -44,8 +44,8 @@ LARGE = """## A model of 135 M parameters
 Four batches of 25 facts of CounterFact's edit split into SmolLM2-135M-Instruct in plain text, with nothing but a \
 subject, a prompt and a target: `python -m benchmarks.bench_real --model FOLDER --arm RULE --set form=plain`, with \
 what stands beside the rule. Rules have the defaults of their settings unless something is named, and that was chosen \
-on the train split. Without `--preserved 0` the store has 600 prompts of the train split to preserve, and a rule that \
-preserves them keeps more; with it a rule has the prompts that it brings itself. `--text wikitext` is WikiText-2's \
+on the train split. Without `--preserved 0` the store has 600 prompts of the train split to preserve; with it a rule \
+has the prompts that it brings itself. `--text wikitext` is WikiText-2's \
 validation text in place of the bundled one; perplexity is on its test text. Generality is asked in the record's own \
 rephrase, locality of its neighbours, the first three tokens as the base model says them. One standard error of a \
 share is .05 at most. Seconds are by the clock, of the median batch, one thread beside other work; *load* is what the \
