@@ -158,10 +158,11 @@ def edited(options: argparse.Namespace, cases: Sequence[Case], text: str) -> dic
             begun, used = time.perf_counter(), time.process_time()
             try:
                 timeline.apply(facts[start : start + options.size])
-                told = _told(timeline.show(timeline.head))
+                told: dict[str, Any] = {}
             except StepRefusedError as error:  # the state stays as it was, and its facts count as not answered
                 told = {"refused": str(error)}
             told |= {"seconds": time.perf_counter() - begun, "processor": time.process_time() - used}
+            told |= {} if "refused" in told else _told(timeline.show(timeline.head))
             found["batches"].append(told)
             print(json.dumps(common.rounded(told)), flush=True)
         with timeline.bench().loaded.at(timeline.overlay(timeline.head)):

@@ -94,12 +94,14 @@ def _describe(found: Diff, facts: Mapping[str, Fact], told: Sequence[Answer] | N
         for kind, digests in {**kinds, "unknown": found.unknown}.items()
     }
     described = {"from": found.one, "to": found.other, "ancestor": found.ancestor, **lists, "kept": len(found.kept)}
-    # JSON has no infinity: a module that nothing had changed yet has no share.
-    weights = {
-        n: {"norm": c.norm, "share": c.share if c.share != float("inf") else None} for n, c in found.weights.items()
-    }
+    weights = {name: {"norm": norm, "share": share} for name, norm, share in _changes(found)}
     answers = None if told is None else [vars(answer) for answer in told if answer.changed]
     return {**described, "weights": weights, "asked": None if told is None else len(told), "answers": answers}
+
+
+def _changes(found: Diff) -> list[tuple[str, float, float | None]]:
+    """Of each module its name, change and share: none where nothing had changed it yet, for JSON has no infinity."""
+    return [(name, c.norm, c.share if c.share != float("inf") else None) for name, c in found.weights.items()]
 
 
 def _print(found: Diff, facts: Mapping[str, Fact], told: Sequence[Answer] | None) -> None:
@@ -112,10 +114,7 @@ def _print(found: Diff, facts: Mapping[str, Fact], told: Sequence[Answer] | None
     if rows:
         print_table(("", "fact", "prompt", "target", "replaced by"), rows)
         click.echo()
-    print_table(
-        ("module", "change", "share"),
-        [(n, c.norm, None if c.share == float("inf") else c.share) for n, c in found.weights.items()],
-    )
+    print_table(("module", "change", "share"), _changes(found))
     if changed := [answer for answer in told or () if answer.changed]:
         click.echo()
         print_table(

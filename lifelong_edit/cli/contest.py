@@ -16,6 +16,7 @@ import msgspec
 
 from lifelong_edit.cli.common import cell, editor_in, json_option, opened, print_json, print_table, say
 from lifelong_edit.cli.looking import describe_fact
+from lifelong_edit.cli.processes import processes_asked
 from lifelong_edit.cli.reporting import make_report
 from lifelong_edit.cli.setup import BUNDLED
 from lifelong_edit.errors import LifelongEditError, UsageError
@@ -65,7 +66,7 @@ def compare(files: tuple[str, ...], arms: tuple[str, ...], seeds: str, out: Path
     from lifelong_edit.eval.reports.comparison import parse_arm, store_of
 
     # in their own processes: they are asked for here, in the options of the program, and not those of the thread there
-    given["processes"] = click.get_current_context().find_root().params.get("processes")
+    given["processes"] = processes_asked()
     shared, model = editor_in(given["pairs"]), given["model"] or BUNDLED
     ways, numbers = [parse_arm(text, shared, model) for text in arms], _numbers(seeds)
     if len({way.name for way in ways}) < len(ways):

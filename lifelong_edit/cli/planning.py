@@ -16,6 +16,7 @@ from lifelong_edit.cli.common import (
     say,
     store_option,
 )
+from lifelong_edit.cli.processes import processes_asked
 from lifelong_edit.cli.setup import BUNDLED, chosen_settings, making_options, preserved_prompts, read_text
 from lifelong_edit.errors import UsageError
 
@@ -90,7 +91,7 @@ def plan(
         folder=store,
         minutes=minutes,
         train=parse_settings(TrainSettings, "--train", training, seed=settings.seed),
-        processes=click.get_current_context().find_root().params.get("processes") or 1,
+        processes=processes_asked() or 1,
         say=say,
     )
     _tell(found, as_json=as_json)

@@ -69,3 +69,9 @@ def world_at_hand() -> World:
     context = click.get_current_context(silent=True)
     running = None if context is None else context.find_object(Running)
     return ALONE if running is None else running.world
+
+
+def processes_asked() -> int | None:
+    """How many processes the command line asks for; None where it says nothing of it."""
+    found: int | None = click.get_current_context().find_root().params.get("processes")
+    return found

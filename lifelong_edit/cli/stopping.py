@@ -18,31 +18,6 @@ class Terminated(BaseException):
 
 
 @contextlib.contextmanager
-def _handling(handlers: dict[signal.Signals, _Handler]) -> Iterator[None]:
-    """Handlers of signals, for a while; in a thread other than the main one Python allows none, and none is set."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
-
-
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM ends what runs as Ctrl-C does: by an exception, so that everything is let go of in order."""
-    with _handling({signal.SIGTERM: _terminate}), _not_ignored():
-        yield
-
-
-@contextlib.contextmanager
 def _not_ignored() -> Iterator[None]:
     """Send a signal once more that came where Python drops exceptions: in a finaliser, or a weak reference's callback.
 
@@ -61,6 +36,30 @@ def _not_ignored() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
+
+
+@contextlib.contextmanager
+def _handling(handlers: dict[signal.Signals, _Handler]) -> Iterator[None]:
+    """Handlers of signals, for a while; in a thread other than the main one Python allows none, and none is set."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        with _not_ignored():
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def terminable() -> contextlib.AbstractContextManager[None]:
+    """SIGTERM ends what runs as Ctrl-C does: by an exception, so that everything is let go of in order."""
+    return _handling({signal.SIGTERM: _terminate})
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import torch
 from lifelong_edit.errors import UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_EXPECTED = "expected cpu, cuda, cuda:N, mps, auto, sharded or a device map (.json)"
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -23,13 +24,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(name)
     except RuntimeError:
-        raise UsageError(
-            f"unknown device {name!r}: expected cpu, cuda, cuda:N, mps, auto, sharded or a device map (.json)"
-        ) from None
+        raise UsageError(f"unknown device {name!r}: {_EXPECTED}") from None
     if found.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(
-            f"device {name!r} is not supported: expected cpu, cuda, cuda:N, mps, auto, sharded or a device map (.json)"
-        )
+        raise UsageError(f"device {name!r} is not supported: {_EXPECTED}")
     if found.type == "cuda":
         _require_cuda(found, name)
     if found.type == "mps" and not torch.backends.mps.is_available():
