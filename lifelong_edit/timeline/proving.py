@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from lifelong_edit.editors.contract import Rule
-from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.editors.registry import core_of, rule_of
 from lifelong_edit.errors import UsageError
 from lifelong_edit.stores import KEYS, WEIGHTS, StepRecord, Weights, digest_bytes
 from lifelong_edit.timeline.history import History, named
@@ -210,9 +210,10 @@ def _says(proof: Proof, rule: Rule) -> list[str]:
     }[proof.verdict]
     says = [found]
     if rule.by_facts:
+        alone = rule_of(core_of(rule.name)).by_facts
         says.append(
             f"The rule {rule.name} remembers the facts themselves. So this says that {few} are not among those "
-            "remembered, and nothing of weights, which it leaves alone."
+            + ("remembered, and nothing of weights, which it leaves alone." if alone else "remembered either.")
         )
     if proof.head_free and proof.told["store"]["steps"] > proof.step:
         says.append(

@@ -65,7 +65,8 @@ def test_wrappers_have_a_table_of_their_own() -> None:
     assert found["nas"]["keeps"] == ["lengths"]
     assert [line.split()[0] for line in said("--wrappers").splitlines()[1:]] == list(WRAPPERS)
     rules = {rule["name"]: rule["wrappers"] for rule in json.loads(said("--json"))}
-    assert rules["memit"] == list(WRAPPERS) and rules["grace"] == [] and "nas" not in rules["gradient"]
+    assert rules["memit"] == list(WRAPPERS) and "nas" not in rules["gradient"]
+    assert (rules["grace"], rules["serac"]) == (["retrieval"], [])
 
 
 def test_a_store_of_a_wrapped_rule_is_made_streamed_taken_back_and_exported(
@@ -100,7 +101,8 @@ def test_what_cannot_be_wrapped_is_refused_before_anything_is_loaded(
 ) -> None:
     for name, words in (
         ("rect+grace", "does not bring weight shifts alone"),
-        ("warp+memit", "found the wrapper 'warp'; expected one of li, rect, prune, simie, nas"),
+        ("warp+memit", "found the wrapper 'warp'; expected one of li, rect, prune, simie, nas, retrieval"),
+        ("retrieval+serac", "the rule serac remembers the live facts itself"),
         ("nas+gradient", "expected a rule that searches hidden states"),
     ):
         for how in (["--editor", name], ["--set", f"editor={name}"]):

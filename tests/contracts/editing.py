@@ -30,6 +30,8 @@ LOCATED = ("memit", "memit-seq", "alphaedit", "nse", "rome", "r-rome", "emmet", 
 """Rules that edit at the last token of the subject alone."""
 _LOCATED: dict[str, Any] = {"modules": ("0-1@subject",), "contexts": 1, "steps": 3, "c0": 5.0, "rate": 0.2}
 TUNED: dict[str, Any] = {"rate": 1e-2, "epochs": 3, "batch": 4, "epsilon": 1e-3}
+IN_FRONT: dict[str, Any] = {"room": 11, "wording": r"{facts}\n{question}"}
+"""Of rules that put facts before questions, in a context as small as a tiny model's."""
 OPTIONS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(LOCATED, _LOCATED),
     **{name: {**_LOCATED, "modules": ("1@subject",)} for name in ("rome", "r-rome", "emmet")},
@@ -57,16 +59,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "locft": TUNED,
     "li": {**TUNED, "grid": 2, "validation": 3},
     "grace": {"steps": 3, "rate": 0.3, "radius": 0.1},
-    "retrieval": {"room": 11, "wording": r"{facts}\n{question}"},
-    "serac": {"room": 11, "wording": r"{facts}\n{question}"},
+    "retrieval": IN_FRONT,
+    "serac": IN_FRONT,
     "wise": {"steps": 3, "contexts": 1, "relative_rate": 0.2, "shard": 2},
 }
 """Settings that a rule needs beside them: a search in bfloat16 gives another change with each way of cutting its rows.
 So does Adam where ε is no larger than the rounding of a gradient."""
 
-WRAPPED = ("li+memit", "rect+memit-seq", "prune+ultraedit", "simie+gradient", "nas+alphaedit")
-"""Each wrapper around a rule: of locate-then-edit, with keys that a solve reads, with moments, of the ridge family."""
-_WRAPPING: dict[str, Any] = {"keep": 0.5, "bound": 0.01, "pilots": 4, "grid": 2, "validation": 3}
+WRAPPED = ("li+memit", "rect+memit-seq", "prune+ultraedit", "simie+gradient", "nas+alphaedit", "retrieval+neurons")
+"""Each wrapper around a rule: of locate-then-edit, with keys that a solve reads, with moments, of the ridge family, and
+with hooks and entries."""
+_WRAPPING: dict[str, Any] = {"keep": 0.5, "bound": 0.01, "pilots": 4, "grid": 2, "validation": 3, **IN_FRONT}
 """Settings of wrappers, where a rule has them. The bound of `prune` is one that shifts of a tiny model exceed."""
 
 

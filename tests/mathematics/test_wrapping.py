@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -12,18 +13,22 @@ import torch
 from lifelong_edit.bench import Bench, Fixed, State
 from lifelong_edit.editors.contract import Given, KeepsKeys, Lesson, Whole, moved_by
 from lifelong_edit.editors.locate.editor import LocateEditor
+from lifelong_edit.editors.locate.sites import block_of
 from lifelong_edit.editors.registry import RULES, rule_of
+from lifelong_edit.editors.retrieval.encoding import block_at
 from lifelong_edit.editors.wrapping import WRAPPERS, refusal, within
 from lifelong_edit.editors.wrapping.around import Around
 from lifelong_edit.editors.wrapping.nas import LENGTHS, Nas
 from lifelong_edit.editors.wrapping.prune import Prune
 from lifelong_edit.editors.wrapping.simie import Simie
-from lifelong_edit.errors import UsageError
+from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.facts import Fact
-from lifelong_edit.models import LoadedModel, load_model
+from lifelong_edit.judging.staleness import drifts
+from lifelong_edit.models import BASE, LoadedModel, load_model
 from lifelong_edit.numerics.reshaping import compressed, greatest_singular, joined, most_changing, of_length
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import materialise
+from lifelong_edit.tasks import sentence_of
 from lifelong_edit.tracing.rows import fact_rows
 from tests.mathematics.conftest import shift_of, whole_of
 
@@ -31,6 +36,7 @@ LINES = ["The river of the people was long and old, and the town was by the road
 SMALL: dict[str, Any] = {
     "text_tokens": 3000, "micro_batch": 8, "contexts": 1, "steps": 3, "c0": 5.0, "more_passes": 0, "passes": 1,
     "rehearse": 2, "preserved": 2, "phrasings": 0, "rate": 0.05, "epochs": 3, "batch": 4, "epsilon": 1e-3,
+    "room": 8, "wording": r"{facts}\n{question}",
 }  # fmt: skip
 EXACT = 1e-9
 """Relative. Two float64 solves of one well conditioned system of 12 differ by some hundred roundings."""
@@ -126,7 +132,10 @@ def test_what_cannot_be_wrapped_is_refused_in_a_sentence() -> None:
         ("rect+prune+memit", "prune looks at the sum of all shifts, so it stands outermost"),
         ("nas+gradient", "found nas around gradient; expected a rule that searches hidden states"),
         ("nas+rect+memit", "with all other wrappers around nas"),
-        ("warp+memit", "found the wrapper 'warp'; expected one of li, rect, prune, simie, nas"),
+        ("warp+memit", "found the wrapper 'warp'; expected one of li, rect, prune, simie, nas, retrieval"),
+        ("retrieval+serac", "the rule serac remembers the live facts itself"),
+        ("retrieval+retrieval+memit", r"the rule retrieval\+memit remembers the live facts itself"),
+        ("rect+retrieval+memit", r"the rule retrieval\+memit does not bring weight shifts alone"),
         ("rect+memoir", "setting editor is 'memoir'; it must be one of malmen, .* or one with a wrapper before it"),
         ("memitt", "near it: memit"),
     ):
@@ -134,6 +143,7 @@ def test_what_cannot_be_wrapped_is_refused_in_a_sentence() -> None:
             rule_of(name)
     alone = {name for name in RULES if refusal("rect", rule_of(name))}
     assert alone == {"grace", "neurons", "coachhook", "wise", "retrieval", "serac"}
+    assert {name for name in RULES if refusal("retrieval", rule_of(name))} == {"retrieval", "serac"}
     around = {name for name in RULES if not refusal("nas", rule_of(name))}
     assert around == {"rome", "r-rome", "memit", "memit-seq", "emmet", "alphaedit", "nse"}
 
@@ -141,8 +151,9 @@ def test_what_cannot_be_wrapped_is_refused_in_a_sentence() -> None:
 def test_a_wrapped_rule_declares_what_the_rule_does_and_the_wrapper_adds() -> None:
     for name in WRAPPERS:
         rule, inner = rule_of(f"{name}+alphaedit"), rule_of("alphaedit")
+        exports = inner.exports if name != "retrieval" else frozenset()
         assert (rule.needs, rule.tasks, rule.exports, rule.places) == (
-            inner.needs, inner.tasks, inner.exports, inner.places,
+            inner.needs, inner.tasks, exports, inner.places,
         )  # fmt: skip
         assert rule.settings is rule_of(f"{name}+alphaedit").settings, "settings could not be told to be the store's"
         assert set(rule.settings.__struct_fields__) == {*inner.settings.__struct_fields__, *WRAPPERS[name].adds}
@@ -153,8 +164,12 @@ def test_a_wrapped_rule_declares_what_the_rule_does_and_the_wrapper_adds() -> No
     both = rule_of("prune+rect+nas+memit")
     assert {"keep", "log_base", "pilots", "kl"} <= set(both.settings.__struct_fields__)
     assert both.further_parts == ["lengths"]
+    front = rule_of("retrieval+neurons")
+    assert front.by_facts and not front.shifts and front.tasks == {"causal"} and front.further_parts == ["neurons"]
     with pytest.raises(UsageError, match="setting keep is 2"):
         rule_of("rect+memit").settings(keep=2.0)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match=r"setting wording is 'x'; it must have \{facts\} in it once"):
+        rule_of("retrieval+memit").settings(wording="x")  # type: ignore[call-arg]
 
 
 # -- rules at work
@@ -351,9 +366,72 @@ def test_wrappers_stand_around_wrappers(pair: Make, news: list[Fact]) -> None:
 
 
 def test_settings_of_a_wrapped_rule_are_read_back() -> None:
-    import msgspec
-
     kind: type[StoreSettings] = rule_of("rect+memit").settings
     settings = kind(keep=0.3)  # type: ignore[call-arg]
     assert msgspec.convert(settings.told(), kind, strict=False) == settings
     assert settings.told()["editor"] == "rect+memit"
+
+
+# -- a rule in front of another
+
+
+@pytest.fixture
+def brief(news: list[Fact]) -> list[Fact]:
+    """The same facts with targets of a word: before their own questions in a context of 64 tokens there is room."""
+    return [msgspec.structs.replace(fact, target=fact.target.split()[0]) for fact in news]
+
+
+def test_facts_are_put_before_questions_of_the_edited_model(pair: Make, brief: list[Fact]) -> None:
+    """What is asked for is read behind its fact at the shifted weights; all else is what the rule inside says."""
+    wrapped, inner = pair("retrieval+gradient", false_alarms=0.5)
+    state, plain = (streamed(editor, [brief[:2], brief[2:4]]) for editor in (wrapped, inner))
+    assert all(torch.equal(state.shifts[name], shift) for name, shift in plain.shifts.items()), "it taught otherwise"
+    loaded, task = wrapped.bench.loaded, wrapped.bench.task
+    asked, other = brief[0].prompt, "Ada Lovelace was born"
+    wanted = f"{sentence_of(brief[0])}\n{asked}"
+    with loaded.at(inner.overlay(plain)):
+        behind, bare, else_said = task.answer(loaded, [wanted, asked, other], 6)
+    with loaded.at(BASE):
+        unedited = task.answer(loaded, [wanted, other], 6)
+    with loaded.at(wrapped.overlay(state)):
+        assert loaded.put(asked) == wanted and loaded.put(other) == other
+        assert task.answer(loaded, [asked, other], 6) == [behind, else_said]
+    assert behind != bare and [behind, else_said] != unedited, "nothing was put, or nothing was edited"
+    change = wrapped.learn(state, Lesson(brief[4:5], retire=[brief[0].digest]))
+    with loaded.at(wrapped.overlay(moved_by(state, change, brief[4:5], [brief[0].digest]))):
+        assert loaded.put(asked) == asked, "what was replaced is put yet"
+    assert change.report["retrieval"]["threshold"] == wrapped.memory.gate.scale.threshold
+
+
+def test_states_are_compared_high_in_the_model_wherever_the_rule_edits(pair: Make, brief: list[Fact]) -> None:
+    """Behind layer 3 of 4, where layers 0 and 1 are edited; hooks of the rule inside are in place behind it."""
+    wrapped, _ = pair("retrieval+neurons")
+    loaded = wrapped.bench.loaded
+    assert block_at(loaded, 27 / 32) == "transformer.h.3" and block_of(loaded.modules[-1]) == "transformer.h.1"
+    assert wrapped.memory.gate._encoder._site.name == "transformer.h.3"
+
+
+def test_keys_are_those_of_questions_that_nothing_is_put_before(pair: Make, brief: list[Fact]) -> None:
+    """As the rule inside was taught: whoever traces them at a state would else find them all gone stale."""
+    wrapped, inner = pair("retrieval+memit-seq", false_alarms=0.5)
+    state = streamed(wrapped, [brief[:2]])
+    loaded = wrapped.bench.loaded
+    with loaded.at(wrapped.overlay(state)):
+        assert loaded.put(brief[0].prompt) != brief[0].prompt
+        rows = wrapped.kept_rows(brief[:2])
+        drift = drifts(wrapped.bench, wrapped.kept_rows, brief[:2], state.keys)
+    assert rows == inner.kept_rows(brief[:2])
+    lowest = wrapped.bench.names[0]
+    assert all(found[lowest] < 1e-3 for found in drift.values())
+
+
+def test_what_cannot_be_remembered_is_not_taught(pair: Make, brief: list[Fact]) -> None:
+    wrapped, inner = pair("retrieval+gradient", room=2)
+    long = Fact(subject="Paris", prompt="Paris is", target="the capital of the people by the river of the north")
+    inner.require(long)
+    for refusing in (wrapped.require, lambda fact: wrapped.learn(State(), Lesson([fact]))):
+        with pytest.raises(BadInputError, match="leaves no room for an answer"):
+            refusing(long)
+    rule = rule_of("retrieval+gradient")
+    with pytest.raises(UsageError, match="setting encoder is 'x'; it must be the folder"):
+        rule.require(rule.settings(encoder="x"), Given({}, LINES, []))  # type: ignore[call-arg]

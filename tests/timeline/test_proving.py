@@ -119,7 +119,8 @@ def test_a_rule_that_remembers_facts_says_less(store: Timeline, batch: Batch) ->
     page = {
         name: " ".join(lines) for name, lines in page_of(proof, rule_of("retrieval"), WHEN).items() if "say" in name
     }
-    assert "remembers the facts themselves" in page["says"]
+    assert "remembers the facts themselves" in page["says"] and "nothing of weights" in page["says"]
+    assert "nothing of weights" not in " ".join(page_of(proof, rule_of("retrieval+memit"), WHEN)["says"])
     assert "The state at the head: it holds something" in page["does_not_say"]
     assert "text" not in page["does_not_say"], "it was purged"
     assert "network" in " ".join(page_of(proof, rule_of("malmen"), WHEN)["does_not_say"])

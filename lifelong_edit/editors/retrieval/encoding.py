@@ -13,6 +13,7 @@ from torch import Tensor
 from lifelong_edit.editors.locate.sites import Site, block_of
 from lifelong_edit.errors import ModelMismatchError, UsageError
 from lifelong_edit.models import BASE, Encoded, LoadedModel, by_length, fingerprint_of
+from lifelong_edit.models.families import layers_at
 from lifelong_edit.tasks import task_of
 
 SENTENCE_TOKENS = 256
@@ -57,17 +58,28 @@ class _Reached(Exception):
     """The block was reached: the layers above are not needed."""
 
 
+def block_at(loaded: LoadedModel, depth: float) -> str:
+    """The block at a share of a model's depth, whichever modules are edited.
+
+    Raises UsageError where these stand in no numbered layer.
+    """
+    stem = block_of(loaded.modules[-1]).rpartition(".")[0]
+    return f"{stem}.{layers_at(len(loaded.model.get_submodule(stem)), [depth])[0]}"
+
+
 class OwnStates:
-    """The hidden state behind the highest edited block at the base weights, in the mean over the tokens of a text.
+    """The hidden state behind a block at the base weights, in the mean over the tokens of a text.
+
+    Unless a block is named it is the highest one that is edited.
 
     The first token is left out where there are others: in many models its state is unlike all others, whatever it is.
     """
 
     fingerprint = ""
 
-    def __init__(self, loaded: LoadedModel, micro_batch: int) -> None:
+    def __init__(self, loaded: LoadedModel, micro_batch: int, block: str | None = None) -> None:
         self._loaded, self._micro_batch = loaded, micro_batch
-        self._site = Site(block_of(loaded.modules[-1]))
+        self._site = Site(block or block_of(loaded.modules[-1]))
 
     def states(self, texts: Sequence[str]) -> Tensor:
         """See `Encoder`. Raises BadInputError for a text that the model cannot take."""
@@ -149,13 +161,15 @@ def require_folder(folder: str) -> Path:
     return path
 
 
-def encoder_of(loaded: LoadedModel, folder: str | None, micro_batch: int, expected: str | None = None) -> Encoder:
-    """The encoder of a store. expected: the fingerprint that it had at `init`.
+def encoder_of(
+    loaded: LoadedModel, folder: str | None, micro_batch: int, expected: str | None = None, block: str | None = None
+) -> Encoder:
+    """The encoder of a store. expected: the fingerprint that it had at `init`. block: as of `OwnStates`.
 
     Raises UsageError as `SentenceTransformer`, ModelMismatchError, stating both fingerprints, where it is another one.
     """
     if folder is None:
-        return OwnStates(loaded, micro_batch)
+        return OwnStates(loaded, micro_batch, block)
     found = SentenceTransformer(folder, micro_batch)
     if expected is not None and found.fingerprint != expected:
         raise ModelMismatchError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lifelong_edit.bench import Bench, State
@@ -15,7 +15,7 @@ from lifelong_edit.editors.retrieval.putting import LiveFacts, Remembering
 from lifelong_edit.editors.retrieval.settings import RetrievalSettings
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact, general_prompts, mentions
-from lifelong_edit.models import EditableModule, LoadedModel
+from lifelong_edit.models import BASE, EditableModule, LoadedModel, Overlay
 from lifelong_edit.models.forms import SameQuestion
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.tasks import questions_of, text_of
@@ -27,13 +27,17 @@ FEW = 50
 
 @dataclass(frozen=True)
 class Remembered(Remembering):
-    """The overlay of the rule: no weight and no hook, but what is put before a question."""
+    """The overlay of the rule: what is put before a question, and the model that reads it.
+
+    inner: what makes that model, whose shifts are given beside it: the base, unless another rule edits it.
+    """
 
     recall: RetrievalEditor
+    inner: Overlay = field(default=BASE, kw_only=True)
 
     def attach(self, model: Any) -> AbstractContextManager[None]:
-        """Nothing to attach."""
-        return nullcontext()
+        """The hooks of the model that reads what is put."""
+        return self.inner.attach(model)
 
     def behind(self, question: SameQuestion) -> SameQuestion:
         """The question behind as many of the facts that it asks for as there is room for."""
@@ -48,14 +52,14 @@ class Remembered(Remembering):
 
 
 class RetrievalEditor(LiveFacts):
-    """Facts in, nothing out: the store remembers them."""
+    """Facts in, nothing out: the store remembers them. block: where states are read, as of `OwnStates`."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, block: str | None = None) -> None:
         assert isinstance(bench.settings, RetrievalSettings)  # the registry pairs rules with their settings
         super().__init__(bench, bench.settings)
         self.settings = bench.settings
         fixed, s = bench.fixed.rule, bench.settings
-        encoder = encoder_of(bench.loaded, s.encoder, s.micro_batch, fixed[ENCODER].tobytes().decode())
+        encoder = encoder_of(bench.loaded, s.encoder, s.micro_batch, fixed[ENCODER].tobytes().decode(), block)
         scale = Scale.of(fixed)
         if s.threshold is not None:
             scale = replace(scale, threshold=s.threshold)
@@ -81,9 +85,9 @@ class RetrievalEditor(LiveFacts):
                 )
         super().require(fact)
 
-    def overlay(self, state: State) -> Remembered:
-        """The live facts, put before the questions that ask for them."""
-        return Remembered(list(state.live.values()), self)
+    def overlay(self, state: State, inner: Overlay = BASE) -> Remembered:
+        """The live facts, put before the questions that ask for them; inner: what makes the model that reads them."""
+        return Remembered(list(state.live.values()), self, shifts=inner.shifts, inner=inner)
 
 
 def make(bench: Bench) -> RetrievalEditor:
@@ -98,10 +102,13 @@ def require(settings: StoreSettings, given: Given, modules: Sequence[EditableMod
         require_folder(settings.encoder)
 
 
-def fix(loaded: LoadedModel, settings: StoreSettings, given: Given) -> Arrays:
-    """The scale of vectors and the threshold, by preserved prompts; by general ones where there are few of them."""
+def fix(loaded: LoadedModel, settings: StoreSettings, given: Given, block: str | None = None) -> Arrays:
+    """The scale of vectors and the threshold, by preserved prompts; by general ones where there are few of them.
+
+    block: where states are read, as of `OwnStates`.
+    """
     assert isinstance(settings, RetrievalSettings)
-    s, encoder = settings, encoder_of(loaded, settings.encoder, settings.micro_batch)
+    s, encoder = settings, encoder_of(loaded, settings.encoder, settings.micro_batch, block=block)
     probes = list(given.preserve)
     if len(probes) < FEW:
         probes += general_prompts()

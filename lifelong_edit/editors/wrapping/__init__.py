@@ -1,4 +1,4 @@
-"""Wrappers: what is done to the weight shift of any rule. `rect+memit` is `memit` with `rect` around it.
+"""Wrappers: what is done to any rule's weight shift, or stands in front of it. `rect+memit` is `memit` within `rect`.
 
 A wrapper is a line in `WRAPPERS`, a module of this package with its `make`, and the settings that it adds to those of
 the rule inside. Needs no torch.
@@ -17,6 +17,7 @@ from lifelong_edit.editors.contract import Rule
 from lifelong_edit.editors.li.settings import LiSettings
 from lifelong_edit.editors.locate.settings import LocateSettings
 from lifelong_edit.editors.registry import AROUND
+from lifelong_edit.editors.retrieval import RULE as RETRIEVAL
 from lifelong_edit.editors.tries import Tries
 from lifelong_edit.editors.wrapping.settings import NasSettings, PruneSettings, RectSettings, SimieSettings
 from lifelong_edit.errors import UsageError
@@ -30,6 +31,8 @@ class Wrapper:
 
     settings, adds: a struct, and which of its fields a wrapped rule has beside its own. parts: what it keeps beside
     what the rule does. relearns: what it does to what the rule makes of all facts. general, statistics: as of `Rule`.
+    front: the rule that a wrapper puts in front of the one inside, which may then be one whose states are more than
+    shifted weights; None for a wrapper that makes another shift of each.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Wrapper:
     parts: Mapping[str, Fold] | None = None
     general: bool = False
     statistics: bool = False
+    front: Rule | None = None
 
     @property
     def home(self) -> str:
@@ -94,6 +98,15 @@ WRAPPERS: Mapping[str, Wrapper] = {
             relearns="with hidden states of one length",
             parts={"lengths": "replace"},
         ),
+        Wrapper(
+            name="retrieval",
+            title=f"{RETRIEVAL.title}, in front of the edited model",
+            reference=RETRIEVAL.reference,
+            settings=RETRIEVAL.settings,
+            adds=("mentioned", "encoder", "false_alarms", "most", "wording", "chat_wording", "room"),
+            relearns="what is put before questions is the live facts themselves",
+            front=RETRIEVAL,
+        ),
     )
 }
 
@@ -101,6 +114,10 @@ WRAPPERS: Mapping[str, Wrapper] = {
 def refusal(name: str, inner: Rule) -> str:
     """Why a wrapper cannot stand around a rule, in a sentence; empty where it can."""
     within = inner.name.split(AROUND)
+    if WRAPPERS[name].front is not None:
+        if inner.by_facts:
+            return f"the rule {inner.name} remembers the live facts itself; expected one that does not"
+        return ""
     if not inner.shifts:
         return f"the rule {inner.name} does not bring weight shifts alone; expected one that does"
     if name in within[:-1]:
@@ -128,6 +145,7 @@ def wrapped(name: str, inner: Rule) -> Rule:
     if reason := refusal(name, inner):
         raise UsageError(reason)
     wrapper, whole = WRAPPERS[name], f"{name}{AROUND}{inner.name}"
+    front = inner if wrapper.front is None else wrapper.front
     relearns = f"{inner.relearns}; {wrapper.relearns}" if inner.relearns else ""
     return replace(
         inner,
@@ -136,6 +154,10 @@ def wrapped(name: str, inner: Rule) -> Rule:
         reference=f"{wrapper.reference}; {inner.reference}",
         settings=_settings(name, inner.settings, whole),
         home="lifelong_edit.editors.wrapping.rule",
+        by_facts=front.by_facts,
+        tasks=inner.tasks & front.tasks,
+        exports=inner.exports & front.exports,
+        shifts=front.shifts,
         parts={**inner.parts, **(wrapper.parts or {})},
         general=inner.general or wrapper.general,
         statistics=inner.statistics or wrapper.statistics,
@@ -154,11 +176,20 @@ def _settings(name: str, inner: type[StoreSettings], whole: str) -> type[StoreSe
     fields: list[Any] = [("editor", str, whole)]
     fields += [(field, hints[field], defaults[field]) for field in wrapper.adds]
     order = (*inner.order, *wrapper.adds) if inner.order else ()
+
+    def check(settings: StoreSettings) -> None:
+        inner.__post_init__(settings)
+        wrapper.settings(**{field: getattr(settings, field) for field in wrapper.adds})  # refuses what it refuses alone
+
     found: type[StoreSettings] = msgspec.defstruct(  # type: ignore[assignment]
         f"{name.capitalize()}{inner.__name__}",
         fields,
         bases=(inner,),
-        namespace={"order": order, "__doc__": f"Of `{whole}`: those of the rule inside, and the wrapper's."},
+        namespace={
+            "order": order,
+            "__doc__": f"Of `{whole}`: those of the rule inside, and the wrapper's.",
+            "__post_init__": check,
+        },
         module=__name__,
         frozen=True,
         kw_only=True,

@@ -23,15 +23,19 @@ def make(bench: Bench) -> Editor:
 
 
 def require(settings: StoreSettings, given: Given, modules: Sequence[EditableModule] = ()) -> None:
-    """Refuse what the rule inside refuses; see `Rule.require`."""
-    _, inner = inside(settings)
+    """Refuse what the rule inside and the wrapper refuse; see `Rule.require`."""
+    name, inner = inside(settings)
     inner.require(within(settings, inner), given, modules)
+    if (own := getattr(import_module(WRAPPERS[name].home), "require", None)) is not None:
+        own(settings, given, modules)
 
 
 def fix(loaded: LoadedModel, settings: StoreSettings, given: Given) -> Arrays:
-    """What the rule inside fixes; see `Rule.fix`."""
-    _, inner = inside(settings)
-    return inner.fix(loaded, within(settings, inner), given)
+    """What the rule inside and the wrapper fix, each by names of its own; see `Rule.fix`."""
+    name, inner = inside(settings)
+    own = getattr(import_module(WRAPPERS[name].home), "fix", None)
+    beside: Arrays = {} if own is None else own(loaded, settings, given)
+    return {**inner.fix(loaded, within(settings, inner), given), **beside}
 
 
 def inside(settings: StoreSettings) -> tuple[str, Rule]:
