@@ -30,8 +30,8 @@ from benchmarks import common
 from benchmarks.ability import ability
 from benchmarks.cases import CASES, Case, chosen, counterfact
 from lifelong_edit import Timeline
-from lifelong_edit.editors.registry import RULES, rule_of
-from lifelong_edit.errors import StepRefusedError
+from lifelong_edit.editors.registry import rule_of
+from lifelong_edit.errors import StepRefusedError, UsageError
 from lifelong_edit.facts import Probe
 from lifelong_edit.judging.gate import verdicts
 from lifelong_edit.models import BASE, Form, LoadedModel, has_template
@@ -190,14 +190,23 @@ def _told(record: Any) -> dict[str, Any]:
 
 
 ARMS = {"neurons": "neurons", "search": "search", "gradient": "gradient", "breadth": "locft"}
-"""Editing rules by arm; any other rule is an arm of its own name."""
+"""Editing rules by arm; any other rule is an arm of its own name, with wrappers around it or without."""
+
+
+def arm(name: str) -> str:
+    """The name of an arm. Raises ArgumentTypeError where there is no such rule."""
+    try:
+        rule_of(ARMS.get(name, name))
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """One arm on one model; figures to results/real-….json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or GGUF file")
-    parser.add_argument("--arm", choices=sorted({*ARMS, *RULES}), default="neurons")
+    parser.add_argument("--arm", type=arm, default="neurons", metavar="NAME", help=f"{', '.join(ARMS)}, or any rule")
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--size", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--wrappers", is_flag=True, help="List the wrappers instead: what each does to a rule's shifts.")
+@click.option("--wrappers", is_flag=True, help="List the wrappers instead: what each does to a rule.")
 @json_option
 def editors(wrappers: bool, as_json: bool) -> None:
     """The editing rules that a store can have: what each needs, its tasks, what it exports and keeps, and where from.

@@ -15,7 +15,11 @@ Cosine = Annotated[float, Meta(ge=-1, le=1)]
 
 
 class RetrievalSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of `retrieval`. No module is edited; states are read behind the block of the highest one that is named."""
+    """Of `retrieval`. No module is edited; states are read behind the block of the highest one that is named.
+
+    `retrieval+RULE` has them beside those of the rule, but for `threshold`; its `phrasings` are those that the rule is
+    taught, and states are read at the layer 27 of 32, whatever is edited.
+    """
 
     editor: str = "retrieval"
     """The editing rule."""

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from lifelong_edit.bench import Bench, Say, State, silent
 from lifelong_edit.editors.contract import Arrays, Change, Editor, Given, Lesson
+from lifelong_edit.editors.retrieval import RULE as RETRIEVAL
 from lifelong_edit.editors.retrieval import rule as retrieval
 from lifelong_edit.editors.retrieval.encoding import block_at
 from lifelong_edit.editors.retrieval.settings import RetrievalSettings
-from lifelong_edit.editors.wrapping import RETRIEVAL, WRAPPERS
+from lifelong_edit.editors.wrapping import WRAPPERS
 from lifelong_edit.editors.wrapping.around import Around
 from lifelong_edit.facts import Fact
 from lifelong_edit.models import BASE, EditableModule, LoadedModel
