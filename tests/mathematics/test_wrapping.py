@@ -403,12 +403,18 @@ def test_facts_are_put_before_questions_of_the_edited_model(pair: Make, brief: l
     assert change.report["retrieval"]["threshold"] == wrapped.memory.gate.scale.threshold
 
 
-def test_states_are_compared_high_in_the_model_wherever_the_rule_edits(pair: Make, brief: list[Fact]) -> None:
-    """Behind layer 3 of 4, where layers 0 and 1 are edited; hooks of the rule inside are in place behind it."""
-    wrapped, _ = pair("retrieval+neurons")
-    loaded = wrapped.bench.loaded
+def test_a_rule_with_hooks_has_them_behind_the_memory(pair: Make, brief: list[Fact]) -> None:
+    """And texts are compared behind layer 3 of 4, where layers 0 and 1 are edited."""
+    wrapped, inner = pair("retrieval+coachhook", rate=0.5, alpha=0.1)
+    loaded, state = wrapped.bench.loaded, streamed(wrapped, [brief[:2]])
     assert block_at(loaded, 27 / 32) == "transformer.h.3" and block_of(loaded.modules[-1]) == "transformer.h.1"
     assert wrapped.memory.gate._encoder._site.name == "transformer.h.3"
+    ids = torch.tensor([loaded.tokenizer(brief[0].prompt).input_ids])
+    logits = []
+    for overlay in (BASE, inner.overlay(state), wrapped.overlay(state)):
+        with loaded.at(overlay), torch.no_grad():
+            logits.append(loaded.model(input_ids=ids).logits)
+    assert torch.equal(logits[2], logits[1]) and not torch.equal(logits[1], logits[0])
 
 
 def test_keys_are_those_of_questions_that_nothing_is_put_before(pair: Make, brief: list[Fact]) -> None:
