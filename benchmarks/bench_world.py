@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ def main() -> None:
         return
     counts = [int(part) for part in given.processes.split(",")]
     if given.kills:
-        write("world-kills", killed(given.kills, max(counts)))
+        for so_far in killed(given.kills, max(counts)):
+            write("world-kills", so_far)
         return
     tracing = {count: asked(count, given.facts, given.repeats) for count in counts}
     for found in tracing.values():
@@ -105,11 +106,11 @@ def trace_in(world: Any, given: tuple[int, int]) -> dict[str, Any]:
     return told | {"bytes": size, "digest": digest}
 
 
-def killed(kills: int, processes: int, seed: int = 0) -> dict[str, Any]:
+def killed(kills: int, processes: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     """A stream in several processes, one of which is killed at random, and begun again; from anew when it is through.
 
     The command that goes on is always the same one. Each stream that came through is compared with one that nobody
-    killed and that ran in one process.
+    killed and that ran in one process. What was found until then is told whenever one came through.
     """
     draw, files = random.Random(seed), [str(path) for path in sorted(NEWS.glob("*.jsonl"))[:1]]
     ends, codes, same, after = list[float](), list[int](), list[bool](), Counter[int]()
@@ -125,7 +126,7 @@ def killed(kills: int, processes: int, seed: int = 0) -> dict[str, Any]:
         codes.append(process.returncode)
         same.append(digests(alone) == digests(shared))
         shutil.rmtree(shared)
-        while len(ends) < kills:
+        while len(ends) < kills or shared.exists():
             if not shared.exists():
                 shutil.copytree(begun, shared)
             process = run(processes, shared, files)
@@ -138,9 +139,16 @@ def killed(kills: int, processes: int, seed: int = 0) -> dict[str, Any]:
             same.append(digests(alone) == digests(shared))
             shutil.rmtree(shared)
             print(f"{len(ends)} kills, {len(codes)} streams, equal: {all(same)}", flush=True)
-    told = {"processes": processes, "kills": len(ends), "slowest_end": max(ends, default=0.0)}
-    told |= {"processor_seconds_of_a_stream": seconds, "steps_committed_at_kills": dict(sorted(after.items()))}
-    return told | {"streams_through": len(codes), "exit_codes": sorted(set(codes)), "digests_equal": all(same)}
+            yield {
+                "processes": processes,
+                "kills": len(ends),
+                "slowest_end": max(ends, default=0.0),
+                "processor_seconds_of_a_stream": seconds,
+                "steps_committed_at_kills": dict(sorted(after.items())),
+                "streams_through": len(codes),
+                "exit_codes": sorted(set(codes)),
+                "digests_equal": all(same),
+            }
 
 
 def killed_once(process: subprocess.Popen[bytes], draw: random.Random, spent: float) -> float | None:
