@@ -44,6 +44,21 @@ class Around:
         """The rows whose keys the rule inside keeps."""
         return self.inner.kept_rows(facts)
 
+    def learn(self, state: State, lesson: Lesson) -> Change:
+        """What the rule inside proposes; see `Editor.learn`."""
+        return self.inner.learn(state, lesson)
+
+    def relearn(
+        self,
+        facts: Sequence[Fact],
+        *,
+        start: Mapping[str, Tensor] | None = None,
+        identity: str = "",
+        say: Say = silent,
+    ) -> Change:
+        """What the rule inside makes of all facts; see `Editor.relearn`."""
+        return self.inner.relearn(facts, start=start, identity=identity, say=say)
+
     def overlay(self, state: State) -> Overlay:
         """As the rule inside has it."""
         return self.inner.overlay(state)

@@ -7,16 +7,14 @@ after its last edit would be, and nothing is ever made smaller twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lifelong_edit.bench import Bench, Say, State, silent
-from lifelong_edit.editors.contract import Change, Editor, Lesson
+from lifelong_edit.bench import Bench, State
+from lifelong_edit.editors.contract import Editor
 from lifelong_edit.editors.wrapping.around import Around
-from lifelong_edit.facts import Fact
 from lifelong_edit.models import Shifts
 from lifelong_edit.numerics.reshaping import compressed, greatest_singular
 
@@ -29,21 +27,6 @@ class Prune(Around):
         self.log_base, self.bound = log_base, bound
         self._bounds: dict[str, float] = {}
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def learn(self, state: State, lesson: Lesson) -> Change:
-        """What the rule inside proposes at the sum of shifts; see `Editor.learn`."""
-        return self.inner.learn(state, lesson)
-
-    def relearn(
-        self,
-        facts: Sequence[Fact],
-        *,
-        start: Mapping[str, Tensor] | None = None,
-        identity: str = "",
-        say: Say = silent,
-    ) -> Change:
-        """What the rule inside makes of all facts; see `Editor.relearn`."""
-        return self.inner.relearn(facts, start=start, identity=identity, say=say)
 
     def overlay(self, state: State) -> Shifts:
         """W₀ + the sum of shifts, made smaller."""

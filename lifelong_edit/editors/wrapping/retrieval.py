@@ -6,12 +6,10 @@ the memory in front of it. Whoever asks or judges a state asks the whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import Tensor
-
-from lifelong_edit.bench import Bench, Say, State, silent
+from lifelong_edit.bench import Bench, State
 from lifelong_edit.editors.contract import Arrays, Change, Editor, Given, Lesson
 from lifelong_edit.editors.retrieval import RULE as RETRIEVAL
 from lifelong_edit.editors.retrieval import rule as retrieval
@@ -46,19 +44,8 @@ class InFront(Around):
         """What the rule inside would change; see `Editor.learn`. Raises BadInputError as `require`."""
         for fact in lesson.facts:
             self.memory.require(fact)
-        change = self.inner.learn(state, lesson)
+        change = super().learn(state, lesson)
         return replace(change, report=change.report | {"retrieval": self.memory.told()})
-
-    def relearn(
-        self,
-        facts: Sequence[Fact],
-        *,
-        start: Mapping[str, Tensor] | None = None,
-        identity: str = "",
-        say: Say = silent,
-    ) -> Change:
-        """What the rule inside makes of all facts; see `Editor.relearn`."""
-        return self.inner.relearn(facts, start=start, identity=identity, say=say)
 
     def overlay(self, state: State) -> retrieval.Remembered:
         """The live facts before the questions that ask for them, asked of the model that the rule inside makes."""
