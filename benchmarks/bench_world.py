@@ -69,18 +69,15 @@ def asked(count: int, work: str, facts: int, repeats: int) -> dict[str, Any]:
     return found
 
 
-def in_processes(
-    count: int, work: Callable[[Any, tuple[int, int]], dict[str, Any]], given: tuple[int, int]
-) -> dict[str, Any]:
-    """Work in so many processes: seconds by the clock, those of the busiest, bytes, the digest."""
+def in_processes(count: int, work: Any, given: tuple[int, int]) -> dict[str, Any]:
+    """Work, of WORK, in so many processes: seconds by the clock, those of the busiest, bytes, the digest."""
     from lifelong_edit.world import ALONE
     from lifelong_edit.world.starting import Started
 
-    if count == 1:
-        return work(ALONE, given)
-    started = Started(count, work, given)
-    found = work(started.world, given)
-    started.end()
+    started = None if count == 1 else Started(count, work, given)
+    found: dict[str, Any] = work(ALONE if started is None else started.world, given)
+    if started is not None:
+        started.end()
     return found
 
 
@@ -117,9 +114,9 @@ def trace_in(world: Any, given: tuple[int, int]) -> dict[str, Any]:
 
 
 def train_in(world: Any, given: tuple[int, int]) -> dict[str, Any]:
-    """What one of the processes does of a training, an episode of two batches at a time; seconds are those of a step.
+    """What one of the processes does of a training, in episodes of two batches of 50; seconds are those of a step.
 
-    Facts are those that every training has by default, whatever is given.
+    given: of it the repeats. Facts are those by which atlas' own network was trained.
     """
     from lifelong_edit.models import load_model
     from lifelong_edit.stores import tensors_digest
@@ -141,7 +138,7 @@ def train_in(world: Any, given: tuple[int, int]) -> dict[str, Any]:
 
 
 def train_facts() -> list[Any]:
-    """The facts by which atlas' own network was trained."""
+    """Facts that atlas knows, with counterfactual answers."""
     from lifelong_edit.facts import read_facts
 
     return [record.fact for record in read_facts([str(REPOSITORY / "lifelong_edit/atlas/edits_train.jsonl")])]

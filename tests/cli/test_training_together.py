@@ -129,14 +129,15 @@ def test_a_killed_team_goes_on_to_the_same_network(
     assert files(shared) == files(alone("malmen")[0])
 
 
+@pytest.mark.parametrize("rule", ["malmen", "serac"])
 def test_shards_train_the_network_of_one(
-    together: Start, tmp_path: Path, stepping: Arguments, alone: Callable[[str], tuple[Path, str]]
+    together: Start, tmp_path: Path, stepping: Arguments, alone: Callable[[str], tuple[Path, str]], rule: str
 ) -> None:
     """In step; the config says otherwise where the model was."""
     shared = tmp_path / "shared"
-    (code, _, err), (other, *_) = ended(together(*stepping("malmen", "--device", "sharded"), shared))
+    (code, _, err), (other, *_) = ended(together(*stepping(rule, "--device", "sharded"), shared))
     assert (code, other) == (0, 0), err
-    assert files(shared, NETWORK) == files(alone("malmen")[0], NETWORK)
+    assert files(shared, NETWORK) == files(alone(rule)[0], NETWORK)
 
 
 OTHERWISE = """
