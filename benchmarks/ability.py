@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
+from benchmarks.data import wikitext
 from lifelong_edit.eval.metrics.harness import Harness
 from lifelong_edit.models import LoadedModel
 
@@ -69,7 +70,7 @@ def claims(count: int) -> list[dict[str, Any]]:
 
 def text(count: int, before: int = 30, after: int = 10) -> list[dict[str, Any]]:
     """Beginnings of paragraphs with their next words, among the next words of three others."""
-    lines = common.shared("data", "wikitext2", "valid.txt").read_text(encoding="utf-8").splitlines()
+    lines = wikitext("valid").splitlines()
     words = [line.split() for line in lines if len(line.split()) >= before + after]
     draw, found = random.Random(0), list[dict[str, Any]]()
     for i, paragraph in enumerate(words[:count]):

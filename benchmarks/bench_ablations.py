@@ -19,13 +19,14 @@ from torch import Tensor
 
 from benchmarks import ablations_page, common
 from benchmarks.ablated import Otherwise, free_space, solve_otherwise
-from benchmarks.bench_streams import MODEL, TEXT, Stream, judge, line
+from benchmarks.bench_streams import Stream, judge, line
+from benchmarks.data import trex_facts, trex_model, wikitext
 from benchmarks.validation import CHOSEN, validation
 from lifelong_edit import Settings
 from lifelong_edit.bench import Bench, State, prepare
 from lifelong_edit.editors.gradient.rule import make
 from lifelong_edit.editors.ridge.editor import RidgeEditor
-from lifelong_edit.facts import Probe, read_facts
+from lifelong_edit.facts import Probe
 from lifelong_edit.models import load_model
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.timeline.model import as_tensors
@@ -124,12 +125,11 @@ class Bed:
     """What all variants share: the facts to teach, what is asked, what may be preserved, the texts."""
 
     def __init__(self, count: int, seed: int) -> None:
-        self.folder, text = common.shared(MODEL), common.shared(TEXT)
-        facts = [record.fact for record in read_facts([str(self.folder / "facts_train.jsonl")])]
+        self.folder, facts = trex_model(), trex_facts("train")
         self.stream, self.probes = validation(facts, count, seed)
         first = {fact.prompt for fact in facts}
         self.prompts = [probe for probe in self.probes if probe.prompt in first]
-        self.text, self.test = ((text / f"{part}.txt").read_text() for part in ("valid", "test"))
+        self.text, self.test = wikitext("valid"), wikitext("test")
         self._editor: tuple[object, RidgeEditor] | None = None
         self._streamed: State | None = None
         self._seconds = 0.0

@@ -20,6 +20,7 @@ import torch
 
 from benchmarks import common, gpt2_shape
 from benchmarks.bare import Kind, bare_pass
+from benchmarks.data import trex_facts, trex_file, trex_model, wikitext
 from lifelong_edit import Settings, Timeline
 from lifelong_edit.editors.contract import Lesson
 from lifelong_edit.editors.ridge.editor import RidgeEditor
@@ -131,12 +132,10 @@ def medians(steps: Sequence[dict[str, Any]], kinds: Sequence[str]) -> dict[str, 
 
 def bytes_on_trex(count: int) -> dict[str, Any]:
     """1,000 facts in batches of 64 on trex-gpt2-mini: what the whole store takes on the disk."""
-    model = common.shared("models", "trex-gpt2-mini")
-    facts = [record.fact for record in read_facts([str(model / "facts_stream.jsonl")])][:count]
-    preserve = list(gpt2_shape.probes(model / "facts_train.jsonl"))
+    facts, preserve = trex_facts("stream")[:count], list(gpt2_shape.probes(trex_file("train")))
     with tempfile.TemporaryDirectory() as name:
         store = Path(name) / "store"
-        with Timeline.create(store, model=str(model), preserve=preserve, text=gpt2_shape.text()) as timeline:
+        with Timeline.create(store, model=str(trex_model()), preserve=preserve, text=[wikitext("valid")]) as timeline:
             empty = common.folder_bytes(store)
             for start in range(0, len(facts), BATCH):
                 timeline.apply(facts[start : start + BATCH])

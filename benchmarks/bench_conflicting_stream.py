@@ -23,11 +23,12 @@ from typing import Any
 import msgspec
 
 from benchmarks import common
-from benchmarks.bench_streams import MODEL, TEXT, Stream, judge, line, make_stream
+from benchmarks.bench_streams import Stream, judge, line, make_stream
+from benchmarks.data import trex_facts, trex_model, wikitext
 from benchmarks.validation import CHOSEN, validation
 from lifelong_edit import Fact, Settings, Timeline
 from lifelong_edit.eval.metrics.verdicts import ask_pairs
-from lifelong_edit.facts import Probe, Record, preserved_prompts_of, read_facts
+from lifelong_edit.facts import Probe, Record, preserved_prompts_of
 from lifelong_edit.models import LoadedModel
 from lifelong_edit.policies import POLICIES, FixedSize, normalise
 from lifelong_edit.scheduler import Scheduler
@@ -248,9 +249,7 @@ def tell(name: str, figures: Mapping[str, Any]) -> None:
 
 def make_template(folder: Path, settings: Settings, preserve: Sequence[Probe], text: str) -> None:
     """A store at the base, to be copied."""
-    Timeline.create(
-        folder, model=str(common.shared(MODEL)), settings=settings, preserve=list(preserve), text=[text]
-    ).close()
+    Timeline.create(folder, model=str(trex_model()), settings=settings, preserve=list(preserve), text=[text]).close()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -273,16 +272,15 @@ def main() -> None:
     if options.quick:
         options.batches, options.size, options.plants = 3, 20, 6
         out, changes = common.REPOSITORY / ".work", {"text_tokens": 8000, "passes": 3}
-    model, text = common.shared(MODEL), common.shared(TEXT)
-    train, facts = ([r.fact for r in read_facts([str(model / f"facts_{s}.jsonl")])] for s in ("train", "stream"))
+    train, facts = trex_facts("train"), trex_facts("stream")
     planted = planted_stream(train if options.quick else facts, train, options)
     settings = msgspec.convert(CHOSEN | changes, Settings)
     counts = {"facts": len(planted.facts), "batches": options.batches, "plants of each kind": options.plants}
     results: dict[str, Any] = {**counts, "seed": options.seed, "settings": msgspec.to_builtins(settings)}
     with tempfile.TemporaryDirectory() as scratch:
         template = Path(scratch) / "template"
-        make_template(template, settings, planted.preserve, (text / "valid.txt").read_text(encoding="utf-8"))
-        sample = (text / "test.txt").read_text(encoding="utf-8")
+        make_template(template, settings, planted.preserve, wikitext("valid"))
+        sample = wikitext("test")
         for name in options.policies:
             store = Path(shutil.copytree(template, Path(scratch) / name))
             results[name] = run_policy(name, planted, store, options.size, sample)

@@ -27,6 +27,7 @@ import numpy.typing as npt
 import torch
 
 from benchmarks import common
+from benchmarks.data import trex_facts, trex_model
 from benchmarks.reliability import BINS, save_figure
 from lifelong_edit import atlas
 from lifelong_edit.eval.metrics.verdicts import predict_answers
@@ -40,7 +41,6 @@ from lifelong_edit.timeline.solving import NEAREST, NEIGHBOURS
 from lifelong_edit.tracing.conflict_keys import centred, lowest_keys
 from lifelong_edit.training.scorers import Pair, as_known, asked_again, measure_pairs, scorer_for
 
-TREX = "models/trex-gpt2-mini"
 KINDS = ("random", "answer", "subject")
 BATCH, LIVE, OTHERS = 64, 1000, 4
 FIXED_COSINE = 0.8
@@ -105,9 +105,7 @@ def wrong(loaded: LoadedModel, facts: Sequence[Fact]) -> list[Fact]:
 
 def trex(seed: int) -> Model:
     """trex-gpt2-mini: fitted on `facts_train.jsonl`, judged on `facts_stream.jsonl` and on tuples it does not know."""
-    folder = common.shared(TREX)
-    loaded = load_model(str(folder))
-    train, stream = ([r.fact for r in read_facts([str(folder / f"facts_{s}.jsonl")])] for s in ("train", "stream"))
+    loaded, train, stream = load_model(str(trex_model())), trex_facts("train"), trex_facts("stream")
     forms, world, rng = patterns(), tuples(), random.Random(seed)
     seen = {fact.subject for fact in (*train, *stream)}
     relations = sorted({fact.relation for fact in stream if fact.relation and len(forms[fact.relation]) > 1})

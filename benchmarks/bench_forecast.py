@@ -19,16 +19,17 @@ from typing import Any
 import msgspec
 
 from benchmarks import common
+from benchmarks.data import trex_facts, trex_model, wikitext
 from lifelong_edit import Settings
 from lifelong_edit.bench import Bench, prepare
-from lifelong_edit.facts import Fact, read_facts
+from lifelong_edit.facts import Fact
 from lifelong_edit.judging.forgetting import Measured, measure_stream, merge
 from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.numerics.forecast import FEATURES, Forecaster, Kind, fit_forecaster, set_level
 from lifelong_edit.timeline.defaults import default_forecasters
 from lifelong_edit.timeline.model import make_editor
 
-MODEL, TEXT, BATCH = "models/trex-gpt2-mini", "data/wikitext2", 50
+BATCH = 50
 KINDS: tuple[Kind, ...] = ("keys", "change")
 HELD = Settings(more_passes=0, passes=2, phrasings=0, rehearse=0, preserved=0, preserved_keys=0, text_tokens=8000)
 SOLVES = {"loose": HELD.replace(ask="published", eta=3.0), "held": HELD}
@@ -78,10 +79,8 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=500, help="facts of each stream in the held solve")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     options = parser.parse_args()
-    folder, counts = common.shared(MODEL), {"loose": options.loose, "held": options.held}
-    loaded = load_model(str(folder))
-    train, stream = ([r.fact for r in read_facts([str(folder / f"facts_{s}.jsonl")])] for s in ("train", "stream"))
-    text = (common.shared(TEXT) / "valid.txt").read_text()
+    loaded, counts = load_model(str(trex_model())), {"loose": options.loose, "held": options.held}
+    train, stream, text = trex_facts("train"), trex_facts("stream"), wikitext("valid")
     learned, judged = {}, {}
     for name, count in counts.items():
         learned[name] = measure(loaded, SOLVES[name], shuffled(train, 0)[:count], text)

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench_load import PLACES, make_model
-from benchmarks.bench_streams import MODEL
-from benchmarks.common import shared, write
+from benchmarks.common import write
+from benchmarks.data import trex_facts, trex_model
 
 AT_ONCE = 500
 """Facts of each step of the history that is written."""
@@ -67,7 +67,7 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:
         place = given.place or Path(work)
-        model = shared(*MODEL.split("/")) if given.real else place / "model"
+        model = trex_model() if given.real else place / "model"
         if not model.exists():
             make_model(model)
         for count in given.facts:
@@ -164,7 +164,7 @@ def like_real(loaded: Any, random: np.random.Generator) -> Callable[[], Any]:
     from lifelong_edit.models import encode_prompt
     from lifelong_edit.tracing.conflict_keys import lowest_keys
 
-    facts = real_facts("train")
+    facts = trex_facts("train")
     keys = lowest_keys(loaded, [encode_prompt(loaded.tokenizer, fact.prompt) for fact in facts], 64).cpu().numpy()
     named: dict[str | None, list[int]] = {}
     for number, fact in enumerate(facts):
@@ -177,13 +177,6 @@ def like_real(loaded: Any, random: np.random.Generator) -> Callable[[], Any]:
         return keys[core] + 0.5 * (keys[one] - keys[other])
 
     return drawn
-
-
-def real_facts(part: str) -> list[Any]:
-    """Facts that come with the real model."""
-    from lifelong_edit.facts import read_facts
-
-    return [record.fact for record in read_facts([str(shared(*MODEL.split("/"), f"facts_{part}.jsonl"))])]
 
 
 def inside(store: Path, *, real: bool) -> dict[str, Any]:
@@ -205,7 +198,7 @@ def inside(store: Path, *, real: bool) -> dict[str, Any]:
     timeline = took("open_to_write", lambda: Timeline.open(store))
     timeline.bench()
     took("state_at_the_head", lambda: timeline._solve().state())
-    of_stream = real_facts("stream") if real else []
+    of_stream = trex_facts("stream") if real else []
 
     def taught(number: int) -> list[Any]:
         return of_stream[number * BATCH : (number + 1) * BATCH] if real else batch(count + number * BATCH)

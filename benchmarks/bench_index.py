@@ -30,7 +30,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks import common
-from lifelong_edit.facts import Fact, read_facts
+from benchmarks.data import trex_facts, trex_model
+from lifelong_edit.facts import Fact
 from lifelong_edit.policies import LiveIdentities, find_conflicts, plan_index
 from lifelong_edit.stores import KeyIndex
 from lifelong_edit.timeline.defaults import default_scorer
@@ -93,9 +94,8 @@ def real_keys(path: Path) -> dict[str, Any]:
     from lifelong_edit.tracing.conflict_keys import lowest_keys
 
     torch.set_num_threads(1)
-    folder = common.shared("models", "trex-gpt2-mini")
-    loaded = load_model(str(folder), device="cpu", dtype="float32")
-    facts = {part: [r.fact for r in read_facts([str(folder / f"facts_{part}.jsonl")])] for part in ("train", "stream")}
+    loaded = load_model(str(trex_model()), device="cpu", dtype="float32")
+    facts = {"train": trex_facts("train"), "stream": trex_facts("stream")}
     facts["stream"] = facts["stream"][:: len(facts["stream"]) // BATCH]
     prompts = {part: [encode_prompt(loaded.tokenizer, fact.prompt) for fact in facts[part]] for part in facts}
     keys = {part: lowest_keys(loaded, prompts[part], 64).cpu().numpy() for part in facts}

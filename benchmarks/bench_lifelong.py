@@ -27,9 +27,7 @@ from torch import Tensor
 from benchmarks import common
 from benchmarks.bench_streams import (
     ARMS,
-    MODEL,
     PUBLISHED_MODULES,
-    TEXT,
     Arm,
     Stream,
     judge,
@@ -37,6 +35,7 @@ from benchmarks.bench_streams import (
     make_stream,
     trained,
 )
+from benchmarks.data import trex_facts, trex_model, wikitext
 from benchmarks.finetuning import FineTuner, Recipe
 from benchmarks.validation import CHOSEN, validation
 from lifelong_edit import Settings
@@ -48,7 +47,7 @@ from lifelong_edit.editors.ridge.editor import RidgeEditor
 from lifelong_edit.editors.ridge.held import Preservation
 from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.eval.metrics.verdicts import ask_pairs, summarise
-from lifelong_edit.facts import Fact, Probe, preserved_prompts_of, read_facts
+from lifelong_edit.facts import Fact, Probe, preserved_prompts_of
 from lifelong_edit.judging.forgetting import forecast_by_keys
 from lifelong_edit.judging.guard import Figures, measure, objections, retention
 from lifelong_edit.models import BASE, LoadedModel, load_model
@@ -439,11 +438,10 @@ def main() -> None:
     o.folder = common.RESULTS if plan.facts == "stream" else WORK
     try:
         o.recipe = parse_settings(Recipe, "--recipe", o.recipe)
-        model, text = common.shared(MODEL), common.shared(TEXT)
-        train, facts = ([r.fact for r in read_facts([str(model / f"facts_{s}.jsonl")])] for s in ("train", "stream"))
-        texts = {s: (text / f"{s}.txt").read_text(encoding="utf-8") for s in ("valid", "test")}
-        published = load_model(str(model), modules=PUBLISHED_MODULES)
-        ground = Ground(load_model(str(model), modules=CHOSEN["modules"]), published, train, facts, texts, o)
+        model, train, facts = str(trex_model()), trex_facts("train"), trex_facts("stream")
+        texts = {"valid": wikitext("valid"), "test": wikitext("test")}
+        published = load_model(model, modules=PUBLISHED_MODULES)
+        ground = Ground(load_model(model, modules=CHOSEN["modules"]), published, train, facts, texts, o)
         for name in o.arms:
             run_arm(ground, name, plan)
     except LifelongEditError as error:

@@ -29,6 +29,7 @@ import torch
 from benchmarks import common
 from benchmarks.ability import ability
 from benchmarks.cases import CASES, Case, chosen, counterfact
+from benchmarks.data import wikitext
 from lifelong_edit import Timeline
 from lifelong_edit.editors.registry import RULES, rule_of
 from lifelong_edit.errors import StepRefusedError
@@ -51,7 +52,7 @@ def preserved(count: int, avoid: frozenset[str]) -> list[Probe]:
 
 def ordinary() -> list[str]:
     """WikiText-2's validation text; perplexity is on its test text."""
-    return common.shared("data", "wikitext2", "valid.txt").read_text(encoding="utf-8").splitlines()
+    return wikitext("valid").splitlines()
 
 
 class Judge:
@@ -215,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
     cases = chosen(CASES[options.facts](options.given), options.batches * options.size, options.seed)
-    text = common.shared("data", "wikitext2", "test.txt").read_text(encoding="utf-8")
+    text = wikitext("test")
     found = edited(options, cases, text)
     model = Path(options.model).stem.lower()
     of = "" if options.facts == "edit" else f"-{options.facts}"

@@ -24,11 +24,12 @@ import torch
 from benchmarks import common, gpt2_shape
 from benchmarks.bare import Kind, bare_pass
 from benchmarks.bench_commit import Cost, cost
+from benchmarks.data import trex_facts, trex_file, trex_model
 from lifelong_edit import Settings, Timeline
 from lifelong_edit.bench import Bench, silent
 from lifelong_edit.editors.contract import Change, Editor, Entries
 from lifelong_edit.editors.ridge.editor import RidgeEditor
-from lifelong_edit.facts import Fact, Probe, read_facts
+from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.stores import KEYS, Reconsolidate
 from lifelong_edit.timeline.commit import UNMADE, Draft, write_step
 from lifelong_edit.tracing.rows import Row, drawn_rows, fact_rows, subjects_of
@@ -121,9 +122,7 @@ def write(timeline: Timeline, solved: Change) -> None:
 def inputs(model: str, count: int, folder: Path) -> tuple[Path, list[Fact], list[Probe]]:
     """Folder of a model, facts, preserved prompts."""
     if model == MODELS[0]:
-        place = common.shared("models", model)
-        facts = [record.fact for record in read_facts([str(place / "facts_stream.jsonl")])][:count]
-        return place, facts, list(gpt2_shape.probes(place / "facts_train.jsonl"))
+        return trex_model(), trex_facts("stream")[:count], list(gpt2_shape.probes(trex_file("train")))
     return gpt2_shape.build(folder / "model"), gpt2_shape.counterfact(count), gpt2_shape.preserved(300)
 
 

@@ -21,7 +21,8 @@ from typing import Any
 import msgspec
 
 from benchmarks import common
-from benchmarks.bench_streams import ARMS, MODEL, PUBLISHED_MODULES, TEXT, make_stream, trained
+from benchmarks.bench_streams import ARMS, PUBLISHED_MODULES, make_stream, trained
+from benchmarks.data import trex_facts, trex_model, wikitext
 from benchmarks.validation import CHOSEN
 from lifelong_edit import Settings, Timeline
 from lifelong_edit.eval.reports.sampling import Sampler
@@ -101,10 +102,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=50)
     parser.add_argument("--again", action="store_true", help="replace stores that are there")
     options = parser.parse_args()
-    folder = common.shared(MODEL)
-    train, facts = ([r.fact for r in read_facts([str(folder / f"facts_{s}.jsonl")])] for s in ("train", "stream"))
-    ground = Ground(folder, train, (common.shared(TEXT) / "valid.txt").read_text(encoding="utf-8"), options)
-    stream = make_stream(facts, options.batches * options.size, options.seed)
+    ground = Ground(trex_model(), trex_facts("train"), wikitext("valid"), options)
+    stream = make_stream(trex_facts("stream"), options.batches * options.size, options.seed)
     WORK.mkdir(parents=True, exist_ok=True)
     records = WORK / "facts.jsonl"
     records.write_text("".join(f"{json.dumps(msgspec.to_builtins(fact))}\n" for fact in stream.facts), encoding="utf-8")

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks import common, gpt2_shape
-from benchmarks.bench_streams import MODEL, TEXT, make_stream
+from benchmarks.bench_streams import make_stream
+from benchmarks.data import trex_facts, trex_file, trex_model, wikitext
 from benchmarks.validation import CHOSEN
 from lifelong_edit import Settings, Timeline
 from lifelong_edit.cli.common import parse_settings
-from lifelong_edit.facts import Fact, read_facts
+from lifelong_edit.facts import Fact
 from lifelong_edit.models import encode, generate_greedy
 from lifelong_edit.tracing.rows import draw
 
@@ -43,13 +44,12 @@ def timed(what: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 def begin(options: argparse.Namespace, folder: Path) -> Timeline:
     """A new store, with the settings of the other streams."""
-    place = common.shared(MODEL)
     return Timeline.create(
         folder,
-        model=str(place),
+        model=str(trex_model()),
         settings=parse_settings(Settings, "--set", options.set, **CHOSEN),
-        preserve=list(gpt2_shape.probes(place / "facts_train.jsonl"))[: 200 if options.quick else None],
-        text=[common.shared(TEXT, "valid.txt").read_text(encoding="utf-8")],
+        preserve=list(gpt2_shape.probes(trex_file("train")))[: 200 if options.quick else None],
+        text=[wikitext("valid")],
     )
 
 
@@ -158,8 +158,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.batches, options.size, options.counts = 3, 10, [1, 5]
-    facts = [record.fact for record in read_facts([str(common.shared(MODEL) / "facts_stream.jsonl")])]
-    stream = make_stream(facts, options.batches * options.size, options.seed).facts
+    stream = make_stream(trex_facts("stream"), options.batches * options.size, options.seed).facts
     results: dict[str, Any] = {"asked": vars(options), "counts": []}
     with tempfile.TemporaryDirectory() as name, begin(options, Path(name) / "whole") as whole:
         _, results["seconds of the stream"] = timed(lambda: edit(whole, stream, options.size))

@@ -24,14 +24,15 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.bench_real import ordinary
-from benchmarks.bench_streams import MODEL, TEXT, Stream, judge, make_stream
+from benchmarks.bench_streams import Stream, judge, make_stream
+from benchmarks.data import trex_facts, trex_file, trex_model, wikitext, wikitext_file
 from benchmarks.validation import validation
 from lifelong_edit import Timeline
 from lifelong_edit.bench import State
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.editors.ridge.settings import CHOSEN
 from lifelong_edit.errors import StepRefusedError
-from lifelong_edit.facts import Fact, Probe, preserved_prompts_of, read_facts
+from lifelong_edit.facts import Fact, Probe, preserved_prompts_of
 from lifelong_edit.models import BASE
 from lifelong_edit.settings import settings_of
 from lifelong_edit.timeline.defaults import settings_from
@@ -39,20 +40,18 @@ from lifelong_edit.timeline.defaults import settings_from
 
 def lived(split: str, count: int, seed: int) -> tuple[Stream, list[Probe]]:
     """The facts of a life, and prompts to preserve: of training facts, never of those that are judged."""
-    folder = common.shared(*MODEL.split("/"))
-    train = [record.fact for record in read_facts([str(folder / "facts_train.jsonl")])]
+    train = trex_facts("train")
     if split == "train":
         return validation(train, count, seed)
-    facts = [record.fact for record in read_facts([str(folder / "facts_stream.jsonl")])]
-    return make_stream(facts, count, seed), [probe for fact in train for probe in preserved_prompts_of(fact)]
+    kept = [probe for fact in train for probe in preserved_prompts_of(fact)]
+    return make_stream(trex_facts("stream"), count, seed), kept
 
 
 def prepared(options: argparse.Namespace, folder: Path) -> None:
     """Choose the settings and train the network, by the command that users have; what it leaves lies in `folder`."""
-    data = common.shared(*MODEL.split("/"))
-    command = [sys.executable, "-m", "lifelong_edit", "train", "--editor", options.rule, "--model", str(data)]
-    command += ["--data", str(data / "facts_train.jsonl"), "--out", str(folder), "--minutes", str(options.minutes)]
-    command += ["--text", str(common.shared(*TEXT.split("/"), "valid.txt"))]
+    command = [sys.executable, "-m", "lifelong_edit", "train", "--editor", options.rule, "--model", str(trex_model())]
+    command += ["--data", str(trex_file("train")), "--out", str(folder), "--minutes", str(options.minutes)]
+    command += ["--text", str(wikitext_file("valid"))]
     if rule_of(options.rule).tries:
         command += ["--choose", "1000", "--choosing", f"trials={options.trials}"]
         command += ["--choosing", f"facts={options.tried}"]
@@ -83,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rule = rule_of(options.rule)
     if "preserved" not in rule.settings.__struct_fields__:
         preserve = []  # a rule that does nothing with them need not wait for their answers
-    text = common.shared(*TEXT.split("/"), "test.txt").read_text(encoding="utf-8")
+    text = wikitext("test")
     with tempfile.TemporaryDirectory() as folder:
         chosen = options.chosen or Path(folder) / "chosen"
         if options.trials and not chosen.exists():
@@ -92,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         network = chosen if (chosen / "network.safetensors").is_file() else None
         settings = settings_of(rule.settings, {"editor": options.rule, **settings_from(kept, rule.settings), **given})
         found: dict[str, Any] = {"settings": settings.told(), "trials": options.trials, "tried": options.tried}
-        model, store = str(common.shared(*MODEL.split("/"))), Path(folder) / "store"
+        model, store = str(trex_model()), Path(folder) / "store"
         timeline = Timeline.create(
             store, model=model, settings=settings, preserve=preserve, hypernetwork=network,
             text=ordinary(),  # as `prepared` has it

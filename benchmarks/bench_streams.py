@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from benchmarks import common
+from benchmarks.data import trex_facts, trex_model, wikitext
 from lifelong_edit import Settings
 from lifelong_edit.bench import Bench, State, prepare, silent
 from lifelong_edit.editors.contract import Change, Editor, Lesson, moved_by
@@ -33,15 +34,12 @@ from lifelong_edit.eval.metrics.verdicts import (
     predict_answers,
     summarise,
 )
-from lifelong_edit.facts import Fact, Probe, preserved_prompts_of, read_facts
+from lifelong_edit.facts import Fact, Probe, preserved_prompts_of
 from lifelong_edit.models import Encoded, LoadedModel, Overlay, encode, encode_prompt, load_model
 from lifelong_edit.tasks.causal.perplexity import perplexity_of, text_windows
 from lifelong_edit.timeline.model import make_editor
 from lifelong_edit.training.episodes import TrainSettings
 from lifelong_edit.training.run import Run
-
-MODEL = "models/trex-gpt2-mini"
-TEXT = "data/wikitext2"
 
 
 @dataclass(frozen=True)
@@ -265,13 +263,11 @@ def trained(
 
 def run_arm(name: str, seeds: Sequence[int], networks: Path, minutes: float) -> dict[str, Any]:
     """All seeds of one arm."""
-    arm, folder = ARMS[name], common.shared(MODEL)
+    arm = ARMS[name]
     published = arm.settings.ask == "published"
-    loaded = load_model(str(folder), modules=PUBLISHED_MODULES if published else None)
-    train, stream_facts = (
-        [r.fact for r in read_facts([str(folder / f"facts_{s}.jsonl")])] for s in ("train", "stream")
-    )
-    text = {s: (common.shared(TEXT) / f"{s}.txt").read_text() for s in ("valid", "test")}
+    loaded = load_model(str(trex_model()), modules=PUBLISHED_MODULES if published else None)
+    train, stream_facts = trex_facts("train"), trex_facts("stream")
+    text = {"valid": wikitext("valid"), "test": wikitext("test")}
     network = trained(arm, loaded, train, text["valid"], networks, minutes)
     preserve = [probe for f in train for probe in preserved_prompts_of(f)]
     fixed = prepare(loaded, arm.settings, text=[text["valid"]], preserve=preserve, rule=pack(network))

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import shared, write
+from benchmarks.common import write
+from benchmarks.data import trex_facts, trex_model, wikitext
 from lifelong_edit import Settings
 from lifelong_edit.bench import Bench, Fixed, State, prepare
 from lifelong_edit.editors.contract import Lesson
 from lifelong_edit.editors.gradient.rule import make
-from lifelong_edit.facts import Probe, read_facts
+from lifelong_edit.facts import Probe
 from lifelong_edit.models import load_model
 from lifelong_edit.numerics.textgram import gram_sum
 from lifelong_edit.stores import materialise
@@ -47,10 +48,9 @@ def main() -> None:
 
 def on_a_model(count: int, tokens: int) -> list[dict[str, Any]]:
     """Errors and scores by kind of gram; everything is compared with the whole gram in double precision."""
-    loaded = load_model(str(shared("models", "trex-gpt2-mini")))
-    text = [shared("data", "wikitext2", "valid.txt").read_text(encoding="utf-8")]
-    facts = [r.fact for r in read_facts([str(shared("models", "trex-gpt2-mini", "facts_train.jsonl"))])]
-    own, rest = divided(facts, TrainSettings())
+    loaded = load_model(str(trex_model()))
+    text = [wikitext("valid")]
+    own, rest = divided(trex_facts("train"), TrainSettings())
     held = hold_out(rest, count, 0)
     probes = [Probe(f.prompt, f.target_true, f.subject, f.relation) for f in own]
     settings = Settings(editor="gradient", text_tokens=tokens, more_passes=0, gram_rank=0)

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ def main() -> None:
             return
     counts = [int(part) for part in given.processes.split(",")]
     if given.kills:
-        write("world-kills", killed(given.kills, max(counts)))
+        for so_far in killed(given.kills, max(counts)):
+            write("world-kills", so_far)
         return
     work = "trained" if given.training else "traced"
     figures = {count: asked(count, work, given.facts, given.repeats) for count in counts}
@@ -148,11 +149,11 @@ WORK: dict[str, Callable[[Any, tuple[int, int]], dict[str, Any]]] = {"traced": t
 """What is timed, by the option that has a process do it; it takes the processes, and how many facts and repeats."""
 
 
-def killed(kills: int, processes: int, seed: int = 0) -> dict[str, Any]:
+def killed(kills: int, processes: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     """A stream in several processes, one of which is killed at random, and begun again; from anew when it is through.
 
     The command that goes on is always the same one. Each stream that came through is compared with one that nobody
-    killed and that ran in one process.
+    killed and that ran in one process. What was found until then is told whenever one came through.
     """
     draw, files = random.Random(seed), [str(path) for path in sorted(NEWS.glob("*.jsonl"))[:1]]
     ends, codes, same, after = list[float](), list[int](), list[bool](), Counter[int]()
@@ -163,35 +164,44 @@ def killed(kills: int, processes: int, seed: int = 0) -> dict[str, Any]:
         shutil.copytree(begun, alone)
         run(1, alone, files).wait()
         shutil.copytree(begun, shared)
-        began = time.perf_counter()
-        codes.append(run(processes, shared, files).wait())
-        seconds = time.perf_counter() - began
+        process = run(processes, shared, files)
+        seconds = _spent_until(process, float("inf"))
+        codes.append(process.returncode)
         same.append(digests(alone) == digests(shared))
         shutil.rmtree(shared)
-        while len(ends) < kills:
-            if fresh := not shared.exists():
+        while len(ends) < kills or shared.exists():
+            if not shared.exists():
                 shutil.copytree(begun, shared)
-            began, process = time.perf_counter(), run(processes, shared, files)
+            process = run(processes, shared, files)
             if (ended := killed_once(process, draw, draw.uniform(0, seconds))) is not None:
                 ends.append(ended)
                 after[len(digests(shared)) - 1] += 1
                 print(f"{len(ends)} kills, after {dict(after)} steps", flush=True)
                 continue
-            if fresh:  # the first stream was slower than those that find all files read
-                seconds = min(seconds, time.perf_counter() - began)
             codes.append(process.returncode)
             same.append(digests(alone) == digests(shared))
             shutil.rmtree(shared)
             print(f"{len(ends)} kills, {len(codes)} streams, equal: {all(same)}", flush=True)
-    told = {"processes": processes, "kills": len(ends), "slowest_end": max(ends, default=0.0)}
-    told |= {"seconds_of_a_stream": seconds, "steps_committed_at_kills": dict(sorted(after.items()))}
-    return told | {"streams_through": len(codes), "exit_codes": sorted(set(codes)), "digests_equal": all(same)}
+            yield {
+                "processes": processes,
+                "kills": len(ends),
+                "slowest_end": max(ends, default=0.0),
+                "processor_seconds_of_a_stream": seconds,
+                "steps_committed_at_kills": dict(sorted(after.items())),
+                "streams_through": len(codes),
+                "exit_codes": sorted(set(codes)),
+                "digests_equal": all(same),
+            }
 
 
-def killed_once(process: subprocess.Popen[bytes], draw: random.Random, wait: float) -> float | None:
-    """Seconds until a team has ended one of which was killed after `wait` seconds; None if it was through by itself."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(wait)
+def killed_once(process: subprocess.Popen[bytes], draw: random.Random, spent: float) -> float | None:
+    """Seconds until a team has ended of which one was killed; None if it was through by itself.
+
+    spent: seconds of processor time of all of it before the kill, which say how far it has come whatever else the
+    machine has to do.
+    """
+    _spent_until(process, spent)
+    if process.poll() is not None:
         return None
     team = [process.pid, *children(process.pid)]
     killing = time.perf_counter()
@@ -202,6 +212,23 @@ def killed_once(process: subprocess.Popen[bytes], draw: random.Random, wait: flo
     while any(Path(f"/proc/{pid}").exists() for pid in team[1:]):
         time.sleep(0.05)
     return time.perf_counter() - killing
+
+
+def _spent_until(process: subprocess.Popen[bytes], limit: float) -> float:
+    """Processor seconds of a team when they come to `limit`, or when it ends."""
+    spent = 0.0
+    while process.poll() is None and spent < limit:
+        spent = max(spent, sum(_spent(pid) for pid in (process.pid, *children(process.pid))))
+        time.sleep(0.02)
+    return spent
+
+
+def _spent(pid: int) -> float:
+    """Processor seconds of a process; 0 where it has ended."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def run(processes: int, store: Path, files: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import common
-from lifelong_edit.facts import Fact, read_facts
+from benchmarks.data import trex_facts
+from lifelong_edit.facts import Fact
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,8 @@ def zsre(split: str) -> list[Case]:
 
 def pararel(split: str, given: int) -> list[Case]:
     """T-REx facts with CounterFact's targets, in ParaRel's words: the last is asked, `given` of the others taught."""
-    name = {"edit": "facts_stream.jsonl", "train": "facts_train.jsonl"}[split]
-    facts = [record.fact for record in read_facts([str(common.shared("models", "trex-gpt2-mini", name))])]
     found = []
-    for fact in facts:
+    for fact in trex_facts("train" if split == "train" else "stream"):
         wordings = [w for w in dict.fromkeys(fact.rephrases) if w != fact.prompt]
         if len(wordings) > given and fact.counterfact_rephrase and fact.locality:
             taught = Fact(

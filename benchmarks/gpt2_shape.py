@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from benchmarks.common import shared
+from benchmarks.data import wikitext
 from lifelong_edit.facts import Fact, Probe, read_facts, read_prompts
 
 END = "<|endoftext|>"
@@ -58,7 +59,7 @@ def preserved(count: int) -> list[Probe]:
 
 def text() -> list[str]:
     """WikiText-2's validation text, for the gram of text keys and the gate's perplexity."""
-    return [shared("data", "wikitext2", "valid.txt").read_text(encoding="utf-8")]
+    return [wikitext("valid")]
 
 
 def write_facts(path: Path, facts: list[Fact]) -> Path:
