@@ -137,9 +137,8 @@ def train(
 
     Facts are split by subject; efficacy, generality and locality on those held out are printed as it goes, and the best
     network is kept. Interrupted or killed, the same command goes on from the last checkpoint in DIR. The result is
-    `network.safetensors` and a readable `config.json` with its provenance: give DIR to `init --hypernetwork`.
-
-    Several processes share the work, by `lifelong-edit --processes N train …` or torchrun: the network is the same.
+    `network.safetensors` and a readable `config.json` with its provenance: give DIR to `init --hypernetwork`. Several
+    processes share the work, by `lifelong-edit --processes N train …` or torchrun: the network is the same.
 
     With --choose the settings are searched for first, on the same held-out facts, and where no modules are named also
     which are edited: for `malmen` and `gradient` the default ones, or others at the subject beside them; for rules that
