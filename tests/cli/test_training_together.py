@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from tests.cli.conftest import KILLED, SECONDS, Start, ended, fact_line, last_line
+from tests.cli.conftest import KILLED, SECONDS, Start, digests, ended, fact_line, last_line
 from tests.warm import Running
 
 Run = Callable[..., Result]
@@ -21,12 +21,12 @@ NETWORK, CONFIG, CHECKPOINT = "network.safetensors", "config.json", "checkpoint.
 FILES = (NETWORK, CONFIG, CHECKPOINT, "conflicts.json")
 SMALL = {"rank": 4, "batch_size": 3, "batches": 2, "probes": 6, "validation_facts": 4, "validate_every": 3}
 OF_RULES = {
-    "malmen": ["phrasings=1", "preserved=4", "rehearse=4", "c0=50", "passes=1"],
-    "mend": ["phrasings=1"],
+    "malmen": ["phrasings=1", "preserved=4", "rehearse=4", "c0=50", "passes=1", "modules=1-3"],
+    "mend": ["phrasings=1", "modules=1-3"],
     "rledit": ["phrasings=1"],
     "serac": ["rank=2", "width=8"],
 }
-"""Rules that have a network, and settings for a tiny model."""
+"""Rules that have a network, and settings for a tiny model; more matrices than processes."""
 
 
 @pytest.fixture(scope="session")
@@ -181,6 +181,25 @@ def test_settings_are_chosen_together(run: Run, together: Start, tmp_path: Path,
     (code, _, err), _ = ended(together(*arguments[:-1], "--device", "sharded", "--out", tmp_path / "shards"))
     assert code == 2
     assert "found a model in shards" in last_line(err)
+
+
+def test_a_probe_is_made_together(
+    run: Run, together: Start, tmp_path: Path, making: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trials of `init --probe`: the same, by the clock of process 0, and kept once."""
+    options: list[object] = ["init", *making[:4], "--editor", "ft", "--probe", 5]
+    for pair in ("epochs=1", "text_tokens=2000", "micro_batch=32"):
+        options += ["--set", pair]
+    wanted, shared = tmp_path / "alone", tmp_path / "shared"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(wanted))
+    assert run(*options, "--store", wanted / "store").exit_code == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared))
+    (code, _, err), (other, *silent) = ended(together(*options, "--store", shared / "store", befores={1: SLOW}))
+    assert (code, other, silent) == (0, 0, ["", ""]), err
+    (one,), (two,) = ((place / "lifelong-edit" / "probes").iterdir() for place in (wanted, shared))
+    assert chosen(one) == chosen(two)
+    assert len(chosen(one)["trials"]) > 3
+    assert digests(shared / "store") == digests(wanted / "store")
 
 
 def chosen(folder: Path) -> dict[str, Any]:
