@@ -251,7 +251,7 @@ class Run:
         scores = validate(self.loaded, self._judged(), self.held, self.train.batch_size)
         self.say(f"step {self.trainer.steps}  held-out {scores}")
         self.track(self.trainer.steps, {f"held_out/{name}": value for name, value in asdict(scores).items()})
-        if self.best is None or scores.mean > self.best[0]:
+        if self.best is None or scores.mean >= self.best[0]:  # of several that do alike the one that learned longest
             # Copies: the arrays are views of what the next validation overwrites.
             self.best = (scores.mean, {name: array.copy() for name, array in self.averaged.tensors().items()})
 
