@@ -12,10 +12,8 @@ import pytest
 from click.testing import Result
 
 from tests.cli.conftest import KILLED, SECONDS, Start, digests, ended, fact_line, last_line
-from tests.warm import Running
 
 Run = Callable[..., Result]
-Program = Callable[..., Running]
 Arguments = Callable[..., list[object]]
 NETWORK, CONFIG, CHECKPOINT = "network.safetensors", "config.json", "checkpoint.safetensors"
 FILES = (NETWORK, CONFIG, CHECKPOINT, "conflicts.json")
@@ -104,14 +102,13 @@ def test_two_processes_train_the_network_of_one(
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_team_goes_on_to_the_same_network(
     run: Run,
-    program: Program,
     together: Start,
     tmp_path: Path,
     stepping: Arguments,
     alone: Callable[[str], tuple[Path, str]],
     killed: int,
 ) -> None:
-    """In its second episode; what goes on is one process, or two that the program starts."""
+    """In its second episode; what goes on is one process, or again two."""
     shared, arguments = tmp_path / "shared", stepping("malmen")
     before = KILLED.format(module="lifelong_edit.training", owner="episodes", name="_add_group", call=7)
     processes = together(*arguments, shared, befores={killed: before})
@@ -120,11 +117,7 @@ def test_a_killed_team_goes_on_to_the_same_network(
     assert code == 1
     assert f"error: process {killed} of 2 ended before the others" in last_line(err)
     assert set(files(shared)) == {CHECKPOINT}
-    if killed:
-        process = program("--processes", 2, *arguments, shared)
-        told = process.communicate(SECONDS)[1].decode()
-    else:
-        told = run(*arguments, shared).stderr
+    told = ended(together(*arguments, shared))[0][2] if killed else run(*arguments, shared).stderr
     assert "going on from step 2" in told
     assert files(shared) == files(alone("malmen")[0])
 
