@@ -1,8 +1,8 @@
 """One process against several: equal digests, the speed-up of tracing with one thread each, and runs that are killed.
 
-Tracing is timed in two ways. By the clock, which says something where as many processors are free as there are
-processes. And by the processor time of the busiest process, its share of packing and unpacking in it: what the clock
-would say there.
+With `--training` steps of training a network in place of tracing. Either is timed in two ways. By the clock, which says
+something where as many processors are free as there are processes. And by the processor time of the busiest process,
+its share of packing and unpacking in it: what the clock would say there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,33 +31,38 @@ SMALL = ("--set", "text_tokens=4000", "--set", "preserved=20")
 
 
 def main() -> None:
-    """Measures, prints and writes `results/world.json`."""
+    """Measures, prints and writes `results/world.json`, or with other work another file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", default="1,2,4", help="how many, by comma")
     parser.add_argument("--facts", type=int, default=128, help="that are traced")
     parser.add_argument("--repeats", type=int, default=3, help="of the trace")
     parser.add_argument("--kills", type=int, default=0, help="that alone: so many at random, over a stream")
-    parser.add_argument("--traced", metavar="N", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--training", action="store_true", help="steps of training atlas' network, in batches of 50")
+    for work in WORK:
+        parser.add_argument(f"--{work}", metavar="N", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.traced:
-        print(json.dumps(in_processes(given.traced, given.facts, given.repeats)))
-        return
+    for work in WORK:
+        if getattr(given, work):
+            print(json.dumps(in_processes(getattr(given, work), WORK[work], (given.facts, given.repeats))))
+            return
     counts = [int(part) for part in given.processes.split(",")]
     if given.kills:
         for so_far in killed(given.kills, max(counts)):
             write("world-kills", so_far)
         return
-    tracing = {count: asked(count, given.facts, given.repeats) for count in counts}
-    for found in tracing.values():
-        found |= {"speed_up": tracing[counts[0]]["busiest"] / found["busiest"]}
-        found |= {"speed_up_by_the_clock": tracing[counts[0]]["clock"] / found["clock"]}
-    equal = len({found["digest"] for found in tracing.values()}) == 1
-    write("world", {"tracing": tracing, "digests_equal": equal})
+    work = "trained" if given.training else "traced"
+    figures = {count: asked(count, work, given.facts, given.repeats) for count in counts}
+    for found in figures.values():
+        found |= {"speed_up": figures[counts[0]]["busiest"] / found["busiest"]}
+        found |= {"speed_up_by_the_clock": figures[counts[0]]["clock"] / found["clock"]}
+    equal = len({found["digest"] for found in figures.values()}) == 1
+    name, what = ("world-training", "training") if given.training else ("world", "tracing")
+    write(name, {what: figures, "digests_equal": equal})
 
 
-def asked(count: int, facts: int, repeats: int) -> dict[str, Any]:
+def asked(count: int, work: str, facts: int, repeats: int) -> dict[str, Any]:
     """The figures of so many processes, measured from a process that has not begun anything yet."""
-    command = [sys.executable, "-m", "benchmarks.bench_world", "--traced", str(count)]
+    command = [sys.executable, "-m", "benchmarks.bench_world", f"--{work}", str(count)]
     command += ["--facts", str(facts), "--repeats", str(repeats)]
     told = subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, check=True, text=True)
     found: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
@@ -65,22 +70,33 @@ def asked(count: int, facts: int, repeats: int) -> dict[str, Any]:
     return found
 
 
-def in_processes(count: int, facts: int, repeats: int) -> dict[str, Any]:
-    """The trace of facts in so many processes: seconds by the clock, those of the busiest, bytes, the digest."""
+def in_processes(count: int, work: Any, given: tuple[int, int]) -> dict[str, Any]:
+    """Work, of WORK, in so many processes: seconds by the clock, those of the busiest, bytes, the digest."""
     from lifelong_edit.world import ALONE
     from lifelong_edit.world.starting import Started
 
-    if count == 1:
-        return trace_in(ALONE, (facts, repeats))
-    started = Started(count, trace_in, (facts, repeats))
-    found = trace_in(started.world, (facts, repeats))
-    started.end()
+    started = None if count == 1 else Started(count, work, given)
+    found: dict[str, Any] = work(ALONE if started is None else started.world, given)
+    if started is not None:
+        started.end()
     return found
+
+
+def timed(world: Any, repeats: int, work: Callable[[], object]) -> dict[str, float]:
+    """Seconds of work by the clock, and of processor time of the busiest process: the middle of so many repeats."""
+    clock, busy = [], []
+    for _ in range(repeats + 1):  # the first one warms up
+        world.each(range(world.size), lambda _: None)
+        began, spent = time.perf_counter(), time.process_time()
+        work()
+        own = time.process_time() - spent
+        clock.append(time.perf_counter() - began)
+        busy.append(max(world.each(range(world.size), lambda _, own=own: own)))
+    return {"clock": median(clock[1:]), "busiest": median(busy[1:])}
 
 
 def trace_in(world: Any, given: tuple[int, int]) -> dict[str, Any]:
     """What one of the processes does, and what number 0 gives back."""
-    from lifelong_edit.facts import read_facts
     from lifelong_edit.models import load_model
     from lifelong_edit.stores import digest_bytes
     from lifelong_edit.tracing.rows import fact_rows
@@ -88,22 +104,49 @@ def trace_in(world: Any, given: tuple[int, int]) -> dict[str, Any]:
 
     loaded = load_model("atlas")
     loaded.world = world
-    facts = [record.fact for record in read_facts([str(REPOSITORY / "lifelong_edit/atlas/edits_train.jsonl")])]
-    rows = fact_rows(loaded, facts[: given[0]], 3)
-    clock, busy = [], []
-    for _ in range(given[1] + 1):  # the first one warms up
-        world.each(range(world.size), lambda _: None)
-        began, spent = time.perf_counter(), time.process_time()
-        traced = trace(loaded, rows, 64)
-        own = time.process_time() - spent
-        clock.append(time.perf_counter() - began)
-        busy.append(max(world.each(range(world.size), lambda _, own=own: own)))
+    rows = fact_rows(loaded, train_facts()[: given[0]], 3)
+    took = timed(world, given[1], lambda: trace(loaded, rows, 64))
+    traced = trace(loaded, rows, 64)
     tensors = [traced.keys[m.name] for m in loaded.modules] + [traced.gradients[m.name] for m in loaded.modules]
     digest = digest_bytes(*(tensor.numpy().tobytes() for tensor in tensors))
     world.close()
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    told = {"rows": len(rows), "clock": median(clock[1:]), "busiest": median(busy[1:])}
-    return told | {"bytes": size, "digest": digest}
+    return {"rows": len(rows), **took, "bytes": size, "digest": digest}
+
+
+def train_in(world: Any, given: tuple[int, int]) -> dict[str, Any]:
+    """What one of the processes does of a training, in episodes of two batches of 50; seconds are those of a step.
+
+    given: of it the repeats. Facts are those by which atlas' own network was trained.
+    """
+    from lifelong_edit.models import load_model
+    from lifelong_edit.stores import tensors_digest
+    from lifelong_edit.timeline.defaults import default_text, start_of
+    from lifelong_edit.training.episodes import TrainSettings
+    from lifelong_edit.training.run import Run
+
+    settings, _ = start_of("atlas", None, None)
+    loaded = load_model("atlas", modules=settings.modules or None)
+    loaded.world = world
+    with tempfile.TemporaryDirectory() as place:
+        train = TrainSettings(batches=2, validation_share=0.1)
+        run = Run(loaded, train_facts(), default_text(), Path(place), settings, train, lambda _: None)
+        took = timed(world, given[1], lambda: run.trainer.run_episode(run.facts))
+        digest = tensors_digest(run.networks.tensors())
+        world.close()
+    steps = run.trainer.steps // (given[1] + 1)
+    return {"steps": steps, **{name: seconds / steps for name, seconds in took.items()}, "digest": digest}
+
+
+def train_facts() -> list[Any]:
+    """Facts that atlas knows, with counterfactual answers."""
+    from lifelong_edit.facts import read_facts
+
+    return [record.fact for record in read_facts([str(REPOSITORY / "lifelong_edit/atlas/edits_train.jsonl")])]
+
+
+WORK: dict[str, Callable[[Any, tuple[int, int]], dict[str, Any]]] = {"traced": trace_in, "trained": train_in}
+"""What is timed, by the option that has a process do it; it takes the processes, and how many facts and repeats."""
 
 
 def killed(kills: int, processes: int, seed: int = 0) -> Iterator[dict[str, Any]]:

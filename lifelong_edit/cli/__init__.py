@@ -41,8 +41,8 @@ PROGRAM = "lifelong-edit"
     "--processes",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Let N processes on this machine share the work of init, stream, retract, reconsolidate, ask, eval, and of "
-    "the streams of compare. The weights are the same to the last bit. Under torchrun leave it out.",
+    help="Let N processes on this machine share the work of init, stream, retract, reconsolidate, ask, eval, "
+    "train, and of the streams of compare. The weights are the same to the last bit. Under torchrun leave it out.",
 )
 @click.pass_context
 def cli(context: click.Context, debug: bool, processes: int | None) -> None:

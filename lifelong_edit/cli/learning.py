@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from lifelong_edit.cli.common import counted, device_option, json_option, parse_settings, print_json, say, split_names
+from lifelong_edit.cli.processes import world_at_hand
 from lifelong_edit.cli.setup import BUNDLED, read_text
 from lifelong_edit.cli.tracking import tracking, tracking_options
 from lifelong_edit.editors.registry import RULES, TRAINED, rule_of
@@ -136,7 +137,8 @@ def train(
 
     Facts are split by subject; efficacy, generality and locality on those held out are printed as it goes, and the best
     network is kept. Interrupted or killed, the same command goes on from the last checkpoint in DIR. The result is
-    `network.safetensors` and a readable `config.json` with its provenance: give DIR to `init --hypernetwork`.
+    `network.safetensors` and a readable `config.json` with its provenance: give DIR to `init --hypernetwork`. Several
+    processes share the work, by `lifelong-edit --processes N train …` or torchrun: the network is the same.
 
     With --choose the settings are searched for first, on the same held-out facts, and where no modules are named also
     which are edited: for `malmen` and `gradient` the default ones, or others at the subject beside them; for rules that
@@ -164,7 +166,7 @@ def train(
     learn = _learning(editor, training, seed)
     choosing = parse_settings(Choosing, "--choosing", judging, seed=learn.seed)
     how = "by generation" if choose is not None and choosing.settled(solve).generated else "teacher-forced"
-    facts = _facts_of(data)
+    facts = world_at_hand().lead(lambda: _facts_of(data))
     sample = [read_text(path) for path in text] or default_text()
     divided(facts, learn)  # too few are refused before a model is loaded for them
     loading = f"loading {model}, measuring the text and asking the facts' prompts"
@@ -235,6 +237,10 @@ def _loaded(
 def _load(model: str, solve: StoreSettings, modules: Sequence[str]) -> LoadedModel:
     """The model with these modules; the default ones where none are named."""
     from lifelong_edit.models import load_model
+    from lifelong_edit.timeline.model import share
 
-    places = rule_of(solve.editor).places
-    return load_model(model, modules=modules or None, device=solve.device, dtype=solve.dtype, places=places)
+    places, world = rule_of(solve.editor).places, world_at_hand()
+    named = modules or None
+    loaded = load_model(model, modules=named, device=solve.device, dtype=solve.dtype, places=places, world=world)
+    share(loaded, solve, world)
+    return loaded

@@ -14,7 +14,7 @@ from lifelong_edit.world import ALONE, World
 if TYPE_CHECKING:
     from lifelong_edit.world.starting import Started
 
-SHARED = ("init", "stream", "retract", "reconsolidate", "ask", "eval")
+SHARED = ("init", "stream", "retract", "reconsolidate", "ask", "eval", "train")
 """The commands that several processes run together. Of the others process 0 alone does all."""
 _HELP = {"--help", "-h"}
 

@@ -178,6 +178,7 @@ def _probed(settings: StoreSettings, text: Sequence[str] | None, options: dict[s
     """The settings with the modules that `--probe` found."""
     from lifelong_edit.models import load_model
     from lifelong_edit.timeline.defaults import default_text
+    from lifelong_edit.timeline.model import share
     from lifelong_edit.training.probing import probed, require_open
 
     require_open(settings)
@@ -191,6 +192,7 @@ def _probed(settings: StoreSettings, text: Sequence[str] | None, options: dict[s
         trust_remote_code=options["trust_remote_code"],
         places=rule_of(settings.editor).places,
     )
+    share(loaded, settings, world_at_hand())
     return probed(loaded, settings, text or default_text(), options["probe"], say)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import resource
 import shutil
 import time
@@ -71,6 +73,13 @@ def forget_peak(device: torch.device) -> None:
         return
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def give_back() -> None:
+    """Return to the system what is free here, as far as the C library can: what comes next is another process' work."""
+    gc.collect()
+    with suppress(OSError, AttributeError, TypeError):  # another library than glibc, or none that can be asked
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import load_model
 from lifelong_edit.numerics.devices import resolve_device
-from lifelong_edit.planning.machine import Clock, Took, Watch
+from lifelong_edit.planning.machine import Clock, Took, Watch, give_back
 from lifelong_edit.planning.samples import sample_facts
 from lifelong_edit.planning.training import Trained, measure_training
 from lifelong_edit.settings import StoreSettings
@@ -135,6 +135,7 @@ def calibrate(
         training = measure_training(loaded, as_given, train, trained, text=text, watch=watch, say=say)
         hypernetwork = None if training is None else trained
         del loaded  # the store has its own
+        give_back()
     probes = list(preserve)[: _probes(settings)]
     say("making a small store")
     took = watch.over(
@@ -160,19 +161,28 @@ def calibrate(
             prompts=prompts,
             missing=max(0, min(24, settings.text_tokens // WIDTH // 8) - len(timeline.bench().guard_windows)) * WIDTH,
         )
-        first = 0
-        for number, count in enumerate((WARM, FEW, MANY)):
-            say(f"teaching {count} facts")
-            found.batches.append(_batch(timeline, watch, count, first))
-            first += count
-            if number and rule_of(settings.editor).relearns:
-                say(f"solving again for {first} facts")
-                found.again.append(_again(timeline, watch, first))
-        if train is not None and training is None:
-            loaded = timeline.bench().loaded
-            training = measure_training(loaded, as_given, train, trained, text=text, watch=watch, say=say)
+        _teach(timeline, watch, found, say)
+        loaded = timeline.bench().loaded
+    if train is not None and training is None:
+        # `train` makes no store: what this one had at hand (its statistics, keys and grams) is let go of before.
+        made.clear()
+        del timeline
+        give_back()
+        training = measure_training(loaded, as_given, train, trained, text=text, watch=watch, say=say)
     found.training = training
     return found
+
+
+def _teach(timeline: Timeline, watch: Watch, found: Measured, say: Say) -> None:
+    """Teach the three batches, solve again after the last two where the rule does, and note what each took."""
+    first = 0
+    for number, count in enumerate((WARM, FEW, MANY)):
+        say(f"teaching {count} facts")
+        found.batches.append(_batch(timeline, watch, count, first))
+        first += count
+        if number and rule_of(timeline.settings.editor).relearns:
+            say(f"solving again for {first} facts")
+            found.again.append(_again(timeline, watch, first))
 
 
 def _fixed(timeline: Timeline) -> tuple[int, int]:

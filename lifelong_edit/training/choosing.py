@@ -172,7 +172,11 @@ def search(
 
 
 class Choice:
-    """A search for the settings of a rule on a model in a folder, continued where its file of trials ends."""
+    """A search for the settings of a rule on a model in a folder, continued where its file of trials ends.
+
+    Of several processes (`LoadedModel.world`) each makes the same trials; number 0 speaks, reads, writes and has the
+    clock. Raises UsageError for a model in shards.
+    """
 
     def __init__(
         self,
@@ -187,7 +191,10 @@ class Choice:
     ) -> None:
         self.rule = rule_of(settings.editor)
         self.choosing = (choosing or Choosing(seed=train.seed)).settled(settings)
-        self.loaded, self.out, self.settings, self.say = loaded, out, settings, say
+        self.world = loaded.world
+        self._require_whole()
+        self.loaded, self.out, self.settings = loaded, out, settings
+        self.say = say = say if self.world.leads else silent
         self.own, held = divided(facts, train)
         # The rule without a network, which a network begins with.
         maker = rule_of(PLAIN) if self.rule.network else self.rule
@@ -216,10 +223,22 @@ class Choice:
             *(msgspec.json.encode(p) for p in (train.validation_share, train.seed)),
             *(f.digest.encode() for f in self.held.neighbours),
         )
-        self.record = read_trials(out / TRIALS, identity)
+        self.record = self.world.lead(lambda: read_trials(out / TRIALS, identity))
         self._met: set[tuple[tuple[str, Number], ...]] = set()
         if self.record.trials:
             say(f"going on after {len(self.record.trials)} trials of {out / TRIALS}")
+
+    def _require_whole(self) -> None:
+        """Raise UsageError for a model in shards, of which other matrices cannot be edited than were left out."""
+        if self.world.passes_in_step:
+            raise UsageError(
+                "found a model in shards and settings to choose, expected a model that each process has as a whole; "
+                "name another --device, or leave --processes out"
+            )
+
+    def _seconds(self) -> float:
+        """By the clock of number 0, in every process."""
+        return self.world.lead(time.monotonic)
 
     def _held_out(self, facts: Sequence[Fact], *, exchanged: bool) -> Held:
         found = hold_out(facts, self.choosing.facts, self.choosing.seed, exchanged)
@@ -350,19 +369,19 @@ class Choice:
         if known is None:
             known = self._try(arm, {n: v for n, v in changes.items() if self._matters(n, arm)}, check)
             self.record.trials.append(known)
-            write_json(self.out / TRIALS, self.record)
+            self.world.lead(lambda: write_json(self.out / TRIALS, self.record))
             what = f"{arm}, check" if check else arm
             self.say(f"trial {len(self.record.trials)}  {what}  {told(known.changes)}  {known.figures}")
         return known
 
     def _try(self, arm: Arm, changes: dict[str, Number], check: bool) -> Trial:
-        began, held = time.monotonic(), self.other if check else self.held
+        began, held = self._seconds(), self.other if check else self.held
         try:
             scores, health = self._teach(self.benches.at(changes), arm, held)
         except (StepRefusedError, UsageError) as error:
             if not changes and isinstance(error, UsageError):
                 raise  # the rule will not have what was given; that of the grid is a trial like others
-            seconds = time.monotonic() - began
+            seconds = self._seconds() - began
             return Trial(arm=arm, check=check, changes=changes, score=-1.0, seconds=seconds, refused=str(error))
         ratio = health / self.base_perplexity
         return Trial(
@@ -374,7 +393,7 @@ class Choice:
             locality=finite(scores.locality),
             perplexity=finite(ratio),
             score=self.choosing.score(scores, ratio),
-            seconds=time.monotonic() - began,
+            seconds=self._seconds() - began,
         )
 
     def _teach(self, bench: Bench, arm: Arm, held: Held) -> tuple[Scores, float]:
@@ -406,7 +425,7 @@ class Choice:
             },
             "trials": self.record.trials,
         }
-        write_json(self.out / CHOSEN, result)
+        self.world.lead(lambda: write_json(self.out / CHOSEN, result))
         self.say(f"wrote {self.out / CHOSEN}")
 
     def _written(self, chosen: StoreSettings) -> list[str]:

@@ -9,9 +9,10 @@ in one optimiser step; keys, gradients, P and ΔW before the pass are constants.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from lifelong_edit.editors.ridge.gradient import SHARE, linear_steps, output_met
 from lifelong_edit.editors.ridge.passes import RowSystem, fact_keys, one_pass
 from lifelong_edit.editors.ridge.rows import select_rows
 from lifelong_edit.editors.ridge.targets import Asker, Seen
+from lifelong_edit.editors.ridge.together import slices
 from lifelong_edit.editors.serac.network import SeracShape
 from lifelong_edit.errors import BadInputError
 from lifelong_edit.facts import Fact
@@ -38,7 +40,7 @@ from lifelong_edit.stores import MOMENTS, WEIGHTS
 from lifelong_edit.tasks import task_of
 from lifelong_edit.tracing.preservation import PreservedPrompts
 from lifelong_edit.tracing.rows import Row, draw, fact_rows
-from lifelong_edit.tracing.trace import Trace, trace
+from lifelong_edit.tracing.trace import Trace, accumulate, trace
 
 SCALARS = ("log_step", "log_ridge", "factor")
 """How the names of learned steps and ridges end, which have a rate of their own."""
@@ -146,26 +148,53 @@ def make_episode(facts: Sequence[Fact], preserved: PreservedPrompts, t: TrainSet
 
 
 def weight_gradients(loaded: LoadedModel, rows: Sequence[Row], micro_batch: int) -> tuple[float, dict[str, Tensor]]:
-    """Σ w·loss over rows and its gradient by each edited matrix, (d_in, d_out) float32."""
-    modules = {m.name: loaded.model.get_submodule(m.name) for m in loaded.modules}
-    weights = [m.weight for m in modules.values()]
-    total, gradients, task = 0.0, [torch.zeros_like(w) for w in weights], task_of(loaded)
+    """Σ w·loss over rows and its gradient by each edited matrix, (d_in, d_out) float32.
+
+    Of several processes each has all of it, added up by micro-batches in their order.
+    """
+    weights = [loaded.model.get_submodule(m.name).weight for m in loaded.modules]
+    total, gradients = 0.0, [torch.zeros_like(weight) for weight in weights]
+    batches = list(by_length([len(r.encoded.ids) for r in rows], micro_batch))
     for weight in weights:
         weight.requires_grad_(True)
     try:
-        for chosen in by_length([len(r.encoded.ids) for r in rows], micro_batch):
-            part = [rows[i] for i in chosen]
-            batch = task.collate(loaded, [r.encoded for r in part])
-            losses, row = task.loss(task.logits(loaded, batch), batch, part)
-            loss = (losses * torch.tensor([r.weight for r in part], device=losses.device)[row]).sum()
-            for gradient, part_of in zip(gradients, torch.autograd.grad(loss, weights), strict=True):
-                gradient += part_of
-            total += float(loss.detach())
+        for group in slices(batches, loaded.world.at_once):
+            for loss in _add_group(loaded, [[rows[i] for i in chosen] for chosen in group], weights, gradients):
+                total += loss  # one by one: a sum of sums would go by how many processes there are
     finally:
         for weight in weights:
             weight.requires_grad_(False)
     found = zip(loaded.modules, gradients, strict=True)
     return total, {m.name: (g.T if m.orientation == "linear" else g).float() for m, g in found}
+
+
+def _add_group(
+    loaded: LoadedModel, parts: Sequence[Sequence[Row]], weights: Sequence[Tensor], sums: Sequence[Tensor]
+) -> list[float]:
+    """Add the gradients of as many micro-batches as there are processes to the sums; the loss of each.
+
+    Gradients are as large as the matrices: each is sent by itself, so that of one matrix alone all are held.
+    """
+    task, own = task_of(loaded), dict[int, tuple[Tensor, ...]]()
+
+    def work(number: int) -> float:
+        part = parts[number]
+        batch = task.collate(loaded, [r.encoded for r in part])
+        losses, row = task.loss(task.logits(loaded, batch), batch, part)
+        loss = (losses * torch.tensor([r.weight for r in part], device=losses.device)[row]).sum()
+        own[number] = torch.autograd.grad(loss, weights)
+        return float(loss.detach())
+
+    told = loaded.world.each(range(len(parts)), work)
+    for place, added in enumerate(sums):
+        for found in loaded.world.each(range(len(parts)), partial(_at_place, own, place)):
+            added += found
+    return told
+
+
+def _at_place(found: Mapping[int, Sequence[Tensor]], place: int, number: int) -> Tensor:
+    """One of the tensors that were found of a number."""
+    return found[number][place]
 
 
 @dataclass
@@ -273,13 +302,17 @@ class Trainer:
         system = RowSystem(held, self.editor.ridges())
         with bench.loaded.at(state.shifts):
             traced = one_pass(bench, asker, rows, system, 1.0 if s.ask == "published" else s.preserved_step)
-        state.shifts = system.moved(state.shifts)
+        state.shifts = system.moved(state.shifts, bench.loaded.world)
         with bench.loaded.at(state.shifts):
             loss, slopes = weight_gradients(bench.loaded, judges, bench.settings.micro_batch)
-        self.clear_what_is_spent()
-        for name in bench.names:
+
+        def carried(name: str) -> tuple[float, list[Tensor | None]]:
             by_value, by_ridge = solve_backward(system.solutions[name], slopes[name])
-            system.values[name].backward(by_value.float().to(system.values[name].device))
+            return by_ridge, self.gradients(system.values[name], by_value.float())
+
+        self.clear_what_is_spent()
+        for name, (by_ridge, found) in bench.loaded.world.in_turn(bench.names, carried):
+            self.take(found)
             network, layer = self.networks.of(name)
             if network.log_ridge.grad is None:
                 network.log_ridge.grad = torch.zeros_like(network.log_ridge)
@@ -287,6 +320,24 @@ class Trainer:
                 network.log_ridge.grad[layer] += by_ridge * self.networks.ridge(name)
         self.descend(loss)
         return traced
+
+    def gradients(self, found: Tensor, by_found: Tensor | None = None) -> list[Tensor | None]:
+        """Those of the parameters by what was found with them; by_found: the loss's by that, none where it is the loss.
+
+        Each has memory of its own, laid out as the parameter: whoever found it, it is added and measured alike.
+        """
+        grads = torch.autograd.grad(
+            found,
+            list(self.networks.parameters()),
+            None if by_found is None else by_found.to(found.device),
+            allow_unused=True,
+        )
+        return [None if grad is None else grad.clone(memory_format=torch.contiguous_format) for grad in grads]
+
+    def take(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add gradients to those that the parameters have."""
+        for parameter, gradient in zip(self.networks.parameters(), gradients, strict=True):
+            accumulate(parameter, gradient)
 
     def clear_what_is_spent(self) -> None:
         """Before gradients are added: those by which a step was made are gone."""

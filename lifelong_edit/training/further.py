@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 import torch
+from torch import Tensor
 
 from lifelong_edit.bench import Bench, State, silent
 from lifelong_edit.editors.contract import Editor, moved_by
@@ -58,20 +59,25 @@ class MendTrainer(Trainer):
         pairs, _ = self.mend.pairs(state.shifts, fact_rows(loaded, facts, self.mend.settings.phrasings))
         for name, pair in pairs.items():
             self.networks.mend(name)[0].running.take(*pair)
-        factors = {name: self.mend.factors(name, pair) for name, pair in pairs.items()}
-        shift = {name: key.T @ gradient for name, (key, gradient) in factors.items()}
-        state.shifts = {name: state.shifts[name] + found.detach() for name, found in shift.items()}
+        shift = loaded.world.kept(pairs, lambda name: _product(*self.mend.factors(name, pairs[name])))
+        state.shifts = loaded.world.named(pairs, lambda name: state.shifts[name] + shift[name].detach())
         with loaded.at(state.shifts):
             judges = self.judges([*batch, *recalled], episode, self.steps)
             loss, slopes = weight_gradients(loaded, judges, self.bench.settings.micro_batch)
         self.clear_what_is_spent()
-        torch.stack([(found * slopes[name]).sum() for name, found in shift.items()]).sum().backward()
+        for _, found in loaded.world.in_turn(pairs, lambda name: self.gradients(shift[name], slopes[name])):
+            self.take(found)
         self.descend(loss)
         state.live |= {fact.digest: fact for fact in facts}
 
     def reconsolidate(self, state: State, episode: Episode) -> None:
         """All live facts of an episode again, in the rule's own way."""
         relearned(self, self.mend, state)
+
+
+def _product(key: Tensor, gradient: Tensor) -> Tensor:
+    """The shift k̃ᵀg̃, (d_in, d_out)."""
+    return key.T @ gradient
 
 
 def calibrate_mend(bench: Bench, networks: NetworkSet, facts: Sequence[Fact]) -> None:

@@ -116,11 +116,11 @@ def probed(
     settled = ready(tried, loaded)
     parts = (loaded.fingerprint.encode(), settled.encoded(), *(part.encode() for part in text))
     out = folder("probes") / f"{rule.name}-{digest_bytes(*parts)[:24]}"
-    if not (out / CHOSEN).is_file():
+    if not loaded.world.lead((out / CHOSEN).is_file):
         train = TrainSettings(batch_size=1, validation_share=0.9, seed=settings.seed)
         choosing = Choosing(facts=TAUGHT, batch_size=TAUGHT, only=(LAYER,), seed=settings.seed)
         Choice(loaded, known_facts(), text, out, tried, train, choosing, say).go(minutes, scorer=False)
-    changes = msgspec.json.decode((out / CHOSEN).read_bytes())["settings"]
+    changes = msgspec.json.decode(loaded.world.lead((out / CHOSEN).read_bytes))["settings"]
     modules = tuple(changes.get("modules", ()))
     say(f"probed: {', '.join(modules) if modules else 'the default layers are as good as any'}")
     return settings.replace(modules=modules)

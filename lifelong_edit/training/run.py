@@ -17,7 +17,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from lifelong_edit.atomic import write_bytes_atomic
-from lifelong_edit.bench import Bench, Say, State, prepare
+from lifelong_edit.bench import Bench, Say, State, prepare, silent
 from lifelong_edit.editors.contract import Editor, Lesson, moved_by
 from lifelong_edit.editors.malmen.network import NetworkSet, read_checkpoint
 from lifelong_edit.editors.registry import rule_of
@@ -145,6 +145,9 @@ def _right(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[bool]:
 class Run:
     """One training run in a folder, continued where its last checkpoint stands.
 
+    Of several processes (`LoadedModel.world`) each has the networks and the optimiser alike, and takes the same steps;
+    number 0 alone speaks, reads the checkpoint and writes, and says when the time is up.
+
     settings: of the rule whose network is trained; of one without it is `malmen`'s. start: a folder with a trained
     network to begin with, in place of the rule without one. track: told the losses of
     each optimiser step, and the held-out scores, by name.
@@ -162,13 +165,14 @@ class Run:
         start: Path | None = None,
         track: Track = _untracked,
     ) -> None:
-        self.loaded, self.out, self.train, self.say, self.track = loaded, out, train, say, track
+        self.loaded, self.out, self.train, self.world = loaded, out, train, loaded.world
+        self.say, self.track = (say, track) if self.world.leads else (silent, _untracked)
         self.settings = settings_to_train_in(settings)
         way, self.form = WAYS[self.settings.editor], form_of(self.settings)
         self.facts, held = divided(facts, train)
         held_out = hold_out(held, train.validation_facts, train.seed)
         with loaded.at(BASE):
-            self.held = known(held_out, neighbours_right(loaded, held_out), say)
+            self.held = known(held_out, neighbours_right(loaded, held_out), self.say)
         self.data_digest = digest_bytes(*(f.digest.encode() for f in facts))
         trust = settings.trust if isinstance(settings, RidgeSettings) else 1.5
         shape = shape_for(loaded, self.settings) if isinstance(self.settings, SeracSettings) else None
@@ -185,7 +189,7 @@ class Run:
         self.averaged = copy.deepcopy(self.networks).eval().requires_grad_(False)
         self._judged = partial(way.judged, Bench(loaded, self.settings, self.fixed), self.averaged)
         self.best: tuple[float, dict[str, np.ndarray]] | None = None
-        out.mkdir(parents=True, exist_ok=True)
+        self.world.lead(lambda: out.mkdir(parents=True, exist_ok=True))
         self._resume()
 
     def _begin_with(self, folder: Path) -> str:
@@ -220,9 +224,13 @@ class Run:
     def go(self, minutes: float, steps: int | None = None, clock: Callable[[], float] = time.monotonic) -> NetworkSet:
         """Train for so many minutes by `clock` (seconds), or up to so many steps in all; write the result."""
         started, steps = clock(), steps_in_all(self.settings, steps)
+
+        def is_left() -> bool:
+            return clock() - started < 60 * minutes
+
         if self.trainer.steps == 0:
             self._validate()
-        while clock() - started < 60 * minutes and (steps is None or self.trainer.steps < steps):
+        while self.world.lead(is_left) and (steps is None or self.trainer.steps < steps):
             before = self.trainer.steps
             self.trainer.run_episode(self.facts)
             recent = self.trainer.history[-(self.trainer.steps - before) :]
@@ -243,11 +251,15 @@ class Run:
         scores = validate(self.loaded, self._judged(), self.held, self.train.batch_size)
         self.say(f"step {self.trainer.steps}  held-out {scores}")
         self.track(self.trainer.steps, {f"held_out/{name}": value for name, value in asdict(scores).items()})
-        if self.best is None or scores.mean > self.best[0]:
-            self.best = (scores.mean, self.averaged.tensors())
+        if self.best is None or scores.mean >= self.best[0]:  # of several that do alike the one that learned longest
+            # Copies: the arrays are views of what the next validation overwrites.
+            self.best = (scores.mean, {name: array.copy() for name, array in self.averaged.tensors().items()})
 
     def _save(self) -> None:
-        """All that the next episode depends on, in one file that appears whole or not at all."""
+        """All that the next episode depends on, in one file that appears whole or not at all.
+
+        Raises WorldError, and writes nothing, where processes have not come to the same.
+        """
         tensors = {f"network/{n}": t for n, t in self.networks.tensors().items()}
         tensors |= {f"average/{n}": t.numpy() for n, t in self.trainer.average.items()}
         names = {id(p): n for n, p in self.networks.named_parameters()}
@@ -262,18 +274,28 @@ class Run:
         whole = {
             n: np.asarray(t, order="C") for n, t in tensors.items()
         }  # ascontiguousarray would give scalars a shape
-        write_bytes_atomic(self.out / CHECKPOINT, save_safetensors(whole))
+        data = save_safetensors(whole)
+        self.world.agree("a checkpoint with the digest", digest_bytes(data))
+        self.world.lead(lambda: write_bytes_atomic(self.out / CHECKPOINT, data))
 
-    def _resume(self) -> None:
+    def _read(self, identity: str) -> dict[str, torch.Tensor] | None:
+        """What the checkpoint holds; None where there is none. Raises UsageError for that of another run."""
         path = self.out / CHECKPOINT
         if not path.is_file():
-            return
+            return None
         tensors = load_safetensors(path.read_bytes())
-        if tensors["identity"].tobytes().decode() != self.identity:
+        if tensors.pop("identity").tobytes().decode() != identity:
             raise UsageError(
                 f"{path} belongs to another run (other model, facts or settings); expected the same ones to go on "
                 "from; choose another --out or remove the file"
             )
+        return {name: torch.tensor(array) for name, array in tensors.items()}  # aligned as those that arrive elsewhere
+
+    def _resume(self) -> None:
+        identity = self.identity  # of a model in shards no process tells it alone
+        tensors = self.world.lead(lambda: self._read(identity))
+        if tensors is None:
+            return
         self.networks.load_state_dict(_under(tensors, "network/"))
         self.trainer.average = _under(tensors, "average/")
         moments: dict[str, dict[str, torch.Tensor]] = {}
@@ -287,7 +309,7 @@ class Run:
             best = {n: t.numpy() for n, t in _under(tensors, "best/").items()}
             self.best = (float(tensors["best.mean"]), best)
         self.trainer.episode, self.trainer.steps = (int(n) for n in tensors["counts"])
-        self.say(f"going on from step {self.trainer.steps} of {path}")
+        self.say(f"going on from step {self.trainer.steps} of {self.out / CHECKPOINT}")
 
     def _finish(self) -> NetworkSet:
         """Write network.safetensors and config.json: the best held-out mean seen."""
@@ -309,13 +331,14 @@ class Run:
             },
         )
         half = {n: t.astype(np.float16) if n.endswith((".a", ".b")) else t for n, t in self.best[1].items()}
-        write_bytes_atomic(self.out / NETWORK, save_safetensors(half))
+        self.world.lead(lambda: write_bytes_atomic(self.out / NETWORK, save_safetensors(half)))
         leave_scorer(self.out, self.loaded, self.fixed.conflict_mean, self.facts, self.settings, self.say)
-        write_bytes_atomic(self.out / "config.json", msgspec.json.format(msgspec.json.encode(config), indent=1))
+        told = msgspec.json.format(msgspec.json.encode(config), indent=1)
+        self.world.lead(lambda: write_bytes_atomic(self.out / "config.json", told))
         self.say(f"wrote {self.out / NETWORK}  (held-out mean {self.best[0]:.3f})")
         return self.networks.eval().requires_grad_(False)
 
 
-def _under(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tensor]:
+def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """The tensors whose names begin with a prefix, without it."""
-    return {n.removeprefix(prefix): torch.from_numpy(t) for n, t in tensors.items() if n.startswith(prefix)}
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

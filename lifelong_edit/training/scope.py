@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lifelong_edit.bench import Bench
 from lifelong_edit.editors.malmen.network import NetworkSet
+from lifelong_edit.editors.ridge.together import slices
 from lifelong_edit.editors.serac.network import distances, scope_loss
 from lifelong_edit.editors.serac.overlay import Always
 from lifelong_edit.editors.serac.rule import SeracEditor, with_networks
@@ -184,15 +185,21 @@ class SeracTrainer(Trainer):
             behind = self.serac.before.behind(question, [fact])
             with suppress(BadInputError):  # too long behind a fact: the base model would answer
                 rows.append(Row(task.encode(loaded, behind, fact.answer), "new", form=form_of(question)))
-        total = 0.0
+        total, world = 0.0, loaded.world
+
+        def work(chosen: Sequence[int]) -> tuple[float, list[Tensor | None]]:
+            part = [rows[i] for i in chosen]
+            batch = task.collate(loaded, [row.encoded for row in part])
+            losses, _ = task.loss(task.logits(loaded, batch), batch, part)
+            loss = losses.sum() / len(facts)
+            return float(loss.detach()), self.gradients(WEIGHT * loss)
+
+        batches = list(by_length([len(row.encoded.ids) for row in rows], self.bench.settings.micro_batch))
         with loaded.at(Always(self.serac.network.adapters())):
-            for chosen in by_length([len(row.encoded.ids) for row in rows], self.bench.settings.micro_batch):
-                part = [rows[i] for i in chosen]
-                batch = task.collate(loaded, [row.encoded for row in part])
-                losses, _ = task.loss(task.logits(loaded, batch), batch, part)
-                loss = losses.sum() / len(facts)
-                (WEIGHT * loss).backward()
-                total += float(loss.detach())
+            for group in slices(batches, world.at_once):
+                for loss, found in world.each(group, work):
+                    self.take(found)
+                    total += loss
         return total
 
 

@@ -193,16 +193,22 @@ def leave_scorer(
 ) -> None:
     """Fit a scorer on facts and leave it in a folder, for a store to take; say so, or why there is none.
 
-    Arguments as of `scorer_for`. One that an earlier run left there does not outlive facts that give none.
+    Arguments as of `scorer_for`; of several processes number 0 writes. One that an earlier run left there does not
+    outlive facts that give none.
     """
     found, path = scorer_for(loaded, mean, facts, settings.micro_batch, settings.seed), folder / CONFLICTS
+    world = loaded.world
     if found is None:
-        path.unlink(missing_ok=True)
+        world.lead(lambda: path.unlink(missing_ok=True))
         say(
             f"no scorer of conflicts: found fewer than {LEAST} paraphrases or questions of other relations, expected "
             "facts with rephrases and two relations at least; a store takes the default one"
         )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(path, msgspec.json.format(msgspec.json.encode(found), indent=1))
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomic(path, msgspec.json.format(msgspec.json.encode(found), indent=1))
+
+    world.lead(write)
     say(f"wrote {path}  (area under the curve {found.auc:.3f}, threshold {found.threshold:.3f})")

@@ -66,6 +66,13 @@ class World:
         self.each(names, keep)
         return found
 
+    def in_turn(self, names: Iterable[str], work: Callable[[str], T]) -> Iterator[tuple[str, T]]:
+        """Each name with what `work` makes of it, see `named`, one after the other, so that not all of it is held.
+
+        Each name is the same process's as in `kept`. They meet as it is taken: all of them take all of it.
+        """
+        return ((name, work(name)) for name in names)
+
     def across(
         self,
         batches: Iterable[list[int]],

@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
@@ -81,12 +81,23 @@ class SharedWorld(World):
 
     def each(self, units: Iterable[U], work: Callable[[U], T]) -> list[T]:
         """What `work` makes of each unit, in their order, see `World.each`. Within other work nothing is shared out."""
-        units = list(units)
+        return self._each(list(units), work)
+
+    def in_turn(self, names: Iterable[str], work: Callable[[str], T]) -> Iterator[tuple[str, T]]:
+        """Each name with what `work` makes of it, see `World.in_turn`."""
+        names = list(names)
+        for first in range(0, len(names), self.size):
+            group = names[first : first + self.size]
+            yield from zip(group, self._each(group, work, first), strict=True)
+
+    def _each(self, units: Sequence[U], work: Callable[[U], T], first: int = 0) -> list[T]:
+        """As `each`, of units that are numbered from `first` on, a multiple of how many processes there are."""
         if self._busy or not units:
             return [work(unit) for unit in units]
-        mine = [number for number in range(len(units)) if self._owner(number) == self.rank]
-        found = self._found("each", mine, lambda number: work(units[number]))
-        return [found[self._owner(number)][number // self.size] for number in range(len(units))]
+        owners = [self._owner(first + place) for place in range(len(units))]
+        mine = [place for place, owner in enumerate(owners) if owner == self.rank]
+        found = self._found("each", mine, lambda place: work(units[place]))
+        return [found[owner][place // self.size] for place, owner in enumerate(owners)]
 
     def _owner(self, number: int) -> int:
         """Whose unit `number` is: to and fro, since units are often sorted by how long they take."""
@@ -233,6 +244,10 @@ class InStep(World):
     def kept(self, names: Iterable[str], work: Callable[[str], T]) -> dict[str, T]:
         """See `World.kept`; `work` makes no pass."""
         return self.world.kept(names, work)
+
+    def in_turn(self, names: Iterable[str], work: Callable[[str], T]) -> Iterator[tuple[str, T]]:
+        """See `World.in_turn`; `work` makes no pass."""
+        return self.world.in_turn(names, work)
 
     def lead(self, work: Callable[[], T], beside: Callable[[], object] | None = None) -> T:
         """See `World.lead`; `work` makes no pass, unless those `beside` it make the same ones."""

@@ -22,7 +22,7 @@ from lifelong_edit.models import LoadedModel, load_model
 from lifelong_edit.policies.scoring import read_scorer
 from lifelong_edit.timeline.defaults import default_scorer, default_text, scorer_of
 from lifelong_edit.training.episodes import TrainSettings
-from lifelong_edit.training.run import Run
+from lifelong_edit.training.run import Run, Scores
 from lifelong_edit.training.scorers import scorer_for
 from tests.warm import Running
 
@@ -97,6 +97,17 @@ def test_a_killed_run_goes_on(
     assert run.trainer.steps >= 2
     run.go(5, steps=run.trainer.steps + 2)
     assert read_checkpoint(out).config.provenance["steps"] == run.trainer.steps
+
+
+def test_the_best_network_is_kept(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a later validation finds that scores less."""
+    assert trained.best is not None
+    kept = {name: array.copy() for name, array in trained.best[1].items()}
+    monkeypatch.setattr("lifelong_edit.training.run.validate", lambda *_: Scores(0.0, 0.0, 0.0))
+    monkeypatch.setattr(trained.trainer, "average", {n: t + 1 for n, t in trained.trainer.average.items()})
+    trained._validate()
+    for name, array in kept.items():
+        np.testing.assert_array_equal(array, trained.best[1][name], err_msg=name)
 
 
 def test_the_result_says_where_it_comes_from(loaded: LoadedModel, trained: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,14 @@ import torch
 from click.testing import CliRunner
 
 from lifelong_edit import cache
+from lifelong_edit.bench import Bench
 from lifelong_edit.cli import cli
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.editors.ridge.settings import Settings
 from lifelong_edit.errors import UsageError
 from lifelong_edit.facts import Probe
 from lifelong_edit.models import load_model
+from lifelong_edit.planning import measure
 from lifelong_edit.planning import plan as planning
 from lifelong_edit.planning.machine import Machine, Took, Watch, free_memory
 from lifelong_edit.planning.measure import Again, Batch, Measured, for_calibration
@@ -184,8 +187,22 @@ def test_a_plan_of_a_tiny_model(tiny_gpt2: Path, sentences: list[str], tmp_path:
 
 
 @pytest.mark.parametrize("editor", ["gradient", "mend"])
-def test_a_plan_with_training(tiny_gpt2: Path, sentences: list[str], tmp_path: Path, editor: str) -> None:
-    """Of a rule that cannot do without a network the calibration makes one first."""
+def test_a_plan_with_training(
+    tiny_gpt2: Path, sentences: list[str], monkeypatch: pytest.MonkeyPatch, editor: str
+) -> None:
+    """Of a rule that cannot do without a network the calibration makes one first. No store is at hand as it trains."""
+    held, train_a_little = list[int](), measure.measure_training
+
+    def benches() -> int:
+        gc.collect()
+        return sum(type(one) is Bench for one in gc.get_objects())
+
+    def watched(*given: Any, **named: Any) -> Trained | None:
+        held.append(benches())
+        return train_a_little(*given, **named)
+
+    monkeypatch.setattr(measure, "measure_training", watched)
+    before = benches()
     kind = rule_of(editor).settings
     known = msgspec.structs.asdict(TINY) | {"editor": editor}
     settings = kind(**{name: known[name] for name in kind.__struct_fields__ if name in known})
@@ -197,6 +214,7 @@ def test_a_plan_with_training(tiny_gpt2: Path, sentences: list[str], tmp_path: P
     whole, step = found.work["training"], found.work["training step"]
     assert 300 < whole.seconds < 400 and 0 < step.seconds < 60 and whole.disk > 1000 and step.memory > 10**7
     assert any("5 minutes of training" in note for note in found.notes)
+    assert held == [before]
 
 
 def test_training_is_told_of_rules_that_have_it(tiny_gpt2: Path) -> None:
