@@ -61,12 +61,32 @@ def main() -> None:
 
 
 def asked(count: int, work: str, facts: int, repeats: int) -> dict[str, Any]:
-    """The figures of so many processes, measured from a process that has not begun anything yet."""
+    """The figures of so many processes, measured from a process that has not begun anything yet.
+
+    Beside them the floor, `apart`: as many processes that do a share each and know nothing of one another. What that is
+    more than a share is what a machine of few processors takes from each.
+    """
+    found: dict[str, Any] = _told(_measured(count, work, facts, repeats))
+    if work == "traced":
+        beside = [_measured(1, work, facts // count, repeats) for _ in range(count)]
+        found["apart"] = max(_told(process)["busiest"] for process in beside)
+        found["of_apart"] = found["busiest"] / found["apart"]
+    print(count, found, flush=True)
+    return found
+
+
+def _measured(count: int, work: str, facts: int, repeats: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "benchmarks.bench_world", f"--{work}", str(count)]
     command += ["--facts", str(facts), "--repeats", str(repeats)]
-    told = subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, check=True, text=True)
-    found: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
-    print(count, found, flush=True)
+    return subprocess.Popen(command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+
+
+def _told(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What a measuring process has printed. Raises CalledProcessError where it failed."""
+    out, _ = process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
     return found
 
 
@@ -96,11 +116,19 @@ def timed(world: Any, repeats: int, work: Callable[[], object]) -> dict[str, flo
 
 
 def trace_in(world: Any, given: tuple[int, int]) -> dict[str, Any]:
-    """What one of the processes does, and what number 0 gives back."""
+    """What one of the processes does, and what number 0 gives back.
+
+    Its `exchange` is the same time of the giving alone, which makes no pass: of as many tensors of that size.
+    """
+    import torch
+
     from lifelong_edit.models import load_model
     from lifelong_edit.stores import digest_bytes
     from lifelong_edit.tracing.rows import fact_rows
     from lifelong_edit.tracing.trace import trace
+
+    def in_order(found: list[Any]) -> list[Any]:
+        return [torch.cat(column) for column in zip(*found, strict=True)]
 
     loaded = load_model("atlas")
     loaded.world = world
@@ -109,9 +137,11 @@ def trace_in(world: Any, given: tuple[int, int]) -> dict[str, Any]:
     traced = trace(loaded, rows, 64)
     tensors = [traced.keys[m.name] for m in loaded.modules] + [traced.gradients[m.name] for m in loaded.modules]
     digest = digest_bytes(*(tensor.numpy().tobytes() for tensor in tensors))
+    parts = list(zip(*(tensor.chunk(-(-len(rows) // 64)) for tensor in tensors), strict=True))
+    exchange = timed(world, given[1], lambda: in_order(world.each(range(len(parts)), parts.__getitem__)))["busiest"]
     world.close()
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return {"rows": len(rows), **took, "bytes": size, "digest": digest}
+    return {"rows": len(rows), **took, "exchange": exchange, "bytes": size, "digest": digest}
 
 
 def train_in(world: Any, given: tuple[int, int]) -> dict[str, Any]:

@@ -19,8 +19,10 @@ PAGE = RESULTS.parents[1] / "docs" / "rules-compared.md"
 LIVES = "4x50-0"
 """The life that rules are compared on."""
 MODEL = "smollm2"
-REAL = ("4x25-0", "4x25-1")
-"""The same on the larger model, and other facts for rules that have no life of these."""
+REAL = "4x25-0"
+"""The same on the larger model."""
+IN_FRONT = ("retrieval+search", "retrieval+neurons", "retrieval+memit")
+"""Combinations that are measured there beside the rules."""
 
 HEAD = """# Rules compared
 
@@ -100,15 +102,15 @@ def main() -> None:
 def page(results: Path = RESULTS) -> str:
     """The document: a table for each model, best rules first."""
     small = {rule: found for rule in RULES if (found := _read(results, f"rules-{rule}-{LIVES}"))}
-    large = {rule: found for rule in RULES if (found := _read(results, *(f"real-{MODEL}-{rule}-{r}" for r in REAL)))}
+    large = {r: found for r in (*RULES, *IN_FRONT) if (found := _read(results, f"real-{MODEL}-{r}-{REAL}"))}
     parts = [HEAD, SMALL, "\n".join(_small(small)), SAID["small"], LARGE, "\n".join(_large(large)), SAID["large"]]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _read(results: Path, *names: str) -> dict[str, Any] | None:
-    """The first of some results that is there."""
-    files = [results / f"{name}.json" for name in names]
-    found: dict[str, Any] | None = next((json.loads(f.read_text(encoding="utf-8")) for f in files if f.is_file()), None)
+def _read(results: Path, name: str) -> dict[str, Any] | None:
+    """A result, where it is there."""
+    path = results / f"{name}.json"
+    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     return found
 
 
