@@ -277,7 +277,7 @@ def _shares(axes: Axes, x: str, y: str) -> None:
 
 
 def _legend(axes: Axes, count: int, title: str | None = None) -> None:
-    if count > 1:
+    if count > 1 and axes.get_legend_handles_labels()[0]:  # nothing is drawn of series that were never asked
         axes.legend(loc="best", title=title, alignment="left")
 
 

@@ -67,7 +67,12 @@ _MEASURES = (
 @click.option(
     "--minutes", type=click.FloatRange(min=0), default=60.0, show_default=True, help="For how long this time."
 )
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Stop at so many optimiser steps in all.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stop with the episode that comes to so many optimiser steps in all.",
+)
 @click.option(
     "--text",
     multiple=True,

@@ -266,7 +266,10 @@ def _tell(summary: Mapping[str, Any], head: int | None, dry_run: bool) -> None:
         f"{f'; skipped: {skipped}' if skipped else ''}{again}; the head is step {head}"
     )
     if summary["facts"] and summary["untaken"] == summary["facts"]:
-        say("none of them has taken: these settings do not suit this model; `train --choose` looks for some that do")
+        say(
+            "none of them has taken: the rule with these settings does not suit this model; `train --choose` looks for "
+            "others, of rules without a wrapper"
+        )
     if summary["skipped"].get("rolled-back"):
         say("records known only from steps that were rolled back were skipped; --again applies them")
     if summary["skipped"].get("quarantined"):

@@ -119,7 +119,7 @@ def test_stream_prints_rows_and_says_the_rest(run: Run, empty_store: Path, news:
     log = data(run("log", "--store", empty_store, "--json"))
     untaken = sum(step["facts"] - step["taken"] for step in log[1:])
     assert result.stderr.count("not taken: ") == untaken
-    assert ("none of them has taken: these settings do not suit this model" in result.stderr) == (untaken == 6)
+    assert ("none of them has taken: the rule with these settings does not suit" in result.stderr) == (untaken == 6)
 
 
 def test_stream_makes_a_store_and_keeps_to_it(run: Run, tmp_path: Path, news: Path, making: list[str]) -> None:

@@ -14,6 +14,7 @@ from lifelong_edit.editors.locate.sites import Site, block_of
 from lifelong_edit.errors import ModelMismatchError, UsageError
 from lifelong_edit.models import BASE, Encoded, LoadedModel, by_length, fingerprint_of
 from lifelong_edit.models.families import layers_at
+from lifelong_edit.models.quiet import quiet_transformers
 from lifelong_edit.tasks import task_of
 
 SENTENCE_TOKENS = 256
@@ -122,7 +123,8 @@ class SentenceTransformer:
         path = require_folder(folder)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
-            self._model: Any = AutoModel.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
+            with quiet_transformers():
+                self._model: Any = AutoModel.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
         except Exception as error:  # transformers raises anything
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UsageError(f"setting encoder is {folder!r}, which cannot be loaded: {first}") from error
