@@ -93,8 +93,8 @@ steps (`malmen`) changes nothing of that.
 the train split: a gain for `search` (generality .34 where it has .22, locality the same), none for `neurons`.
 - `ultraedit` and `ft` were tried on 50 facts of the train split alone, with what the rules bring themselves to \
 preserve. `ultraedit` with `relative_step=0.03` comes to .98 / .02 / .48 and + 5 % perplexity, with 0.1 to .98 / .08 / \
-.24, and its own 0.3 is refused by the gate within two batches; `ft` with `relative_rate=0.003` to .40 / .04 / .14, and \
-with 0.01 its second batch is refused.
+.24, and its own 0.3 is refused by the gate within two batches; `ft` with `relative_rate=0.003` to .40 / .04 / .14, \
+and with 0.01 its second batch is refused.
 - The rules that are not here were not measured for want of processor time.
 """,
 }
