@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import common, gpt2_shape
 from benchmarks.bare import Kind, bare_pass
-from benchmarks.data import trex_facts, trex_file, trex_model, wikitext
+from benchmarks.data import trex_facts, trex_file, trex_model
 from lifelong_edit import Settings, Timeline
 from lifelong_edit.editors.contract import Lesson
 from lifelong_edit.editors.ridge.editor import RidgeEditor
@@ -135,7 +135,7 @@ def bytes_on_trex(count: int) -> dict[str, Any]:
     facts, preserve = trex_facts("stream")[:count], list(gpt2_shape.probes(trex_file("train")))
     with tempfile.TemporaryDirectory() as name:
         store = Path(name) / "store"
-        with Timeline.create(store, model=str(trex_model()), preserve=preserve, text=[wikitext("valid")]) as timeline:
+        with Timeline.create(store, model=str(trex_model()), preserve=preserve, text=gpt2_shape.text()) as timeline:
             empty = common.folder_bytes(store)
             for start in range(0, len(facts), BATCH):
                 timeline.apply(facts[start : start + BATCH])
