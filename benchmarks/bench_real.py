@@ -101,6 +101,10 @@ class Judge:
             if not verdict.right
         ]
 
+    def oldest(self, count: int) -> float:
+        """ES of the first `count` facts, as the model stands."""
+        return self._right([case.fact.prompt if at < count else None for at, case in enumerate(self.cases)])
+
     def _right(self, prompts: Sequence[str | None], form: Form = "plain", anywhere: bool = False) -> float:
         """The share of prompts that are answered with their facts' targets; `anywhere` in ROOM tokens, or at once."""
         task, loaded = self.task, self.loaded
@@ -154,7 +158,7 @@ def edited(options: argparse.Namespace, cases: Sequence[Case], text: str) -> dic
         found: dict[str, Any] = {"init_seconds": seconds, "settings": timeline.bench().settings.told()}
         judge = Judge(timeline.bench().loaded, cases, text)
         facts = [case.fact for case in cases]
-        found["batches"] = []
+        found["batches"], begun_at = [], common.folder_bytes(store)
         for start in range(0, len(facts), options.size):
             begun, used = time.perf_counter(), time.process_time()
             try:
@@ -166,8 +170,9 @@ def edited(options: argparse.Namespace, cases: Sequence[Case], text: str) -> dic
             told |= {} if "refused" in told else _told(timeline.show(timeline.head))
             found["batches"].append(told)
             print(json.dumps(common.rounded(told)), flush=True)
+        found["bytes_per_fact"] = (common.folder_bytes(store) - begun_at) / len(facts)
         with timeline.bench().loaded.at(timeline.overlay(timeline.head)):
-            found["figures"] = judge.figures()
+            found["figures"] = judge.figures() | {"oldest": judge.oldest(options.size)}
             print(json.dumps(common.rounded(found["figures"])), flush=True)
             found["missed"] = judge.missed()
             if options.tasks:
@@ -175,10 +180,10 @@ def edited(options: argparse.Namespace, cases: Sequence[Case], text: str) -> dic
                 print(json.dumps(common.rounded(found["tasks"])), flush=True)
         if options.reconsolidate:
             begun = time.perf_counter()
-            timeline.reconsolidate()
+            found["objections"] = list(timeline.reconsolidate(guard=False).objections)
             found["reconsolidation_seconds"] = time.perf_counter() - begun
             with timeline.bench().loaded.at(timeline.overlay(timeline.head)):
-                found["reconsolidated"] = judge.figures()
+                found["reconsolidated"] = judge.figures() | {"oldest": judge.oldest(options.size)}
             print(json.dumps(common.rounded(found["reconsolidated"])), flush=True)
         timeline.close()
     return found
@@ -220,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--preserved", type=int, default=600, help="prompts of the train split; 0: the rule's own")
     parser.add_argument("--text", choices=("bundled", "wikitext"), default="bundled", help="ordinary text for `init`")
     parser.add_argument("--store", type=Path, help="a store to begin with a copy of; made where there is none")
-    parser.add_argument("--reconsolidate", action="store_true")
+    parser.add_argument("--reconsolidate", action="store_true", help="once, at the end, whatever its guard says")
     parser.add_argument("--name", help="of the result; without one nothing is written for --facts train")
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tried", type=int, default=100, help="facts that a trial teaches")
     parser.add_argument("--minutes", type=float, default=10, help="that a network is trained")
     parser.add_argument("--chosen", type=Path, help="where what was chosen and trained is kept")
-    parser.add_argument("--reconsolidate", action="store_true", help="once, at the end")
+    parser.add_argument("--reconsolidate", action="store_true", help="once, at the end, whatever its guard says")
     options = parser.parse_args(arguments)
     stream, preserve = lived(options.facts, options.batches * options.size, options.seed)
     given: dict[str, Any] = dict(pair.split("=", 1) for pair in options.set)
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             store, model=model, settings=settings, preserve=preserve, hypernetwork=network,
             text=ordinary(),  # as `prepared` has it
         )  # fmt: skip
-        begun_at, refused = size_of(store), list[Fact]()
+        begun_at, refused = common.folder_bytes(store), list[Fact]()
         loaded = timeline.bench().loaded
         for start in range(0, len(stream.facts), options.size):
             batch = stream.facts[start : start + options.size]
@@ -108,28 +108,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.seconds += time.perf_counter() - begun
             stream.processor += time.process_time() - used
             stream.batches.append([fact.digest for fact in batch])
-        if options.reconsolidate:
-            timeline.reconsolidate()
         stream.state = State(live={fact.digest: fact for fact in (*timeline.at(timeline.head).facts(), *refused)})
         found["refused"] = len(refused)
-        found["bytes_per_fact"] = (size_of(store) - begun_at) / len(stream.facts)
+        found["bytes_per_fact"] = (common.folder_bytes(store) - begun_at) / len(stream.facts)
         found["seconds_per_fact"] = stream.seconds / len(stream.facts)
         found["figures"] = judge(loaded, stream, text, cohorts=True, overlay=timeline.overlay(timeline.head))
+        if options.reconsolidate:
+            found["reconsolidated"] = reconsolidated(timeline, stream, text)
         with loaded.at(BASE):
             found["base"] = perplexity_now(loaded, text)
         timeline.close()
-    figures = found["figures"]
-    told = {name: figures[name]["generated"] for name in ("efficacy", "generality", "locality", "random facts")}
-    told |= {name: found[name] for name in ("bytes_per_fact", "seconds_per_fact")}
-    told |= {"perplexity": figures["perplexity"] / found["base"] - 1, "processor": figures["processor"]}
-    print(json.dumps(common.rounded(told)), flush=True)
+    for figures in (found["figures"], found.get("reconsolidated")):
+        if figures is not None:
+            print(json.dumps(common.rounded(summary(found, figures))), flush=True)
     if options.facts == "stream":
         common.write(f"rules-{options.rule}-{options.batches}x{options.size}-{options.seed}", found)
 
 
-def size_of(store: Path) -> int:
-    """Bytes that a store takes on the disk."""
-    return sum(512 * file.stat().st_blocks for file in store.rglob("*") if file.is_file())
+def reconsolidated(timeline: Timeline, stream: Stream, text: str) -> dict[str, Any]:
+    """The figures of the same facts once all of them are solved for together, and what the guard had against it."""
+    begun, used = time.perf_counter(), time.process_time()
+    record = timeline.reconsolidate(guard=False)
+    stream.seconds, stream.processor = time.perf_counter() - begun, time.process_time() - used
+    loaded = timeline.bench().loaded
+    figures = judge(loaded, stream, text, cohorts=True, overlay=timeline.overlay(timeline.head))
+    return figures | {"objections": list(record.objections)}
+
+
+def summary(found: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+    """A line of the figures."""
+    told = {name: figures[name]["generated"] for name in ("efficacy", "generality", "locality", "random facts")}
+    told |= {name: found[name] for name in ("bytes_per_fact", "seconds_per_fact")}
+    told |= {"perplexity": figures["perplexity"] / found["base"] - 1, "processor": figures["processor"]}
+    return told
 
 
 def perplexity_now(loaded: Any, text: str) -> float:
