@@ -15,10 +15,11 @@ import click
 import msgspec
 
 from lifelong_edit.cli.common import cell, editor_in, json_option, opened, print_json, print_table, say
+from lifelong_edit.cli.editing import stream
 from lifelong_edit.cli.looking import describe_fact
 from lifelong_edit.cli.processes import processes_asked
 from lifelong_edit.cli.reporting import make_report
-from lifelong_edit.cli.setup import BUNDLED
+from lifelong_edit.cli.setup import BUNDLED, require_makeable
 from lifelong_edit.errors import LifelongEditError, UsageError
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ def compare(files: tuple[str, ...], arms: tuple[str, ...], seeds: str, out: Path
     """The same stream edited in several ways, several seeds, into one table and one report.
 
     Each arm and seed is a store DIR/NAME-SEED like any other, filled by `stream`; interrupted or killed, the same
-    command goes on where it stopped, and one with a further arm or seed adds that. In the end all live facts of each
-    are asked, and DIR/report.html shows the stores side by side. Times are comparable with --jobs 1 alone.
+    command goes on where it stopped, and one with a further arm or seed adds that. An arm of which no store could be
+    made is refused before any is filled. In the end all live facts of each are asked, and DIR/report.html shows the
+    stores side by side. Times are comparable with --jobs 1 alone.
 
     \b
     Examples:
@@ -72,6 +74,9 @@ def compare(files: tuple[str, ...], arms: tuple[str, ...], seeds: str, out: Path
     if len({way.name for way in ways}) < len(ways):
         raise UsageError("found two arms of one name; expected a name for each")
     runs = [(way, seed) for way in ways for seed in numbers]
+    for way in ways:
+        if not all(store_of(out, way, seed).exists() for seed in numbers):
+            _require_makeable(way, numbers[0], given)
     sources = _sources(files, numbers, out, shuffle=given["shuffle"])
     with ThreadPoolExecutor(given["jobs"]) as pool:
         filling = [pool.submit(_fill, way, seed, sources[seed], out, given) for way, seed in runs]
@@ -109,6 +114,22 @@ def _sources(files: Sequence[str], seeds: Sequence[int], out: Path, *, shuffle: 
     return found
 
 
+def _require_makeable(arm: Arm, seed: int, given: dict[str, Any]) -> None:
+    """Refuse an arm of which no store could be made before hours go into the others."""
+    asked = stream.make_context("stream", [*_options(arm, seed, given), "--", "-"]).params
+    try:
+        require_makeable(asked["device"], asked)
+    except LifelongEditError as error:
+        raise type(error)(f"arm {arm.name}: {error}") from error
+
+
+def _options(arm: Arm, seed: int, given: dict[str, Any]) -> list[str]:
+    """The options of `stream` for an arm, but for its store."""
+    found = arm.arguments(seed, given["batch_size"], given["pairs"])
+    found += ["--model", given["model"]] if given["model"] else []
+    return found + [part for option in _FILES for name in given[option.strip("-")] for part in (option, name)]
+
+
 def _fill(arm: Arm, seed: int, files: Sequence[str], out: Path, given: dict[str, Any]) -> str | None:
     """Fill a store by `stream`, in a process of its own whose output is kept beside it; what failed, if anything."""
     from lifelong_edit.eval.reports.comparison import store_of
@@ -116,12 +137,7 @@ def _fill(arm: Arm, seed: int, files: Sequence[str], out: Path, given: dict[str,
     store = store_of(out, arm, seed)
     command = [sys.executable, "-m", "lifelong_edit"]
     command += ["--processes", str(given["processes"])] if given["processes"] else []
-    command += ["stream", "--store", str(store)]
-    command += arm.arguments(seed, given["batch_size"], given["pairs"])
-    command += ["--model", given["model"]] if given["model"] else []
-    for option in _FILES:
-        for name in given[option.strip("-")]:
-            command += [option, name]
+    command += ["stream", "--store", str(store), *_options(arm, seed, given)]
     out.mkdir(parents=True, exist_ok=True)
     told = store.with_name(f"{store.name}.log")
     say(f"{arm.name}, seed {seed}: streaming into {store}")

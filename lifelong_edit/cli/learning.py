@@ -12,9 +12,9 @@ import msgspec
 
 from lifelong_edit.cli.common import counted, device_option, json_option, parse_settings, print_json, say, split_names
 from lifelong_edit.cli.processes import world_at_hand
-from lifelong_edit.cli.setup import BUNDLED, read_text
+from lifelong_edit.cli.setup import BUNDLED, RuleName, read_text
 from lifelong_edit.cli.tracking import tracking, tracking_options
-from lifelong_edit.editors.registry import RULES, TRAINED, rule_of
+from lifelong_edit.editors.registry import RULES, TRAINED, core_of, rule_of
 from lifelong_edit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ _MEASURES = (
 )
 @click.option(
     "--editor",
-    type=click.Choice(RULES),
+    type=RuleName(RULES),
     default=TRAINED,
     show_default=True,
     help="The editing rule. One that has no network has nothing to train: with --choose its settings are chosen.",
@@ -210,6 +210,11 @@ def _learning(editor: str, training: Sequence[str], seed: int | None) -> TrainSe
 
 
 def _require_something_to_do(editor: str, choose: float | None) -> None:
+    if editor != core_of(editor):
+        raise UsageError(
+            f"found --editor {editor}, expected a rule without a wrapper: train {core_of(editor)}, and give what that "
+            f"leaves to `init --editor {editor}`, with --settings or --hypernetwork"
+        )
     if not rule_of(editor).network and choose is None:
         raise UsageError(f"found --editor {editor} without --choose, expected both: that rule has nothing to train")
 

@@ -39,7 +39,8 @@ _PAGE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.argument("facts", nargs=-1, required=True, metavar="FACT...")
+@click.argument("facts", nargs=-1, metavar="[FACT]...")
+@click.option("--id", "ids", multiple=True, metavar="ID", help="Also the facts in force whose record had this `id`.")
 @click.option("--revive", is_flag=True, help="Bring back what they had superseded.")
 @click.option(
     "--purge",
@@ -55,6 +56,7 @@ _PAGE = click.Path(path_type=Path, dir_okay=False)
 @json_option
 def retract(
     facts: tuple[str, ...],
+    ids: tuple[str, ...],
     revive: bool,
     purge: bool,
     page: Path | None,
@@ -79,14 +81,18 @@ def retract(
       lifelong-edit facts --subject Denmark
       lifelong-edit retract 4be1f0a2 --reason "source withdrawn"
       lifelong-edit retract 4be1f0a2 91c3d7 --revive
+      lifelong-edit retract --id news-2041 --reason "source withdrawn"
       lifelong-edit retract 4be1f0a2 --purge --reason "a person asked for it"
       lifelong-edit retract 4be1f0a2 --prove proof.md --reason "a person asked for it"
     """
+    if not facts and not ids:
+        raise UsageError("found no fact to take back, expected at least one FACT or --id; `facts` lists those in force")
     if page is not None:
         require_writable(page)
         if world_at_hand().size > 1:
             raise UsageError("found --prove with several processes, expected one; use `prove` afterwards")
     with opened(store, read_only=False, device=device, author=author, wait=wait) as timeline:
+        facts = (*facts, *_with_ids(timeline, ids))
         if purge:
             _require_purgeable(timeline, facts)
         step = timeline.retract(facts, revive=revive, reason=reason, say=say)
@@ -152,6 +158,16 @@ def prove(
 
         click.echo(as_text(found) if page is None else page)
     _require_equal(found)
+
+
+def _with_ids(timeline: Timeline, ids: Sequence[str]) -> list[str]:
+    """The digests of the live facts whose records had one of these. Raises UsageError for one that none had."""
+    live = timeline.facts("live") if ids else []
+    if unknown := [one for one in ids if all(fact.id != one for fact in live)]:
+        raise UsageError(
+            f"found --id {unknown[0]!r}, expected the `id` of a record whose fact is in force; `facts` lists those"
+        )
+    return [fact.digest for fact in live if fact.id in ids]
 
 
 def require_writable(page: Path) -> None:

@@ -143,6 +143,29 @@ def make_store(
     """A new store by the options of `making_options`; `opening` is said when all that is cheap to check has been."""
     from lifelong_edit.timeline import Timeline
 
+    making = _making(device, options)
+    if options.get("probe") is not None:
+        making["settings"] = _probed(making["settings"], making["text"], options)
+    return Timeline.create(
+        store,
+        scorer=options["settings"],
+        author=author,
+        encrypt=options["encrypt"],
+        say=_opened_by(opening),
+        world=world_at_hand(),
+        **making,
+    )
+
+
+def require_makeable(device: str | None, options: dict[str, Any]) -> None:
+    """Refuse, without loading a model, what `make_store` could not make a store of; raises as it does."""
+    from lifelong_edit.timeline.beginning import started
+
+    started(**_making(device, options))
+
+
+def _making(device: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """What a store is made of, by the options of `making_options`."""
     if options["trust_remote_code"] and not options["revision"]:
         raise UsageError(
             "found --trust-remote-code without --revision, expected both; name the commit whose code you have read"
@@ -153,25 +176,15 @@ def make_store(
             f"found no prompt in {', '.join(options['preserve'])}, expected at least one to preserve; leave --preserve "
             "out for the default"
         )
-    text = [read_text(path) for path in options["text"]] or None
-    settings = chosen_settings(device, options)
-    if options.get("probe") is not None:
-        settings = _probed(settings, text, options)
-    return Timeline.create(
-        store,
-        model=options["model"] or BUNDLED,
-        settings=settings,
-        hypernetwork=options["hypernetwork"],
-        scorer=options["settings"],
-        preserve=preserve,
-        text=text,
-        revision=options["revision"],
-        trust_remote_code=options["trust_remote_code"],
-        author=author,
-        encrypt=options["encrypt"],
-        say=_opened_by(opening),
-        world=world_at_hand(),
-    )
+    return {
+        "model": options["model"] or BUNDLED,
+        "settings": chosen_settings(device, options),
+        "hypernetwork": options["hypernetwork"],
+        "preserve": preserve,
+        "text": [read_text(path) for path in options["text"]] or None,
+        "revision": options["revision"],
+        "trust_remote_code": options["trust_remote_code"],
+    }
 
 
 def _probed(settings: StoreSettings, text: Sequence[str] | None, options: dict[str, Any]) -> StoreSettings:

@@ -6,20 +6,57 @@ settings, and the model's configuration and tokenizer is therefore told first. I
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import BadInputError
-from lifelong_edit.facts import Probe
+from lifelong_edit.facts import Fact, Probe
+from lifelong_edit.facts.given import as_probes, as_texts
 from lifelong_edit.models.loading import Outline, outline_of
 from lifelong_edit.models.placement import where_tokens_go
 from lifelong_edit.models.places import locate
 from lifelong_edit.numerics.devices import resolve_dtype
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.tasks import forms_of, questions_of, settled, task_of
+from lifelong_edit.timeline.defaults import default_preserved, default_text, start_of
 from lifelong_edit.timeline.model import given_to, require_given
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a new store is made with, defaults filled in."""
+
+    settings: StoreSettings
+    hypernetwork: Path | None
+    preserve: list[Probe]
+    text: list[str]
+
+
+def started(
+    model: str,
+    *,
+    settings: StoreSettings | None = None,
+    hypernetwork: str | Path | None = None,
+    preserve: Iterable[Probe | Fact | Mapping[str, Any] | str] | None = None,
+    text: Iterable[str] | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Start:
+    """What a store for a model begins with, once all has been refused that can be without loading the model.
+
+    Arguments and errors as of `Timeline.create`.
+    """
+    settings, network = start_of(model, settings, hypernetwork)
+    probes = default_preserved(model, settings.editor) if preserve is None else as_probes(preserve)
+    found = Start(settings, network, probes, default_text() if text is None else as_texts(text))
+    require_fitting(
+        model, settings, hypernetwork=network, preserve=probes, text=found.text, revision=revision,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    return found
 
 
 def require_fitting(

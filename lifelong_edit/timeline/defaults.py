@@ -95,13 +95,14 @@ def start_of(
 def settings_from(path: Path | None, kind: type[StoreSettings]) -> dict[str, Any]:
     """Settings by name from what `train --choose` wrote, the file or its folder; those at rest (None) are left out.
 
-    kind: the settings of the store's rule. Raises BadInputError where it holds no settings, or one that `kind` lacks.
+    kind: the settings of the store's rule, which may be the one of the file with wrappers around it. Raises
+    BadInputError where it holds no settings, or one that `kind` lacks.
     """
     if path is None:
         return {}
     file, read = _chosen(path)
     found, editor = read.get("settings"), editor_from(path)
-    if editor is not None and rule_of(editor).settings is not kind:
+    if editor is not None and rule_of(editor).settings is not kind and core_of(kind().editor) != editor:
         raise BadInputError(
             f"the settings in {file} were chosen for the editing rule {editor}, but the store's rule has others; give "
             f"--editor {editor}, or leave --settings out"

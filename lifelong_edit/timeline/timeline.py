@@ -20,7 +20,6 @@ from lifelong_edit.editors.registry import rule_of
 from lifelong_edit.errors import StoreError
 from lifelong_edit.facts import Fact, Probe
 from lifelong_edit.facts.checks import require_words
-from lifelong_edit.facts.given import as_probes, as_texts
 from lifelong_edit.facts.stored import decode_fact
 from lifelong_edit.settings import StoreSettings
 from lifelong_edit.stores import (
@@ -36,7 +35,7 @@ from lifelong_edit.stores import (
 from lifelong_edit.timeline.branches import Branching
 from lifelong_edit.timeline.commit import Draft, write_step
 from lifelong_edit.timeline.config import Config, absolute, author_of
-from lifelong_edit.timeline.defaults import default_preserved, default_text, scorer_of, start_of
+from lifelong_edit.timeline.defaults import scorer_of
 from lifelong_edit.timeline.editing import Editing
 from lifelong_edit.timeline.history import History
 from lifelong_edit.timeline.locking import locked
@@ -119,16 +118,18 @@ class Timeline(Branching, Measured, Editing):
         """
         folder = Path(path)
         world.lead(lambda: require_place(folder, encrypt=encrypt))
-        settings, network = start_of(model, settings, hypernetwork)
-        preserve = default_preserved(model, settings.editor) if preserve is None else as_probes(preserve)
-        text = default_text() if text is None else as_texts(text)
-        from lifelong_edit.timeline.beginning import require_fitting
+        from lifelong_edit.timeline.beginning import started
         from lifelong_edit.timeline.model import begin
 
-        source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        source |= {"hypernetwork": network, "preserve": preserve, "text": text}
-        require_fitting(model, settings, **source)
-        beginning = begin(model, settings, scorer=scorer_of(scorer, network), say=say, world=world, **source)
+        start = started(
+            model, settings=settings, hypernetwork=hypernetwork, preserve=preserve, text=text, revision=revision,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        beginning = begin(
+            model, start.settings, scorer=scorer_of(scorer, start.hypernetwork), say=say, world=world,
+            hypernetwork=start.hypernetwork, preserve=start.preserve, text=start.text, revision=revision,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
         record = msgspec.structs.replace(beginning.record, author=author_of(author))
         log = make_log(world, folder, record, blobs=beginning.blobs, weights=beginning.weights, encrypt=encrypt)
         timeline = cls(log, author=author, world=world)

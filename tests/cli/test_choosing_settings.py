@@ -48,9 +48,21 @@ def test_a_store_takes_what_was_chosen(run: Run, tmp_path: Path, command: list[s
         settings = json.loads(run("show", 0, "--store", store, "--json").stdout)["provenance"]["config"]["settings"]
         assert (settings["c0"], settings["eta"]) == (50.0, 0.75)
         assert settings["kappa"] == (4.0 if more else 8.0)
+    wrapped = ("init", "--store", tmp_path / "wrapped", *model, "--settings", out)
+    made = run(*wrapped, "--editor", "rect+gradient", "--json")
+    assert made.exit_code == 0, made.output
+    told = json.loads(made.stdout)
+    assert (told["editor"], told["settings"]["eta"], told["settings"]["kappa"]) == ("rect+gradient", 0.75, 8.0)
+    assert run(*wrapped, "--editor", "rect+memit").exit_code == 3  # they were chosen for another rule
     other = run("stream", command[command.index("--data") + 1], "--store", store, "--settings", out)
     assert other.exit_code == 2  # kappa is fixed at init, and this file says otherwise
     assert "was made with kappa 4.0" in other.stderr
+
+
+def test_a_rule_with_a_wrapper_is_sent_to_the_one_inside(run: Run, tmp_path: Path, command: list[str]) -> None:
+    said = run(*command, "--editor", "rect+gradient", "--out", tmp_path / "chosen")
+    assert said.exit_code == 2 and not (tmp_path / "chosen").exists()
+    assert "train gradient, and give what that leaves to `init --editor rect+gradient`" in said.stderr
 
 
 def test_a_network_is_trained_in_what_was_chosen(run: Run, tmp_path: Path, command: list[str]) -> None:

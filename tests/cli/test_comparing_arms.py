@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,10 +66,29 @@ def test_each_arm_and_seed_is_a_store_and_one_row(run: Run, given: list[str], tm
 
 def test_an_arm_that_fails_is_named_and_the_others_are_there(run: Run, given: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    said = run("compare", *given, "--out", out, *arm("bad", "modules=99"), *arm("good"))
+    (out / "bad-0").mkdir(parents=True)
+    (out / "bad-0" / "HEAD").write_text("what is this?")
+    said = run("compare", *given, "--out", out, *arm("bad"), *arm("good"))
     assert said.exit_code == 1
-    assert "arm bad, seed 0 ended with exit code 2; it said: error: " in said.stderr
+    assert "arm bad, seed 0 ended with exit code 4; it said: error: " in said.stderr
     assert (out / "good-0" / "HEAD").is_file() and (out / "bad-0.log").is_file()
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "match"),
+    [
+        ("modules=99", 2, "arm bad: .*99"),
+        ("editor=malmen", 2, "arm bad: .*hypernetwork"),
+        ("editor=gradient eta=much", 2, "arm bad: .*eta"),
+        ("hypernetwork=nowhere", 2, "nowhere"),
+    ],
+)
+def test_an_arm_of_which_no_store_can_be_made_is_refused_before_another_is_filled(
+    run: Run, given: list[str], tmp_path: Path, more: str, code: int, match: str
+) -> None:
+    said = run("compare", *given, "--out", tmp_path / "out", *arm("good"), *arm("bad", more))
+    assert said.exit_code == code, said.output
+    assert re.search(match, said.stderr) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

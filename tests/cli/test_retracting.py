@@ -52,6 +52,20 @@ def test_retract_as_json(run: Run, store: Path) -> None:
     assert found["report"]["as_base"]["retracted"]["asked"] == 1
 
 
+def test_retract_by_the_id_of_a_record(run: Run, making: list[str], tmp_path: Path) -> None:
+    news, store = tmp_path / "news.jsonl", tmp_path / "store"
+    lines = [json.loads(fact_line(n)) | {"id": f"news-{n}"} for n in range(3)]
+    news.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("stream", news, "--store", store, *making).exit_code == 0
+    refused = run("retract", "--id", "news-1", "--id", "news-9", "--store", store)
+    assert (refused.exit_code, "found --id 'news-9'" in refused.stderr) == (2, True)
+    assert len(data(run("facts", "--store", store, "--json"))) == 3
+    digest = next(f["digest"] for f in data(run("facts", "--store", store, "--json")) if f["id"] == "news-1")
+    assert data(run("retract", "--id", "news-1", "--store", store, "--json"))["retracted"] == [digest]
+    again = run("retract", "--id", "news-1", "--store", store)
+    assert (again.exit_code, "whose fact is in force" in again.stderr) == (2, True)
+
+
 def test_names_that_fit_no_fact(run: Run, store: Path) -> None:
     result = run("retract", "zzzz", "--store", store)
     assert (result.exit_code, result.stdout) == (2, "")

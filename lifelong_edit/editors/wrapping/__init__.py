@@ -141,7 +141,8 @@ def wrapped(name: str, inner: Rule) -> Rule:
     Raises UsageError where there is no such wrapper, or it cannot stand around the rule.
     """
     if name not in WRAPPERS:
-        raise UsageError(f"found the wrapper {name!r}; expected one of {', '.join(WRAPPERS)}")
+        first = f"; a wrapper stands first, as in {inner.name}{AROUND}{name}" if inner.name in WRAPPERS else ""
+        raise UsageError(f"found the wrapper {name!r}; expected one of {', '.join(WRAPPERS)}{first}")
     if reason := refusal(name, inner):
         raise UsageError(reason)
     wrapper, whole = WRAPPERS[name], f"{name}{AROUND}{inner.name}"
