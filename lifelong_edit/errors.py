@@ -56,7 +56,7 @@ class StepRefusedError(LifelongEditError):
 
 
 class WorldError(LifelongEditError):
-    """One of several processes ended before the others, or they came to different results; nothing was committed."""
+    """One of several processes ended before the others, or they came to different results; nothing was committed or saved of it."""
 
 
 def said(error: BaseException) -> str:

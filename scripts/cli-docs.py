@@ -22,8 +22,8 @@ stdout is data (tables, or JSON with `--json`), stderr is progress and logs. Eve
 | 3 | bad input: file and line of the first bad record; nothing of that batch was applied |
 | 4 | the store is damaged or locked |
 | 5 | the model does not match the store |
-| 130 | interrupted (Ctrl-C); what was committed stays |
-| 143 | terminated (SIGTERM); what was committed stays |
+| 130 | interrupted (Ctrl-C); what was saved stays |
+| 143 | terminated (SIGTERM); what was saved stays |
 """  # noqa: E501
 
 

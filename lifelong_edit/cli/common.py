@@ -233,10 +233,10 @@ def _exit(error: BaseException) -> NoReturn:
     if isinstance(error, SystemExit):
         raise error
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        say("interrupted; what was committed stays, and what was not is as if never begun")
+        say("interrupted; what was saved stays, and the rest is as if never begun")
         sys.exit(128 + signal.SIGINT)
     if isinstance(error, Terminated):
-        say("terminated; what was committed stays, and what was not is as if never begun")
+        say("terminated; what was saved stays, and the rest is as if never begun")
         sys.exit(128 + signal.SIGTERM)
     if isinstance(error, click.ClickException):
         error.show()

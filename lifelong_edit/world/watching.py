@@ -66,7 +66,7 @@ class Watch:
         who = f"one process of {self.size}" if rank is None else f"process {rank} of {self.size}"
         why = f" ({left[rank]})" if rank is not None and left[rank] else ""
         return WorldError(
-            f"{who} ended before the others{why}; what was committed stays, and what was not is as if never begun; "
+            f"{who} ended before the others{why}; what was saved stays, and the rest is as if never begun; "
             "start the same command again, and it goes on where it stopped"
         )
 
