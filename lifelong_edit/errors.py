@@ -56,7 +56,7 @@ class StepRefusedError(LifelongEditError):
 
 
 class WorldError(LifelongEditError):
-    """One of several processes ended before the others, or they came to different results; nothing was committed or saved of it."""
+    """One of several processes ended before the others, or they came to different results; nothing of it was kept."""
 
 
 def said(error: BaseException) -> str:

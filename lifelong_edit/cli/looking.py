@@ -125,7 +125,8 @@ def log(store: Path, as_json: bool, last: int | None) -> None:
 def show(step: str, store: Path, as_json: bool) -> None:
     """One step: what it taught and replaced, what the gate said, what it took, where it comes from.
 
-    STEP is a number, a tag (the step whose state it names) or a branch (its tip).
+    STEP is a number, a tag (the step whose state it names) or a branch (its tip). `bytes` is what the step added to the
+    store: facts, keys, shifts, and now and then a state whole.
 
     \b
     Examples:
@@ -138,6 +139,7 @@ def show(step: str, store: Path, as_json: bool) -> None:
         history = timeline.history()
         branch, dropped = history.made_on(record.step), history.dropped_by(record.step)
         dated_before = history.dated_back(record.step)
+        added_bytes = timeline.bytes_of(record.step)
         facts = timeline.facts_by_digest((*record.added, *record.superseded))
         report = record.report
         met = report.get("conflicts", ())
@@ -147,6 +149,7 @@ def show(step: str, store: Path, as_json: bool) -> None:
         "branch": branch,
         "dated_before": dated_before,
         "weights_dropped_by": None if dropped is None else dropped.step,
+        "bytes": added_bytes,
         "sources": count_sources(facts[digest] for digest in record.added),
         "added": [describe_fact(facts[digest]) for digest in record.added],
         "superseded_facts": [describe_fact(facts[digest]) for digest in record.superseded],

@@ -20,8 +20,9 @@ def editors(wrappers: bool, as_json: bool) -> None:
     """The editing rules that a store can have: what each needs, its tasks, what it exports and keeps, and where from.
 
     `needs` is what a rule cannot do without: a trained network, facts that name their subject, ordinary text. `keeps`
-    is what it remembers beside weights and keys. `wrappers` are those that can stand around it, as in `--editor
-    rect+memit`. `relearns`, in JSON, is how it solves again for all facts.
+    is what it remembers beside weights and keys. `bytes` is what an edit adds to the store, one of a batch of 16 into
+    the bundled model; `plan` says what many take of yours. `wrappers` are those that can stand around it, as in
+    `--editor rect+memit`. `relearns`, in JSON, is how it solves again for all facts.
 
     \b
     Examples:
@@ -37,7 +38,7 @@ def editors(wrappers: bool, as_json: bool) -> None:
         columns: tuple[str, ...] = ("name", "title", "settings", "keeps", "reference")
     else:
         found = [describe(rule_of(name)) for name in RULES]
-        columns = ("name", "needs", "tasks", "exports", "keeps", "wrappers", "reference")
+        columns = ("name", "needs", "tasks", "exports", "keeps", "bytes", "wrappers", "reference")
     if as_json:
         print_json(found)
         return
@@ -58,6 +59,7 @@ def describe_wrapper(wrapper: Wrapper) -> dict[str, Any]:
 
 def describe(rule: Rule) -> dict[str, Any]:
     """A rule's declaration as plain values."""
+    from lifelong_edit.editors.sizes import sizes
     from lifelong_edit.editors.wrapping import WRAPPERS, refusal
 
     return {
@@ -67,6 +69,7 @@ def describe(rule: Rule) -> dict[str, Any]:
         "tasks": sorted(rule.tasks),
         "exports": sorted(rule.exports),
         "keeps": rule.further_parts,
+        "bytes": sizes().bytes.get(rule.name),
         "wrappers": [name for name in WRAPPERS if not refusal(name, rule)],
         "trains": sorted(rule.trains),
         "edits": rule.places,

@@ -244,6 +244,15 @@ class Timeline(Branching, Measured, Editing):
         return self.history().record(step)
 
     @locked
+    def bytes_of(self, step: StepName) -> int:
+        """What a step added to the store, in bytes: its facts, and the blobs that no earlier step had."""
+        record = self.show(step)
+        known = {blob for earlier in self.history().records[: record.step] for blob in earlier.blobs}
+        blobs = {blob for blob in record.blobs if blob not in known}
+        kept = [digest for digest in record.added if digest not in self.history().purged]
+        return sum(map(self._log.blob_size, blobs)) + sum(map(len, self._log.facts(kept).values()))
+
+    @locked
     def facts_by_digest(self, digests: Sequence[str]) -> dict[str, Fact]:
         """Facts of the store by digest, whatever became of them; `purged_fact` in the place of what was purged."""
         purged = self.history().purged

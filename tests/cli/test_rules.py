@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner, Result
 
 from lifelong_edit.cli import PROGRAM, cli
 from lifelong_edit.editors.registry import RULES, rule_of
+from lifelong_edit.editors.sizes import sizes
 from lifelong_edit.editors.wrapping import WRAPPERS, refusal
 from lifelong_edit.eval.reports.comparison import parse_arm
 from lifelong_edit.facts import read_facts
@@ -43,9 +46,21 @@ def test_json_has_all_that_a_rule_declares() -> None:
 
 def test_the_table_has_a_line_for_each() -> None:
     head, *lines = said().splitlines()
-    assert head.split() == ["name", "needs", "tasks", "exports", "keeps", "wrappers", "reference"]
+    assert head.split() == ["name", "needs", "tasks", "exports", "keeps", "bytes", "wrappers", "reference"]
     assert [line.split()[0] for line in lines] == list(RULES)
     assert "moments" in next(line for line in lines if line.startswith("ultraedit"))
+
+
+def test_bytes_are_those_that_were_measured_of_all_rules() -> None:
+    """And those of a rule that is quick are measured again."""
+    assert list(sizes().bytes) == list(RULES)
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "edit-bytes.py"))
+    assert script["FACTS"] == sizes().facts
+    assert script["measured"]("retrieval") == sizes().bytes["retrieval"] == json_of("retrieval")["bytes"]
+
+
+def json_of(name: str) -> dict[str, Any]:
+    return next(rule for rule in json.loads(said("--json")) if rule["name"] == name)
 
 
 def test_it_starts_without_torch() -> None:

@@ -127,6 +127,20 @@ def test_the_returned_model_carries_the_edit(timeline: Timeline, batch: Batch, l
         np.testing.assert_array_equal(weights[f"{module.name}.weight"].numpy(), expected)  # Conv1D: (d_in, d_out)
 
 
+def test_the_bytes_of_steps_are_what_the_store_holds_of_them(timeline: Timeline, batch: Batch, lenient: Gate) -> None:
+    for number in (0, 1):
+        timeline.apply(batch(number), gate=lenient)
+    timeline.rollback(1)
+    records, log = timeline.log(), timeline._log
+    held = {blob: log.blob_size(blob) for record in records for blob in record.blobs}
+    facts = log.facts([digest for record in records for digest in record.added])
+    assert len(facts) == 6 and all(held.values())
+    assert sum(timeline.bytes_of(record.step) for record in records) == sum(held.values()) + sum(
+        map(len, facts.values())
+    )
+    assert timeline.bytes_of(3) == 0 < timeline.bytes_of(2)
+
+
 def test_a_reader_follows_the_writer(timeline: Timeline, batch: Batch, lenient: Gate) -> None:
     with Timeline.open(timeline.path, read_only=True) as reader:
         assert reader.head == 0
