@@ -87,14 +87,14 @@ after 40 facts); a slower search spares it. [Why](rules.md#constants).
 - `retrieval` needs a model that reads what stands before a question. This one does not. `serac`, which has a model of \
 its own for that, trained for five minutes beside a classifier of scope, answers eight of ten facts and other wordings \
 of them alike, and leaves all else bit for bit as it is: the best locality of all rules that teach.
-- `rledit` has its network's five minutes, and is the only one here that a reconsolidation makes worse: it is trained \
-to solve batch after batch, and all facts at once are another batch than it has seen.
+- `rledit` has its network's five minutes. A reconsolidation trades efficacy for locality there, and gains nothing: it \
+is trained to solve batch after batch, and all facts at once are another batch than it has seen.
 - `coachhook`, `nse` and `r-rome` ask for their changes where `rome` and `memit` do, and share their fate. `li` draws \
 what `locft` proposes back towards the base, and `locft` proposes nothing here.
 """,
     "long": """\
-- What batches wear away a reconsolidation brings back: `gradient` gains in efficacy, generality and locality alike, and \
-half of what perplexity had risen, for about the time that its batches took.
+- What batches wear away a reconsolidation brings back: `gradient` gains in efficacy, generality and locality alike, \
+and half of what perplexity had risen, for about the time that its batches took.
 """,
     "large": """\
 - `neurons` is ahead of all of them in the sum, and the only one that has generality and locality together. Facts \

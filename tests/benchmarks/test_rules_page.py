@@ -15,7 +15,7 @@ def test_the_page_is_what_the_figures_make() -> None:
 
 
 def test_all_that_was_measured_is_on_the_page_with_its_own_figures(tmp_path: Path) -> None:
-    lives = sorted(RESULTS.glob(f"rules-*-{rules_page.LIVES}.json"))
+    lives = sorted(f for life in (rules_page.LIVES, rules_page.LONG) for f in RESULTS.glob(f"rules-*-{life}.json"))
     real = sorted(RESULTS.glob(f"real-{rules_page.MODEL}-*-{rules_page.REAL}.json"))
     assert lives and real
     for file in (*lives, *real):
