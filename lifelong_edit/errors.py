@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class LifelongEditError(Exception):
     """A failure with one sentence: what was found, what was expected, what to do."""
@@ -68,3 +71,9 @@ def first_line(error: BaseException) -> str:
     """What an error of a library says first; its type, where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """What an error adds where a name is misspelt: those that are near it, if any."""
+    found = get_close_matches(name, list(known))
+    return f"; near it: {', '.join(found)}" if found else ""

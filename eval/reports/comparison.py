@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lifelong_edit.editors.contract import Rule
 from lifelong_edit.editors.registry import rule_of
-from lifelong_edit.errors import UsageError
+from lifelong_edit.errors import LifelongEditError, UsageError, near
 from lifelong_edit.eval.reports.matrix import perplexity_after
 from lifelong_edit.stores import Measurement
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline.defaults import BUNDLED_MODEL, default_editor, default_hypernetwork
+from lifelong_edit.timeline.defaults import BUNDLED_MODEL, default_editor, default_hypernetwork, editor_from
 
 FIGURES = ("efficacy", "oldest", "generality", "locality", "guard", "perplexity", "seconds")
 """Shares of right answers over all live facts, by generation; `oldest`: efficacy of the oldest batch that is in force.
 perplexity: relative to the base model's on the store's sample; seconds: of the steps, by the wall clock."""
-NOT_SETTINGS = ("hypernetwork", "reconsolidate", "batch_size")
+NOT_SETTINGS = ("hypernetwork", "settings", "reconsolidate", "batch_size")
+"""Keys of an arm that are options of `stream` themselves; `settings` is what `train --choose` wrote."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Arm:
         """The options of `stream` that make and fill its store. common: NAME=VALUE of settings that all arms share."""
         given = {"batch_size": str(batch_size), **self.options}
         found = ["--seed", str(seed), "--batch-size", given.pop("batch_size")]
-        for name in ("hypernetwork", "reconsolidate", "editor", "modules"):
+        for name in ("hypernetwork", "settings", "reconsolidate", "editor", "modules"):
             if name in given:
                 found += [f"--{name}", given.pop(name)]
         shared = [pair for pair in common if pair.partition("=")[0] not in self.options]
@@ -44,7 +46,7 @@ class Arm:
 def parse_arm(text: str, editor: str | None = None, model: str = BUNDLED_MODEL) -> Arm:
     """An arm from `NAME: key=value key=value`, or from a name alone. Raises UsageError where it is none.
 
-    Keys are settings, `hypernetwork`, `reconsolidate` and `batch_size`; values with spaces stand in quotes.
+    Keys are settings and NOT_SETTINGS; values with spaces stand in quotes.
     editor, model: those of all arms; which settings there are is a matter of the arm's rule.
     """
     name, _, rest = text.partition(":")
@@ -60,15 +62,28 @@ def parse_arm(text: str, editor: str | None = None, model: str = BUNDLED_MODEL) 
         if not equals or not key or key in options:
             raise UsageError(f"found {part!r} in --arm {text!r}, expected each key once, as KEY=VALUE")
         options[key] = value
-    network = Path(options["hypernetwork"]) if "hypernetwork" in options else default_hypernetwork(model)
-    named = [options["modules"]] if "modules" in options else []
-    rule = rule_of(options.get("editor") or editor or default_editor(network, model, named))
-    unknown = [key for key in options if key not in (*NOT_SETTINGS, *rule.settings.__struct_fields__)]
-    if unknown:
-        raise UsageError(f"found {unknown[0]!r} in --arm {text!r}, expected a setting or {', '.join(NOT_SETTINGS)}")
+    try:
+        rule = _rule_of(options, editor, model)
+    except LifelongEditError as error:
+        raise type(error)(f"arm {name}: {error}") from error
+    known = (*NOT_SETTINGS, *rule.settings.__struct_fields__)
+    if unknown := [key for key in options if key not in known]:
+        raise UsageError(
+            f"found {unknown[0]!r} in --arm {text!r}, expected {', '.join(NOT_SETTINGS)} or a setting of {rule.name}"
+            f"{near(unknown[0], known)}"
+        )
     if "seed" in options:
         raise UsageError(f"found a seed in --arm {text!r}; name seeds with --seeds, they are the same for all arms")
     return Arm(name, options)
+
+
+def _rule_of(options: Mapping[str, str], editor: str | None, model: str) -> Rule:
+    """The editing rule of an arm, found as `init` finds that of a store."""
+    network = Path(options["hypernetwork"]) if "hypernetwork" in options else default_hypernetwork(model)
+    chosen = options.get("settings")
+    chosen_for = None if chosen is None or "hypernetwork" in options else editor_from(Path(chosen))
+    named = [options[key] for key in ("modules", "settings") if key in options]
+    return rule_of(options.get("editor") or editor or chosen_for or default_editor(network, model, named))
 
 
 def figures(timeline: Timeline, measurement: Measurement) -> dict[str, float | None]:

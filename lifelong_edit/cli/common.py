@@ -21,7 +21,7 @@ import msgspec
 
 from lifelong_edit.cli.processes import Running, world_at_hand
 from lifelong_edit.cli.stopping import Terminated, terminable
-from lifelong_edit.errors import LifelongEditError, UsageError
+from lifelong_edit.errors import LifelongEditError, UsageError, near
 from lifelong_edit.settings import AUTHOR_VARIABLE, KEY_VARIABLE, is_list, settings_of
 
 if TYPE_CHECKING:
@@ -376,7 +376,9 @@ def parse_settings(kind: type[T], option: str, pairs: Sequence[str], **named: ob
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or name not in field_names(kind):
-            raise UsageError(f"found {option} {pair!r}, expected NAME=VALUE with one of {', '.join(field_names(kind))}")
+            names = field_names(kind)
+            expected = f"expected NAME=VALUE with one of {', '.join(names)}"
+            raise UsageError(f"found {option} {pair!r}, {expected}{near(name, names)}")
         given[name] = split_names(text) if is_list(kind, name) else _value(text)
     return settings_of(kind, given)
 

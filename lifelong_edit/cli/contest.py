@@ -38,7 +38,8 @@ _Found = dict[tuple[str, int], dict[str, float | None]]
     multiple=True,
     required=True,
     metavar="'NAME: KEY=VALUE …'",
-    help="A way of editing, at least one; keys are settings, `hypernetwork`, `reconsolidate` and `batch_size`.",
+    help="A way of editing, at least one; keys are settings of its rule, `hypernetwork`, "
+    "`settings` (what `train --choose` wrote), `reconsolidate` and `batch_size`.",
 )
 @click.option("--seeds", default="0", show_default=True, metavar="N,N", help="Each arm is run once with each of them.")
 @click.option("--shuffle", is_flag=True, help="Bring the facts in an order drawn by the seed, not that of the files.")
@@ -64,6 +65,7 @@ def compare(files: tuple[str, ...], arms: tuple[str, ...], seeds: str, out: Path
     Examples:
       lifelong-edit compare facts/*.jsonl --arm network --arm 'rule: editor=gradient' --seeds 0,1 --shuffle
       lifelong-edit compare week.jsonl --arm 'never:' --arm 'often: reconsolidate=every:2'
+      lifelong-edit compare week.jsonl --arm 'chosen: settings=chosen' --arm 'own: editor=memit'
     """
     from lifelong_edit.eval.reports.comparison import parse_arm, store_of
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from lifelong_edit.errors import UsageError
+from lifelong_edit.errors import UsageError, near
 
 if TYPE_CHECKING:
     from lifelong_edit.editors.contract import Rule
@@ -35,10 +34,13 @@ def require_rule(name: str) -> None:
     if AROUND in name:
         rule_of(name)
     elif name not in RULES:
-        near = f"; near it: {found}" if (found := ", ".join(get_close_matches(name, RULES))) else ""
+        if name in import_module("lifelong_edit.editors.wrapping").WRAPPERS:
+            raise UsageError(
+                f"found the wrapper {name!r} in a rule's place; expected a rule last, as {name}{AROUND}memit"
+            )
         raise UsageError(
             f"setting editor is {name!r}; it must be one of {', '.join(RULES)}, or one with a wrapper before it as "
-            f"rect{AROUND}memit{near}; `lifelong-edit editors` lists all"
+            f"rect{AROUND}memit{near(name, RULES)}; `lifelong-edit editors` lists all"
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from lifelong_edit.errors import UsageError
+from lifelong_edit.errors import LifelongEditError, UsageError
 from lifelong_edit.eval.reports.comparison import FIGURES, Arm, over_seeds, parse_arm
 from lifelong_edit.timeline import Timeline
 from tests.cli.conftest import SETTINGS
@@ -98,13 +98,16 @@ def test_an_arm_of_which_no_store_can_be_made_is_refused_before_another_is_fille
         ("a/b: passes=1", "a name has letters"),
         ("a: passes", "each key once"),
         ("a: passes=1 passes=2", "each key once"),
-        ("a: stride=1", "expected a setting or hypernetwork"),
+        ("a: stride=1", "expected hypernetwork, settings, reconsolidate, batch_size or a setting of malmen"),
+        ("a: editor=ft raet=1", "a setting of ft; near it: rate"),
+        ("a: editor=retrieval+serac", "arm a: found retrieval around serac"),
+        ("a: settings=nowhere", "arm a: nowhere holds no settings"),
         ("a: seed=1", "name seeds with --seeds"),
         ("a: modules='1", "No closing quotation"),
     ],
 )
 def test_what_is_no_arm(text: str, match: str) -> None:
-    with pytest.raises(UsageError, match=match):
+    with pytest.raises(LifelongEditError, match=match):
         parse_arm(text)
 
 
@@ -118,6 +121,14 @@ def test_an_arm_is_options_of_stream() -> None:
     assert parse_arm("network") == Arm("network", {})
     shared = read.arguments(3, 8, ["eta=1", "passes=4"])
     assert shared[-4:] == ["--set", "passes=4", "--set", "eta=2.5"]
+
+
+def test_an_arm_has_the_rule_that_its_settings_were_chosen_for(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps({"editor": "ft", "settings": {"rate": 0.1}}))
+    read = parse_arm(f"a: settings={tmp_path} epochs=3")
+    assert read.arguments(0, 8)[4:] == ["--settings", str(tmp_path), "--set", "epochs=3"]
+    with pytest.raises(UsageError, match="a setting of ft"):
+        parse_arm(f"a: settings={tmp_path} radius=3")
 
 
 def test_one_name_twice_and_seeds_that_are_none(run: Run, given: list[str], tmp_path: Path) -> None:

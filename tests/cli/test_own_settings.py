@@ -105,7 +105,7 @@ def test_an_arm_has_the_settings_of_its_rule() -> None:
     assert parse_arm("a: editor=nudge radius=2").options == {"editor": "nudge", "radius": "2"}
     assert parse_arm("a: radius=2", "nudge").options == {"radius": "2"}
     for text, editor in (("a: radius=2", None), ("a: editor=gradient radius=2", "nudge"), ("a: passes=2", "nudge")):
-        with pytest.raises(UsageError, match="expected a setting"):
+        with pytest.raises(UsageError, match="or a setting of"):
             parse_arm(text, editor)
 
 

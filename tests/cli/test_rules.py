@@ -117,6 +117,8 @@ def test_what_cannot_be_wrapped_is_refused_before_anything_is_loaded(
     for name, words in (
         ("rect+grace", "does not bring weight shifts alone"),
         ("warp+memit", "found the wrapper 'warp'; expected one of li, rect, prune, simie, nas, retrieval"),
+        ("rect", "found the wrapper 'rect' in a rule's place; expected a rule last, as rect+memit"),
+        ("memit+rect", "found the wrapper 'rect' in a rule's place"),
         ("gradient+retrieval", "a wrapper stands first, as in retrieval+gradient"),
         ("retrieval+serac", "the rule serac remembers the live facts itself"),
         ("nas+gradient", "expected a rule that searches hidden states"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lifelong_edit.editors.registry import RULES, rule_of
 from tests.docs.pages import RECIPES, REPOSITORY, Reader
 
 
@@ -21,6 +22,12 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     assert len(Reader(folder).read(RECIPES)) == 5
     return folder
+
+
+def test_ageing_has_every_rule_that_needs_no_network() -> None:
+    script = (REPOSITORY / "recipes" / "ageing.sh").read_text(encoding="utf-8")
+    named = [rule for line in script.splitlines() if line.startswith("every") for rule in line.split('"')[1].split()]
+    assert sorted(named) == sorted(rule for rule in RULES if "network" not in rule_of(rule).needs)
 
 
 def found(path: Path) -> Any:

@@ -23,7 +23,7 @@ class SeracSettings(StoreSettings, frozen=True, kw_only=True, forbid_unknown_fie
     """Whose token states the scope classifier reads: those of a sentence transformer or another BERT, a folder by its
     whole path. None: the base model's own. As in training."""
     wording: str = r"{facts} {question}"
-    """How a fact stands before a prompt, `\n` for a line break; by default as published. As in training."""
+    """How a fact stands before a prompt, `\\n` for a line break; by default as published. As in training."""
     chat_wording: str = r"{facts}\n{question}"
     """How it stands before the words of a turn."""
     room: AtLeastOne | None = None

@@ -111,15 +111,18 @@ WRAPPERS: Mapping[str, Wrapper] = {
 }
 
 
+OTHERS = "expected another rule; `lifelong-edit editors` lists the wrappers of each"
+
+
 def refusal(name: str, inner: Rule) -> str:
     """Why a wrapper cannot stand around a rule, in a sentence; empty where it can."""
     within = inner.name.split(AROUND)
     if WRAPPERS[name].front is not None:
         if inner.by_facts:
-            return f"the rule {inner.name} remembers the live facts itself; expected one that does not"
+            return f"found {name} around {inner.name}: the rule {inner.name} remembers the live facts itself; {OTHERS}"
         return ""
     if not inner.shifts:
-        return f"the rule {inner.name} does not bring weight shifts alone; expected one that does"
+        return f"found {name} around {inner.name}: the rule {inner.name} does not bring weight shifts alone; {OTHERS}"
     if name in within[:-1]:
         return f"found {name} around itself in {name}{AROUND}{inner.name}; expected it once"
     if "prune" in within[:-1]:
