@@ -74,7 +74,11 @@ def print_status(found: Mapping[str, Any]) -> None:
     from lifelong_edit.editors.registry import rule_of
 
     default = rule_of(found["editor"]).settings()
-    given = [(n, tuple(v) if isinstance(v, list) else v) for n, v in found["settings"].items() if n != "modules"]
+    given = [
+        (n, tuple(v) if isinstance(v, list) else v)
+        for n, v in found["settings"].items()
+        if n not in ("modules", "editor")
+    ]
     changed = [f"{n}={','.join(v) if isinstance(v, tuple) else v}" for n, v in given if v != getattr(default, n)]
     told = {**found, "modules": ", ".join(found["modules"]), "settings": " ".join(changed) or "defaults"}
     told["bytes"] = f"{found['bytes']} ({found['bytes'] / 2**20:.1f} MiB)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -85,14 +85,13 @@ def retract(
       lifelong-edit retract 4be1f0a2 --purge --reason "a person asked for it"
       lifelong-edit retract 4be1f0a2 --prove proof.md --reason "a person asked for it"
     """
-    if not facts and not ids:
-        raise UsageError("found no fact to take back, expected at least one FACT or --id; `facts` lists those in force")
+    _require_any(facts, ids)
     if page is not None:
         require_writable(page)
         if world_at_hand().size > 1:
             raise UsageError("found --prove with several processes, expected one; use `prove` afterwards")
     with opened(store, read_only=False, device=device, author=author, wait=wait) as timeline:
-        facts = (*facts, *_with_ids(timeline, ids))
+        facts = (*facts, *_with_ids(timeline, ids, "live"))
         if purge:
             _require_purgeable(timeline, facts)
         step = timeline.retract(facts, revive=revive, reason=reason, say=say)
@@ -121,7 +120,8 @@ def retract(
 
 
 @click.command()
-@click.argument("facts", nargs=-1, required=True, metavar="FACT...")
+@click.argument("facts", nargs=-1, metavar="[FACT]...")
+@click.option("--id", "ids", multiple=True, metavar="ID", help="Also the retracted facts whose record had this `id`.")
 @click.option("--out", "page", type=_PAGE, metavar="PAGE", help="Write the page there, and PAGE.json beside it.")
 @click.option(
     "--keep",
@@ -133,7 +133,13 @@ def retract(
 @store_option
 @json_option
 def prove(
-    facts: tuple[str, ...], page: Path | None, keep: Path | None, device: str | None, store: Path, as_json: bool
+    facts: tuple[str, ...],
+    ids: tuple[str, ...],
+    page: Path | None,
+    keep: Path | None,
+    device: str | None,
+    store: Path,
+    as_json: bool,
 ) -> None:
     """Prove that facts which were retracted are out of the model, and write a page for an auditor.
 
@@ -146,10 +152,13 @@ def prove(
     \b
     Examples:
       lifelong-edit prove 4be1f0a2
-      lifelong-edit prove 4be1f0a2 --out proof.md --keep made-without
+      lifelong-edit prove --id news-2041 --out proof.md --keep made-without
     """
+    _require_any(facts, ids)
     if page is not None:
         require_writable(page)
+    with opened(store, read_only=True) as timeline:
+        facts = (*facts, *_with_ids(timeline, ids, "retracted"))
     found = _proven(store, facts, page, keep, device)
     if as_json:
         print_json(found)
@@ -160,14 +169,21 @@ def prove(
     _require_equal(found)
 
 
-def _with_ids(timeline: Timeline, ids: Sequence[str]) -> list[str]:
-    """The digests of the live facts whose records had one of these. Raises UsageError for one that none had."""
-    live = timeline.facts("live") if ids else []
-    if unknown := [one for one in ids if all(fact.id != one for fact in live)]:
+def _require_any(facts: Sequence[str], ids: Sequence[str]) -> None:
+    if not facts and not ids:
+        raise UsageError("found no fact named, expected at least one FACT or --id; `facts` and `show` list them")
+
+
+def _with_ids(timeline: Timeline, ids: Sequence[str], state: Literal["live", "retracted"]) -> list[str]:
+    """The digests of such facts whose records had one of these. Raises UsageError for one that none had."""
+    known = timeline.facts(state) if ids else []
+    if unknown := [one for one in ids if all(fact.id != one for fact in known)]:
+        what = "in force" if state == "live" else "retracted"
         raise UsageError(
-            f"found --id {unknown[0]!r}, expected the `id` of a record whose fact is in force; `facts` lists those"
+            f"found --id {unknown[0]!r}, expected the `id` of a record whose fact is {what}; "
+            f"`facts --state {state}` lists those"
         )
-    return [fact.digest for fact in live if fact.id in ids]
+    return [fact.digest for fact in known if fact.id in ids]
 
 
 def require_writable(page: Path) -> None:

@@ -430,9 +430,10 @@ class Rule:
     def require_export(self, form: str) -> None:
         """Raise UsageError where a state of the rule cannot be written in a format."""
         if form not in self.exports:
-            known = ", ".join(sorted(self.exports)) or "none, since its state is more than a model's weights"
+            known = f"as {form}; it can be as {', '.join(sorted(self.exports))}"
+            none = "in any format, since its state is more than a model's weights"
             raise UsageError(
-                f"a store of the editing rule {self.name} cannot be exported as {form}; formats that it has: {known}; "
+                f"a store of the editing rule {self.name} cannot be exported {known if self.exports else none}; "
                 "`lifelong-edit serve` and `lifelong_edit.attach` take every rule"
             )
 

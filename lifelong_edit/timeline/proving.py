@@ -210,9 +210,9 @@ def _says(proof: Proof, rule: Rule) -> list[str]:
     }[proof.verdict]
     says = [found]
     if rule.by_facts:
-        alone = rule_of(core_of(rule.name)).by_facts
+        alone, are = rule_of(core_of(rule.name)).by_facts, "is" if len(proof.facts) == 1 else "are"
         says.append(
-            f"The rule {rule.name} remembers the facts themselves. So this says that {few} are not among those "
+            f"The rule {rule.name} remembers the facts themselves. So this says that {few} {are} not among those "
             + ("remembered, and nothing of weights, which it leaves alone." if alone else "remembered either.")
         )
     if proof.head_free and proof.told["store"]["steps"] > proof.step:

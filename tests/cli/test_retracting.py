@@ -62,6 +62,8 @@ def test_retract_by_the_id_of_a_record(run: Run, making: list[str], tmp_path: Pa
     assert len(data(run("facts", "--store", store, "--json"))) == 3
     digest = next(f["digest"] for f in data(run("facts", "--store", store, "--json")) if f["id"] == "news-1")
     assert data(run("retract", "--id", "news-1", "--store", store, "--json"))["retracted"] == [digest]
+    proof = data(run("prove", "--id", "news-1", "--store", store, "--json"))
+    assert (proof["verdict"], run("prove", "--store", store).exit_code) == ("equal", 2)
     again = run("retract", "--id", "news-1", "--store", store)
     assert (again.exit_code, "whose fact is in force" in again.stderr) == (2, True)
 

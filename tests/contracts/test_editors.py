@@ -390,7 +390,7 @@ class EditorContract:
         timeline.close()
         arguments = ["export", "--out", str(tmp_path / "out"), "--store", str(timeline.path)]
         result = CliRunner().invoke(cli, arguments, prog_name=PROGRAM)
-        assert result.exit_code == 2 and "cannot be exported as transformers" in result.output
+        assert result.exit_code == 2 and "cannot be exported in any format" in result.output
         assert "loading" not in result.output and not (tmp_path / "out").exists()
 
     # -- that it teaches at all

@@ -314,10 +314,11 @@ def test_the_command_writes_it_with_the_step_and_its_digests(
 def test_a_rule_that_does_not_declare_it_is_refused_before_anything_is_loaded(
     form: Format, store: Path, declared: Declare, tmp_path: Path
 ) -> None:
-    declared(exports=frozenset())
-    result = run(form, tmp_path / "out", store)
-    assert result.exit_code == 2 and f"cannot be exported as {form}" in result.output
-    assert "loading" not in result.output and not (tmp_path / "out").exists()
+    for others, said in ((set(FORMATS) - {form}, f"cannot be exported as {form}; it can"), (set(), "in any format")):
+        declared(exports=frozenset(others))
+        result = run(form, tmp_path / "out", store)
+        assert result.exit_code == 2 and said in result.output
+        assert "loading" not in result.output and not (tmp_path / "out").exists()
 
 
 def test_a_rule_of_hooks_is_refused_whatever_it_declares(store: Path, declared: Declare, tmp_path: Path) -> None:
