@@ -64,6 +64,11 @@ class Decision:
         """Those of them that had something to say: dropped for other reasons than that they bring nothing."""
         return frozenset(c.new for c in self.conflicts if c.action in TURNED_AWAY)
 
+    @property
+    def repeats(self) -> frozenset[str]:
+        """Those of them that say what is in force already, in the same words or in others."""
+        return frozenset(c.new for c in self.conflicts if c.action == "skip") - self.turned_away
+
 
 class LiveIdentities:
     """Live facts by identity and subject, so that a batch is compared with all of them at once."""

@@ -126,6 +126,7 @@ class Solving:
         decision, keys = self._conflicts(state, sieved)
         aside = [fact for fact in sieved.facts if fact.digest in decision.drop]
         sieved.drop(decision.quarantine, "quarantined")
+        sieved.drop(decision.repeats, "live")
         sieved.drop(decision.drop, "conflict")
         told: dict[str, Any] = UNMADE | {
             "parent": self._at,

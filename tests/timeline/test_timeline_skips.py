@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -35,6 +36,14 @@ def test_facts_equal_to_live_ones_and_repetitions_are_left_out(
     assert step.skipped == (fact(0).digest, fact(5).digest, fact(2).digest)
     assert step.report["skipped"] == {"live": 2, "repeated": 1}
     assert [place.number for place in step.places] == [0, 1, 2, 3]
+
+
+def test_what_says_the_same_without_a_subject_counts_as_live(timeline: Timeline, fact: MakeFact, lenient: Gate) -> None:
+    timeline.apply([fact(0)], gate=lenient)
+    bare = msgspec.structs.replace(fact(0), subject=None, relation=None, id="again")
+    step = timeline.apply([bare, fact(1)], gate=lenient)
+    assert (step.added, step.skipped) == ((fact(1).digest,), (bare.digest,))
+    assert step.report["skipped"] == {"live": 1}
 
 
 def test_a_fact_comes_back_from_a_new_place(timeline: Timeline, fact: MakeFact, placed: Place, lenient: Gate) -> None:
