@@ -37,7 +37,7 @@ for folder in sys.stdin:  # each line is a run in a process of its own
                     lambda: timeline.switch("main"),
                     lambda: timeline.delete_branch(f"b{number}"),
                 ):
-                    print("done", step().step, flush=True)
+                    os.write(1, f"done {step().step}\\n".encode())  # whole or not at all, also when it is killed
         os._exit(0)
     os.waitpid(child, 0)
     print("ended", 0, flush=True)
