@@ -97,7 +97,8 @@ what `locft` proposes back towards the base, and `locft` proposes nothing here.
     "long": """\
 - What batches wear away a reconsolidation brings back: `gradient` gains in efficacy, generality and locality alike, \
 and half of what perplexity had risen, for about the time that its batches took. `ultraedit` gains nothing by it, \
-since its statistics are of one long batch then. Both guards refuse for locality at the guard prompts, which falls by .03.
+since its statistics are of one long batch then. Both guards refuse for locality at the guard prompts, \
+which falls by .03.
 - The other fast rules were not measured at this length for want of processor time.
 """,
     "large": """\
