@@ -1,8 +1,8 @@
 """Measures what one edit adds to a store, rule by rule: `python scripts/edit-bytes.py`.
 
-The bundled model, two batches of the bundled news; of the second one all blobs and facts are counted, and what stands
-for the state whole is not, since that is replaced. Networks are trained for one step, which does not change their size.
-`lifelong-edit editors` shows what is written here.
+The bundled model, two batches of the bundled news; of the second one all that the step keeps is counted. The copy of
+the newest state is not, since the next step replaces it. Networks are trained for one step, which does not change their
+size. `lifelong-edit editors` shows what is written here.
 """
 
 from __future__ import annotations

@@ -10,12 +10,11 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lifelong_edit.errors import LifelongEditError, UsageError, said
+from lifelong_edit.errors import LifelongEditError, UsageError, near, said
 from lifelong_edit.models import BASE, LoadedModel
 from lifelong_edit.tasks import require_causal
 
@@ -120,8 +119,8 @@ def require_known(names: Sequence[str], known: Sequence[str]) -> None:
     """Raise UsageError, with the names near it, at the first name that is not known."""
     for name in names:
         if name not in known:
-            near = f"near it: {found}" if (found := ", ".join(get_close_matches(name, known))) else "correct it"
-            raise UsageError(f"found the task {name!r}, expected one of the harness or of --tasks-path; {near}")
+            advice = near(name, known) or "; correct it"
+            raise UsageError(f"found the task {name!r}, expected one of the harness or of --tasks-path{advice}")
 
 
 def _manager(names: Sequence[str], folder: Path | None) -> Any:

@@ -14,7 +14,7 @@ from lifelong_edit.errors import LifelongEditError, UsageError, near
 from lifelong_edit.eval.reports.matrix import perplexity_after
 from lifelong_edit.stores import Measurement
 from lifelong_edit.timeline import Timeline
-from lifelong_edit.timeline.defaults import BUNDLED_MODEL, default_editor, default_hypernetwork, editor_from
+from lifelong_edit.timeline.defaults import BUNDLED_MODEL, editor_of
 
 FIGURES = ("efficacy", "oldest", "generality", "locality", "guard", "perplexity", "seconds")
 """Shares of right answers over all live facts, by generation; `oldest`: efficacy of the oldest batch that is in force.
@@ -79,11 +79,10 @@ def parse_arm(text: str, editor: str | None = None, model: str = BUNDLED_MODEL) 
 
 def _rule_of(options: Mapping[str, str], editor: str | None, model: str) -> Rule:
     """The editing rule of an arm, found as `init` finds that of a store."""
-    network = Path(options["hypernetwork"]) if "hypernetwork" in options else default_hypernetwork(model)
-    chosen = options.get("settings")
-    chosen_for = None if chosen is None or "hypernetwork" in options else editor_from(Path(chosen))
-    named = [options[key] for key in ("modules", "settings") if key in options]
-    return rule_of(options.get("editor") or editor or chosen_for or default_editor(network, model, named))
+    network, chosen = (Path(options[key]) if key in options else None for key in ("hypernetwork", "settings"))
+    modules = [options["modules"]] if "modules" in options else []
+    named = options.get("editor") or editor
+    return rule_of(editor_of(named, model, hypernetwork=network, settings=chosen, modules=modules))
 
 
 def figures(timeline: Timeline, measurement: Measurement) -> dict[str, float | None]:

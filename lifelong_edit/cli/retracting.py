@@ -157,9 +157,7 @@ def prove(
     _require_any(facts, ids)
     if page is not None:
         require_writable(page)
-    with opened(store, read_only=True) as timeline:
-        facts = (*facts, *_with_ids(timeline, ids, "retracted"))
-    found = _proven(store, facts, page, keep, device)
+    found = _proven(store, facts, page, keep, device, ids)
     if as_json:
         print_json(found)
     else:
@@ -193,13 +191,19 @@ def require_writable(page: Path) -> None:
 
 
 def _proven(
-    store: Path, facts: Sequence[str], page: Path | None, keep: Path | None, device: str | None
+    store: Path,
+    facts: Sequence[str],
+    page: Path | None,
+    keep: Path | None,
+    device: str | None,
+    ids: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The page of a proof, written where it is to be."""
+    """The page of a proof, written where it is to be. ids: of records whose facts are meant as well."""
     from lifelong_edit.timeline.config import now
     from lifelong_edit.timeline.proving import as_text, page_of, prove
 
     with opened(store, read_only=True, device=device) as timeline:
+        facts = [*facts, *_with_ids(timeline, ids, "retracted")]
         say(f"making the store without {counted(len(facts), 'fact')}")
         found = page_of(prove(timeline, facts, keep=keep, say=say), rule_of(timeline.settings.editor), now())
     if page is not None:

@@ -236,21 +236,19 @@ def chosen_settings(device: str | None, options: dict[str, Any]) -> StoreSetting
     Without `--editor` the rule is the one that `--settings` were chosen for, else `default_editor`'s.
     """
     from lifelong_edit.timeline.defaults import (
-        default_editor,
         default_hypernetwork,
-        editor_from,
+        editor_of,
         rule_of_network,
         settings_from,
         solve_of,
     )
 
-    known = options["hypernetwork"] or default_hypernetwork(options["model"] or BUNDLED)
-    # Modules are named at the answer, and settings were chosen, for the rules of the ridge family.
-    named_by_hand = [p for p in options["pairs"] if p.startswith("modules=")]
-    named_by_hand += [str(options[name]) for name in ("modules", "settings") if options.get(name)]
-    # A network that is given comes with its rule, whatever its settings were chosen with.
-    chosen_for = None if options["hypernetwork"] else editor_from(options.get("settings"))
-    editor = options["editor"] or chosen_for or default_editor(known, options["model"] or BUNDLED, named_by_hand)
+    model, network = options["model"] or BUNDLED, options["hypernetwork"]
+    known = network or default_hypernetwork(model)
+    modules = [pair for pair in options["pairs"] if pair.startswith("modules=")]
+    modules += [options["modules"]] if options["modules"] else []
+    chosen = options.get("settings")
+    editor = editor_of(options["editor"], model, hypernetwork=network, settings=chosen, modules=modules)
     kind = rule_of(editor_in(options["pairs"]) or editor).settings
     named = {
         "editor": editor,

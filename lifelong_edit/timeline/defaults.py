@@ -135,6 +135,20 @@ def _no_settings(file: Path, error: Exception) -> BadInputError:
     return BadInputError(f"{file} holds no settings ({error}); expected what `lifelong-edit train --choose` writes")
 
 
+def editor_of(
+    editor: str | None, model: str, *, hypernetwork: Path | None, settings: Path | None, modules: Sequence[str]
+) -> str:
+    """The rule of a new store: the one that is named, else that of the settings, else `default_editor`'s.
+
+    settings: what `train --choose` wrote. A network that is given comes with its rule, whatever its settings were
+    chosen with. Modules are named at the answer, and settings were chosen, for the rules of the ridge family. Raises
+    what `editor_from` does.
+    """
+    chosen_for = None if hypernetwork else editor_from(settings)
+    named = [*modules, *([] if settings is None else [str(settings)])]
+    return editor or chosen_for or default_editor(hypernetwork or default_hypernetwork(model), model, named)
+
+
 LARGE_FROM = 512
 """Width of the states from which a model is large: there subjects can be told apart by one reading of a layer.
 

@@ -121,15 +121,10 @@ class Timeline(Branching, Measured, Editing):
         from lifelong_edit.timeline.beginning import started
         from lifelong_edit.timeline.model import begin
 
-        start = started(
-            model, settings=settings, hypernetwork=hypernetwork, preserve=preserve, text=text, revision=revision,
-            trust_remote_code=trust_remote_code,
-        )  # fmt: skip
-        beginning = begin(
-            model, start.settings, scorer=scorer_of(scorer, start.hypernetwork), say=say, world=world,
-            hypernetwork=start.hypernetwork, preserve=start.preserve, text=start.text, revision=revision,
-            trust_remote_code=trust_remote_code,
-        )  # fmt: skip
+        source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        start = started(model, settings=settings, hypernetwork=hypernetwork, preserve=preserve, text=text, **source)
+        found = scorer_of(scorer, start.hypernetwork)
+        beginning = begin(model, scorer=found, say=say, world=world, **vars(start), **source)
         record = msgspec.structs.replace(beginning.record, author=author_of(author))
         log = make_log(world, folder, record, blobs=beginning.blobs, weights=beginning.weights, encrypt=encrypt)
         timeline = cls(log, author=author, world=world)

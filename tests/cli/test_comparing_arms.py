@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from lifelong_edit.errors import LifelongEditError, UsageError
+from lifelong_edit.errors import BadInputError, UsageError
 from lifelong_edit.eval.reports.comparison import FIGURES, Arm, over_seeds, parse_arm
 from lifelong_edit.timeline import Timeline
 from tests.cli.conftest import SETTINGS
@@ -101,13 +101,12 @@ def test_an_arm_of_which_no_store_can_be_made_is_refused_before_another_is_fille
         ("a: stride=1", "expected hypernetwork, settings, reconsolidate, batch_size or a setting of malmen"),
         ("a: editor=ft raet=1", "a setting of ft; near it: rate"),
         ("a: editor=retrieval+serac", "arm a: found retrieval around serac"),
-        ("a: settings=nowhere", "arm a: nowhere holds no settings"),
         ("a: seed=1", "name seeds with --seeds"),
         ("a: modules='1", "No closing quotation"),
     ],
 )
 def test_what_is_no_arm(text: str, match: str) -> None:
-    with pytest.raises(LifelongEditError, match=match):
+    with pytest.raises(UsageError, match=match):
         parse_arm(text)
 
 
@@ -129,6 +128,8 @@ def test_an_arm_has_the_rule_that_its_settings_were_chosen_for(tmp_path: Path) -
     assert read.arguments(0, 8)[4:] == ["--settings", str(tmp_path), "--set", "epochs=3"]
     with pytest.raises(UsageError, match="a setting of ft"):
         parse_arm(f"a: settings={tmp_path} radius=3")
+    with pytest.raises(BadInputError, match="arm a: nowhere holds no settings"):
+        parse_arm("a: settings=nowhere")
 
 
 def test_one_name_twice_and_seeds_that_are_none(run: Run, given: list[str], tmp_path: Path) -> None:
